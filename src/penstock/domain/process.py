@@ -1,0 +1,81 @@
+"""What a model process is told: the message from control plane to backend to process.
+
+A backend starts one process per replica and hands it one `ProcessSpec`, as JSON (`encode`/`decode`). It
+holds no reference to the control plane: paths are local and verified, secrets are resolved for this
+replica only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from penstock.domain.service import Batching
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which of the numbered version folders are served: the newest `latest`, all, or those named."""
+
+    latest: int | None = 1
+    all: bool = False
+    specific: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model in a process: a name on the wire, a framework, and a local folder or file."""
+
+    name: str
+    #: Name of a module in `penstock.runtimes` (sklearn, onnx, custom, ...).
+    framework: str
+    path: str
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: VersionPolicy = field(default_factory=VersionPolicy)
+    batching: Batching | None = None
+    #: Loaded at start; False waits for the repository API.
+    load: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """Everything a model process needs to know."""
+
+    #: `unix:/path.sock` or `tcp:host:port`.
+    listen: str
+    models: tuple[ServedModel, ...]
+    namespace: str = "default"
+    service: str = ""
+    revision: str = ""
+    replica: str = ""
+    component: str = "predictor"
+    #: Threads for numeric libraries; 0 takes the cores this process may use.
+    threads: int = 0
+    env: dict[str, str] = field(default_factory=dict)
+    memory_limit_bytes: int | None = None
+    cpu_limit: float | None = None
+    #: Requests admitted at once, waiting ones included; over it: 503 with Retry-After.
+    max_queue: int = 1024
+    max_body_bytes: int = 256 * 1024 * 1024
+    timeout_s: float = 60.0
+    #: Most seconds a drain may take after SIGTERM.
+    grace_s: float = 30.0
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.service}/{self.revision}/{self.replica}"
+
+
+def encode(spec: ProcessSpec) -> bytes:
+    """JSON bytes of `spec`."""
+    return msgspec.json.encode(spec)
+
+
+def decode(data: bytes | str | Mapping[str, Any]) -> ProcessSpec:
+    """A `ProcessSpec` from JSON or from decoded JSON; msgspec.ValidationError names the bad field."""
+    if isinstance(data, Mapping):
+        return msgspec.convert(data, ProcessSpec)
+    return msgspec.json.decode(data, type=ProcessSpec)

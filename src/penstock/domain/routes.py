@@ -1,0 +1,110 @@
+"""Routes: the message from control plane to gateways, and what gateways say back.
+
+A control plane serves a Unix socket; each gateway connects and reads newline-delimited JSON. The first
+message is a `Snapshot` of all routes; after it `Put` and `Remove`, one per changed service, so that the
+cost of a change does not depend on how many services there are. Every message carries the table's
+sequence number. A gateway that loses the channel keeps the table it has and reconnects; the control plane
+also keeps the newest snapshot in a file so that a gateway started meanwhile can serve.
+
+In the other direction a gateway sends `Wake` when a request waits for a sleeping service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """One address of a revision. `unix:/path.sock` or `tcp:host:port`."""
+
+    id: str
+    address: str
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A revision that takes a share of a route's requests; `weight` is relative to the other targets."""
+
+    revision: str
+    weight: int
+    replicas: tuple[Replica, ...] = ()
+    #: Requests sent to one replica at a time; 0 is no limit.
+    concurrency: int = 0
+    #: Named address of this target besides its share (`latest`, `previous`), if any.
+    tags: tuple[str, ...] = ()
+
+
+class Route(msgspec.Struct, frozen=True):
+    """How requests for one service find a replica."""
+
+    namespace: str
+    name: str
+    targets: tuple[Target, ...] = ()
+    #: Names of models this service answers for, besides its own.
+    models: tuple[str, ...] = ()
+    #: Seconds a request may take, waiting included.
+    timeout_s: float = 60.0
+    #: Requests that may wait for a replica, and their bytes; beyond: 503 with Retry-After.
+    max_waiting: int = 1024
+    max_waiting_bytes: int = 64 * 1024 * 1024
+    #: Why nothing can answer, when nothing can (first line of the failure); empty when all is well.
+    message: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
+    """The whole table."""
+
+    sequence: int
+    routes: tuple[Route, ...]
+
+
+class Put(msgspec.Struct, frozen=True, tag="put"):
+    """One route that is new or changed."""
+
+    sequence: int
+    route: Route
+
+
+class Remove(msgspec.Struct, frozen=True, tag="remove"):
+    """One route that is gone."""
+
+    sequence: int
+    key: str
+
+
+class Wake(msgspec.Struct, frozen=True, tag="wake"):
+    """From a gateway: requests wait for a service that has no replica."""
+
+    key: str
+    waiting: int = 1
+
+
+ToGateway: TypeAlias = Snapshot | Put | Remove
+FromGateway: TypeAlias = Wake
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed replica address: a Unix path, or a host and port."""
+
+    path: str | None = None
+    host: str | None = None
+    port: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """`unix:/path` or `tcp:host:port`; ValueError on anything else."""
+        kind, _, rest = text.partition(":")
+        if kind == "unix" and rest:
+            return cls(path=rest)
+        if kind == "tcp":
+            host, _, port = rest.rpartition(":")
+            if host and port.isdigit():
+                return cls(host=host.strip("[]"), port=int(port))
+        raise ValueError(f"{text!r} is no address: unix:/path or tcp:host:port is expected")

@@ -1,0 +1,186 @@
+"""A service and its components: what somebody wants served, whatever dialect said so.
+
+A `Service` is the unit a user names. It has a predictor and, perhaps, a transformer and an explainer;
+each is a `Component` that runs one model (from files) or one container. Everything in a `Component` that
+decides what runs goes into a revision's digest (see `revision`); scaling and traffic do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Role(StrEnum):
+    """What a component does for its service."""
+
+    PREDICTOR = "predictor"
+    TRANSFORMER = "transformer"
+    EXPLAINER = "explainer"
+
+
+class Protocol(StrEnum):
+    """Inference protocols, by KServe's names. Every Penstock model process speaks v1 and v2."""
+
+    V1 = "v1"
+    V2 = "v2"
+    GRPC_V1 = "grpc-v1"
+    GRPC_V2 = "grpc-v2"
+
+
+class ScaleMetric(StrEnum):
+    """What autoscaling holds near its target."""
+
+    CONCURRENCY = "concurrency"
+    RPS = "rps"
+    CPU = "cpu"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFormat:
+    """A framework's name and, perhaps, the major version the model was written with."""
+
+    name: str
+    version: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where model files come from and whose credentials open it.
+
+    `key`, `path` and `parameters` are KServe's `storage` block; `secret` names a Secret in the service's
+    namespace. No credential itself is ever held here.
+    """
+
+    uri: str
+    key: str | None = None
+    path: str | None = None
+    parameters: Mapping[str, str] = EMPTY
+    secret: str | None = None
+    service_account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvVar:
+    """One environment variable: a value, or a reference into a Secret of the same namespace."""
+
+    name: str
+    value: str | None = None
+    secret_name: str | None = None
+    secret_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Requests and limits. CPU in cores, memory in bytes, GPU in devices; None means not said."""
+
+    cpu_request: float | None = None
+    cpu_limit: float | None = None
+    memory_request_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    gpu: float | None = None
+    #: The resource name the GPUs were asked by, e.g. `nvidia.com/gpu`.
+    gpu_resource: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Server-side batching, work-conserving: an idle model runs at once, arrivals gather while it runs."""
+
+    #: Most rows in one call of the model.
+    max_batch_size: int = 32
+    #: How long an idle model may wait for company, seconds. 0 never waits.
+    max_latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How many replicas, and by what signal the number moves."""
+
+    min_replicas: int = 1
+    max_replicas: int | None = None
+    target: float | None = None
+    metric: ScaleMetric = ScaleMetric.CONCURRENCY
+    #: Hard limit of requests in one replica at a time; 0 is no limit.
+    container_concurrency: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained model in files, and how to run it."""
+
+    format: ModelFormat
+    storage: Storage
+    #: ServingRuntime by name; None selects one by format (see control.runtimes).
+    runtime: str | None = None
+    runtime_version: str | None = None
+    protocol: Protocol | None = None
+    #: Options for the runtime: `method`, `modelClassName`, `modelClassKwargs`, a pipeline's task, ...
+    options: Mapping[str, Any] = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A user's own container. Only backends that run images can honour it."""
+
+    image: str
+    name: str = "kserve-container"
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    port: int = 8080
+    #: The pod spec as the user wrote it, for backends that hand it to a kubelet.
+    pod_spec: Mapping[str, Any] = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One part of a service; exactly one of `model` and `container` is set."""
+
+    role: Role
+    model: Model | None = None
+    container: Container | None = None
+    #: Variant name (KServe 0.20's `predictor.name`); None for the only one.
+    name: str | None = None
+    env: tuple[EnvVar, ...] = ()
+    args: tuple[str, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    batching: Batching | None = None
+    scaling: Scaling = field(default_factory=Scaling)
+    timeout_s: float | None = None
+    #: KServe's revision canary: percent of traffic for the newest revision; None is 100 once Ready.
+    canary_percent: int | None = None
+    service_account: str | None = None
+    labels: Mapping[str, str] = EMPTY
+    annotations: Mapping[str, str] = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A named endpoint: a predictor, perhaps with a transformer and an explainer around it."""
+
+    namespace: str
+    name: str
+    predictor: Component
+    transformer: Component | None = None
+    explainer: Component | None = None
+    labels: Mapping[str, str] = EMPTY
+    annotations: Mapping[str, str] = EMPTY
+    #: True when the user asked for the workloads to be removed while the object stays.
+    stopped: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def components(self) -> tuple[Component, ...]:
+        """The components that are present, predictor first."""
+        return tuple(c for c in (self.predictor, self.transformer, self.explainer) if c is not None)

@@ -1,0 +1,127 @@
+"""The one tree of Penstock's own errors.
+
+PenstockError
+├── InvalidInput          the caller's bytes, fields or values are wrong            400 / INVALID_ARGUMENT
+│   └── TooLarge          a body, header block or queue entry is over its limit     413 / RESOURCE_EXHAUSTED
+├── Unauthorized          no credentials, or wrong ones                             401 / UNAUTHENTICATED
+├── Forbidden             known caller, not allowed                                 403 / PERMISSION_DENIED
+├── NotFound              the named model, version or object does not exist         404 / NOT_FOUND
+├── Conflict              a compare-and-swap lost, or the object already exists     409 / ABORTED
+├── Unsupported           understood, and deliberately not served here              501 / UNIMPLEMENTED
+├── Unavailable           not ready, overloaded or draining: try again              503 / UNAVAILABLE
+├── DeadlineExceeded      the request's own deadline passed                         504 / DEADLINE_EXCEEDED
+├── ModelError            the model raised, or answered nonsense                    500 / INTERNAL
+│   └── LoadError         a model could not be loaded (missing file, wrong format)  500 / INTERNAL
+└── Internal              a fault of Penstock's own                                 500 / INTERNAL
+
+Each carries one sentence for the caller (`message`) and, where there is something to do about it, a
+second one (`hint`). Protocols map the classes to their own statuses and shapes, in one place per
+protocol; nothing else in the tree decides on a status code.
+"""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """Base of every error that Penstock raises on purpose."""
+
+    #: HTTP status for protocols that speak HTTP.
+    status: int = 500
+    #: Short machine-readable reason, CamelCase as Kubernetes has it.
+    reason: str = "InternalError"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class InvalidInput(PenstockError):
+    """The caller's bytes, fields or values are wrong; the same request will fail again."""
+
+    status = 400
+    reason = "InvalidInput"
+
+
+class TooLarge(InvalidInput):
+    """A body, header block or queue entry is over its limit."""
+
+    status = 413
+    reason = "TooLarge"
+
+
+class Unauthorized(PenstockError):
+    """No credentials were given, or wrong ones."""
+
+    status = 401
+    reason = "Unauthorized"
+
+
+class Forbidden(PenstockError):
+    """The caller is known and not allowed to do this."""
+
+    status = 403
+    reason = "Forbidden"
+
+
+class NotFound(PenstockError):
+    """The named model, version or object does not exist."""
+
+    status = 404
+    reason = "NotFound"
+
+
+class Conflict(PenstockError):
+    """A compare-and-swap lost against another writer, or the object already exists."""
+
+    status = 409
+    reason = "Conflict"
+
+
+class Unsupported(PenstockError):
+    """Understood, and deliberately not served here."""
+
+    status = 501
+    reason = "Unsupported"
+
+
+class Unavailable(PenstockError):
+    """Not ready, overloaded or draining: the same request may succeed later."""
+
+    status = 503
+    reason = "Unavailable"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(PenstockError):
+    """The request's own deadline passed before there was an answer."""
+
+    status = 504
+    reason = "DeadlineExceeded"
+
+
+class ModelError(PenstockError):
+    """The model raised, or answered something that is no answer."""
+
+    status = 500
+    reason = "ModelError"
+
+
+class LoadError(ModelError):
+    """A model could not be loaded: missing or broken file, wrong format, missing package."""
+
+    reason = "ModelLoadFailed"
+
+
+class Internal(PenstockError):
+    """A fault of Penstock's own."""
+
+    reason = "InternalError"

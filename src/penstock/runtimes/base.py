@@ -1,0 +1,105 @@
+"""What a framework's file in this package provides, and what the model process asks of it.
+
+A runtime module has one `Framework` named `framework`. The zygote imports `framework.preload` before any
+fork; after the fork `framework.load` turns a local path into a `Runtime`, which the executor calls with
+arrays. Payload shapes (V1 instances, V2 tensors, gRPC) never reach a runtime: protocols make arrays of
+them, so batching is the same for all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+#: Named arrays; insertion order is the order on the wire. Text is an object array of `bytes` (V2 BYTES)
+#: or of `str` (V1 JSON); BF16 arrives as float32.
+Arrays: TypeAlias = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output as the model itself declares it.
+
+    `datatype` is V2's name (FP32, INT64, BYTES, ...); `shape` has -1 where any size is accepted, the batch
+    axis first when the model batches.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How to load: the manifest's options and this process's share of the cores."""
+
+    name: str
+    version: str = ""
+    threads: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Runtime(ABC):
+    """One loaded version of one model.
+
+    `predict` is called from one thread at a time unless `reentrant` is true. It gets every input the
+    request had, by name, all with the same number of rows when `batchable`, and answers named arrays with
+    that number of rows. It raises `penstock.errors.InvalidInput` when the input is at fault (wrong names,
+    rank, width or dtype: say what was expected); anything else it raises is the model's fault.
+    """
+
+    #: V2's `platform`, e.g. `sklearn_joblib`, `onnx_onnxv1`.
+    platform: str = ""
+    #: As the model declares them; empty when it declares nothing.
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    #: Rows along axis 0 are independent, so requests may share one call.
+    batchable: bool = True
+    #: `predict` may run in several threads at once.
+    reentrant: bool = False
+
+    @abstractmethod
+    def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
+        """Answer `inputs`. Shapes and dtypes as `inputs`/`outputs` declare."""
+
+    def example(self) -> Arrays | None:
+        """Inputs for one row that the model should be able to answer, for the readiness probe.
+
+        None when the model declares too little to make one up.
+        """
+        return None
+
+    def close(self) -> None:
+        """Release what garbage collection does not. Called once, after the last `predict`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """A framework as the platform sees it, cheap to import: `load` imports the real thing."""
+
+    name: str
+    #: The extra that installs it: `pip install 'penstock[EXTRA]'`.
+    extra: str
+    #: Modules the zygote imports before it forks (and whose absence means: not installed).
+    preload: Sequence[str]
+    load: Callable[[Path, LoadOptions], Runtime]
+    #: KServe `modelFormat` names this framework serves.
+    formats: Sequence[str] = ()
+    #: Sets the framework's own thread pools after the fork; OpenMP and BLAS are set for all of them.
+    set_threads: Callable[[int], None] | None = None
+    #: Run once in the zygote after `preload`, for what is safe and costly (no threads, no model).
+    warm: Callable[[], None] | None = None
+
+
+def rows_of(arrays: Arrays) -> int:
+    """Rows along axis 0 of the first array; 0-d arrays count as one row."""
+    for a in arrays.values():
+        return int(a.shape[0]) if np.ndim(a) else 1
+    return 0
