@@ -9,13 +9,16 @@ them, so batching is the same for all.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from penstock.protocols.infer import InferRequest, InferResponse
 
 Array: TypeAlias = npt.NDArray[Any]
 #: Named arrays; insertion order is the order on the wire. Text is an object array of `bytes` (V2 BYTES)
@@ -81,6 +84,75 @@ class Runtime(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class CallContext:
+    """What a `PayloadRuntime` is told about a call besides its payload."""
+
+    protocol: Literal["v1", "v2"] = "v1"
+    verb: Literal["predict", "explain"] = "predict"
+    #: Request headers, names in lower case.
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: What the model adds to the response's headers; read by the server after the call (for a stream:
+    #: before its first chunk).
+    response_headers: dict[str, str] = field(default_factory=dict)
+    #: Runs the model's synchronous code where it cannot hold the event loop; None: the runtime has a
+    #: thread of its own for it.
+    run: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawReply:
+    """A complete response body, encoded already."""
+
+    body: bytes
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReply:
+    """A response body in pieces, sent as they come (chunked). Closing the iterator stops the model."""
+
+    chunks: AsyncIterator[bytes]
+    content_type: str = "application/octet-stream"
+
+
+class PayloadRuntime(ABC):
+    """One loaded version of a model that takes the request as its protocol has it: a user's own class.
+
+    Never batched. `start` is awaited once on the serving loop after `Framework.load`, before anything
+    else (an `async def load` runs there); `stop` once after the last call.
+    """
+
+    platform: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    #: Verbs that `call` answers; a server answers 501 for the others.
+    verbs: frozenset[str] = frozenset({"predict"})
+
+    async def start(self) -> None:
+        """Finish loading on the serving loop. Raises LoadError."""
+
+    @abstractmethod
+    async def call(
+        self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
+    ) -> InferResponse | RawReply | StreamReply:
+        """Answer one request.
+
+        `payload` is V1's JSON object, the raw body (V1 with a content type that is not JSON), or V2's
+        `InferRequest`. V1 answers are a `RawReply` or `StreamReply`; V2 answers an `InferResponse`, or a
+        `RawReply` where the model made the body itself. Raises `InvalidInput` and its kin when the caller
+        is at fault, `ModelError` (one line, the user's traceback is logged) when the model is.
+        Cancelling the call stops an async model; a synchronous one runs on in its thread.
+        """
+
+    def example(self) -> dict[str, Any] | bytes | InferRequest | None:
+        """A payload that the model should be able to answer, for the readiness probe; None: not known."""
+        return None
+
+    async def stop(self) -> None:
+        """Release what garbage collection does not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Framework:
     """A framework as the platform sees it, cheap to import: `load` imports the real thing."""
 
@@ -89,7 +161,7 @@ class Framework:
     extra: str
     #: Modules the zygote imports before it forks (and whose absence means: not installed).
     preload: Sequence[str]
-    load: Callable[[Path, LoadOptions], Runtime]
+    load: Callable[[Path, LoadOptions], Runtime | PayloadRuntime]
     #: KServe `modelFormat` names this framework serves.
     formats: Sequence[str] = ()
     #: Sets the framework's own thread pools after the fork; OpenMP and BLAS are set for all of them.
