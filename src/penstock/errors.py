@@ -9,6 +9,7 @@ PenstockError
 ├── Conflict              a compare-and-swap lost, or the object already exists     409 / ABORTED
 ├── Unsupported           understood, and deliberately not served here              501 / UNIMPLEMENTED
 ├── Unavailable           not ready, overloaded or draining: try again              503 / UNAVAILABLE
+├── ReplicaLost           the model process ended before it answered                502 / UNAVAILABLE
 ├── DeadlineExceeded      the request's own deadline passed                         504 / DEADLINE_EXCEEDED
 ├── ModelError            the model raised, or answered nonsense                    500 / INTERNAL
 │   └── LoadError         a model could not be loaded (missing file, wrong format)  500 / INTERNAL
@@ -99,6 +100,16 @@ class Unavailable(PenstockError):
     ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class ReplicaLost(PenstockError):
+    """The model process ended, or broke the protocol, before it answered.
+
+    The request may have been acted on, so it was not sent again.
+    """
+
+    status = 502
+    reason = "ReplicaLost"
 
 
 class DeadlineExceeded(PenstockError):

@@ -1,0 +1,103 @@
+"""The servers that users come from, installed from their own packages into their own environments."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from benchmarks.system import ROOT, free_port
+
+HERE = Path(__file__).resolve().parent
+
+
+def environment(name: str) -> Path:
+    """The bin folder of a peer's environment, made from its pinned requirements at first use."""
+    folder = ROOT / ".venvs" / name
+    wanted = (HERE / f"{name}.txt").read_text()
+    stamp = folder / ".installed"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"installing {name} into {folder.relative_to(ROOT)}", file=sys.stderr, flush=True)
+        venv.create(folder, with_pip=True)
+        subprocess.run(
+            [folder / "bin" / "pip", "install", "-q", "-r", HERE / f"{name}.txt"], check=True
+        )
+        stamp.write_text(wanted)
+    return folder / "bin"
+
+
+@contextlib.contextmanager
+def _running(argv: list[str], ready: str, cwd: Path, env: dict[str, str]) -> Iterator[None]:
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            argv, cwd=cwd, env={**os.environ, **env}, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while True:
+                try:
+                    if httpx.get(ready, timeout=1).status_code == 200:
+                        break
+                except httpx.HTTPError:
+                    pass
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise RuntimeError(f"{argv[0]} did not start: {log.read().decode()[-2000:]}")
+                time.sleep(0.1)
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextlib.contextmanager
+def mlserver(model: Path) -> Iterator[str]:
+    """MLServer with the model file as `iris`; its base URL. In-process: faster for it than a worker."""
+    binary = environment("mlserver")
+    port, grpc, metrics = free_port(), free_port(), free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "settings.json").write_text(
+            json.dumps({"host": "127.0.0.1", "http_port": port, "grpc_port": grpc, "metrics_port": metrics,
+                        "parallel_workers": 0, "debug": False})
+        )  # fmt: skip
+        (root / "model-settings.json").write_text(
+            json.dumps(
+                {
+                    "name": "iris",
+                    "implementation": "mlserver_sklearn.SKLearnModel",
+                    "parameters": {"uri": str(model)},
+                }
+            )
+        )
+        base = f"http://127.0.0.1:{port}"
+        with _running(
+            [str(binary / "mlserver"), "start", folder],
+            f"{base}/v2/models/iris/ready",
+            root,
+            {"PATH": f"{binary}:{os.environ['PATH']}"},
+        ):
+            yield base
+
+
+@contextlib.contextmanager
+def kserve(model: Path) -> Iterator[str]:
+    """KServe's Python server with the model file as `iris`; its base URL."""
+    binary = environment("kserve")
+    port, grpc = free_port(), free_port()
+    base = f"http://127.0.0.1:{port}"
+    argv = [str(binary / "python"), str(HERE / "kserve_sklearn.py"), "--http_port", str(port),
+            "--grpc_port", str(grpc), "--enable_latency_logging", "false", str(model)]  # fmt: skip
+    with _running(argv, f"{base}/v2/models/iris/ready", ROOT, {}):
+        yield base

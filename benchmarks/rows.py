@@ -1,0 +1,362 @@
+"""The rows of `make bench`: one function per claim, each with its own start and end of the platform."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import joblib
+import numpy as np
+import psutil
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks import peers
+from benchmarks.load import Load, wrk
+from benchmarks.report import Row
+from benchmarks.system import System, free_port, manifest, system
+
+JSON = {"Content-Type": "application/json"}
+V2_BODY = json.dumps(
+    {"inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [[5.1, 3.5, 1.4, 0.2]]}]}
+).encode()  # fmt: skip
+
+
+def iris_model(folder: Path) -> Path:
+    """A logistic regression on iris, saved as a user would."""
+    data = load_iris()
+    model = LogisticRegression(max_iter=1000).fit(data.data, data.target)
+    path = folder / "iris" / "model.joblib"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    joblib.dump(model, path)
+    return path
+
+
+def best(runs: int, run: Callable[[], Load]) -> Load:
+    """The run with the median rate of `runs`; RuntimeError when a request failed."""
+    loads = sorted((run() for _ in range(runs)), key=lambda load: load.rate)
+    for load in loads:
+        if load.failed:
+            raise RuntimeError(f"{load.failed} of {load.requests} requests failed")
+    return loads[len(loads) // 2]
+
+
+def iris_32(seconds: float) -> list[Row]:
+    """iris, V2 JSON, 32 connections: the platform, MLServer, KServe's server."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = iris_model(Path(folder))
+        rates = {}
+        with system(model_dir=Path(folder)) as s:
+            s.apply(manifest("iris", "sklearn", "iris"))
+            url = f"{s.url}/v2/models/iris/infer"
+            wrk(url, connections=32, seconds=1, body=V2_BODY, headers=JSON)
+            ours = best(
+                3, lambda: wrk(url, connections=32, seconds=seconds, body=V2_BODY, headers=JSON)
+            )
+        rows = []
+        for name, peer in (
+            ("MLServer 1.7.1", peers.mlserver),
+            ("KServe 0.20.0's server", peers.kserve),
+        ):
+            with peer(model) as base:
+                url = f"{base}/v2/models/iris/infer"
+                wrk(url, connections=32, seconds=1, body=V2_BODY, headers=JSON)
+                theirs = best(
+                    3,
+                    lambda u=url: wrk(
+                        u, connections=32, seconds=seconds, body=V2_BODY, headers=JSON
+                    ),
+                )
+            ratio = ours.rate / theirs.rate
+            rates[name] = theirs.rate
+            rows.append(
+                Row(
+                    "iris, V2 JSON, 32 connections, through the gateway",
+                    f"{ours.rate:,.0f}/s, p50 {ours.p50_s * 1e3:.2f} ms, p99 {ours.p99_s * 1e3:.2f} ms",
+                    f"{name}: {theirs.rate:,.0f}/s, p50 {theirs.p50_s * 1e3:.1f} ms: {ratio:.1f} times",
+                    "20 times",
+                    ratio >= 20,
+                    {"ours": ours.rate, "theirs": theirs.rate, "ratio": ratio},
+                )
+            )  # fmt: skip
+    return rows
+
+
+def iris_1(seconds: float) -> list[Row]:
+    """iris, one connection, against the bare predict in a loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = iris_model(Path(folder))
+        model = joblib.load(path)
+        row = np.array([[5.1, 3.5, 1.4, 0.2]])
+        for _ in range(1000):
+            model.predict(row)
+        times = []
+        for _ in range(5000):
+            start = time.perf_counter()
+            model.predict(row)
+            times.append(time.perf_counter() - start)
+        bare = statistics.median(times)
+        with system(model_dir=Path(folder)) as s:
+            s.apply(manifest("iris", "sklearn", "iris"))
+            url = f"{s.url}/v2/models/iris/infer"
+            wrk(url, connections=1, seconds=1, body=V2_BODY, headers=JSON)
+            ours = best(
+                3, lambda: wrk(url, connections=1, seconds=seconds, body=V2_BODY, headers=JSON)
+            )
+    ratio = ours.p50_s / bare
+    return [
+        Row(
+            "iris, V2 JSON, one connection, median",
+            f"{ours.p50_s * 1e6:.0f} us",
+            f"bare predict: {bare * 1e6:.0f} us: {ratio:.2f} times",
+            "2.2 times at most",
+            ratio <= 2.2,
+            {"ours_s": ours.p50_s, "bare_s": bare, "ratio": ratio},
+        )
+    ]
+
+
+_MEAN = """\
+import numpy as np
+import penstock
+
+
+class Mean(penstock.Model):
+    batchable = True
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return x[:, :4].copy()
+"""
+
+
+def tensor_600k(seconds: float) -> list[Row]:
+    """A 600 kB FP32 tensor by the binary extension at 32 connections."""
+    tensor = np.zeros((1, 150_000), np.float32)
+    head = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "x",
+                    "shape": list(tensor.shape),
+                    "datatype": "FP32",
+                    "parameters": {"binary_data_size": tensor.nbytes},
+                }
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+    body = head + tensor.tobytes()
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "mean").mkdir()
+        (Path(folder) / "mean" / "model.py").write_text(_MEAN)
+        with system(model_dir=Path(folder)) as s:
+            s.apply(manifest("mean", "custom", "mean"))
+            url = f"{s.url}/v2/models/mean/infer"
+            wrk(url, connections=32, seconds=1, body=body, headers=headers)
+            ours = best(
+                3, lambda: wrk(url, connections=32, seconds=seconds, body=body, headers=headers)
+            )
+    rate = ours.rate * len(body) / 1e9
+    return [
+        Row(
+            "600 kB FP32 tensor, binary, 32 connections, through the gateway",
+            f"{ours.rate:,.0f}/s, {rate:.2f} GB/s",
+            "",
+            "1.2 GB/s",
+            rate >= 1.2,
+            {"rate": ours.rate, "gb_per_s": rate},
+        )
+    ]
+
+
+def gateway_nginx(seconds: float) -> list[Row]:
+    """The gateway against nginx (one worker, keep-alive upstream) before the same model process."""
+    with tempfile.TemporaryDirectory() as folder:
+        iris_model(Path(folder))
+        with system(model_dir=Path(folder)) as s:
+            s.apply(manifest("iris", "sklearn", "iris"))
+            replica = next((s.data_dir / "run" / "r").glob("*.sock"))
+            port = free_port()
+            conf = Path(folder) / "nginx.conf"
+            conf.write_text(
+                f"""worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 1024; }}
+http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
+fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+keepalive_requests 100000000;
+upstream m {{ server unix:{replica}; keepalive 64; keepalive_requests 100000000; }}
+server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://m; proxy_http_version 1.1;
+proxy_set_header Connection ""; }} }} }}
+"""
+            )
+            os.chmod(folder, 0o755)
+            nginx = subprocess.Popen(["nginx", "-c", str(conf), "-p", folder, "-g", "user root;"])
+            try:
+                theirs_url = f"http://127.0.0.1:{port}/v2/models/iris/infer"
+                for _ in range(100):
+                    try:
+                        httpx.get(f"http://127.0.0.1:{port}/v2")
+                        break
+                    except httpx.HTTPError:
+                        time.sleep(0.05)
+                ours, theirs = [], []
+                ours_url = f"{s.url}/v2/models/iris/infer"
+                for _ in range(3):
+                    ours.append(
+                        wrk(
+                            ours_url, connections=32, seconds=seconds, body=V2_BODY, headers=JSON
+                        ).rate
+                    )
+                    theirs.append(
+                        wrk(
+                            theirs_url, connections=32, seconds=seconds, body=V2_BODY, headers=JSON
+                        ).rate
+                    )
+            finally:
+                nginx.terminate()
+                nginx.wait()
+    a, b = statistics.median(ours), statistics.median(theirs)
+    return [
+        Row(
+            "the gateway before one model process, 32 connections",
+            f"{a:,.0f}/s",
+            f"nginx, one worker, before the same process: {b:,.0f}/s: {a / b:.2f} times",
+            "0.7 times",
+            a / b >= 0.7,
+            {"ours": a, "nginx": b, "ratio": a / b},
+        )
+    ]
+
+
+def apply_to_answer(_: float) -> list[Row]:
+    """Eight lines applied to the first answer, warm zygote; command line not counted."""
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        iris_model(Path(folder))
+        with system(model_dir=Path(folder)) as s:
+            s.apply(manifest("warm", "sklearn", "iris"))
+            with httpx.Client(timeout=30) as client:
+                for i in range(10):
+                    name = f"iris-{i}"
+                    document = {
+                        "apiVersion": "penstock.dev/v1alpha1",
+                        "kind": "InferenceService",
+                        "metadata": {"name": name, "namespace": "default"},
+                        "spec": {"predictor": {"sklearn": {"storageUri": "iris"}}},
+                    }
+                    start = time.perf_counter()
+                    client.post(
+                        f"{s.api}/apis/penstock.dev/v1alpha1/namespaces/default/inferenceservices",
+                        json=document,
+                    ).raise_for_status()
+                    while True:
+                        answer = client.post(
+                            f"{s.url}/v2/models/{name}/infer", content=V2_BODY, headers=JSON
+                        )
+                        if answer.status_code == 200:
+                            break
+                        if time.perf_counter() - start > 30:
+                            raise RuntimeError(answer.text)
+                    times.append(time.perf_counter() - start)
+    median = statistics.median(times)
+    return [
+        Row(
+            "8-line manifest applied to first answer, warm zygote",
+            f"median {median * 1e3:.0f} ms, most {max(times) * 1e3:.0f} ms of {len(times)}",
+            "",
+            "under 1 s",
+            median < 1.0,
+            {"median_s": median, "most_s": max(times)},
+        )
+    ]
+
+
+def many(count: int) -> Callable[[float], list[Row]]:
+    """`count` iris services live: private memory of one, and the median against that with one."""
+
+    def run(seconds: float) -> list[Row]:
+        with tempfile.TemporaryDirectory() as folder:
+            iris_model(Path(folder))
+            with system(model_dir=Path(folder)) as s:
+                s.apply(manifest("iris", "sklearn", "iris"))
+                url = f"{s.url}/v2/models/iris/infer"
+                wrk(url, connections=1, seconds=1, body=V2_BODY, headers=JSON)
+                alone = best(
+                    3, lambda: wrk(url, connections=1, seconds=seconds, body=V2_BODY, headers=JSON)
+                )
+                start = time.perf_counter()
+                s.apply(
+                    "---\n".join(manifest(f"iris-{i}", "sklearn", "iris") for i in range(count - 1))
+                )
+                ready_s = time.perf_counter() - start
+                with httpx.Client(timeout=60) as client:
+                    for i in range(count - 1):
+                        client.post(
+                            f"{s.url}/v2/models/iris-{i}/infer", content=V2_BODY, headers=JSON
+                        ).raise_for_status()
+                crowded = best(
+                    3, lambda: wrk(url, connections=1, seconds=seconds, body=V2_BODY, headers=JSON)
+                )
+                private = sorted(private_bytes(pid) for pid in replicas(s))
+        memory = private[len(private) // 2] / 1e6
+        ratio = crowded.p50_s / alone.p50_s
+        return [
+            Row(
+                "private memory of an iris model process, after its first answer",
+                f"median {memory:.1f} MB of {len(private)}",
+                "",
+                "6 MB at most",
+                memory <= 6.0,
+                {"median_mb": memory, "most_mb": private[-1] / 1e6},
+            ),
+            Row(
+                f"{count} isolated iris services live: one connection, median",
+                f"{crowded.p50_s * 1e6:.0f} us; all Ready {ready_s:.1f} s after apply",
+                f"with one service: {alone.p50_s * 1e6:.0f} us: {ratio:.2f} times",
+                "unchanged (within 10%)",
+                ratio <= 1.1,
+                {"alone_s": alone.p50_s, "crowded_s": crowded.p50_s, "ready_s": ready_s},
+            ),
+        ]
+
+    return run
+
+
+def replicas(s: System) -> list[int]:
+    """Process ids of the model processes: children of zygotes, which are children of the node."""
+    return [
+        grandchild.pid
+        for child in psutil.Process(s.pid).children()
+        for grandchild in child.children()
+    ]
+
+
+def private_bytes(pid: int) -> int:
+    """Private memory of a process, from smaps_rollup."""
+    fields = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, _, rest = line.partition(":")
+        fields[name] = int(rest.split()[0]) * 1024
+    return fields["Private_Clean"] + fields["Private_Dirty"]
+
+
+#: By the name that `--only` takes.
+ROWS: dict[str, Callable[[float], list[Row]]] = {
+    "iris-32": iris_32,
+    "iris-1": iris_1,
+    "gateway": gateway_nginx,
+    "tensor": tensor_600k,
+    "apply": apply_to_answer,
+    "many": many(200),
+}

@@ -1,0 +1,98 @@
+"""The way the control plane's descriptions come in, and wake-ups go out.
+
+Connects to the control plane's Unix socket and reads newline-delimited messages of `domain.routes`; when
+the connection is lost, keeps what it has and tries again. Each message is acknowledged with its sequence
+number after it is applied, so the control plane knows when nobody sends to a replica any more. At start,
+the file with the newest snapshot stands in until the control plane answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from penstock.domain.routes import Snapshot, ToGateway, Wake
+
+logger = logging.getLogger(__name__)
+
+#: Pause before the next attempt to connect, seconds: first, and most.
+RETRY_FIRST_S: Final = 0.05
+RETRY_MOST_S: Final = 1.0
+#: Longest message. A snapshot of 10,000 services is about 3 MB.
+MESSAGE_BYTES: Final = 256 * 1024 * 1024
+
+_decode = msgspec.json.Decoder(ToGateway).decode
+_encode = msgspec.json.encode
+
+
+class Channel:
+    """Keeps one connection to the control plane."""
+
+    def __init__(
+        self,
+        socket_path: str,
+        apply: Callable[[ToGateway], None],
+        *,
+        snapshot_path: Path | None = None,
+    ) -> None:
+        self._path = socket_path
+        self._apply = apply
+        self._snapshot_path = snapshot_path
+        self._writer: asyncio.StreamWriter | None = None
+        #: Set once a table was taken, from the control plane or from the file.
+        self.filled = asyncio.Event()
+
+    def load_snapshot(self) -> bool:
+        """Take the file's table; False when there is none or it cannot be read."""
+        if self._snapshot_path is None:
+            return False
+        try:
+            message = _decode(self._snapshot_path.read_bytes())
+        except FileNotFoundError:
+            return False
+        except (OSError, msgspec.DecodeError) as exc:
+            logger.warning("the route table in %s cannot be used: %s", self._snapshot_path, exc)
+            return False
+        if isinstance(message, Snapshot):
+            self._apply(message)
+            self.filled.set()
+        return True
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        pause_s = RETRY_FIRST_S
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(self._path, limit=MESSAGE_BYTES)
+            except OSError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RETRY_MOST_S)
+                continue
+            pause_s = RETRY_FIRST_S
+            self._writer = writer
+            try:
+                await self._read(reader, writer)
+            except (OSError, ValueError, msgspec.DecodeError) as exc:
+                logger.warning("the control channel broke: %s", exc)
+                await asyncio.sleep(pause_s)
+            finally:
+                self._writer = None
+                writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            message = _decode(line)
+            self._apply(message)
+            self.filled.set()
+            writer.write(b'{"ack":%d}\n' % message.sequence)
+
+    def wake(self, message: Wake) -> None:
+        """Tell the control plane that requests wait; dropped when it is away (it is told again)."""
+        writer = self._writer
+        if writer is not None and not writer.is_closing():
+            writer.write(_encode(message) + b"\n")

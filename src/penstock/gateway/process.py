@@ -1,0 +1,128 @@
+"""A gateway process: arguments, sockets, signals.
+
+Several run side by side on one port (SO_REUSEPORT). Each also serves a private Unix socket with its
+metrics, because a scrape of the shared port would reach any one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvloop
+
+from penstock.domain.routes import Address
+from penstock.gateway.channel import Channel
+from penstock.gateway.gateway import Gateway
+from penstock.http.server import HttpServer, Limits
+from penstock.observe.metrics import render
+
+if TYPE_CHECKING:
+    from penstock.http.server import Exchange
+
+logger = logging.getLogger(__name__)
+
+#: How long a starting gateway waits for the control plane's table before it takes the file's, seconds.
+TABLE_WAIT_S = 0.5
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m penstock.gateway", description="Serve the inference port."
+    )
+    parser.add_argument("--control", required=True, help="Unix socket of the control plane")
+    parser.add_argument("--listen", default="127.0.0.1:8080", help="HOST:PORT for inference")
+    parser.add_argument("--admin", help="Unix socket for health and metrics of this process")
+    parser.add_argument("--snapshot", help="file with the newest route table")
+    parser.add_argument("--status-fd", type=int, help="file descriptor for status lines")
+    parser.add_argument("--tls-cert", help="certificate chain, PEM")
+    parser.add_argument("--tls-key", help="private key, PEM")
+    parser.add_argument("--max-body", type=int, default=Limits.max_body, help="bytes")
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds to drain after SIGTERM")
+    parser.add_argument("--log-level", default="INFO")
+    return parser
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Run until SIGTERM or SIGINT, then drain."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    channel: Channel
+    gateway = Gateway(loop, wake=lambda message: channel.wake(message))
+    channel = Channel(
+        options.control,
+        gateway.apply,
+        snapshot_path=Path(options.snapshot) if options.snapshot else None,
+    )
+    tls = None
+    if options.tls_cert:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(options.tls_cert, options.tls_key)
+        tls.set_alpn_protocols(["http/1.1"])
+    server = HttpServer(
+        gateway.handle, limits=Limits(max_body=options.max_body), streaming=True, ssl=tls
+    )
+    admin = HttpServer(lambda exchange: _admin(exchange, gateway), limits=Limits(), streaming=False)
+    reader = loop.create_task(channel.run())
+    try:
+        try:
+            await asyncio.wait_for(channel.filled.wait(), TABLE_WAIT_S)
+        except TimeoutError:
+            channel.load_snapshot()
+        if options.admin:
+            path = Path(options.admin)
+            path.unlink(missing_ok=True)
+            await admin.listen(Address(path=options.admin))
+        host, _, port = options.listen.rpartition(":")
+        await server.listen(Address(host=host.strip("[]"), port=int(port)), reuse_port=True)
+        _say(options.status_fd, {"event": "ready", "listen": options.listen})
+        await stop.wait()
+        await server.drain(options.grace)
+    finally:
+        reader.cancel()
+        server.close()
+        admin.close()
+        gateway.close()
+        if options.admin:
+            Path(options.admin).unlink(missing_ok=True)
+
+
+def _admin(exchange: Exchange, gateway: Gateway) -> None:
+    path = exchange.head.path
+    if path == "/metrics.json":
+        body = msgspec.json.encode(gateway.snapshot())
+        exchange.send(200, b"content-type: application/json\r\n", body)
+    elif path == "/metrics":
+        body = render(gateway.snapshot())
+        exchange.send(200, b"content-type: text/plain; version=0.0.4\r\n", body)
+    elif path == "/healthz":
+        document = {"sequence": gateway.table.sequence, "services": len(gateway.table)}
+        exchange.send(200, b"content-type: application/json\r\n", msgspec.json.encode(document))
+    else:
+        exchange.send(404, b"content-type: application/json\r\n", b'{"error":"No such path."}')
+
+
+def _say(fd: int | None, event: dict[str, Any]) -> None:
+    if fd is not None:
+        os.write(fd, json.dumps(event).encode() + b"\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments().parse_args(argv)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    uvloop.run(serve(options))
+    return 0

@@ -1,0 +1,92 @@
+"""Replicas as one gateway process sees them: connections, outstanding requests, up or down.
+
+A replica is down from the moment a connection to it fails until a later attempt succeeds; while it is
+down it is not chosen, and one probe with a growing pause tries it. So a killed process costs each gateway
+its in-flight requests and one failed connection, not a failed request per arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from penstock.domain.routes import Address
+from penstock.domain.routes import Replica as ReplicaAddress
+from penstock.http.client import Upstream, connects
+
+logger = logging.getLogger(__name__)
+
+#: Pauses between attempts to reach a replica that is down, seconds: first, and most.
+PROBE_FIRST_S: Final = 0.01
+PROBE_MOST_S: Final = 1.0
+
+
+class Replica:
+    """One address of a revision."""
+
+    __slots__ = (
+        "_closed", "_loop", "_on_up", "_pause_s", "_probe",
+        "address", "id", "outstanding", "up", "upstream",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        replica: ReplicaAddress,
+        loop: asyncio.AbstractEventLoop,
+        on_up: Callable[[], None],
+    ) -> None:
+        self.id = replica.id
+        self.address = replica.address
+        self.outstanding = 0
+        self.up = True
+        self.upstream = Upstream(Address.parse(replica.address), loop=loop)
+        self._loop = loop
+        self._on_up = on_up
+        self._pause_s = PROBE_FIRST_S
+        self._probe: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def mark_down(self) -> None:
+        """A connection failed: stop choosing this replica until one succeeds."""
+        if self.up and not self._closed:
+            self.up = False
+            self._pause_s = PROBE_FIRST_S
+            self._probe = self._loop.create_task(self._until_up())
+
+    async def _until_up(self) -> None:
+        while not self._closed:
+            await asyncio.sleep(self._pause_s)
+            if await connects(Address.parse(self.address)):
+                self.up = True
+                self._probe = None
+                self._on_up()
+                return
+            self._pause_s = min(self._pause_s * 1.5, PROBE_MOST_S)
+
+    def close(self) -> None:
+        """Stop choosing it; requests under way finish, idle connections close."""
+        self._closed = True
+        self.up = False
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+        self.upstream.close()
+
+
+def least_busy(replicas: list[Replica], limit: int) -> Replica | None:
+    """The replica with the fewest outstanding requests, among those that are up and under `limit`.
+
+    `limit` 0 is none. Ties go to the one that comes first, which keeps its connections and caches warm;
+    under load there are no ties for long.
+    """
+    best: Replica | None = None
+    fewest = limit if limit else 1 << 60
+    for replica in replicas:
+        if replica.outstanding < fewest and replica.up:
+            if not replica.outstanding:
+                return replica
+            best = replica
+            fewest = replica.outstanding
+    return best

@@ -1,0 +1,160 @@
+"""From a request head to a plan: which service, which path there, which bytes to send ahead of the body.
+
+Addresses of a service, all equivalent: `/v1/models/NAME...` and `/v2/models/NAME/...` (namespace
+`default`), `/serving/NAMESPACE/NAME/...`, and any path under `Host: NAME.NAMESPACE.DOMAIN` or
+`Host: NAME-NAMESPACE.DOMAIN` where such a service exists. A plan depends on nothing but the head's bytes
+and the table, so it is made once per distinct head and kept in the head's memo.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from penstock.errors import InvalidInput, NotFound, Unsupported
+
+if TYPE_CHECKING:
+    from penstock.gateway.table import Service, Table
+    from penstock.http.head import RequestHead
+
+#: Headers that belong to one connection (RFC 9110, 7.6.1) or that this gateway answers itself.
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization",
+        b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect", b"host", b"content-length",
+    }
+)  # fmt: skip
+
+DEFAULT_NAMESPACE: Final = "default"
+
+
+class Plan:
+    """What to do with every request whose head has these bytes."""
+
+    __slots__ = ("head", "own", "protocol", "service", "timeout_s")
+
+    def __init__(
+        self, service: Service | None, head: bytes, protocol: str, timeout_s: float, own: str = ""
+    ) -> None:
+        #: None when the gateway answers by itself (`own` is the path).
+        self.service = service
+        #: The head for the model process, complete but for a chunked body's framing.
+        self.head = head
+        self.protocol = protocol
+        self.timeout_s = timeout_s
+        self.own = own
+
+
+def plan(head: RequestHead, table: Table) -> Plan:
+    """The plan for a head; NotFound for a service that does not exist, InvalidInput for a bad header."""
+    path = head.path
+    if path.startswith("/serving/"):
+        parts = path.split("/", 4)
+        if len(parts) < 4 or not parts[2] or not parts[3]:
+            raise NotFound(
+                "No such path.", hint="Services are at /serving/NAMESPACE/NAME/v2/models/NAME/infer."
+            )
+        service = table.get(parts[2], parts[3])
+        if service is None:
+            raise unknown_service(parts[3], parts[2])
+        return _make(head, service, "/" + (parts[4] if len(parts) == 5 else ""))
+    service = by_host(head, table)
+    if service is not None:
+        return _make(head, service, path)
+    name = model_in(path)
+    if name:
+        service = table.get(DEFAULT_NAMESPACE, name)
+        if service is None:
+            raise NotFound(
+                f"Model with name {name} does not exist.",
+                hint=f"No service of namespace {DEFAULT_NAMESPACE} serves it; `penstock get isvc -A` lists all.",
+            )
+        return _make(head, service, path)
+    return Plan(None, b"", protocol_of(path), 0, own=path)
+
+
+def unknown_service(name: str, namespace: str) -> NotFound:
+    return NotFound(
+        f"There is no service {name} in namespace {namespace}.",
+        hint=f"`penstock get isvc -n {namespace}` lists them.",
+    )
+
+
+def model_in(path: str) -> str:
+    """The model's name in a V1 or V2 path, or an empty string."""
+    if path.startswith(("/v2/models/", "/v1/models/")):
+        rest = path[11:]
+    elif path.startswith("/v2/repository/models/"):
+        rest = path[22:]
+    else:
+        return ""
+    for i, c in enumerate(rest):
+        if c in "/:":
+            return rest[:i]
+    return rest
+
+
+def protocol_of(path: str) -> str:
+    """`v1`, `v2` or `other`, for metrics."""
+    if path.startswith("/v2"):
+        return "v2"
+    return "v1" if path.startswith("/v1") else "other"
+
+
+def by_host(head: RequestHead, table: Table) -> Service | None:
+    """The service that the Host header names, if there is one of that name."""
+    host = head.get(b"host")
+    if host is None or b"." not in host:
+        return None
+    labels = host.decode("latin-1").lower().split(":", 1)[0].split(".")
+    first = labels[0]
+    if first.isdigit():
+        return None
+    service = table.get(labels[1], first)
+    if service is None and "-" in first:
+        # NAME-NAMESPACE: both may hold dashes, so each cut is tried; the longest name wins.
+        cut = first.rfind("-")
+        while cut > 0 and service is None:
+            service = table.get(first[cut + 1 :], first[:cut])
+            cut = first.rfind("-", 0, cut)
+    return service
+
+
+def _make(head: RequestHead, service: Service, path: str) -> Plan:
+    if path.startswith("/v2/repository/models/") and path.endswith("/unload"):
+        # One replica would unload and the others not, against what the manifest says runs.
+        raise Unsupported(
+            f"{service.name} is a service; what is loaded follows its manifest.",
+            hint=f"`penstock delete isvc {service.name}` removes it; minReplicas: 0 lets it sleep.",
+        )
+    timeout_s = service.route.timeout_s
+    asked = head.get(b"x-request-timeout-ms")
+    if asked is not None:
+        if not asked.isdigit() or not 0 < int(asked) <= 86_400_000:
+            raise InvalidInput(
+                "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
+            )
+        timeout_s = min(timeout_s, int(asked) / 1000)
+    return Plan(service, render(head, service, path), protocol_of(path), timeout_s)
+
+
+def render(head: RequestHead, service: Service, path: str) -> bytes:
+    """The head to send on: same method and fields, less those of the client's own connection."""
+    named = set()
+    connection = head.get(b"connection")
+    if connection is not None:
+        named = {token.strip().lower() for token in connection.split(b",")}
+    target = path + ("?" + head.query if head.query else "")
+    lines = [
+        f"{head.method} {target} HTTP/1.1\r\nhost: {service.name}.{service.namespace}\r\n".encode(
+            "latin-1"
+        )
+    ]
+    for name, value in head.headers:
+        if name not in HOP_BY_HOP and name not in named:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    if head.content_length < 0:
+        lines.append(b"transfer-encoding: chunked\r\n")
+    elif head.content_length or head.method in ("POST", "PUT", "PATCH"):
+        lines.append(b"content-length: %d\r\n" % head.content_length)
+    lines.append(b"\r\n")
+    return b"".join(lines)

@@ -1,0 +1,194 @@
+"""Services as the control plane last described them, with their live replicas and waiting lines.
+
+A change swaps one entry of a dictionary; requests already planned keep the service object they have until
+they look again (`Service.current` turns false). Replicas that stay in a changed route keep their
+connections and their count of outstanding requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from penstock.domain.routes import Put, Remove, Route, Snapshot, ToGateway
+from penstock.domain.routes import Target as TargetRoute
+from penstock.gateway.replicas import Replica, least_busy
+
+if TYPE_CHECKING:
+    from penstock.gateway.proxy import Forward
+
+
+class Target:
+    """One revision of a service and its replicas. `current` is the smooth round-robin's own number."""
+
+    __slots__ = ("concurrency", "credit", "replicas", "revision", "series", "weight")
+
+    def __init__(self, route: TargetRoute, replicas: list[Replica]) -> None:
+        self.revision = route.revision
+        self.weight = route.weight
+        self.concurrency = route.concurrency
+        self.replicas = replicas
+        self.credit = 0
+        #: Metric children by (protocol, status), so that a request costs one look-up.
+        self.series: dict[tuple[str, int], Any] = {}
+
+    def pick(self) -> Replica | None:
+        """A replica that may take a request now, or None."""
+        replicas = self.replicas
+        if len(replicas) == 1 and not self.concurrency:
+            only = replicas[0]
+            return only if only.up else None
+        return least_busy(replicas, self.concurrency)
+
+
+class Service:
+    """A route and what this process knows beyond it."""
+
+    __slots__ = (
+        "current", "key", "name", "namespace", "route", "targets",
+        "waiting", "waiting_bytes", "weighted",
+    )  # fmt: skip
+
+    def __init__(self, route: Route, targets: list[Target]) -> None:
+        self.route = route
+        self.key = route.key
+        self.namespace = route.namespace
+        self.name = route.name
+        self.targets = targets
+        self.weighted = [t for t in targets if t.weight > 0]
+        #: False once a newer description has taken this one's place.
+        self.current = True
+        self.waiting: deque[Forward] = deque()
+        self.waiting_bytes = 0
+
+    def pick_target(self) -> Target | None:
+        """A target by smooth weighted round-robin: every window of requests has the shares asked for."""
+        weighted = self.weighted
+        if len(weighted) == 1:
+            return weighted[0]
+        if not weighted:
+            return None
+        best = weighted[0]
+        total = 0
+        for target in weighted:
+            target.credit += target.weight
+            total += target.weight
+            if target.credit > best.credit:
+                best = target
+        best.credit -= total
+        return best
+
+
+class Table:
+    """All services of this gateway."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_capacity: Callable[[Service], None]
+    ) -> None:
+        self._loop = loop
+        self._on_capacity = on_capacity
+        self._services: dict[str, Service] = {}
+        #: (namespace, model name) -> service, for models that are not named like their service.
+        self._models: dict[tuple[str, str], Service] = {}
+        #: Grows with every change, so that "no such service" may be remembered too.
+        self.generation = 0
+        self.sequence = -1
+        self.filled = False
+
+    def get(self, namespace: str, name: str) -> Service | None:
+        """A service by its name, or by the name of a model it serves."""
+        service = self._services.get(f"{namespace}/{name}")
+        return service if service is not None else self._models.get((namespace, name))
+
+    def services(self, namespace: str | None = None) -> Iterable[Service]:
+        return [s for s in self._services.values() if namespace is None or s.namespace == namespace]
+
+    def apply(self, message: ToGateway) -> None:
+        """Take a message of the control plane."""
+        if isinstance(message, Snapshot):
+            gone = set(self._services) - {r.key for r in message.routes}
+            for key in gone:
+                self._remove(key)
+            for route in message.routes:
+                self._put(route)
+            self.filled = True
+        elif isinstance(message, Put):
+            self._put(message.route)
+        elif isinstance(message, Remove):
+            self._remove(message.key)
+        self.sequence = message.sequence
+
+    def _put(self, route: Route) -> None:
+        old = self._services.get(route.key)
+        if old is not None and old.route == route:
+            return
+        kept = {r.address: r for t in old.targets for r in t.replicas} if old is not None else {}
+        previous = {t.revision: t for t in old.targets} if old is not None else {}
+        targets: list[Target] = []
+        service: Service
+        for t in route.targets:
+            replicas = []
+            for r in t.replicas:
+                replica = kept.pop(r.address, None)
+                if replica is None or replica.id != r.id:
+                    if replica is not None:
+                        kept[r.address] = replica
+                    replica = Replica(r, self._loop, lambda key=route.key: self._up(key))  # type: ignore[misc]
+                replicas.append(replica)
+            target = Target(t, replicas)
+            if t.revision in previous:
+                target.series = previous[t.revision].series
+            targets.append(target)
+        service = Service(route, targets)
+        self._services[route.key] = service
+        self.generation += 1
+        if old is not None:
+            self._forget_models(old)
+            old.current = False
+            service.waiting = old.waiting
+            service.waiting_bytes = old.waiting_bytes
+            for forward in service.waiting:
+                forward.service = service
+        for model in route.models:
+            self._models[(route.namespace, model)] = service
+        for replica in kept.values():
+            replica.close()
+        if service.waiting:
+            self._on_capacity(service)
+
+    def _up(self, key: str) -> None:
+        service = self._services.get(key)
+        if service is not None and service.waiting:
+            self._on_capacity(service)
+
+    def _remove(self, key: str) -> None:
+        old = self._services.pop(key, None)
+        if old is None:
+            return
+        self.generation += 1
+        old.current = False
+        self._forget_models(old)
+        for target in old.targets:
+            for replica in target.replicas:
+                replica.close()
+        old.targets = []
+        old.weighted = []
+        waiting, old.waiting = old.waiting, deque()
+        old.waiting_bytes = 0
+        for forward in waiting:
+            forward.service_gone()
+
+    def _forget_models(self, service: Service) -> None:
+        for model in service.route.models:
+            if self._models.get((service.namespace, model)) is service:
+                del self._models[(service.namespace, model)]
+
+    def __len__(self) -> int:
+        return len(self._services)
+
+    def close(self) -> None:
+        """Forget every service and close its connections."""
+        for key in list(self._services):
+            self._remove(key)
