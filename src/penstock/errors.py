@@ -2,7 +2,8 @@
 
 PenstockError
 ├── InvalidInput          the caller's bytes, fields or values are wrong            400 / INVALID_ARGUMENT
-│   └── TooLarge          a body, header block or queue entry is over its limit     413 / RESOURCE_EXHAUSTED
+│   ├── TooLarge          a body, header block or queue entry is over its limit     413 / RESOURCE_EXHAUSTED
+│   └── InvalidManifest   fields of a manifest are wrong; each with its path        422 / INVALID_ARGUMENT
 ├── Unauthorized          no credentials, or wrong ones                             401 / UNAUTHENTICATED
 ├── Forbidden             known caller, not allowed                                 403 / PERMISSION_DENIED
 ├── NotFound              the named model, version or object does not exist         404 / NOT_FOUND
@@ -14,6 +15,7 @@ PenstockError
 ├── ModelError            the model raised, or answered nonsense                    500 / INTERNAL
 │   └── LoadError         a model could not be loaded (missing file, wrong format)  500 / INTERNAL
 └── Internal              a fault of Penstock's own                                 500 / INTERNAL
+    └── Damaged           a file of Penstock's own cannot be trusted; not changed   500 / DATA_LOSS
 
 Each carries one sentence for the caller (`message`) and, where there is something to do about it, a
 second one (`hint`). Protocols map the classes to their own statuses and shapes, in one place per
@@ -21,6 +23,9 @@ protocol; nothing else in the tree decides on a status code.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class PenstockError(Exception):
@@ -52,6 +57,30 @@ class TooLarge(InvalidInput):
 
     status = 413
     reason = "TooLarge"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """What is wrong with one field: its path (`spec.predictor.sklern`) and a sentence."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class InvalidManifest(InvalidInput):
+    """Fields of a manifest are wrong or cannot be honoured; `problems` has every one of them."""
+
+    status = 422
+    reason = "Invalid"
+
+    def __init__(self, problems: Sequence[FieldProblem], *, about: str = "") -> None:
+        head = f"{about}: " if about else ""
+        super().__init__(head + "; ".join(map(str, problems)))
+        self.problems = tuple(problems)
+        self.about = about
 
 
 class Unauthorized(PenstockError):
@@ -136,3 +165,9 @@ class Internal(PenstockError):
     """A fault of Penstock's own."""
 
     reason = "InternalError"
+
+
+class Damaged(Internal):
+    """A file of Penstock's own cannot be trusted. It was left as it is."""
+
+    reason = "Damaged"
