@@ -168,6 +168,8 @@ class Framework:
     set_threads: Callable[[int], None] | None = None
     #: Run once in the zygote after `preload`, for what is safe and costly (no threads, no model).
     warm: Callable[[], None] | None = None
+    #: `load` must run in the process's main thread: nothing else is served meanwhile.
+    main_thread: bool = False
 
 
 def rows_of(arrays: Arrays) -> int:

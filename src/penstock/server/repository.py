@@ -1,0 +1,516 @@
+"""The models of one process and their versions: loading, swapping, dropping.
+
+A load happens in a thread, beside the requests. The new versions take over when all of them are loaded and
+have answered their probe; until then, and if one of them fails, the old ones serve. What they stop serving
+is closed when its last request has its answer. `endpoints` asks here for the version a request names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+from penstock.domain.process import ServedModel, VersionPolicy
+from penstock.errors import LoadError, NotFound, PenstockError, Unavailable, Unsupported
+from penstock.runtimes.base import Framework, LoadOptions, PayloadRuntime, Runtime
+from penstock.server.batching import DEFAULT_BYTES, DEFAULT_ROWS, Batcher
+from penstock.server.execution import Executor
+from penstock.server.probe import NOT_TRIED, probe_arrays, probe_payload
+from penstock.server.statistics import Metrics, Statistics
+from penstock.server.workers import Hung, Watchdog, Workers
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class State(StrEnum):
+    """Of a version, in the words of the repository extension."""
+
+    READY = "READY"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What every model of a process is held to."""
+
+    timeout_s: float = 60.0
+    max_queue: int = 1024
+    #: Threads of the numeric libraries, and calls at once of a model whose predict is reentrant.
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One line of the repository's index."""
+
+    name: str
+    version: str
+    state: State
+    reason: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Loaded:
+    """One version that is in memory. Exactly one of `batcher` and `payload` is set."""
+
+    name: str
+    version: str
+    platform: str
+    runtime: Runtime | PayloadRuntime
+    statistics: Statistics
+    probe: str
+    load_s: float
+    batcher: Batcher | None = None
+    executor: Executor | None = None
+    payload: PayloadRuntime | None = None
+    workers: Workers | None = None
+    #: Payload calls that run now; the batcher counts its own.
+    calls: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def enter(self) -> None:
+        self.calls += 1
+
+    def leave(self) -> None:
+        self.calls -= 1
+        if not self.calls:
+            self._idle.set()
+
+    async def close(self) -> None:
+        """Wait for the last answer, then release the runtime."""
+        if self.batcher is not None:
+            await self.batcher.drain()
+        while self.calls:
+            self._idle.clear()
+            await self._idle.wait()
+        await _release(self.name, self.version, self.runtime)
+        if self.executor is not None:
+            self.executor.close()
+        if self.workers is not None:
+            self.workers.close()
+
+
+class Entry:
+    """One model name: its newest loaded versions, and what is known of those that are not."""
+
+    __slots__ = ("default", "lock", "model", "states", "versions", "wanted")
+
+    def __init__(self, model: ServedModel) -> None:
+        self.model = model
+        #: Versions that serve, oldest first; `default` is the newest.
+        self.versions: dict[str, Loaded] = {}
+        self.default: Loaded | None = None
+        self.states: dict[str, tuple[State, str]] = {}
+        self.wanted = model.load
+        self.lock = asyncio.Lock()
+
+
+class Repository:
+    """Models by name. All methods are called in the loop it was made in."""
+
+    def __init__(
+        self,
+        models: tuple[ServedModel, ...],
+        *,
+        metrics: Metrics,
+        hung: Hung,
+        find: Callable[[str], Framework],
+        limits: Limits | None = None,
+        watchdog: Watchdog | None = None,
+        on_thread_start: Callable[[Framework], None] | None = None,
+    ) -> None:
+        self._entries = {m.name: Entry(m) for m in models}
+        self._limits = limits or Limits()
+        self._metrics = metrics
+        self._hung = hung
+        self._find = find
+        self._watchdog = watchdog
+        self._on_thread_start = on_thread_start
+        self._started_empty = bool(models) and not any(m.load for m in models)
+        self._closing: set[asyncio.Task[None]] = set()
+        #: Changes whenever `get` may answer differently, so that look-ups can be remembered.
+        self.generation = 0
+
+    # -- asking
+
+    def get(self, name: str, version: str | None = None) -> Loaded:
+        """The version that serves; without a `version` the newest. Raises NotFound or Unavailable."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFound(f"Model with name {name} does not exist.")
+        if version is None:
+            if entry.default is not None:
+                return entry.default
+            raise Unavailable(f"Model with name {name} is not ready.", hint=self._why(entry))
+        loaded = entry.versions.get(version)
+        if loaded is not None:
+            return loaded
+        if version in entry.states:
+            state, reason = entry.states[version]
+            raise Unavailable(
+                f"Version {version} of model {name} is not ready.", hint=reason or state.value
+            )
+        raise NotFound(
+            f"Model {name} has no version {version}.",
+            hint=f"It has {', '.join(entry.versions) or 'none'}.",
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def versions(self, name: str) -> dict[str, Loaded]:
+        """Versions of `name` that serve, oldest first. NotFound when there is no such model."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFound(f"Model with name {name} does not exist.")
+        return entry.versions
+
+    def loaded(self) -> list[Loaded]:
+        return [v for e in self._entries.values() for v in e.versions.values()]
+
+    @property
+    def ready(self) -> bool:
+        """Every model that shall be loaded is, and there is one; or none was asked for from the start."""
+        wanted = [e for e in self._entries.values() if e.wanted]
+        if not wanted:
+            return self._started_empty
+        return all(e.default is not None for e in wanted)
+
+    def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
+        lines: list[IndexEntry] = []
+        for name, entry in self._entries.items():
+            found = dict(entry.states)
+            for version in entry.versions:
+                _, failed = found.get(version, (State.READY, ""))
+                reason = f"The last reload failed: {failed}" if failed else ""
+                found[version] = (State.READY, reason)
+            if not found:
+                found = {"": (State.UNAVAILABLE, "")}
+            lines.extend(
+                IndexEntry(name, version, state, reason)
+                for version, (state, reason) in sorted(found.items(), key=lambda i: _age(i[0]))
+                if not ready_only or state is State.READY
+            )
+        return lines
+
+    def _why(self, entry: Entry) -> str | None:
+        for state, reason in reversed(entry.states.values()):
+            if reason:
+                return reason
+            if state is State.LOADING:
+                return "It is being loaded."
+        return None if entry.wanted else "It is not loaded."
+
+    # -- changing
+
+    async def load_all(self) -> None:
+        """Load every model that shall be there at start. Raises the first LoadError."""
+        for entry in list(self._entries.values()):
+            if entry.wanted:
+                await self.load(entry.model.name)
+
+    async def load(self, name: str) -> None:
+        """Load or reload `name` by its version policy. The old versions serve on when it fails.
+
+        Raises NotFound for an unknown name and LoadError when a version cannot be loaded.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFound(f"Model with name {name} does not exist.")
+        async with entry.lock:
+            began = perf_counter()
+            fresh: dict[str, Loaded] = {}
+            version = ""
+            entry.wanted = True
+            try:
+                chosen = await in_thread(
+                    lambda: choose(Path(entry.model.path), entry.model.versions)
+                )
+                for version in chosen:
+                    if version not in entry.versions:
+                        entry.states[version] = (State.LOADING, "")
+                for version, path in chosen.items():
+                    fresh[version] = await self._load_version(entry.model, version, path)
+            except PenstockError as error:
+                for v, (state, _) in list(entry.states.items()):
+                    if state is State.LOADING:
+                        del entry.states[v]
+                entry.states[version] = (State.UNAVAILABLE, str(error))
+                for loaded in fresh.values():
+                    self._retire(loaded)
+                raise
+            self._metrics.load_seconds(name).observe(perf_counter() - began)
+            old = entry.versions
+            entry.versions = fresh
+            entry.default = next(reversed(fresh.values()))
+            entry.states.clear()
+            self.generation += 1
+            for loaded in old.values():
+                self._retire(loaded)
+
+    async def unload(self, name: str) -> None:
+        """Stop serving `name`. Returns when nothing new reaches it; what runs is finished behind it."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFound(f"Model with name {name} does not exist.")
+        async with entry.lock:
+            old = entry.versions
+            entry.wanted = False
+            entry.versions = {}
+            entry.default = None
+            entry.states = dict.fromkeys(old, (State.UNAVAILABLE, "unloaded"))
+            self.generation += 1
+            for loaded in old.values():
+                self._retire(loaded)
+
+    async def close(self) -> None:
+        """Close every model, after its last answer."""
+        for name in self._entries:
+            await self.unload(name)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def abandon(self, name: str, error: PenstockError) -> None:
+        """Answer everybody who waits for `name` with `error`: it will never answer."""
+        for loaded in self.loaded():
+            if loaded.name == name and loaded.batcher is not None:
+                loaded.batcher.abandon(error)
+
+    def _retire(self, loaded: Loaded) -> None:
+        task = asyncio.get_running_loop().create_task(loaded.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _load_version(self, model: ServedModel, version: str, path: Path) -> Loaded:
+        began = perf_counter()
+        framework = self._find(model.framework)
+        options = LoadOptions(
+            name=model.name,
+            version=version,
+            threads=self._limits.threads,
+            options=model.options,
+        )
+
+        def in_its_thread() -> Runtime | PayloadRuntime:
+            if self._on_thread_start is not None:
+                self._on_thread_start(framework)
+            return _load(framework, path, options)
+
+        if framework.main_thread:
+            runtime = _load(framework, path, options)
+        else:
+            runtime = await in_thread(in_its_thread)
+        try:
+            if isinstance(runtime, Runtime):
+                loaded = await self._ready_arrays(model, version, runtime, framework)
+            else:
+                loaded = await self._ready_payload(model, version, runtime, framework)
+        except PenstockError:
+            await _release(model.name, version, runtime)
+            raise
+        loaded.load_s = perf_counter() - began
+        log.info(
+            "model %s version %s is loaded in %.3f s (probe: %s)",
+            model.name,
+            version,
+            loaded.load_s,
+            loaded.probe,
+        )
+        return loaded
+
+    async def _ready_arrays(
+        self,
+        model: ServedModel,
+        version: str,
+        runtime: Runtime,
+        framework: Framework,
+    ) -> Loaded:
+        statistics = Statistics(model.name, self._metrics)
+        executor = Executor(
+            runtime,
+            name=model.name,
+            timeout_s=self._limits.timeout_s,
+            hung=self._hung,
+            watchdog=self._watchdog,
+            cores=self._limits.threads,
+            on_thread_start=self._thread_start(framework),
+        )
+        probed = await probe_arrays(model.name, runtime, self._limits.timeout_s)
+        if probed.seconds is not None:
+            executor.estimate.add(probed.nbytes, probed.seconds)
+        asked = model.batching
+        batcher = Batcher(
+            executor,
+            batches=runtime.batchable and (asked is None or asked.max_batch_size > 1),
+            max_rows=asked.max_batch_size if asked else DEFAULT_ROWS,
+            max_bytes=float("inf") if asked else DEFAULT_BYTES,
+            max_latency_s=asked.max_latency_s if asked else 0.0,
+            max_queue=self._limits.max_queue,
+            timeout_s=self._limits.timeout_s,
+            observer=statistics,
+        )
+        return Loaded(
+            name=model.name,
+            version=version,
+            platform=runtime.platform,
+            runtime=runtime,
+            statistics=statistics,
+            probe=probed.outcome,
+            load_s=0.0,
+            batcher=batcher,
+            executor=executor,
+        )
+
+    async def _ready_payload(
+        self,
+        model: ServedModel,
+        version: str,
+        runtime: PayloadRuntime,
+        framework: Framework,
+    ) -> Loaded:
+        workers = Workers(
+            name=model.name,
+            threads=1,
+            timeout_s=self._limits.timeout_s,
+            hung=self._hung,
+            on_thread_start=self._thread_start(framework),
+        )
+        try:
+            await runtime.start()
+        except PenstockError:
+            raise
+        except Exception as error:
+            raise _unloadable(model.name, error) from error
+        outcome = NOT_TRIED
+        if runtime.example() is not None:
+            outcome = await probe_payload(model.name, runtime, workers.call, self._limits.timeout_s)
+        return Loaded(
+            name=model.name,
+            version=version,
+            platform=runtime.platform,
+            runtime=runtime,
+            statistics=Statistics(model.name, self._metrics),
+            probe=outcome,
+            load_s=0.0,
+            payload=runtime,
+            workers=workers,
+        )
+
+    def _thread_start(self, framework: Framework) -> Callable[[], None] | None:
+        start = self._on_thread_start
+        return None if start is None else lambda: start(framework)
+
+
+def choose(path: Path, policy: VersionPolicy) -> dict[str, Path]:
+    """The versions at `path` that `policy` asks for, oldest first.
+
+    Numbered sub-folders are versions. A file, or a folder without them, is version 1 of itself. Raises
+    LoadError when there is nothing, or not what the policy names.
+    """
+    if not path.exists():
+        raise LoadError(f"There is no model at {path}.")
+    found: dict[str, Path] = {}
+    if path.is_dir():
+        children = list(path.iterdir())
+        if not children:
+            raise LoadError(f"The folder {path} is empty.")
+        found = {
+            p.name: p for p in children if p.name.isascii() and p.name.isdigit() and p.is_dir()
+        }
+    if not found:
+        found = {"1": path}
+    ordered = dict(sorted(found.items(), key=lambda i: _age(i[0])))
+    if policy.specific:
+        missing = [v for v in policy.specific if v not in ordered]
+        if missing:
+            raise LoadError(
+                f"Version {', '.join(missing)} is not at {path}.",
+                hint=f"There is {', '.join(ordered)}.",
+            )
+        return {v: p for v, p in ordered.items() if v in policy.specific}
+    if policy.all or policy.latest is None:
+        return ordered
+    return dict(list(ordered.items())[-max(1, policy.latest) :])
+
+
+def refuse_parameters(parameters: Mapping[str, Any]) -> None:
+    """Load parameters of Triton's extension that are not served here raise Unsupported, by name."""
+    for name in parameters:
+        raise Unsupported(
+            f"The load parameter {name!r} is not supported.",
+            hint="A model is loaded as its manifest says.",
+        )
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """What `work` returns or raises, from a daemon thread of its own: rare and long work, e.g. a load.
+
+    A daemon thread, so that a load that never ends does not keep the process.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_it: Callable[[Any], None], value: object) -> None:
+        if not future.done():
+            set_it(value)
+
+    def run() -> None:
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 raised again where it is awaited
+            outcome: tuple[Callable[[Any], None], object] = (future.set_exception, error)
+        else:
+            outcome = (future.set_result, result)
+        try:
+            loop.call_soon_threadsafe(settle, *outcome)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await future
+
+
+async def _release(name: str, version: str, runtime: Runtime | PayloadRuntime) -> None:
+    try:
+        if isinstance(runtime, Runtime):
+            await in_thread(runtime.close)
+        else:
+            await runtime.stop()
+    except Exception:
+        log.exception("model %s version %s could not be closed", name, version)
+
+
+def _load(framework: Framework, path: Path, options: LoadOptions) -> Runtime | PayloadRuntime:
+    try:
+        return framework.load(path, options)
+    except PenstockError as error:
+        log.error("model %s cannot be loaded", options.name, exc_info=error)
+        raise
+    except Exception as error:
+        raise _unloadable(options.name, error) from error
+    except SystemExit as error:
+        raise _unloadable(options.name, error) from error
+
+
+def _unloadable(name: str, error: BaseException) -> LoadError:
+    log.error("model %s cannot be loaded", name, exc_info=error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return LoadError(f"Model {name} cannot be loaded: {said}")
+
+
+def _age(version: str) -> tuple[int, str]:
+    return (int(version), version) if version.isdigit() else (-1, version)

@@ -1,0 +1,169 @@
+"""Threads that run models' code, and the two ways to notice that a call never ends.
+
+`Workers` keeps long calls out of the event loop and looks, from the loop, for a call that takes longer than
+any request may. `Watchdog` is a thread that looks at the loop itself, where short calls run. Both only
+report: whoever is told must end the process, since nothing gets a thread back from a call that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any, TypeAlias
+
+#: Told once that a call hangs, in words for the log and the replica's status.
+Hung: TypeAlias = Callable[[str], None]
+
+
+class Job:
+    """Something that runs in a thread. `work` must not raise; `done` is called in the loop after it."""
+
+    __slots__ = ("done", "started", "work")
+
+    def __init__(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+        self.work = work
+        self.done = done
+        #: `perf_counter` seconds; 0 while it waits for a thread.
+        self.started = 0.0
+
+
+class Workers:
+    """Up to `threads` daemon threads for one model, started when first needed."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        threads: int,
+        timeout_s: float,
+        hung: Hung,
+        on_thread_start: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self._limit = threads
+        self._timeout_s = timeout_s
+        self._hung = hung
+        self._on_thread_start = on_thread_start
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._jobs: set[Job] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def run(self, job: Job) -> None:
+        """Start `job` when a thread is free. The caller bounds how many wait."""
+        self._jobs.add(job)
+        if len(self._jobs) > len(self._threads) < self._limit:
+            thread = threading.Thread(
+                target=self._serve, name=f"predict-{self.name}"[:15], daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout_s, self._look)
+        self._queue.put(job)
+
+    async def call(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns or raises, from a thread. Cancelling leaves the thread to end by itself."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        result: list[Any] = []
+        raised: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                result.append(work())
+            except BaseException as error:  # noqa: BLE001 raised again where it is awaited
+                raised.append(error)
+
+        def done() -> None:
+            if future.done():
+                return
+            if not raised:
+                future.set_result(result[0])
+            elif isinstance(raised[0], (StopIteration, SystemExit, KeyboardInterrupt)):
+                # None of them may pass through a future or the loop.
+                future.set_exception(RuntimeError(f"{type(raised[0]).__name__} was raised"))
+            else:
+                future.set_exception(raised[0])
+
+        self.run(Job(run, done))
+        return await future
+
+    def close(self) -> None:
+        """Let the threads end after the jobs they have. No job after it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def _serve(self) -> None:
+        if self._on_thread_start is not None:
+            self._on_thread_start()
+        while True:
+            job = self._queue.get()
+            if job is None:
+                return
+            job.started = perf_counter()
+            job.work()
+            try:
+                self._loop.call_soon_threadsafe(self._ended, job)
+            except RuntimeError:  # the loop is closed: the process is on its way out
+                return
+
+    def _ended(self, job: Job) -> None:
+        self._jobs.discard(job)
+        job.done()
+
+    def _look(self) -> None:
+        self._timer = None
+        begun = [job.started for job in self._jobs if job.started]
+        if not self._jobs:
+            return
+        left = (min(begun) + self._timeout_s - perf_counter()) if begun else self._timeout_s
+        if left > 0:
+            self._timer = self._loop.call_later(left + 0.001, self._look)
+        else:
+            self._hung(hung_message(self.name, self._timeout_s))
+
+
+class Watchdog:
+    """A thread that sees a call in the loop not end, when the loop itself can see nothing.
+
+    It starts with the first such call. `hung` is called from that thread, once.
+    """
+
+    def __init__(self, timeout_s: float, hung: Hung) -> None:
+        self._timeout_s = timeout_s
+        self._hung = hung
+        #: Model and start of the call in the loop now. Written for each call, so it is one plain store.
+        self._current: tuple[str, float] | None = None
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def enter(self, name: str, now: float) -> None:
+        self._current = (name, now)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            self._thread.start()
+
+    def leave(self) -> None:
+        self._current = None
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def _watch(self) -> None:
+        interval = min(1.0, self._timeout_s / 10)
+        while not self._stop.wait(interval):
+            current = self._current
+            if current is not None and perf_counter() - current[1] >= self._timeout_s:
+                self._hung(hung_message(current[0], self._timeout_s))
+                return
+
+
+def hung_message(name: str, timeout_s: float) -> str:
+    return f"Model {name} did not return from predict within {timeout_s:g} s."
