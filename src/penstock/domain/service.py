@@ -7,13 +7,34 @@ decides what runs goes into a revision's digest (see `revision`); scaling and tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+class Empty(Mapping[str, Any]):
+    """A mapping with nothing in it, hashable so that a dataclass takes it as a default in Python 3.11."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> NoReturn:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "{}"
+
+
+EMPTY: Mapping[str, Any] = Empty()
 
 
 class Role(StrEnum):
