@@ -1,0 +1,171 @@
+"""From a folder to a loaded model: which file, which options, and what is said when it fails.
+
+Everything that unpickles or parses a model's files runs inside `opening`, so that whatever a framework
+raises becomes one `LoadError` line that names the file, with the traceback in the log, and warnings (a
+model written by an older version of its framework) go to the log too, never to the caller.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import LoadError, PenstockError
+from penstock.runtimes.base import Framework, LoadOptions
+from penstock.runtimes.inputs import listed
+
+log = logging.getLogger(__name__)
+
+
+def require(framework: Framework) -> None:
+    """Import the packages of `framework`; LoadError names the one that is absent, and the extra."""
+    # Tops only: the submodules in `preload` are for zygotes, a model imports those that it needs.
+    for module in dict.fromkeys(m.partition(".")[0] for m in framework.preload):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as e:
+            missing = (e.name or module).partition(".")[0]
+            raise LoadError(
+                f"{framework.name} models need the package {missing!r}, which is not installed.",
+                hint=f"Install it with: pip install 'penstock[{framework.extra}]'",
+            ) from e
+        except ImportError as e:
+            raise LoadError(
+                f"{framework.name} models need {module}, which cannot be imported: {first_line(e)}",
+                hint=f"Install it again with: pip install 'penstock[{framework.extra}]'",
+            ) from e
+
+
+def installed(framework: Framework) -> bool:
+    """Whether `framework` can be imported here, without importing it."""
+    tops = {m.partition(".")[0] for m in framework.preload}
+    return all(importlib.util.find_spec(top) is not None for top in tops)
+
+
+def model_file(
+    path: Path, suffixes: Sequence[str], options: LoadOptions, *, what: str = "model file"
+) -> Path:
+    """The one file at `path` that ends in one of `suffixes`.
+
+    `options.file` chooses one by name. Else a file called `model.*` is preferred over others; two that are
+    equally good are an error that names them.
+    """
+    named = option(options, "file", str)
+    if named is not None:
+        chosen = (path / named) if path.is_dir() else path.with_name(named)
+        root = path if path.is_dir() else path.parent
+        if not chosen.resolve().is_relative_to(root.resolve()):
+            raise LoadError(f"The option file={named!r} leads out of the model's folder.")
+        if not chosen.is_file():
+            raise LoadError(f"There is no file {named!r} in the model's folder. {_found(path)}")
+        return chosen
+    if not path.exists():
+        raise LoadError(f"There is no model at {path}.")
+    if path.is_file():
+        if path.suffix.lower() not in suffixes:
+            raise LoadError(f"{path.name} is no {what}: one of {', '.join(suffixes)} is expected.")
+        return path
+    every = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
+    best = [p for p in every if p.stem == "model"] or every
+    if not best:
+        raise LoadError(
+            f"There is no {what} in {path.name}/: one of {', '.join('*' + s for s in suffixes)} is "
+            f"expected. {_found(path)}"
+        )
+    if len(best) > 1:
+        raise LoadError(
+            f"There are several model files in {path.name}/: {listed(p.name for p in best)}.",
+            hint="Leave one, or choose with the option 'file'.",
+        )
+    return best[0]
+
+
+def _found(path: Path) -> str:
+    if not path.is_dir():
+        return ""
+    names = sorted(p.name + ("/" if p.is_dir() else "") for p in path.iterdir())
+    return f"Found: {listed(names)}." if names else "The folder is empty."
+
+
+@contextmanager
+def opening(file: Path, what: str) -> Iterator[None]:
+    """Around the code that reads `file`; `what` finishes "cannot be loaded as ..."."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except PenstockError:
+            raise
+        except ModuleNotFoundError as e:
+            log.exception("loading %s", file)
+            raise LoadError(
+                f"{file.name} needs the Python package {e.name!r}, which is not installed here."
+            ) from e
+        except (
+            Exception
+        ) as e:  # a model's file can raise anything, its classes run while it is read
+            log.exception("loading %s", file)
+            raise LoadError(f"{file.name} cannot be loaded as {what}: {first_line(e)}") from e
+    seen = set()
+    for warning in caught:
+        line = " ".join(str(warning.message).split())
+        if line not in seen and not issubclass(
+            warning.category, (DeprecationWarning, PendingDeprecationWarning, ResourceWarning)
+        ):
+            seen.add(line)
+            log.warning("loading %s: %s: %s", file.name, warning.category.__name__, line)
+
+
+def first_line(e: BaseException, limit: int = 300) -> str:
+    """An exception as one line: its type and the first line of what it says."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    text = f"{type(e).__name__}: {lines[0]}" if lines else type(e).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def known_options(options: LoadOptions, known: Sequence[str]) -> None:
+    """LoadError for an option that this runtime does not have, with the nearest one."""
+    for name in options.options:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {listed(known, 30)}."
+            raise LoadError(f"Unknown option {name!r}.", hint=hint)
+
+
+def option(
+    options: LoadOptions, name: str, kind: type | tuple[type, ...], default: Any = None
+) -> Any:
+    """One option's value; LoadError when it is of another type."""
+    value = options.options.get(name, default)
+    if value is default:
+        return default
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds):
+        wanted = " or ".join(_KINDS.get(k, k.__name__) for k in kinds)
+        raise LoadError(f"The option {name!r} has to be {wanted}, not {value!r}.")
+    return value
+
+
+_KINDS: Mapping[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+}
+
+
+def choice(options: LoadOptions, name: str, allowed: Sequence[str], default: str) -> str:
+    """One option out of a few words; LoadError names them otherwise."""
+    value = option(options, name, str, default)
+    if value not in allowed:
+        raise LoadError(f"The option {name!r} cannot be {value!r}: one of {listed(allowed)}.")
+    return str(value)
