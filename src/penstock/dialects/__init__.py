@@ -1,1 +1,78 @@
-"""TODO docstring"""
+"""Manifests in, domain objects out; domain status in, the dialect's status out.
+
+`find` looks a dialect up by apiVersion and kind; `all_dialects` lists them, for discovery and documentation.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from penstock.dialects.base import Dialect, Support, Translation
+from penstock.errors import FieldProblem, InvalidManifest
+
+__all__ = ["Dialect", "Support", "Translation", "all_dialects", "find", "of", "translate"]
+
+
+@cache
+def _registry() -> Mapping[tuple[str, str], Dialect]:
+    # Imported on first use: building the models takes some 50 ms, and most of the command line needs none.
+    from penstock.dialects import core, kserve, kserve_runtime, penstock
+
+    dialects = (
+        penstock.DIALECT,
+        *kserve_runtime.OWN,
+        kserve.DIALECT,
+        *kserve_runtime.DIALECTS,
+        *core.DIALECTS,
+    )
+    return {(d.api_version, d.kind): d for d in dialects}
+
+
+def all_dialects() -> tuple[Dialect, ...]:
+    """Every dialect, Penstock's own first."""
+    return tuple(_registry().values())
+
+
+def find(api_version: str, kind: str) -> Dialect:
+    """The dialect of an apiVersion and kind; InvalidManifest with what was probably meant."""
+    registry = _registry()
+    found = registry.get((api_version, kind))
+    if found is not None:
+        return found
+    same_version = [k for v, k in registry if v == api_version]
+    if same_version:
+        near = difflib.get_close_matches(kind, same_version, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(same_version)}"
+        raise InvalidManifest([FieldProblem("kind", f"{api_version} has no kind {kind!r}; {hint}")])
+    with_kind = [v for v, k in registry if k == kind]
+    if with_kind:
+        hint = f"{kind} is known as {' and '.join(with_kind)}"
+    else:
+        versions = sorted({v for v, _ in registry})
+        near = difflib.get_close_matches(api_version, versions, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(versions)}"
+    raise InvalidManifest([FieldProblem("apiVersion", f"unknown version {api_version!r}; {hint}")])
+
+
+def of(manifest: Any) -> Dialect:
+    """The dialect of a manifest; InvalidManifest when it is no manifest or of no known kind."""
+    if not isinstance(manifest, Mapping):
+        raise InvalidManifest(
+            [FieldProblem("", "a manifest is a map with apiVersion, kind and metadata")]
+        )
+    problems = [
+        FieldProblem(field, "is required" if manifest.get(field) is None else "must be a string")
+        for field in ("apiVersion", "kind")
+        if not isinstance(manifest.get(field), str)
+    ]
+    if problems:
+        raise InvalidManifest(problems)
+    return find(manifest["apiVersion"], manifest["kind"])
+
+
+def translate(manifest: Any, *, runs_containers: bool = False) -> Translation:
+    """`of(manifest).translate(manifest)`."""
+    return of(manifest).translate(manifest, runs_containers=runs_containers)

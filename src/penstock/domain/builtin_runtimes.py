@@ -30,6 +30,9 @@ _SHIPPED: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "penstock-pythonserver": ("custom", {"python": (), "custom": ()}),
 }
 
+#: Every framework of `penstock.runtimes`.
+FRAMEWORKS = frozenset(framework for framework, _ in _SHIPPED.values())
+
 #: KServe 0.20's shipped ClusterServingRuntimes: format -> (framework here, versions it lists).
 _KSERVE: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "kserve-sklearnserver": {"sklearn": ("sklearn", ("1",))},

@@ -98,6 +98,8 @@ class EnvVar:
     value: str | None = None
     secret_name: str | None = None
     secret_key: str | None = None
+    #: An absent Secret or key leaves the variable unset instead of failing the replica.
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +143,14 @@ class Model:
 
     format: ModelFormat
     storage: Storage
-    #: ServingRuntime by name; None selects one by format (see control.runtimes).
+    #: ServingRuntime by name; None selects one by format (see runtime_selection).
     runtime: str | None = None
     runtime_version: str | None = None
     protocol: Protocol | None = None
     #: Options for the runtime: `method`, `modelClassName`, `modelClassKwargs`, a pipeline's task, ...
     options: Mapping[str, Any] = EMPTY
+    #: The model's name on the wire where it differs from the service's (`--model_name`).
+    served_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,137 @@
+"""What a dialect is: a pair of pure functions between manifests and the domain.
+
+`translate` reads a manifest as it was applied and answers a domain object and what has no effect here; it
+raises `InvalidManifest` with every problem it found. `render_status` gives the domain's status the shape that
+users of the dialect know. Dialects do no I/O and keep no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic import BaseModel
+
+from penstock.dialects.schema import fields, path
+from penstock.dialects.support import Effect, Row, Table
+from penstock.domain.status import ServiceStatus
+from penstock.errors import FieldProblem, InvalidManifest
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A domain object (`Service`, `ServingRuntime`, `Secret`, ...) and what has no effect here."""
+
+    object: Any
+    warnings: tuple[FieldProblem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """One field of a dialect for the documentation: None is supported."""
+
+    path: str
+    required: bool = False
+    effect: Effect | None = None
+    message: str = ""
+    only_processes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One apiVersion and kind."""
+
+    api_version: str
+    kind: str
+    plural: str
+    singular: str
+    short_names: tuple[str, ...]
+    namespaced: bool
+    model: type[BaseModel]
+    table: Table
+    #: (manifest, runs_containers=...) -> Translation; InvalidManifest. See `Dialect.translate`.
+    translator: Callable[..., Translation]
+    #: (manifest, status, previous rendered status) -> the dialect's `status`; None for kinds without one.
+    renderer: Callable[[Manifest, ServiceStatus], dict[str, Any]] | None = None
+    #: (old, new) -> problems of changing one into the other.
+    update_check: Callable[[Manifest, Manifest], list[FieldProblem]] | None = None
+    #: What admission changes before a manifest is kept (a Secret's stringData); identity otherwise.
+    admission: Callable[[Manifest], dict[str, Any]] | None = None
+    #: Values under this field are secret: write-only in listings, never logged.
+    secret_fields: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str:
+        """Empty for Kubernetes' own kinds."""
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def version(self) -> str:
+        return self.api_version.rpartition("/")[2]
+
+    def translate(self, manifest: Manifest, *, runs_containers: bool = False) -> Translation:
+        """The domain object of `manifest`.
+
+        `runs_containers` is the backend's: pod fields are honoured there and have no effect on a machine that
+        runs replicas as processes. InvalidManifest.
+        """
+        return self.translator(manifest, runs_containers=runs_containers)
+
+    def render_status(self, manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
+        """`status` as this dialect's users know it."""
+        if self.renderer is None:
+            raise TypeError(f"{self.kind} has no status of its own")
+        return self.renderer(manifest, status)
+
+    def check_update(self, old: Manifest, new: Manifest) -> None:
+        """InvalidManifest when `old` may not become `new`."""
+        problems = self.update_check(old, new) if self.update_check else []
+        if problems:
+            refuse(new, problems)
+
+    def admit(self, manifest: Manifest) -> dict[str, Any]:
+        """The manifest as it is kept."""
+        return self.admission(manifest) if self.admission else dict(manifest)
+
+    def supported(self) -> list[Support]:
+        """Every known field and what becomes of it, by path; made from the models and the table."""
+        rows: dict[str, Row] = {p: row for row in self.table.rows for p in row.paths()}
+        listed: list[Support] = []
+        for name, required in fields(self.model):
+            plain = name.replace("[]", ".*")
+            row = rows.get(plain)
+            if row is not None:
+                listed.append(Support(name, required, row.effect, row.message, row.only_processes))
+            elif not any(plain.startswith(p + ".") for p in rows):
+                listed.append(Support(name, required))
+        return listed
+
+
+def about(manifest: Manifest) -> str:
+    """`InferenceService default/iris`, as far as the manifest says it."""
+    metadata = manifest.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    name = metadata.get("name") or metadata.get("generateName") or ""
+    namespace = metadata.get("namespace")
+    full = f"{namespace}/{name}" if namespace and name else str(name)
+    return f"{manifest.get('kind') or 'manifest'} {full}".strip()
+
+
+def refuse(manifest: Manifest, problems: list[FieldProblem]) -> NoReturn:
+    """Raise InvalidManifest about `manifest`."""
+    raise InvalidManifest(problems, about=about(manifest))
+
+
+__all__ = [
+    "Dialect",
+    "FieldProblem",
+    "Manifest",
+    "Support",
+    "Translation",
+    "about",
+    "path",
+    "refuse",
+]

@@ -1,0 +1,388 @@
+"""KServe's InferenceService, serving.kserve.io/v1beta1: every field of KServe 0.20 known, none ignored.
+
+The fields are in `kserve_fields`, what is refused or has no effect in `kserve_support`, annotations in
+`kserve_annotations`, the status in `kserve_status`. This file turns a validated manifest into a
+`domain.Service`; Penstock's own dialect (`penstock`) does so with the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from penstock.dialects import kserve_annotations as notes
+from penstock.dialects.base import Dialect, Manifest, Translation, refuse
+from penstock.dialects.kserve_fields import (
+    BLOCKS,
+    FrameworkBlock,
+    InferenceService,
+    ModelBlock,
+    Predictor,
+)
+from penstock.dialects.kserve_status import render_status
+from penstock.dialects.kserve_support import TABLE
+from penstock.dialects.metadata import (
+    DEFAULT_NAMESPACE,
+    check_annotations,
+    check_labels,
+    check_metadata,
+)
+from penstock.dialects.model_args import read_args
+from penstock.dialects.pod import At, env_of, resources_of
+from penstock.dialects.schema import path, read
+from penstock.dialects.support import Table
+from penstock.domain.names import service_problem
+from penstock.domain.service import (
+    EMPTY,
+    Batching,
+    Component,
+    Container,
+    Model,
+    ModelFormat,
+    Protocol,
+    Role,
+    ScaleMetric,
+    Scaling,
+    Service,
+    Storage,
+)
+from penstock.domain.storage_config import complete
+from penstock.errors import FieldProblem, InvalidInput
+
+#: Framework blocks whose servers speak v2 only at KServe, so v2 is what their users mean.
+_V2_BLOCKS = frozenset(("triton", "onnx", "huggingface"))
+_V2_FORMATS = frozenset(("triton", "vLLM"))
+MOUNT_PATH = "/mnt/models"
+
+#: URI schemes that KServe's users have and that nothing here can fetch.
+_NO_SCHEME = {
+    "oci": "models in container images are not supported",
+    "oci+native": "models in container images are not supported",
+    "oci+fetch": "models in container images are not supported",
+    "modelscope": "ModelScope is not supported; copy the model to a folder or a bucket",
+}
+
+
+def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translation:
+    """InferenceService -> `Service`."""
+    return translate_service(InferenceService, TABLE, manifest, runs_containers=runs_containers)
+
+
+def translate_service(
+    model: type[InferenceService], table: Table, manifest: Manifest, *, runs_containers: bool
+) -> Translation:
+    """Read `manifest` as `model`; all problems of fields, of values and of support together."""
+    unsupported, warnings = table.check(manifest, runs_containers=runs_containers)
+    parsed, problems = read(model, manifest)
+    if parsed is None:
+        # What is refused is told too, unless the same path is already wrong for another reason.
+        told = {p.path for p in problems}
+        refuse(manifest, problems + [p for p in unsupported if p.path not in told])
+    meta = parsed.metadata
+    problems = check_metadata(meta, name_problem=service_problem, namespaced=True)
+    problems += unsupported
+    annotations = meta.annotations or {}
+    warnings += notes.warnings(annotations, ("metadata", "annotations"))
+    reader = _Reader(annotations, problems, warnings)
+    predictor = reader.predictor(parsed.spec.predictor, ("spec", "predictor"))
+    if problems or predictor is None:
+        refuse(manifest, _without_repeats(problems))
+    service = Service(
+        namespace=meta.namespace or DEFAULT_NAMESPACE,
+        name=meta.name or "",
+        predictor=predictor,
+        labels=_frozen(meta.labels),
+        annotations=_frozen(meta.annotations),
+        stopped=annotations.get(notes.STOP, "").lower() == "true",
+    )
+    return Translation(service, tuple(_without_repeats(warnings)))
+
+
+class _Reader:
+    """Components out of validated fields; collects problems and warnings."""
+
+    def __init__(
+        self,
+        annotations: Mapping[str, str],
+        problems: list[FieldProblem],
+        warnings: list[FieldProblem],
+    ) -> None:
+        self._annotations = annotations
+        self._problems = problems
+        self._warnings = warnings
+
+    def _wrong(self, at: At, message: str) -> None:
+        self._problems.append(FieldProblem(path(at), message))
+
+    def predictor(self, given: Predictor, at: At) -> Component | None:
+        """The predictor; None when the problems say why there is none."""
+        blocks: dict[str, FrameworkBlock] = {
+            name: block
+            for name in BLOCKS
+            if (block := getattr(given, BLOCKS[name].attribute, None)) is not None
+        }
+        if given.model is not None:
+            blocks["model"] = given.model
+        has_containers = bool(given.containers)
+        if has_containers and blocks:
+            self._wrong(
+                (*at, "containers"),
+                "containers beside a model are not supported; a service has a model or containers",
+            )
+            return None
+        if len(blocks) != 1 and not has_containers:
+            known = ", ".join([n for n, b in BLOCKS.items() if hasattr(given, b.attribute)])
+            said = f", not {' and '.join(blocks)}" if blocks else ""
+            self._wrong(at, f"must have exactly one of {known}, model and containers{said}")
+            return None
+        scaling = self._scaling(given, at)
+        if given.name is not None and (problem := service_problem(given.name)):
+            self._wrong((*at, "name"), problem)
+        if given.labels:
+            self._problems += check_labels(given.labels, (*at, "labels"))
+        if given.annotations:
+            self._problems += check_annotations(given.annotations, (*at, "annotations"))
+            self._warnings += notes.warnings(given.annotations, (*at, "annotations"))
+        account = given.service_account_name or given.service_account
+        shared: dict[str, Any] = {
+            "role": Role.PREDICTOR,
+            "name": given.name,
+            "batching": self._batching(given),
+            "scaling": scaling,
+            "timeout_s": float(given.timeout) if given.timeout else None,
+            "canary_percent": given.canary_traffic_percent,
+            "service_account": account,
+            "labels": _frozen(given.labels),
+            "annotations": _frozen(given.annotations),
+        }
+        if has_containers:
+            return self._container(given, at, shared)
+        name, block = next(iter(blocks.items()))
+        return self._model(name, block, given, (*at, name), shared)
+
+    def _model(
+        self, name: str, block: FrameworkBlock, given: Predictor, at: At, shared: dict[str, Any]
+    ) -> Component:
+        if isinstance(block, ModelBlock):
+            format_ = ModelFormat(block.model_format.name, block.model_format.version)
+            runtime = block.runtime
+        else:
+            format_ = ModelFormat(BLOCKS[name].format)
+            runtime = None
+        protocol = Protocol(block.protocol_version) if block.protocol_version else None
+        if protocol is None and (
+            name in _V2_BLOCKS
+            or format_.name in _V2_FORMATS
+            or (runtime is not None and runtime.endswith("mlserver"))
+        ):
+            protocol = Protocol.V2
+        env, problems = env_of(block.env, (*at, "env"))
+        self._problems += problems
+        resources, problems = resources_of(block.resources, (*at, "resources"))
+        self._problems += problems
+        arguments = read_args(format_.name, block.args or [], (*at, "args"))
+        self._problems += arguments.problems
+        self._warnings += arguments.warnings
+        storage = self._storage(block, given, at, shared["service_account"], arguments.uri, format_)
+        return Component(
+            model=Model(
+                format=format_,
+                storage=storage,
+                runtime=runtime,
+                runtime_version=block.runtime_version,
+                protocol=protocol,
+                options=_frozen({**arguments.options, **block.runtime_options()}),
+                served_name=arguments.served_name,
+            ),
+            env=env,
+            resources=resources,
+            **shared,
+        )
+
+    def _storage(
+        self,
+        block: FrameworkBlock,
+        given: Predictor,
+        at: At,
+        account: str | None,
+        uri_of_args: str | None,
+        format_: ModelFormat,
+    ) -> Storage:
+        uri, where = block.storage_uri, (*at, "storageUri")
+        if given.storage_uris:
+            where = ("spec", "predictor", "storageUris")
+            first = given.storage_uris[0]
+            if uri is not None:
+                self._wrong(where, "may not be given together with storageUri")
+            if len(given.storage_uris) > 1:
+                self._wrong(where, "only one is supported yet; put the files into one folder")
+            elif first.mount_path not in (None, MOUNT_PATH):
+                self._wrong((*where, 0, "mountPath"), f"only {MOUNT_PATH} is supported yet")
+            uri, where = first.uri, (*where, 0, "uri")
+        spec = block.storage
+        if uri is None and spec is None:
+            uri = uri_of_args
+        elif uri_of_args is not None:
+            self._wrong((*at, "args"), "--model_id may not be given together with storageUri")
+        if uri is not None:
+            self._check_uri(uri, where)
+        storage = Storage(
+            uri=uri or "",
+            secret=self._annotations.get(notes.STORAGE_SECRET),
+            service_account=account,
+        )
+        if spec is None:
+            if uri is None and not block.runs_without_files():
+                self._wrong(where, "is required: where are the model's files?")
+            return storage
+        if spec.path is not None and uri is not None:
+            self._wrong((*at, "storage", "path"), "may not be given together with storageUri")
+        storage = Storage(
+            uri=storage.uri,
+            key=spec.key,
+            path=spec.path,
+            parameters=_frozen(spec.parameters),
+            secret=storage.secret,
+            service_account=account,
+        )
+        if not storage.uri:
+            if spec.path is None:
+                self._wrong((*at, "storage", "path"), "is required without a storageUri")
+            elif "type" in storage.parameters and not spec.key:
+                try:
+                    storage = complete(storage, {})
+                except InvalidInput:
+                    # The secret may say what the parameters leave out; whoever reads it will know.
+                    return storage
+        return storage
+
+    def _check_uri(self, uri: str, at: At) -> None:
+        scheme, separator, _ = uri.partition("://")
+        if not uri.strip() or any(ord(c) < 32 for c in uri):
+            self._wrong(at, "must not be empty")
+        elif separator and scheme in _NO_SCHEME:
+            self._wrong(at, _NO_SCHEME[scheme])
+        elif uri.startswith("https://") and uri.endswith(".git"):
+            self._wrong(at, "git repositories are not supported; use an archive's address")
+
+    def _container(self, given: Predictor, at: At, shared: dict[str, Any]) -> Component | None:
+        containers = given.containers or []
+        chosen = 0
+        for i, container in enumerate(containers):
+            if not container.image:
+                self._wrong((*at, "containers", i, "image"), "is required")
+            if container.name == "kserve-container":
+                chosen = i
+        container = containers[chosen]
+        here = (*at, "containers", chosen)
+        env, problems = env_of(container.env, (*here, "env"))
+        self._problems += problems
+        resources, problems = resources_of(container.resources, (*here, "resources"))
+        self._problems += problems
+        port = 8080
+        if container.ports:
+            first = container.ports[0].get("containerPort")
+            if not isinstance(first, int) or not 0 < first < 65536:
+                self._wrong((*here, "ports", 0, "containerPort"), "must be a port number")
+            else:
+                port = first
+        pod = given.model_dump(
+            mode="json",
+            by_alias=True,
+            exclude_none=True,
+            include=set(_pod_attributes()),
+        )
+        return Component(
+            container=Container(
+                image=container.image or "",
+                name=container.name or "kserve-container",
+                command=tuple(container.command or ()),
+                args=tuple(container.args or ()),
+                port=port,
+                pod_spec=MappingProxyType(pod),
+            ),
+            env=env,
+            resources=resources,
+            **shared,
+        )
+
+    def _scaling(self, given: Predictor, at: At) -> Scaling:
+        low = 1 if given.min_replicas is None else given.min_replicas
+        high = given.max_replicas or None
+        if high is not None and high < low:
+            self._wrong((*at, "maxReplicas"), f"must not be less than minReplicas ({low})")
+        metric = ScaleMetric(given.scale_metric) if given.scale_metric else ScaleMetric.CONCURRENCY
+        target = float(given.scale_target) if given.scale_target else None
+        percents = metric in (ScaleMetric.CPU, ScaleMetric.MEMORY)
+        if (
+            percents
+            and target is not None
+            and target > 100
+            and given.scale_metric_type in (None, "Utilization")
+        ):
+            self._wrong((*at, "scaleTarget"), f"must be 1 to 100 percent for {metric}")
+        return Scaling(
+            min_replicas=low,
+            max_replicas=high,
+            target=target,
+            metric=metric,
+            container_concurrency=given.container_concurrency or 0,
+        )
+
+    @staticmethod
+    def _batching(given: Predictor) -> Batching | None:
+        batcher = given.batcher
+        if batcher is None:
+            return None
+        return Batching(
+            max_batch_size=batcher.max_batch_size or Batching().max_batch_size,
+            max_latency_s=(batcher.max_latency or 0) / 1000,
+        )
+
+
+def _pod_attributes() -> tuple[str, ...]:
+    from penstock.dialects.pod import PodFields
+
+    return tuple(PodFields.model_fields)
+
+
+def _frozen(mapping: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return MappingProxyType(dict(mapping)) if mapping else EMPTY
+
+
+def _without_repeats(problems: list[FieldProblem]) -> list[FieldProblem]:
+    return list(dict.fromkeys(problems))
+
+
+def check_update(old: Manifest, new: Manifest) -> list[FieldProblem]:
+    """KServe's rules for changes: the deployment mode stays, a renamed predictor is a promotion."""
+    problems = []
+
+    def annotation(manifest: Manifest, key: str) -> str | None:
+        return ((manifest.get("metadata") or {}).get("annotations") or {}).get(key)
+
+    before, after = annotation(old, notes.DEPLOYMENT_MODE), annotation(new, notes.DEPLOYMENT_MODE)
+    if old.get("status") and before and after and before != after:
+        problems.append(
+            FieldProblem(
+                path(("metadata", "annotations", notes.DEPLOYMENT_MODE)),
+                f"cannot change from {before}; delete the service and apply it again",
+            )
+        )
+    return problems
+
+
+DIALECT = Dialect(
+    api_version="serving.kserve.io/v1beta1",
+    kind="InferenceService",
+    plural="inferenceservices",
+    singular="inferenceservice",
+    short_names=("isvc",),
+    namespaced=True,
+    model=InferenceService,
+    table=TABLE,
+    translator=translate,
+    renderer=render_status,
+    update_check=check_update,
+)

@@ -1,0 +1,120 @@
+"""A service's status in KServe's shape, for every dialect whose users read it so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.dialects.base import Manifest
+from penstock.domain.service import Role
+from penstock.domain.status import (
+    ComponentStatus,
+    Condition,
+    RevisionTraffic,
+    ServiceStatus,
+    Truth,
+    rfc3339,
+)
+
+
+def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
+    """InferenceServiceStatus of v1beta1; what KServe has no field for is under `penstock`."""
+    rendered: dict[str, Any] = {
+        "observedGeneration": status.observed_generation,
+        "conditions": [_condition(c) for c in sorted(status.conditions, key=lambda c: c.type)],
+        "deploymentMode": "Standard",
+        "components": {str(role): _component(c) for role, c in status.components.items()},
+        "modelStatus": _model_status(status),
+    }
+    if status.url:
+        rendered["url"] = status.url
+    if status.address:
+        rendered["address"] = {"url": status.address}
+    if status.runtime:
+        name = "clusterServingRuntimeName" if status.runtime_is_cluster else "servingRuntimeName"
+        rendered[name] = status.runtime
+    own: dict[str, Any] = {}
+    if status.framework:
+        own["framework"] = status.framework
+    if status.warnings:
+        own["warnings"] = list(status.warnings)
+    replicas = {
+        str(role): {"wanted": c.replicas, "ready": c.ready_replicas, "failed": c.failed_replicas}
+        for role, c in status.components.items()
+    }
+    if any(c.replicas or c.ready_replicas or c.failed_replicas for c in status.components.values()):
+        own["replicas"] = replicas
+    limits = {str(role): c.limits for role, c in status.components.items() if c.limits}
+    if limits:
+        own["limits"] = limits
+    if own:
+        rendered["penstock"] = own
+    return rendered
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    rendered: dict[str, Any] = {"type": condition.type, "status": str(condition.status)}
+    if condition.since is not None:
+        rendered["lastTransitionTime"] = rfc3339(condition.since)
+    if condition.reason:
+        rendered["reason"] = condition.reason
+    if condition.message:
+        rendered["message"] = condition.message
+    # Knative's convention, which KServe's clients rely on: only Ready's own failure is an error.
+    if condition.type != "Ready" and condition.status is not Truth.TRUE:
+        rendered["severity"] = "Info"
+    return rendered
+
+
+def _component(component: ComponentStatus) -> dict[str, Any]:
+    named = {
+        "latestCreatedRevision": component.latest_created_revision,
+        "latestReadyRevision": component.latest_ready_revision,
+        "latestRolledoutRevision": component.latest_rolledout_revision,
+        "previousRolledoutRevision": component.previous_rolledout_revision,
+        "url": component.url,
+    }
+    rendered: dict[str, Any] = {key: value for key, value in named.items() if value}
+    if component.url:
+        rendered["restUrl"] = component.url
+    if component.traffic:
+        rendered["traffic"] = [_traffic(t) for t in component.traffic]
+    return rendered
+
+
+def _traffic(traffic: RevisionTraffic) -> dict[str, Any]:
+    rendered: dict[str, Any] = {
+        "revisionName": traffic.revision,
+        "percent": traffic.percent,
+        "latestRevision": traffic.latest,
+    }
+    if traffic.tag:
+        rendered["tag"] = traffic.tag
+    if traffic.url:
+        rendered["url"] = traffic.url
+    return rendered
+
+
+def _model_status(status: ServiceStatus) -> dict[str, Any]:
+    states: dict[str, str] = {"targetModelState": str(status.target)}
+    if status.active is not None:
+        states["activeModelState"] = str(status.active)
+    rendered: dict[str, Any] = {"transitionStatus": str(status.transition), "states": states}
+    predictor = status.components.get(Role.PREDICTOR)
+    if predictor is not None:
+        rendered["copies"] = {
+            "failedCopies": predictor.failed_replicas,
+            "totalCopies": predictor.ready_replicas,
+        }
+    failure = status.failure
+    if failure is not None:
+        info: dict[str, Any] = {"reason": str(failure.reason), "message": failure.message}
+        if failure.location:
+            info["location"] = failure.location
+        if failure.revision:
+            info["modelRevisionName"] = failure.revision
+        if failure.time is not None:
+            info["time"] = rfc3339(failure.time)
+        if failure.exit_code is not None:
+            info["exitCode"] = failure.exit_code
+        rendered["lastFailureInfo"] = info
+    return rendered

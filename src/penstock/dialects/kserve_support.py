@@ -1,0 +1,61 @@
+"""What of KServe's InferenceService is refused, or accepted without effect. See `support`."""
+
+from __future__ import annotations
+
+from penstock.dialects.kserve_fields import BLOCKS
+from penstock.dialects.pod import CLUSTER, model_container_rows, pod_rows
+from penstock.dialects.support import Table, no_effect, refused
+
+_BLOCKS = "{" + ",".join([*BLOCKS, "model"]) + "}"
+_AUTOSCALING = "replicas are not scaled by load yet; minReplicas of them run"
+
+TABLE = Table(
+    (
+        refused("spec.transformer", "transformers are not supported yet"),
+        refused("spec.explainer", "explainers are not supported yet"),
+        refused(
+            "spec.canary",
+            "named canaries are not supported yet; a change moves all traffic when it is ready",
+            harmless=([],),
+        ),
+        refused(
+            "spec.predictor.canaryTrafficPercent",
+            "splitting traffic between revisions is not supported yet; a change moves all of it when it is "
+            "ready",
+            harmless=(100,),
+        ),
+        refused("spec.predictor.logger", "logging of payloads is not supported yet"),
+        refused(
+            "spec.predictor.autoScaling", "scaling by metrics is not supported yet; set minReplicas"
+        ),
+        refused(
+            "spec.predictor.batcher.timeout",
+            "has no meaning (KServe never reads it); timeout of the predictor bounds a request",
+        ),
+        refused("spec.predictor.workerSpec", "models over several nodes are not supported"),
+        refused(
+            "spec.predictor.storageContainerName",
+            "storage containers of one's own are not supported",
+        ),
+        refused(
+            f"spec.predictor.{_BLOCKS}.confidential",
+            "confidential models are not supported",
+            harmless=({"enabled": False}, {}),
+        ),
+        refused(
+            f"spec.predictor.{_BLOCKS}.storage.schemaPath", "ModelMesh's schemas are not supported"
+        ),
+        no_effect(
+            "spec.predictor.{maxReplicas,scaleTarget,scaleMetric,scaleMetricType}",
+            _AUTOSCALING,
+            only_processes=False,
+        ),
+        no_effect("spec.predictor.deploymentStrategy", CLUSTER),
+        no_effect(
+            f"spec.predictor.{_BLOCKS}.runtimeVersion",
+            "the framework installed here runs the model, whatever its version",
+        ),
+        *pod_rows("spec.predictor"),
+        *model_container_rows(f"spec.predictor.{_BLOCKS}"),
+    )
+)

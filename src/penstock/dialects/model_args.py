@@ -1,0 +1,124 @@
+"""Arguments of KServe's model servers, read as what they mean here.
+
+Manifests pass flags such as `--model_name=iris` or `--model_id=org/model` to the server's program. There is
+no such program here; the flags that mean something are translated, those about the program itself have no
+effect and say so, and any other is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.dialects.schema import nearest, path
+from penstock.errors import FieldProblem
+
+_PROGRAM = "is about KServe's server program; it has no effect here"
+_THREADS = "threads follow the replica's share of the cores"
+
+#: Flags about the server's program: known, without effect.
+_NO_EFFECT = {
+    "http_port": _PROGRAM,
+    "grpc_port": _PROGRAM,
+    "workers": "one process runs per replica; set minReplicas",
+    "max_threads": _THREADS,
+    "max_asyncio_workers": _THREADS,
+    "nthread": _THREADS,
+    "enable_grpc": _PROGRAM,
+    "enable_docs_url": _PROGRAM,
+    "enable_latency_logging": _PROGRAM,
+    "configure_logging": _PROGRAM,
+    "log_config_file": _PROGRAM,
+    "access_log_format": _PROGRAM,
+    "event_loop": _PROGRAM,
+    "grpc_max_send_message_length": _PROGRAM,
+    "grpc_max_receive_message_length": _PROGRAM,
+    "enable_predictor_health_check": _PROGRAM,
+    "disable_log_requests": _PROGRAM,
+    "disable_log_stats": _PROGRAM,
+}
+_WITHOUT_VALUE = frozenset(
+    ("disable_log_requests", "disable_log_stats", "trust_remote_code", "return_probabilities",
+     "disable_lower_case", "disable_special_tokens", "return_token_type_ids")
+)  # fmt: skip
+#: Flags of KServe's Hugging Face server that are options of the runtime here.
+_HUGGINGFACE_OPTIONS = {
+    "task": str,
+    "max_length": int,
+    "tokenizer_revision": str,
+    "dtype": str,
+    "return_probabilities": bool,
+}
+
+
+@dataclass(slots=True)
+class Arguments:
+    """What the flags said."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    served_name: str | None = None
+    uri: str | None = None
+    problems: list[FieldProblem] = field(default_factory=list)
+    warnings: list[FieldProblem] = field(default_factory=list)
+
+
+def read_args(format_: str, args: Sequence[str], at: tuple[int | str, ...]) -> Arguments:
+    """Translate `args` of a model of `format_`. Both `--a=b` and `--a b`; `-` and `_` are the same."""
+    found = Arguments()
+    model_id: str | None = None
+    revision: str | None = None
+    for i, name, value in _flags(args):
+        here = path((*at, i))
+        if name == "model_name" and value:
+            found.served_name = value
+        elif name == "model_dir":
+            if value not in ("/mnt/models", "/mnt/models/"):
+                found.problems.append(
+                    FieldProblem(here, "the model is where its storage is; use storageUri")
+                )
+        elif format_ == "huggingface" and name == "model_id" and value:
+            model_id = value
+        elif format_ == "huggingface" and name == "model_revision" and value:
+            revision = value
+        elif format_ == "huggingface" and name == "backend":
+            if value not in ("huggingface", "auto"):
+                found.problems.append(FieldProblem(here, f"the backend {value} is not supported"))
+        elif format_ == "huggingface" and name in _HUGGINGFACE_OPTIONS:
+            kind = _HUGGINGFACE_OPTIONS[name]
+            try:
+                found.options[name] = (value != "false") if kind is bool else kind(value or "")
+            except ValueError:
+                found.problems.append(FieldProblem(here, f"--{name} must be a number"))
+        elif name in _NO_EFFECT:
+            found.warnings.append(FieldProblem(here, f"--{name} {_NO_EFFECT[name]}"))
+        else:
+            known = ["model_name", "model_dir", *_NO_EFFECT]
+            if format_ == "huggingface":
+                known += ["model_id", "model_revision", "backend", *_HUGGINGFACE_OPTIONS]
+            near = nearest(name, known) if name else None
+            hint = f", did you mean --{near}?" if near else ""
+            what = f"--{name}" if name else "an argument that is no flag"
+            found.problems.append(FieldProblem(here, f"{what} is not supported{hint}"))
+    if model_id is not None:
+        found.uri = f"hf://{model_id}" + (f":{revision}" if revision else "")
+    return found
+
+
+def _flags(args: Sequence[str]) -> list[tuple[int, str, str | None]]:
+    """(index, name with `_`, value) per flag; the name is empty for a value that belongs to no flag."""
+    flags: list[tuple[int, str, str | None]] = []
+    expects_value = False
+    for i, argument in enumerate(args):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            flags.append((i, name, value if equals else None))
+            expects_value = not equals and name not in _WITHOUT_VALUE
+        elif expects_value and flags:
+            index, name, _ = flags[-1]
+            flags[-1] = (index, name, argument)
+            expects_value = False
+        else:
+            flags.append((i, "", argument))
+    return flags

@@ -1,0 +1,104 @@
+"""Penstock's own InferenceService, penstock.dev/v1alpha1: KServe's field names, and what KServe lacks.
+
+More than KServe has: `options` in every framework block (what the runtime understands, such as `method:
+predict_proba`), `python` for a class of one's own, `catboost` and `mlflow`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from penstock.dialects.base import Dialect, Manifest, Translation
+from penstock.dialects.kserve import check_update, translate_service
+from penstock.dialects.kserve_fields import (
+    FrameworkBlock,
+    InferenceService,
+    InferenceServiceSpec,
+    ModelBlock,
+    Predictor,
+    PyTorchBlock,
+)
+from penstock.dialects.kserve_status import render_status
+from penstock.dialects.kserve_support import TABLE
+
+
+class Block(FrameworkBlock):
+    options: dict[str, Any] | None = None
+
+    def runtime_options(self) -> dict[str, Any]:
+        return {**super().runtime_options(), **(self.options or {})}
+
+
+class OwnPyTorchBlock(PyTorchBlock):
+    model_class_kwargs: dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
+
+    def runtime_options(self) -> dict[str, Any]:
+        kwargs = {"modelClassKwargs": self.model_class_kwargs} if self.model_class_kwargs else {}
+        return {**super().runtime_options(), **kwargs, **(self.options or {})}
+
+
+class OwnModelBlock(ModelBlock):
+    options: dict[str, Any] | None = None
+
+    def runtime_options(self) -> dict[str, Any]:
+        return dict(self.options or {})
+
+
+class PythonBlock(Block):
+    """A class of one's own: `class: my_model.py:MyModel`, or the only model in the folder."""
+
+    class_: Annotated[str | None, Field(alias="class")] = None
+
+    def runtime_options(self) -> dict[str, Any]:
+        return {**({"class": self.class_} if self.class_ else {}), **(self.options or {})}
+
+    def runs_without_files(self) -> bool:
+        return self.class_ is not None
+
+
+class OwnPredictor(Predictor):
+    sklearn: Block | None = None
+    xgboost: Block | None = None
+    tensorflow: Block | None = None
+    pytorch: OwnPyTorchBlock | None = None
+    triton: Block | None = None
+    onnx: Block | None = None
+    huggingface: Block | None = None
+    pmml: Block | None = None
+    lightgbm: Block | None = None
+    paddle: Block | None = None
+    catboost: Block | None = None
+    mlflow: Block | None = None
+    python: PythonBlock | None = None
+    model: OwnModelBlock | None = None
+
+
+class OwnInferenceServiceSpec(InferenceServiceSpec):
+    predictor: OwnPredictor
+
+
+class OwnInferenceService(InferenceService):
+    spec: OwnInferenceServiceSpec
+
+
+def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translation:
+    """InferenceService -> `Service`."""
+    return translate_service(OwnInferenceService, TABLE, manifest, runs_containers=runs_containers)
+
+
+DIALECT = Dialect(
+    api_version="penstock.dev/v1alpha1",
+    kind="InferenceService",
+    plural="inferenceservices",
+    singular="inferenceservice",
+    short_names=("isvc",),
+    namespaced=True,
+    model=OwnInferenceService,
+    table=TABLE,
+    translator=translate,
+    renderer=render_status,
+    update_check=check_update,
+)
