@@ -186,6 +186,16 @@ class Merger:
             keep = {n: f for n, f in last.items() if f["kind"] != "gauge"}
             self._retired = add([self._retired, keep])
 
+    def forget(self, labels: Mapping[str, str]) -> None:
+        """Drop what ended processes left with all these labels, e.g. of a service that was deleted."""
+        for family in self._retired.values():
+            names = family["labels"]
+            if all(n in names for n in labels):
+                at = [(names.index(n), v) for n, v in labels.items()]
+                family["samples"] = [
+                    s for s in family["samples"] if any(s[0][i] != v for i, v in at)
+                ]
+
     def processes(self) -> set[str]:
         return set(self._live)
 

@@ -1,0 +1,186 @@
+"""The loop that runs controllers: a queue of keys, not of events.
+
+Whatever happens to a service - its manifest was written, a replica died, a fetch ended, a timer fired -
+says only "look at this key again". A controller then compares all that is observed with what is wanted
+and acts on the difference. So a lost, doubled or reordered event costs nothing, a burst of a hundred
+events about one key is one look, and a restart is the same as a look at every key.
+
+The rules that make it safe:
+
+- one key is never looked at by two tasks at a time; a key that is enqueued meanwhile is looked at once
+  more afterwards;
+- different keys run side by side, at most `concurrency` of them, so one slow service holds up no other;
+- a look that raises is repeated with back-off, per key, and the failure is logged once per message;
+- a look has a deadline: a backend that never answers costs one retry, not one slot for ever.
+
+Feeding the queue is `control.feeds`' part, looking is `control.services`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from penstock.control.clock import Clock, Timer
+from penstock.errors import Conflict, PenstockError
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Delays between repeated failures: `first_s`, doubling, up to `most_s`."""
+
+    first_s: float = 0.5
+    most_s: float = 300.0
+
+    def delay_s(self, failures: int) -> float:
+        """Seconds to wait after the `failures`-th failure in a row (1 is the first)."""
+        return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 30))
+
+
+class Loop(Generic[K]):
+    """Runs `reconcile(key)` for every key that was enqueued.
+
+    `reconcile` answers when to look again without a reason, in seconds, or None.
+    """
+
+    def __init__(
+        self,
+        reconcile: Callable[[K], Awaitable[float | None]],
+        *,
+        clock: Clock | None = None,
+        concurrency: int = 16,
+        backoff: Backoff = Backoff(),  # noqa: B008 - frozen
+        deadline_s: float = 60.0,
+        on_stuck: Callable[[K, BaseException], None] | None = None,
+    ) -> None:
+        self._reconcile = reconcile
+        self._clock = clock or Clock()
+        self._concurrency = concurrency
+        self._backoff = backoff
+        self._deadline_s = deadline_s
+        self._on_stuck = on_stuck
+        self._ready: deque[K] = deque()
+        self._waiting: set[K] = set()  # the same keys, for membership
+        self._running: dict[K, asyncio.Task[None]] = {}
+        self._again: set[K] = set()  # enqueued while running
+        self._timers: dict[K, tuple[float, Timer]] = {}
+        self._failures: dict[K, int] = {}
+        self._said: dict[K, str] = {}
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        #: Looks taken and looks that raised, for metrics.
+        self.looks = 0
+        self.failed = 0
+
+    def enqueue(self, key: K) -> None:
+        """Look at `key` soon."""
+        if self._closed:
+            return
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer[1].cancel()
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.append(key)
+            self._idle.clear()
+            self._pump()
+
+    def enqueue_after(self, key: K, delay_s: float) -> None:
+        """Look at `key` in `delay_s` seconds, or sooner if something else asks for it."""
+        if self._closed:
+            return
+        due = self._clock.monotonic() + delay_s
+        pending = self._timers.get(key)
+        if pending is not None:
+            if pending[0] <= due:
+                return
+            pending[1].cancel()
+        self._timers[key] = (due, self._clock.call_later(delay_s, lambda: self.enqueue(key)))
+
+    @property
+    def depth(self) -> int:
+        """Keys that wait for a look."""
+        return len(self._ready)
+
+    async def settled(self) -> None:
+        """Wait until no key waits or runs (timers do not count)."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Cancel what runs and forget what waits."""
+        self._closed = True
+        for _, timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._ready.clear()
+        self._waiting.clear()
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        self._idle.set()
+
+    def _pump(self) -> None:
+        while self._ready and len(self._running) < self._concurrency and not self._closed:
+            key = self._ready.popleft()
+            self._waiting.discard(key)
+            task = asyncio.get_running_loop().create_task(self._look(key))
+            self._running[key] = task
+            task.add_done_callback(lambda _, key=key: self._done(key))  # type: ignore[misc]
+
+    def _done(self, key: K) -> None:
+        self._running.pop(key, None)
+        if key in self._again:
+            self._again.discard(key)
+            self.enqueue(key)
+        self._pump()
+        if not self._running and not self._ready:
+            self._idle.set()
+
+    async def _look(self, key: K) -> None:
+        self.looks += 1
+        self._again.discard(key)  # what was enqueued before this look began, it will see
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                again_s = await self._reconcile(key)
+        except Conflict:
+            # Somebody else wrote first: their change is (or will be) in the queue; look soon.
+            self._retry(key, None)
+        except Exception as exc:  # noqa: BLE001 - the border of a task: log, back off, go on
+            self.failed += 1
+            self._retry(key, exc)
+        else:
+            self._failures.pop(key, None)
+            self._said.pop(key, None)
+            if again_s is not None:
+                self.enqueue_after(key, again_s)
+
+    def _retry(self, key: K, exc: Exception | None) -> None:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        delay_s = self._backoff.delay_s(failures)
+        if exc is not None:
+            said = f"{type(exc).__name__}: {exc}"
+            if self._said.get(key) != said:
+                self._said[key] = said
+                expected = isinstance(exc, PenstockError | TimeoutError)
+                log.error(
+                    "%s: %s; again in %.1f s",
+                    key,
+                    said if not isinstance(exc, TimeoutError) else "took too long",
+                    delay_s,
+                    exc_info=None if expected else exc,
+                )
+            if self._on_stuck is not None:
+                self._on_stuck(key, exc)
+        self.enqueue_after(key, delay_s)

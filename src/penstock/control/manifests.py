@@ -1,0 +1,108 @@
+"""Service manifests in memory, as the store's watch tells them.
+
+Several dialects have a kind that means a service, and they share the names: `default/iris` is one service
+whatever dialect it was written in. Should two manifests claim a name, the older one has it (`get`) and the
+others are told so (`losers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from penstock.store.base import Change, ChangeType, Kind, Object, Store
+
+ServiceKey = tuple[str, str]
+
+
+def version_of(obj: Object) -> int:
+    """resourceVersion as a number."""
+    return int(obj["metadata"]["resourceVersion"])
+
+
+class ManifestCache:
+    """Objects of the service kinds, by (namespace, name)."""
+
+    def __init__(self, kinds: Iterable[Kind]) -> None:
+        self.kinds = tuple(kinds)
+        self._objects: dict[ServiceKey, dict[Kind, Object]] = {}
+
+    async def load(self, store: Store) -> int:
+        """Read everything; returns the version to watch from."""
+        version: int | None = None
+        for kind in self.kinds:
+            listing = await store.list(kind)
+            # The oldest of the lists: what changed between two of them is seen (again) by the watch.
+            version = listing.version if version is None else min(version, listing.version)
+            present = set()
+            for obj in listing.items:
+                self.put(kind, obj)
+                present.add(_key(obj))
+            for key in [k for k, o in self._objects.items() if kind in o and k not in present]:
+                self._drop(kind, key)
+        return version or 0
+
+    def put(self, kind: Kind, obj: Object) -> ServiceKey:
+        """A newer state of an object; an older one than is known is passed over."""
+        key = _key(obj)
+        objects = self._objects.setdefault(key, {})
+        old = objects.get(kind)
+        if old is None or version_of(obj) >= version_of(old):
+            objects[kind] = obj
+        return key
+
+    def take(self, change: Change) -> ServiceKey | None:
+        """A change from a watch; its service, if it is one of a service kind."""
+        if change.key.kind not in self.kinds:
+            return None
+        if change.type is ChangeType.DELETED:
+            key = _key(change.object)
+            have = self._objects.get(key, {}).get(change.key.kind)
+            if have is not None and version_of(have) <= change.version:
+                self._drop(change.key.kind, key)
+            return key
+        return self.put(change.key.kind, change.object)
+
+    def _drop(self, kind: Kind, key: ServiceKey) -> None:
+        objects = self._objects[key]
+        objects.pop(kind, None)
+        if not objects:
+            del self._objects[key]
+
+    def get(self, key: ServiceKey) -> tuple[Kind, Object] | None:
+        """The object that has the name."""
+        claims = self._claims(key)
+        return claims[0] if claims else None
+
+    def losers(self, key: ServiceKey) -> list[tuple[Kind, Object]]:
+        """Objects that claim a name which an older object has."""
+        return self._claims(key)[1:]
+
+    def _claims(self, key: ServiceKey) -> list[tuple[Kind, Object]]:
+        objects = self._objects.get(key)
+        if not objects:
+            return []
+        if len(objects) == 1:
+            return list(objects.items())
+
+        def age(claim: tuple[Kind, Object]) -> tuple[Any, ...]:
+            kind, obj = claim
+            return (obj["metadata"].get("creationTimestamp", ""), kind)
+
+        return sorted(objects.items(), key=age)
+
+    def keys(self) -> set[ServiceKey]:
+        return set(self._objects)
+
+    def all(self) -> Iterable[tuple[Kind, Object]]:
+        """Every object of every service kind."""
+        for objects in self._objects.values():
+            yield from objects.items()
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+
+def _key(obj: Object) -> ServiceKey:
+    meta = obj["metadata"]
+    return (meta.get("namespace", ""), meta["name"])

@@ -1,0 +1,179 @@
+"""Every process's metrics, read when somebody asks and shown as one.
+
+Gateways and model processes answer `GET /metrics.json` on their own sockets with a
+`Registry.snapshot()`. The collector reads them side by side (at most `CONCURRENCY` at a time, each with a
+deadline, so a hung process costs a scrape one second and its own numbers), adds them up with
+`observe.metrics.Merger`, and keeps the share of processes that ended. Two scrapes within `FRESH_S` are one
+reading. A background reading every `BACKGROUND_S` bounds what is lost when a process is killed between
+two scrapes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import httpcore
+import msgspec
+
+from penstock.control.clock import Clock
+from penstock.domain.routes import Address
+from penstock.observe.metrics import Merger, Registry, Snapshot, add, render
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 32
+DEADLINE_S = 1.0
+FRESH_S = 1.0
+BACKGROUND_S = 10.0
+#: Bytes of one process's snapshot.
+MAX_BYTES = 16 * 1024 * 1024
+
+#: Process id (any string that changes when the process is another one) to address.
+Processes = Mapping[str, str]
+
+
+async def read_snapshot(address: str) -> Snapshot:
+    """`GET /metrics.json` at `unix:/path` or `tcp:host:port`. Raises OSError, ValueError."""
+    where = Address.parse(address)
+    host, port = where.host or "localhost", where.port or 80
+    url = f"http://{host}:{port}/metrics.json"
+    try:
+        async with httpcore.AsyncConnectionPool(uds=where.path) as pool:
+            response = await pool.request("GET", url)
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as exc:
+        raise OSError(f"{address}: {type(exc).__name__}: {exc}") from exc
+    if response.status != 200:
+        raise OSError(f"{address} answered {response.status}")
+    if len(response.content) > MAX_BYTES:
+        raise ValueError(f"{address}: {len(response.content)} bytes of metrics")
+    return msgspec.json.decode(response.content, type=dict[str, dict[str, Any]])
+
+
+def went_back(old: Snapshot, new: Snapshot) -> bool:
+    """True when a counter is lower than before: another process has taken the address."""
+    for name, family in old.items():
+        if family["kind"] == "gauge":
+            continue
+        now = {tuple(labels): value for labels, value in new.get(name, {}).get("samples", ())}
+        for labels, value in family["samples"]:
+            have = now.get(tuple(labels))
+            if have is None:
+                if name not in new:
+                    return True
+                continue  # a child that was removed, not a fresh process
+            if family["kind"] == "histogram":
+                if sum(have[0]) < sum(value[0]):
+                    return True
+            elif have < value:
+                return True
+    return False
+
+
+class MetricsCollector:
+    """Reads `processes()` and the control plane's own registry into one text."""
+
+    def __init__(
+        self,
+        processes: Callable[[], Processes],
+        own: Registry,
+        *,
+        clock: Clock,
+        refresh_own: Callable[[], None] = lambda: None,
+        read: Callable[[str], Any] = read_snapshot,
+    ) -> None:
+        self._processes = processes
+        self._own = own
+        self._clock = clock
+        self._refresh_own = refresh_own
+        self._read = read
+        self._merger = Merger()
+        self._last: dict[str, Snapshot] = {}
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+        self._unread = own.counter(
+            "penstock_metrics_unread_total", "Readings of a process's metrics that failed"
+        ).labels()
+
+    async def text(self) -> bytes:
+        """Prometheus text of all processes."""
+        return render(await self.total())
+
+    async def total(self) -> Snapshot:
+        """The sum over all processes, at most `FRESH_S` old."""
+        await self._fresh()
+        self._refresh_own()
+        return add([self._merger.total(), self._own.snapshot()])
+
+    def forget(self, namespace: str, service: str) -> None:
+        """Drop the ended processes' share of a service that was deleted."""
+        self._merger.forget({"namespace": namespace, "service": service})
+
+    async def run(self) -> None:
+        """Read in the background, for ever. Cancelled from outside."""
+        while True:
+            await self._clock.sleep(BACKGROUND_S)
+            await self._fresh()
+
+    async def close(self) -> None:
+        """Stop a reading that runs."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _fresh(self) -> None:
+        if self._clock.monotonic() - self._read_at < FRESH_S:
+            return
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_all())
+        # Shielded: a scraper that hangs up must not take the reading from the others.
+        await asyncio.shield(self._reading)
+
+    async def _read_all(self) -> None:
+        processes = dict(self._processes())
+        for gone in self._merger.processes() - processes.keys():
+            self._retire(gone)
+        gate = asyncio.Semaphore(CONCURRENCY)
+
+        async def one(process: str, address: str) -> None:
+            async with gate:
+                try:
+                    async with asyncio.timeout(DEADLINE_S):
+                        snapshot = await self._read(address)
+                except (OSError, ValueError, TimeoutError) as exc:
+                    self._unread.inc()
+                    log.debug("metrics of %s cannot be read: %s", process, exc)
+                    return
+            last = self._last.get(process)
+            if last is not None and went_back(last, snapshot):
+                self._retire(process)
+            self._last[process] = snapshot
+            self._merger.put(process, snapshot)
+
+        await asyncio.gather(*(one(p, a) for p, a in processes.items()))
+        self._read_at = self._clock.monotonic()
+
+    def _retire(self, process: str) -> None:
+        self._merger.retire(process)
+        self._last.pop(process, None)
+
+
+def counter_by(
+    snapshot: Snapshot, name: str, keys: Iterable[str]
+) -> dict[tuple[str, ...], float]:
+    """Sums of a counter by the values of the labels `keys`; a histogram is its count."""
+    family = snapshot.get(name)
+    if family is None:
+        return {}
+    try:
+        at = [family["labels"].index(k) for k in keys]
+    except ValueError:
+        return {}
+    out: dict[tuple[str, ...], float] = {}
+    for labels, value in family["samples"]:
+        key = tuple(labels[i] for i in at)
+        amount = sum(value[0]) if family["kind"] == "histogram" else value
+        out[key] = out.get(key, 0.0) + amount
+    return out

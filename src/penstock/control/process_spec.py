@@ -1,0 +1,64 @@
+"""What a replica's process is told, made from its revision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.control.plan import DEFAULT_TIMEOUT_S
+from penstock.control.revisions import Kept
+from penstock.domain.process import ProcessSpec, ServedModel, VersionPolicy
+from penstock.domain.service import Service
+
+
+def threads_for(cores: int, replicas: int, cpu_limit: float | None) -> int:
+    """Threads for one replica's numeric libraries: its share of the cores, at least 1.
+
+    A cpu limit is the share, rounded up; else the cores are divided among the service's replicas.
+    """
+    if cpu_limit is not None:
+        return max(1, min(cores, math.ceil(cpu_limit)))
+    return max(1, cores // max(1, replicas))
+
+
+def process_spec(
+    kept: Kept,
+    service: Service,
+    replica: str,
+    *,
+    env: Mapping[str, str],
+    cores: int,
+    replicas: int,
+) -> ProcessSpec:
+    """The message for one replica. `listen` is left to the backend, which owns the addresses."""
+    component = kept.revision.component
+    model = component.model
+    if model is None:
+        raise ValueError(f"{kept.name} runs a container")
+    resources = component.resources
+    options: dict[str, Any] = dict(kept.options)
+    timeout_s = service.predictor.timeout_s
+    return ProcessSpec(
+        listen="",
+        models=(
+            ServedModel(
+                name=service.name,
+                framework=kept.revision.framework,
+                path=kept.path,
+                options=options,
+                versions=VersionPolicy(),
+                batching=component.batching,
+            ),
+        ),
+        namespace=service.namespace,
+        service=service.name,
+        revision=kept.name,
+        replica=replica,
+        component=component.role.value,
+        threads=threads_for(cores, replicas, resources.cpu_limit),
+        env=dict(env),
+        memory_limit_bytes=resources.memory_limit_bytes,
+        cpu_limit=resources.cpu_limit,
+        timeout_s=timeout_s if timeout_s is not None else DEFAULT_TIMEOUT_S,
+    )

@@ -1,0 +1,286 @@
+"""Publishes the route table to gateways, and hears what they say back.
+
+Controllers call `put` and `remove`; every gateway that is connected to the Unix socket gets first the
+whole table, then what changes (`domain.routes` describes the messages). A gateway that reads slowly costs
+bounded memory: what is kept for it is the set of keys it has not been told about, never a queue of
+messages. Gateways answer each message with `{"ack": sequence}`, so that a drain can wait until no gateway
+sends to a replica any more (`applied`), and say `Wake` when requests wait for a sleeping service.
+
+The newest table is also kept in a file, for gateways that start while this process is away, and for this
+process itself: it starts from that table, so a gateway that reconnects to a fresh control plane is never
+told that there is nothing. `retain` then drops what no longer exists, once every service was looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from penstock.control.files import write_atomic
+from penstock.domain.routes import Put, Remove, Route, Snapshot, ToGateway
+
+log = logging.getLogger(__name__)
+
+#: Bytes in one line from a gateway; they send short ones.
+MAX_LINE = 64 * 1024
+#: Bytes buffered towards one gateway before the writer waits for it to read.
+HIGH_WATER = 256 * 1024
+#: Seconds between two writes of the file under a stream of changes.
+FILE_EVERY_S = 0.1
+#: A gateway that has not read for this long is dropped; it reconnects and gets a snapshot.
+STALLED_S = 30.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Gateway:
+    """One connected gateway: what it has not been told, and what it has said it applied."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        #: Keys to tell, in the order of their latest change.
+        self.untold: dict[str, None] = {}
+        self.snapshot = True
+        self.wakeup = asyncio.Event()
+        self.wakeup.set()
+        self.acked = -1
+
+
+class RoutePublisher:
+    """The table of all routes and the gateways that follow it."""
+
+    def __init__(
+        self,
+        *,
+        file: Path | None = None,
+        on_wake: Callable[[str, str], None] | None = None,
+        expected_gateways: int = 0,
+    ) -> None:
+        self._file = file
+        self._on_wake = on_wake
+        #: How many gateways should be connected; while fewer are, `applied` waits its whole time.
+        self.expected_gateways = expected_gateways
+        self._routes: dict[str, Route] = {}
+        #: Sequence number of the latest change of a key, removals included while somebody is untold.
+        self._changed: dict[str, int] = {}
+        self.sequence = 0
+        self._gateways: set[_Gateway] = set()
+        self._acks = asyncio.Condition()
+        self._server: asyncio.Server | None = None
+        self._path: Path | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._dirty = asyncio.Event()
+        self._file_task: asyncio.Task[None] | None = None
+
+    # -- the table ---------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Start from the kept file. A missing or unreadable one is an empty table (and is said)."""
+        if self._file is None:
+            return
+        try:
+            snapshot = msgspec.json.decode(self._file.read_bytes(), type=Snapshot)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as exc:
+            log.warning("the kept routes in %s cannot be read (%s); starting without", self._file, exc)
+            return
+        self._routes = {r.key: r for r in snapshot.routes}
+        self.sequence = snapshot.sequence
+
+    def get(self, key: str) -> Route | None:
+        """The route as it was last published."""
+        return self._routes.get(key)
+
+    def put(self, route: Route) -> int:
+        """Publish a route; returns the sequence number that says so. No change, no message."""
+        if self._routes.get(route.key) == route:
+            return self._changed.get(route.key, self.sequence)
+        self._routes[route.key] = route
+        return self._tell(route.key)
+
+    def remove(self, key: str) -> int:
+        """Withdraw a route; no-op when absent."""
+        if self._routes.pop(key, None) is None:
+            return self._changed.get(key, self.sequence)
+        return self._tell(key)
+
+    def retain(self, keys: Iterable[str]) -> None:
+        """Withdraw every route whose key is not in `keys`."""
+        for key in set(self._routes).difference(keys):
+            self.remove(key)
+
+    def _tell(self, key: str) -> int:
+        self.sequence += 1
+        self._changed[key] = self.sequence
+        for gateway in self._gateways:
+            gateway.untold.pop(key, None)  # to the end: keys go out in the order of their sequence
+            gateway.untold[key] = None
+            gateway.wakeup.set()
+        if not self._gateways:
+            self._forget()
+        self._dirty.set()
+        return self.sequence
+
+    def _forget(self) -> None:
+        """Drop change numbers of withdrawn routes that nobody need be told about any more."""
+        untold = {k for g in self._gateways for k in g.untold}
+        for key in [k for k in self._changed if k not in self._routes and k not in untold]:
+            del self._changed[key]
+
+    # -- the socket --------------------------------------------------------------------------------
+
+    async def serve(self, path: Path) -> None:
+        """Listen for gateways on the Unix socket `path`, readable by this user only."""
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            old = os.umask(0o177)
+            try:
+                sock.bind(str(path))
+            finally:
+                os.umask(old)
+            self._server = await asyncio.start_unix_server(
+                self._connected, sock=sock, limit=MAX_LINE
+            )
+        except BaseException:
+            sock.close()
+            raise
+        self._path = path
+        if self._file is not None:
+            self._file_task = asyncio.create_task(self._keep_file(self._file))
+
+    async def close(self) -> None:
+        """Hang up on the gateways (they keep what they have) and write the file a last time."""
+        if self._server is not None:
+            self._server.close()
+        for gateway in list(self._gateways):
+            gateway.writer.close()
+        tasks = [*self._tasks, *([self._file_task] if self._file_task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._server is not None:
+            await self._server.wait_closed()
+        if self._file is not None and self._dirty.is_set():
+            self._write_file(self._file)
+        if self._path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
+
+    @property
+    def gateways(self) -> int:
+        """How many gateways are connected."""
+        return len(self._gateways)
+
+    async def applied(self, sequence: int, *, timeout_s: float) -> bool:
+        """Wait until every gateway serves by a table at least as new as `sequence`.
+
+        False when that was not confirmed within `timeout_s`; the caller goes on then, because a gateway
+        that is away fails over by itself.
+        """
+
+        def confirmed() -> bool:
+            return len(self._gateways) >= self.expected_gateways and all(
+                g.acked >= sequence for g in self._gateways
+            )
+
+        try:
+            async with asyncio.timeout(timeout_s), self._acks:
+                await self._acks.wait_for(confirmed)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.set_write_buffer_limits(high=HIGH_WATER)
+        gateway = _Gateway(writer)
+        self._gateways.add(gateway)
+        sender = asyncio.create_task(self._send(gateway))
+        self._tasks.add(sender)
+        sender.add_done_callback(self._tasks.discard)
+        try:
+            while line := await reader.readline():
+                await self._heard(gateway, line)
+        except (OSError, ValueError) as exc:  # ValueError: a line over the limit
+            log.warning("a gateway's route channel broke off: %s", exc)
+        except asyncio.CancelledError:
+            pass  # closing: asyncio's stream server cancels handlers, there is nothing to hand on
+        finally:
+            self._gateways.discard(gateway)
+            sender.cancel()
+            writer.close()
+            async with self._acks:
+                self._acks.notify_all()
+            self._forget()
+
+    async def _heard(self, gateway: _Gateway, line: bytes) -> None:
+        try:
+            message = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            log.warning("a gateway said something that is no JSON: %.80r", line)
+            return
+        if not isinstance(message, dict):
+            return
+        if isinstance(message.get("ack"), int):
+            gateway.acked = max(gateway.acked, message["ack"])
+            async with self._acks:
+                self._acks.notify_all()
+        elif message.get("type") == "wake" and self._on_wake is not None:
+            namespace, _, name = str(message.get("key", "")).partition("/")
+            if namespace and name:
+                self._on_wake(namespace, name)
+
+    async def _send(self, gateway: _Gateway) -> None:
+        try:
+            while True:
+                await gateway.wakeup.wait()
+                gateway.wakeup.clear()
+                for message in self._news(gateway):
+                    gateway.writer.write(_encode(message) + b"\n")
+                    async with asyncio.timeout(STALLED_S):
+                        await gateway.writer.drain()
+        except (OSError, TimeoutError):
+            # Either way the reader ends too and the gateway comes back for a snapshot.
+            gateway.writer.transport.abort()
+
+    def _news(self, gateway: _Gateway) -> Iterable[ToGateway]:
+        if gateway.snapshot:
+            gateway.snapshot = False
+            gateway.untold.clear()
+            yield Snapshot(self.sequence, tuple(self._routes.values()))
+        while gateway.untold:
+            key = next(iter(gateway.untold))
+            del gateway.untold[key]
+            route = self._routes.get(key)
+            sequence = self._changed.get(key, self.sequence)
+            yield Put(sequence, route) if route is not None else Remove(sequence, key)
+
+    # -- the file ----------------------------------------------------------------------------------
+
+    async def _keep_file(self, file: Path) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            snapshot = Snapshot(self.sequence, tuple(self._routes.values()))
+            try:
+                await asyncio.to_thread(write_atomic, file, _encode(snapshot))
+            except OSError as exc:
+                log.error("the routes cannot be kept in %s: %s", file, exc)
+                self._dirty.set()
+                await asyncio.sleep(5.0)
+            await asyncio.sleep(FILE_EVERY_S)
+
+    def _write_file(self, file: Path) -> None:
+        try:
+            write_atomic(file, _encode(Snapshot(self.sequence, tuple(self._routes.values()))))
+        except OSError as exc:
+            log.error("the routes cannot be kept in %s: %s", file, exc)

@@ -1,0 +1,611 @@
+"""The service controller: looks at one service, asks `plan` what is wanted, and carries it out.
+
+On the way of a look: the manifest (from `manifests`) is translated by its dialect; the runtime is selected
+and the files are fetched if the manifest asks for something that is no revision yet; `plan` decides; then
+routes are published, replicas started, surplus ones drained (out of the routes first, stopped when the
+gateways have confirmed), the status written and events recorded. Each step is safe to repeat, and a crash
+between any two of them leaves a state from which the next look goes on.
+
+What is kept in memory of a service (`_State`) could be thrown away at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from penstock import dialects
+from penstock.backends.base import Backend, Phase, ReplicaStatus
+from penstock.control.activity import Activity
+from penstock.control.clock import Clock
+from penstock.control.fetches import Fetches, Files
+from penstock.control.manifests import ManifestCache
+from penstock.control.plan import (
+    Event,
+    FetchPhase,
+    FetchState,
+    Observed,
+    Problem,
+    Wanted,
+    one_line,
+    plan,
+    rollout_event,
+    serving_of,
+)
+from penstock.control.process_spec import process_spec
+from penstock.control.replicas import ReplicaCache
+from penstock.control.revisions import (
+    REVISION,
+    SERVICE_LABEL,
+    Kept,
+    asked_digest,
+    from_object,
+    key_of,
+    next_number,
+    ready_status,
+    superfluous,
+    to_object,
+)
+from penstock.control.routes import RoutePublisher
+from penstock.control.runtimes import runtimes_for
+from penstock.control.secrets import environment
+from penstock.domain.revision import Revision, digest, revision_name
+from penstock.domain.runtime_selection import RuntimeNotSelected, Selection, select
+from penstock.domain.service import Service
+from penstock.domain.status import FailureReason, Transition, conditions_of
+from penstock.errors import (
+    Conflict,
+    InvalidManifest,
+    NotFound,
+    PenstockError,
+    Unavailable,
+)
+from penstock.store.base import Key, Kind, Object, Store
+
+log = logging.getLogger(__name__)
+
+ServiceKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """How the controllers behave."""
+
+    inference_url: str = "http://127.0.0.1:8080"
+    """Where clients reach the gateways; services' addresses are made from it."""
+
+    cores: int = 1
+    """Cores that replicas share."""
+
+    scale_to_zero_grace_s: float = 300.0
+    """A service with `minReplicas: 0` keeps its replica for this long after its last request."""
+
+    routes_applied_s: float = 2.0
+    """Most seconds to wait until gateways stop sending to a replica before it is told to drain."""
+
+    drain_grace_s: float = 30.0
+    """Seconds a draining replica has to finish what it was sent."""
+
+
+class ModelFiles(Protocol):
+    """Where models' files come from (`control.files_of_models` over `penstock.storage`)."""
+
+    async def fetch(
+        self, service: Service, progress: Callable[[int, int | None], None]
+    ) -> Files: ...
+
+    def uri(self, service: Service) -> str:
+        """For people, without secrets."""
+        ...
+
+    async def pin(self, revision: str, files: Files) -> None:
+        """Keep the files for as long as the revision exists."""
+        ...
+
+    async def release(self, revision: str) -> None:
+        """The revision is gone."""
+        ...
+
+    def present(self, path: str) -> bool:
+        """The files are still there."""
+        ...
+
+
+@dataclass
+class _State:
+    """What is remembered of a service between two looks."""
+
+    uid: str
+    revisions: tuple[Kept, ...] = ()
+    #: Counts requests to look at the files again.
+    refresh: int = 0
+    refreshed: int = 0
+    translated: tuple[str, Service, tuple[str, ...]] | None = None
+    pending: deque[Event] = field(default_factory=lambda: deque(maxlen=50))
+    warned: tuple[str, ...] = ()
+
+
+class ServiceController:
+    """Reconciles services. `look` is what `control.loop` runs."""
+
+    def __init__(
+        self,
+        store: Store,
+        backend: Backend,
+        *,
+        manifests: ManifestCache,
+        replicas: ReplicaCache,
+        routes: RoutePublisher,
+        files: ModelFiles,
+        fetches: Fetches,
+        activity: Activity,
+        enqueue: Callable[[ServiceKey], None],
+        settings: ControlSettings,
+        clock: Clock,
+        on_gone: Callable[[ServiceKey], None] = lambda key: None,
+    ) -> None:
+        self._store = store
+        self._backend = backend
+        self._manifests = manifests
+        self._replicas = replicas
+        self._routes = routes
+        self._files = files
+        self._fetches = fetches
+        self._activity = activity
+        self._enqueue = enqueue
+        self._settings = settings
+        self._clock = clock
+        self._on_gone = on_gone
+        self._states: dict[ServiceKey, _State] = {}
+        #: Replicas that are being drained, whichever service they were of.
+        self._draining: dict[str, asyncio.Task[None]] = {}
+
+    # -- what others tell --------------------------------------------------------------------------
+
+    def wake(self, namespace: str, name: str) -> None:
+        """Requests wait for a service that may be asleep."""
+        key = (namespace, name)
+        if self._manifests.get(key) is not None:
+            asleep = not self._awake(key)
+            self._activity.touch(key)
+            if asleep or not self._replicas.of(key):
+                self._enqueue(key)
+
+    def refresh(self, key: ServiceKey) -> None:
+        """Look whether the model's files changed; if so, they become a new revision."""
+        state = self._states.get(key)
+        if state is not None:
+            state.refresh += 1
+        self._fetches.hurry(key)
+        self._enqueue(key)
+
+    def replica_changed(self, old: ReplicaStatus | None, new: ReplicaStatus | None) -> None:
+        """The backend reported something about a replica."""
+        about = new or old
+        assert about is not None  # noqa: S101 - the cache never reports nothing about nothing
+        key = (about.namespace, about.service)
+        state = self._states.get(key)
+        if state is not None and new is not None and about.id not in self._draining:
+            event = _replica_event(old, new)
+            if event is not None:
+                state.pending.append(event)
+        self._enqueue(key)
+
+    async def close(self) -> None:
+        """Cancel drains under way; the next start finds the replicas and drains them again."""
+        tasks = list(self._draining.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def sleepy(self, key: ServiceKey) -> bool:
+        """The service may scale to zero."""
+        state = self._states.get(key)
+        return (
+            state is not None
+            and state.translated is not None
+            and state.translated[1].predictor.scaling.min_replicas == 0
+        )
+
+    # -- a look ------------------------------------------------------------------------------------
+
+    async def look(self, key: ServiceKey) -> float | None:
+        """Bring a service nearer to what its manifest says. Returns when to look again, seconds."""
+        if not self._replicas.synced:
+            raise Unavailable("The backend was not heard yet.")
+        found = self._manifests.get(key)
+        for kind, loser in self._manifests.losers(key):
+            await self._refuse_name(kind, loser)
+        if found is None:
+            await self._gone(key)
+            return None
+        kind, manifest = found
+        if manifest["metadata"].get("deletionTimestamp"):
+            await self._gone(key)
+            return None
+        state = await self._state(key, manifest)
+        dialect = dialects.find(manifest["apiVersion"], manifest["kind"])
+        try:
+            service, warnings = self._translate(dialect, manifest, state)
+        except InvalidManifest as exc:
+            # Admission has refused what is invalid; this one was stored by another release.
+            await self._event(kind, manifest, Event("Warning", "InvalidSpec", one_line(str(exc))))
+            return None
+
+        observed = await self._observe(key, manifest, service, warnings, state)
+        wanted = plan(observed, uid=state.uid, now=self._clock.now())
+        await self._carry_out(key, kind, manifest, service, state, wanted, dialect)
+        return self._look_again(key, service)
+
+    def _translate(
+        self, dialect: Any, manifest: Object, state: _State
+    ) -> tuple[Service, tuple[str, ...]]:
+        meta = manifest["metadata"]
+        # Labels and annotations change without a new generation; status writes change neither.
+        mark = f"{meta.get('generation')}|{meta.get('annotations')}|{meta.get('labels')}"
+        if state.translated is None or state.translated[0] != mark:
+            translation = dialect.translate(
+                manifest, runs_containers=self._backend.runs_containers
+            )
+            state.translated = (
+                mark,
+                translation.object,
+                tuple(str(w) for w in translation.warnings),
+            )
+        return state.translated[1], state.translated[2]
+
+    async def _state(self, key: ServiceKey, manifest: Object) -> _State:
+        uid = manifest["metadata"]["uid"]
+        state = self._states.get(key)
+        if state is not None and state.uid == uid:
+            return state
+        if state is not None:
+            self._forget(key)
+        state = _State(uid)
+        kept: list[Kept] = []
+        for obj in await self._revision_objects(key):
+            owners = {o.get("uid") for o in obj["metadata"].get("ownerReferences") or ()}
+            if uid in owners:
+                kept.append(from_object(obj))
+            else:  # of a service of the same name that was deleted
+                await self._delete_revision(key, obj["metadata"]["name"], None)
+        state.revisions = tuple(sorted(kept, key=lambda k: k.number))
+        self._states[key] = state
+        return state
+
+    async def _revision_objects(self, key: ServiceKey) -> list[Object]:
+        listing = await self._store.list(
+            REVISION, namespace=key[0], labels={SERVICE_LABEL: key[1]}
+        )
+        return listing.items
+
+    async def _observe(
+        self,
+        key: ServiceKey,
+        manifest: Object,
+        service: Service,
+        warnings: tuple[str, ...],
+        state: _State,
+    ) -> Observed:
+        asked = asked_digest(service)
+        current = bool(state.revisions) and state.revisions[-1].asked == asked
+        fetch: FetchState | None = None
+        problem: Problem | None = None
+        selection: Selection | None = None
+        if service.predictor.container is not None and not self._backend.runs_containers:
+            problem = Problem(
+                FailureReason.INVALID_PREDICTOR_SPEC,
+                f"The container {service.predictor.container.image} cannot be run on this machine: "
+                "replicas are processes here. Use a model format, or a cluster.",
+            )
+        elif service.stopped and not current:
+            pass  # nothing is fetched for what shall not run
+        elif not current or state.refresh != state.refreshed:
+            try:
+                selection = await self._select(service)
+                await environment(self._store, service.namespace, self._env(service, selection))
+                fetch, current = await self._fetch(
+                    key, manifest, service, state, asked, selection, current
+                )
+            except RuntimeNotSelected as exc:
+                problem = Problem(exc.failure, str(exc))
+            except (NotFound, InvalidManifest) as exc:
+                problem = Problem(FailureReason.INVALID_PREDICTOR_SPEC, str(exc))
+            if problem is not None and current:
+                state.refreshed = state.refresh
+                problem = None
+        else:
+            self._fetches.forget(key)
+        return Observed(
+            service=service,
+            generation=int(manifest["metadata"].get("generation", 0)),
+            revisions=state.revisions,
+            current=current,
+            fetch=fetch,
+            problem=problem,
+            replicas=self._replicas.of(key),
+            draining=frozenset(self._draining),
+            awake=self._awake(key),
+            previous=conditions_of(manifest.get("status") or {}),
+            warnings=warnings,
+            url=self._url(service),
+            address=self._url(service),
+            runtime=selection.runtime.name if selection is not None else "",
+            runtime_is_cluster=selection is None or not selection.runtime.namespace,
+            framework=selection.framework if selection is not None else "",
+        )
+
+    async def _select(self, service: Service) -> Selection:
+        model = service.predictor.model
+        assert model is not None  # noqa: S101 - containers were sorted out before
+        runtimes = await runtimes_for(self._store, service.namespace)
+        return select(model, runtimes, runs_containers=self._backend.runs_containers)
+
+    def _env(self, service: Service, selection: Selection) -> tuple[Any, ...]:
+        return (*selection.runtime.env, *service.predictor.env)
+
+    async def _fetch(
+        self,
+        key: ServiceKey,
+        manifest: Object,
+        service: Service,
+        state: _State,
+        asked: str,
+        selection: Selection,
+        current: bool,
+    ) -> tuple[FetchState | None, bool]:
+        """How the fetch stands, and whether there is a revision of the present manifest now."""
+        uri = self._files.uri(service)
+
+        async def job(progress: Callable[[int, int | None], None]) -> Files:
+            return await self._files.fetch(service, progress)
+
+        got = self._fetches.want(key, f"{asked}#{state.refresh}", uri, job)
+        if isinstance(got, FetchState):
+            if current and got.phase is FetchPhase.FAILED:
+                # The revision that runs is not touched by files that cannot be looked at again.
+                state.pending.append(Event("Warning", "RefreshFailed", one_line(got.message)))
+                state.refreshed = state.refresh
+                self._fetches.forget(key)
+            return (None if current else got), current
+        if not current or state.revisions[-1].revision.files != got.digest:
+            await self._add_revision(key, manifest, service, state, asked, selection, got, uri)
+        state.refreshed = state.refresh
+        self._fetches.forget(key)
+        return None, True
+
+    async def _add_revision(
+        self,
+        key: ServiceKey,
+        manifest: Object,
+        service: Service,
+        state: _State,
+        asked: str,
+        selection: Selection,
+        files: Files,
+        uri: str,
+    ) -> None:
+        number = next_number(state.revisions)
+        model = service.predictor.model
+        assert model is not None  # noqa: S101 - only models are fetched
+        kept = Kept(
+            Revision(
+                name=revision_name(service.name, number),
+                number=number,
+                digest=digest(
+                    service.predictor, files=files.digest, runtime=selection.runtime.name
+                ),
+                created=self._clock.now(),
+                component=service.predictor,
+                files=files.digest,
+                runtime=selection.runtime.name,
+                framework=selection.framework,
+            ),
+            asked=asked,
+            path=str(files.path),
+            uri=uri,
+            size_bytes=files.size_bytes,
+            options={**selection.runtime.options, **model.options},
+            env=self._env(service, selection),
+        )
+        await self._files.pin(f"{key[0]}/{kept.name}/{state.uid}", files)
+        await self._store.create(to_object(kept, service, manifest))
+        state.revisions = (*state.revisions, kept)
+        state.pending.append(
+            Event("Normal", "RevisionCreated", f"{kept.name}: {uri} with {selection.runtime.name}.")
+        )
+
+    # -- carrying out ------------------------------------------------------------------------------
+
+    async def _carry_out(
+        self,
+        key: ServiceKey,
+        kind: Kind,
+        manifest: Object,
+        service: Service,
+        state: _State,
+        wanted: Wanted,
+        dialect: Any,
+    ) -> None:
+        if wanted.rolled_out is not None:
+            event = rollout_event(serving_of(state.revisions), wanted.rolled_out)
+            await self._mark_ready(key, state, wanted.rolled_out)
+            state.pending.append(event)
+            self._activity.touch(key)
+        if wanted.route is not None:
+            sequence = self._routes.put(wanted.route)
+        else:
+            sequence = self._routes.remove(f"{key[0]}/{key[1]}")
+        for replica_id in wanted.drain:
+            self._start_drain(key, replica_id, sequence)
+        try:
+            await self._start_replicas(service, state, wanted)
+        finally:
+            await self._write_status(kind, manifest, dialect, wanted)
+            await self._record(kind, manifest, state, wanted)
+        await self._prune(key, state, wanted.in_use)
+
+    async def _mark_ready(self, key: ServiceKey, state: _State, kept: Kept) -> None:
+        now = self._clock.now()
+        obj = await self._store.get(key_of(key[0], kept.name))
+        await self._store.update_status({**obj, "status": ready_status(now)})
+        state.revisions = tuple(
+            replace(k, ready_at=now) if k.name == kept.name else k for k in state.revisions
+        )
+
+    async def _start_replicas(self, service: Service, state: _State, wanted: Wanted) -> None:
+        if not wanted.start:
+            return
+        per_revision: dict[str, int] = {}
+        for start in wanted.start:
+            name = start.revision.name
+            per_revision[name] = per_revision.get(name, 0) + 1
+        env: dict[str, Mapping[str, str]] = {}
+        for start in wanted.start:
+            name = start.revision.name
+            if name not in env:
+                if not self._files.present(start.revision.path):
+                    state.refresh += 1  # fetched again at the next look
+                    raise Unavailable(f"The files of {name} are gone; fetching them again.")
+                try:
+                    env[name] = await environment(
+                        self._store, service.namespace, start.revision.env
+                    )
+                except PenstockError as exc:
+                    state.pending.append(Event("Warning", "StartFailed", one_line(str(exc))))
+                    raise
+        share = max(per_revision.values())
+
+        async def start_one(replica_id: str, kept: Kept) -> None:
+            spec = process_spec(
+                kept,
+                service,
+                replica_id,
+                env=env[kept.name],
+                cores=self._settings.cores,
+                replicas=share,
+            )
+            self._replicas.put(
+                await self._backend.start(replica_id, kept.revision.framework, spec)
+            )
+
+        results = await asyncio.gather(
+            *(start_one(s.replica_id, s.revision) for s in wanted.start), return_exceptions=True
+        )
+        failed = [r for r in results if isinstance(r, BaseException)]
+        if failed:
+            raise failed[0]
+
+    def _start_drain(self, key: ServiceKey, replica_id: str, sequence: int) -> None:
+        async def drain() -> None:
+            try:
+                await self._routes.applied(sequence, timeout_s=self._settings.routes_applied_s)
+                await self._backend.stop(replica_id, grace_s=self._settings.drain_grace_s)
+            except PenstockError as exc:
+                log.warning("%s could not be stopped: %s", replica_id, exc)
+                await self._clock.sleep(1.0)
+            finally:
+                self._draining.pop(replica_id, None)
+                self._enqueue(key)
+
+        if replica_id not in self._draining:
+            self._draining[replica_id] = asyncio.create_task(drain())
+
+    async def _write_status(
+        self, kind: Kind, manifest: Object, dialect: Any, wanted: Wanted
+    ) -> None:
+        status = dialect.render_status(manifest, wanted.status)
+        if status == manifest.get("status"):
+            return
+        written = await self._store.update_status({**manifest, "status": status})
+        self._manifests.put(kind, written)
+
+    async def _record(
+        self, kind: Kind, manifest: Object, state: _State, wanted: Wanted
+    ) -> None:
+        while state.pending:
+            await self._event(kind, manifest, state.pending.popleft())
+        for event in wanted.events:
+            await self._event(kind, manifest, event)
+        if wanted.status.warnings != state.warned:
+            for warning in wanted.status.warnings:
+                await self._event(kind, manifest, Event("Warning", "NoEffect", warning))
+            state.warned = wanted.status.warnings
+
+    async def _event(self, kind: Kind, manifest: Object, event: Event) -> None:
+        meta = manifest["metadata"]
+        await self._store.record_event(
+            Key(kind, meta.get("namespace", ""), meta["name"]),
+            type_=event.type,
+            reason=event.reason,
+            message=event.message,
+            uid=meta.get("uid", ""),
+        )
+
+    async def _prune(self, key: ServiceKey, state: _State, in_use: frozenset[str]) -> None:
+        for kept in superfluous(state.revisions, in_use):
+            await self._delete_revision(key, kept.name, state.uid)
+            state.revisions = tuple(k for k in state.revisions if k is not kept)
+
+    async def _delete_revision(self, key: ServiceKey, name: str, uid: str | None) -> None:
+        try:
+            obj = await self._store.delete(key_of(key[0], name))
+        except NotFound:
+            return
+        owners = obj["metadata"].get("ownerReferences") or ({},)
+        await self._files.release(f"{key[0]}/{name}/{uid or owners[0].get('uid', '')}")
+
+    async def _gone(self, key: ServiceKey) -> None:
+        """The service was deleted: nothing of it stays."""
+        sequence = self._routes.remove(f"{key[0]}/{key[1]}")
+        for r in self._replicas.of(key):
+            if r.phase not in (Phase.DRAINING, Phase.STOPPED):
+                self._start_drain(key, r.id, sequence)
+        for obj in await self._revision_objects(key):
+            await self._delete_revision(key, obj["metadata"]["name"], None)
+        if self._states.get(key) is not None:
+            self._forget(key)
+            self._on_gone(key)
+
+    def _forget(self, key: ServiceKey) -> None:
+        self._states.pop(key, None)
+        self._fetches.cancel(key)
+        self._activity.forget(key)
+
+    async def _refuse_name(self, kind: Kind, manifest: Object) -> None:
+        """Tell an object that an older one of another dialect has its name."""
+        await self._event(
+            kind,
+            manifest,
+            Event("Warning", "NameTaken", "Another service of this name exists in another dialect."),
+        )
+
+    # -- small questions ---------------------------------------------------------------------------
+
+    def _awake(self, key: ServiceKey) -> bool:
+        return self._activity.idle_s(key) < self._settings.scale_to_zero_grace_s
+
+    def _look_again(self, key: ServiceKey, service: Service) -> float | None:
+        if service.predictor.scaling.min_replicas == 0 and self._awake(key):
+            return self._settings.scale_to_zero_grace_s - self._activity.idle_s(key) + 0.01
+        return None
+
+    def _url(self, service: Service) -> str:
+        return f"{self._settings.inference_url}/serving/{service.namespace}/{service.name}"
+
+
+def _replica_event(old: ReplicaStatus | None, new: ReplicaStatus) -> Event | None:
+    """What is worth an entry in the event log."""
+    why = f"{new.reason}: {one_line(new.message)}" if new.message else new.reason
+    if new.phase is Phase.FAILED and (old is None or old.phase is not Phase.FAILED):
+        return Event("Warning", new.reason or "ReplicaFailed", f"{new.id}: {why}")
+    if old is not None and new.restarts > old.restarts:
+        return Event("Warning", "ReplicaEnded", f"{new.id} ended and is started again. {why}".strip())
+    return None
+
+
+__all__ = ["Conflict", "ControlSettings", "ModelFiles", "ServiceController", "Transition"]

@@ -1,0 +1,168 @@
+"""A clock that tests move by hand, and a backend whose replicas do what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from penstock.backends.base import Backend, Phase, ReplicaGone, ReplicaList, ReplicaStatus
+from penstock.control.clock import Clock, Timer
+from penstock.domain.process import ProcessSpec
+from penstock.errors import Conflict, NotFound, Unavailable
+
+
+class _Timer:
+    def __init__(self, due: float, callback: Callable[[], None]) -> None:
+        self.due = due
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class FakeClock(Clock):
+    """Time stands still until `advance`."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self._wall = now
+        self._mono = 0.0
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._count = itertools.count()
+
+    def now(self) -> float:
+        return self._wall + self._mono
+
+    def monotonic(self) -> float:
+        return self._mono
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        timer = _Timer(self._mono + delay_s, callback)
+        heapq.heappush(self._timers, (timer.due, next(self._count), timer))
+        return timer
+
+    async def advance(self, seconds: float) -> None:
+        """Move time, running what falls due on the way and what that starts."""
+        end = self._mono + seconds
+        while self._timers and self._timers[0][0] <= end:
+            due, _, timer = heapq.heappop(self._timers)
+            self._mono = max(self._mono, due)
+            if timer.callback is not None:
+                callback, timer.callback = timer.callback, None
+                callback()
+                await drain_ready()
+        self._mono = end
+        await drain_ready()
+
+
+async def drain_ready(rounds: int = 20) -> None:
+    """Let every task that can run do so."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+
+
+class FakeBackend(Backend):
+    """Replicas in memory. `behave` decides what a started replica becomes."""
+
+    def __init__(self, behave: Callable[[str, ProcessSpec], Phase] | None = None) -> None:
+        self.behave = behave or (lambda replica_id, spec: Phase.READY)
+        self.replicas: dict[str, ReplicaStatus] = {}
+        self.specs: dict[str, ProcessSpec] = {}
+        self.frameworks: dict[str, str] = {}
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+        #: Raise Unavailable from everything.
+        self.away = False
+        #: Keep stopped replicas in DRAINING until `finish` is called.
+        self.slow_stop = False
+        self._watchers: set[asyncio.Queue[ReplicaStatus | ReplicaGone | None]] = set()
+
+    def _check(self) -> None:
+        if self.away:
+            raise Unavailable("The node cannot be reached.")
+
+    async def start(self, replica_id: str, framework: str, spec: ProcessSpec) -> ReplicaStatus:
+        self._check()
+        if replica_id in self.replicas:
+            if self.specs[replica_id] != spec:
+                raise Conflict(f"{replica_id} runs with another spec.")
+            return self.replicas[replica_id]
+        self.started.append(replica_id)
+        self.specs[replica_id] = spec
+        self.frameworks[replica_id] = framework
+        status = ReplicaStatus(
+            id=replica_id,
+            namespace=spec.namespace,
+            service=spec.service,
+            revision=spec.revision,
+            component=spec.component,
+            phase=Phase.STARTING,
+            address=f"unix:/run/{replica_id}.sock",
+        )
+        self.replicas[replica_id] = status
+        phase = self.behave(replica_id, spec)
+        if phase is not Phase.STARTING:
+            asyncio.get_running_loop().call_soon(lambda: self.set(replica_id, phase))
+        return status
+
+    def set(self, replica_id: str, phase: Phase, **changes: object) -> None:
+        """Make a replica something else and tell the watchers. No-op when it is gone."""
+        if replica_id not in self.replicas:
+            return
+        if phase is Phase.FAILED and not changes:
+            changes = {"reason": "ModelLoadFailed", "message": "EOFError: the file is empty"}
+        self.replicas[replica_id] = replace(self.replicas[replica_id], phase=phase, **changes)  # type: ignore[arg-type]
+        self._tell(self.replicas[replica_id])
+
+    def remove(self, replica_id: str) -> None:
+        if self.replicas.pop(replica_id, None) is not None:
+            self._tell(ReplicaGone(replica_id))
+
+    def lose_all(self) -> None:
+        """The node was killed: every replica is gone and the watches break."""
+        self.replicas.clear()
+        for queue in self._watchers:
+            queue.put_nowait(None)
+
+    async def stop(self, replica_id: str, *, grace_s: float | None = None) -> None:
+        self._check()
+        if replica_id not in self.replicas:
+            return
+        self.stopped.append(replica_id)
+        if self.slow_stop:
+            self.set(replica_id, Phase.DRAINING)
+        else:
+            self.remove(replica_id)
+
+    async def list(self) -> ReplicaList:
+        self._check()
+        return list(self.replicas.values())
+
+    async def watch(self) -> AsyncIterator[ReplicaStatus | ReplicaGone]:
+        self._check()
+        queue: asyncio.Queue[ReplicaStatus | ReplicaGone | None] = asyncio.Queue()
+        for status in self.replicas.values():
+            queue.put_nowait(status)
+        self._watchers.add(queue)
+        try:
+            while (item := await queue.get()) is not None:
+                yield item
+            raise Unavailable("The node went away.")
+        finally:
+            self._watchers.discard(queue)
+
+    def _tell(self, item: ReplicaStatus | ReplicaGone) -> None:
+        for queue in self._watchers:
+            queue.put_nowait(item)
+
+    async def logs(
+        self, replica_id: str, *, tail: int | None = None, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        self._check()
+        if replica_id not in self.replicas:
+            raise NotFound(f"There is no replica {replica_id}.")
+        lines = [b"loading\n", b"ready\n"]
+        for line in lines[-tail:] if tail is not None else lines:
+            yield line

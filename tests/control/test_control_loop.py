@@ -1,0 +1,182 @@
+"""The loop: one look at a time per key, coalescing, retries, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from control_fakes import FakeClock
+from penstock.control.loop import Backoff, Loop
+from penstock.errors import Conflict, Unavailable
+
+
+async def test_a_burst_about_one_key_is_one_look() -> None:
+    looks: list[str] = []
+
+    async def look(key: str) -> None:
+        looks.append(key)
+
+    loop = Loop(look)
+    for _ in range(100):
+        loop.enqueue("a")
+    await loop.settled()
+    assert looks == ["a"]
+
+
+async def test_a_key_enqueued_while_it_runs_is_looked_at_once_more() -> None:
+    started = asyncio.Event()
+    release = asyncio.Event()
+    looks = 0
+
+    async def look(key: str) -> None:
+        nonlocal looks
+        looks += 1
+        started.set()
+        await release.wait()
+
+    loop = Loop(look)
+    loop.enqueue("a")
+    await started.wait()
+    for _ in range(5):
+        loop.enqueue("a")
+    assert looks == 1
+    release.set()
+    await loop.settled()
+    assert looks == 2
+
+
+async def test_one_key_is_never_looked_at_twice_at_a_time_and_keys_run_side_by_side() -> None:
+    running: Counter[str] = Counter()
+    together = 0
+
+    async def look(key: str) -> None:
+        nonlocal together
+        running[key] += 1
+        assert running[key] == 1
+        together = max(together, sum(running.values()))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        running[key] -= 1
+
+    loop = Loop(look, concurrency=4)
+    for round_ in range(20):
+        for key in "abcdefgh":
+            loop.enqueue(key)
+        if round_ % 3 == 0:
+            await asyncio.sleep(0)
+    await loop.settled()
+    assert together == 4
+
+
+async def test_a_failed_look_is_repeated_with_growing_delays_and_forgiven_after_success(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = FakeClock()
+    at: list[float] = []
+    fail = True
+
+    async def look(key: str) -> None:
+        at.append(clock.monotonic())
+        if fail:
+            raise Unavailable("away")
+
+    loop = Loop(look, clock=clock, backoff=Backoff(1.0, 8.0))
+    loop.enqueue("a")
+    for _ in range(40):
+        await loop.settled()
+        await clock.advance(0.5)
+    assert [b - a for a, b in zip(at, at[1:], strict=False)] == [1.0, 2.0, 4.0, 8.0]
+    assert sum("away" in r.message for r in caplog.records) == 1  # said once, not at each try
+    fail = False
+    await clock.advance(8.0)
+    await loop.settled()
+    fail = True
+    loop.enqueue("a")
+    await loop.settled()
+    before = len(at)
+    await clock.advance(1.0)
+    await loop.settled()
+    assert len(at) == before + 1
+
+
+async def test_a_lost_compare_and_swap_is_no_failure() -> None:
+    clock = FakeClock()
+    tries = 0
+
+    async def look(key: str) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise Conflict("somebody else wrote first")
+
+    loop = Loop(look, clock=clock)
+    loop.enqueue("a")
+    await loop.settled()
+    await clock.advance(1.0)
+    await loop.settled()
+    assert tries == 2
+    assert loop.failed == 0
+
+
+async def test_a_look_that_hangs_ends_at_its_deadline_and_holds_up_no_other_key() -> None:
+    done = []
+
+    async def look(key: str) -> None:
+        if key == "hangs" and not done:
+            done.append("tried")
+            await asyncio.Event().wait()
+        done.append(key)
+
+    loop = Loop(look, concurrency=2, deadline_s=0.05, backoff=Backoff(0.0, 0.0))
+    loop.enqueue("hangs")
+    loop.enqueue("b")
+    while "hangs" not in done:
+        await asyncio.sleep(0.01)
+    assert done == ["tried", "b", "hangs"]
+    await loop.close()
+
+
+async def test_a_timer_is_overtaken_by_a_reason_and_the_sooner_timer_wins() -> None:
+    clock = FakeClock()
+    at: list[float] = []
+
+    async def look(key: str) -> float | None:
+        at.append(clock.monotonic())
+        return 10.0 if len(at) == 1 else None
+
+    loop = Loop(look, clock=clock)
+    loop.enqueue("a")
+    await loop.settled()
+    loop.enqueue_after("a", 50.0)  # later than the 10 s the look asked for
+    await clock.advance(9.0)
+    assert at == [0.0]
+    await clock.advance(1.0)
+    await loop.settled()
+    assert at == [0.0, 10.0]
+    loop.enqueue_after("a", 5.0)
+    loop.enqueue("a")
+    await loop.settled()
+    await clock.advance(60.0)
+    assert at == [0.0, 10.0, 10.0]
+
+
+async def test_close_cancels_what_runs_and_forgets_what_waits() -> None:
+    cancelled = asyncio.Event()
+
+    async def look(key: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    loop = Loop(look, concurrency=1)
+    loop.enqueue("a")
+    loop.enqueue("b")
+    await asyncio.sleep(0)
+    await loop.close()
+    assert cancelled.is_set()
+    loop.enqueue("c")
+    assert loop.depth == 0
