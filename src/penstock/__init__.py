@@ -1,9 +1,46 @@
 """Penstock puts machine-learning models live.
 
 What a user's own model file needs is exported here and nothing else; importing this package imports
-no framework and starts nothing.
+no framework and starts nothing. The names are looked up when they are first used.
 """
 
 from penstock._version import __version__
 
-__all__ = ["__version__"]
+TYPE_CHECKING = False  # as type checkers know it, without the cost of importing typing
+if TYPE_CHECKING:
+    from penstock.errors import InvalidInput
+    from penstock.protocols.infer import InferRequest, InferResponse
+    from penstock.runtimes.base import TensorSpec
+    from penstock.sdk.model import Model
+
+__all__ = [
+    "InferRequest",
+    "InferResponse",
+    "InvalidInput",
+    "Model",
+    "TensorSpec",
+    "__version__",
+]
+
+_LAZY = {
+    "InferRequest": "penstock.protocols.infer",
+    "InferResponse": "penstock.protocols.infer",
+    "InvalidInput": "penstock.errors",
+    "Model": "penstock.sdk.model",
+    "TensorSpec": "penstock.runtimes.base",
+}
+
+
+def __getattr__(name: str) -> object:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -18,7 +18,6 @@ from penstock.runtimes.base import TensorSpec
 EXTENSIONS: Final = (
     "binary_tensor_data",
     "model_repository",
-    "model_repository(unload_dependents)",
     "statistics",
 )
 

@@ -136,21 +136,21 @@ class InferResponse(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
-def text(value: Any, name: str) -> str:
-    """An element of a BYTES tensor as `str`; InvalidInput when it is no UTF-8."""
-    if isinstance(value, str):
+def text(value: Any, name: str) -> Any:
+    """An element of a BYTES tensor as `str`; InvalidInput when it is no UTF-8. Others stay as they are."""
+    if not isinstance(value, bytes):
         return value
     try:
-        return bytes(value).decode()
-    except (UnicodeDecodeError, TypeError):
+        return value.decode()
+    except UnicodeDecodeError:
         raise InvalidInput(f"input '{name}' holds an element that is no UTF-8 text") from None
 
 
 def as_text(array: Array, name: str) -> Array:
-    """An object array of `bytes` as an object array of `str`, same shape."""
-    out = np.empty(array.shape, dtype=object)
-    out.ravel()[:] = [text(v, name) for v in array.ravel().tolist()]
-    return out
+    """An object array with every `bytes` as `str`, same shape."""
+    out = np.empty(array.size, dtype=object)
+    out[:] = [text(v, name) for v in array.ravel().tolist()]
+    return out.reshape(array.shape)
 
 
 def _names(request: InferRequest) -> str:

@@ -425,18 +425,18 @@ def _fit(tensor: str, name: str, values: Array) -> Array:
     )
 
 
-def _elements(tensor: str, values: Array) -> list[Any]:
-    """Elements of a BYTES output, each `bytes` or `str`."""
+def _elements(tensor: str, values: Array) -> list[bytes | str]:
+    """Elements of a BYTES output, each `bytes` or `str`; any other object becomes its JSON."""
     flat: list[Any] = values.ravel().tolist()
     for i, v in enumerate(flat):
         if not isinstance(v, bytes | str):
-            if isinstance(v, bytearray | memoryview):
-                flat[i] = bytes(v)
-                continue
-            raise ModelError(
-                f"output '{tensor}' is an array of objects with an element of type"
-                f" {type(v).__name__}; bytes or str can be sent"
-            )
+            try:
+                flat[i] = bytes(v) if isinstance(v, bytearray | memoryview) else _encode(v)
+            except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+                raise ModelError(
+                    f"output '{tensor}' is an array of objects, element {i} is a {type(v).__name__};"
+                    " text, bytes, or what JSON can carry is expected"
+                ) from None
     return flat
 
 
