@@ -4,6 +4,10 @@ A runtime module has one `Framework` named `framework`. The zygote imports `fram
 fork; after the fork `framework.load` turns a local path into a `Runtime`, which the executor calls with
 arrays. Payload shapes (V1 instances, V2 tensors, gRPC) never reach a runtime: protocols make arrays of
 them, so batching is the same for all.
+
+An answer that is no tensor (a Hugging Face pipeline's labels and scores, an ONNX ZipMap) is a 1-D object
+array with one JSON-able value per row: dict, list, str, number, bool or None. V1 writes it as it is, V2 as
+one BYTES element per row that holds its JSON text.
 """
 
 from __future__ import annotations
@@ -168,6 +172,9 @@ class Framework:
     set_threads: Callable[[int], None] | None = None
     #: Run once in the zygote after `preload`, for what is safe and costly (no threads, no model).
     warm: Callable[[], None] | None = None
+    #: Environment that has to be there before `preload` is imported: some packages start threads or call
+    #: home at import otherwise. A variable that is set already stays as it is.
+    env: Mapping[str, str] = field(default_factory=dict)
     #: `load` must run in the process's main thread: nothing else is served meanwhile.
     main_thread: bool = False
 
