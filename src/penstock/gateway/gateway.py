@@ -20,6 +20,7 @@ from penstock.gateway.table import Service, Table
 from penstock.observe.metrics import Registry
 
 if TYPE_CHECKING:
+    from penstock.gateway.resolve import Plan
     from penstock.http.server import Exchange
 
 #: How often deadlines are looked at, seconds. One sweep costs about 50 ns per request under way.
@@ -74,9 +75,9 @@ class Gateway:
         """Take a request whose head is here; its body may be."""
         head = exchange.head
         try:
-            plan = head.memo.get(_PLAN)
+            plan: Plan | None = head.memo.get(_PLAN)
             service = plan.service if plan is not None else None
-            if service is None or not service.current:
+            if plan is None or service is None or not service.current:
                 plan = make_plan(head, self.table)
                 service = plan.service
                 if service is None:
@@ -157,7 +158,8 @@ class Gateway:
                     continue
             waiting.popleft()
             forward.queued = False
-            service.waiting_bytes -= forward.body_bytes
+            # The line outlives descriptions of its service; the bytes are counted in the newest.
+            forward.service.waiting_bytes -= forward.body_bytes
 
     def _call(self, service: Service, now: float) -> None:
         self._lines[service.key] = now

@@ -41,7 +41,9 @@ def _index(table: Table) -> list[dict[str, str]]:
             "name": s.name,
             "version": "",
             "state": "READY" if _can_answer(s) else "UNAVAILABLE",
-            "reason": "" if _can_answer(s) else s.route.message or "asleep; the first request wakes it",
+            "reason": ""
+            if _can_answer(s)
+            else s.route.message or "asleep; the first request wakes it",
         }
         for s in sorted(table.services(DEFAULT_NAMESPACE), key=lambda s: s.name)
     ]
@@ -95,4 +97,3 @@ def answer(exchange: Exchange, path: str, table: Table) -> None:
         return
     status, document = make(table)
     _send(exchange, status, document)
-

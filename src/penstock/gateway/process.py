@@ -82,9 +82,7 @@ async def serve(options: argparse.Namespace) -> None:
         except TimeoutError:
             channel.load_snapshot()
         if options.admin:
-            path = Path(options.admin)
-            path.unlink(missing_ok=True)
-            await admin.listen(Address(path=options.admin))
+            await admin.listen(Address(path=options.admin), mode=0o600)
         host, _, port = options.listen.rpartition(":")
         await server.listen(Address(host=host.strip("[]"), port=int(port)), reuse_port=True)
         _say(options.status_fd, {"event": "ready", "listen": options.listen})
@@ -95,8 +93,6 @@ async def serve(options: argparse.Namespace) -> None:
         server.close()
         admin.close()
         gateway.close()
-        if options.admin:
-            Path(options.admin).unlink(missing_ok=True)
 
 
 def _admin(exchange: Exchange, gateway: Gateway) -> None:

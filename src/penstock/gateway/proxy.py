@@ -86,7 +86,7 @@ class Forward:
     def dispatch(self) -> bool:
         """Send to a replica that is free; False when there is none now."""
         target = self.target
-        if target is None or not self.service.current or self._attempts:
+        if target is None or self._attempts:
             target = self.target = self.service.pick_target()
             if target is None:
                 return False
@@ -114,6 +114,7 @@ class Forward:
             self,
             more=True,
             chunked=exchange.head.content_length < 0,
+            length=exchange.head.content_length if exchange.head.content_length >= 0 else None,
             method=exchange.head.method,
         )
         upstream.on_drain = exchange.resume_reading

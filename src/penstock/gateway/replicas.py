@@ -82,7 +82,7 @@ def least_busy(replicas: list[Replica], limit: int) -> Replica | None:
     under load there are no ties for long.
     """
     best: Replica | None = None
-    fewest = limit if limit else 1 << 60
+    fewest = limit or 1 << 60
     for replica in replicas:
         if replica.outstanding < fewest and replica.up:
             if not replica.outstanding:

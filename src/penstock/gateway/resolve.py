@@ -51,7 +51,8 @@ def plan(head: RequestHead, table: Table) -> Plan:
         parts = path.split("/", 4)
         if len(parts) < 4 or not parts[2] or not parts[3]:
             raise NotFound(
-                "No such path.", hint="Services are at /serving/NAMESPACE/NAME/v2/models/NAME/infer."
+                "No such path.",
+                hint="Services are at /serving/NAMESPACE/NAME/v2/models/NAME/infer.",
             )
         service = table.get(parts[2], parts[3])
         if service is None:
@@ -66,7 +67,7 @@ def plan(head: RequestHead, table: Table) -> Plan:
         if service is None:
             raise NotFound(
                 f"Model with name {name} does not exist.",
-                hint=f"No service of namespace {DEFAULT_NAMESPACE} serves it; `penstock get isvc -A` lists all.",
+                hint=f"No service in {DEFAULT_NAMESPACE} serves it; `penstock get isvc -A` lists all.",
             )
         return _make(head, service, path)
     return Plan(None, b"", protocol_of(path), 0, own=path)

@@ -151,6 +151,7 @@ class Table:
             service.waiting_bytes = old.waiting_bytes
             for forward in service.waiting:
                 forward.service = service
+                forward.target = None  # it belonged to the old description
         for model in route.models:
             self._models[(route.namespace, model)] = service
         for replica in kept.values():
