@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
 
+from penstock.domain.selectors import FieldSelector, LabelSelector
+
 #: A manifest: apiVersion, kind, metadata, spec, status. Never mutated in place by a store.
 Object: TypeAlias = dict[str, Any]
 Objects: TypeAlias = list[Object]
@@ -32,6 +34,10 @@ class Key(NamedTuple):
     kind: Kind
     namespace: str
     name: str
+
+
+#: `list` is a method of a store, so the type needs another name there.
+Kinds: TypeAlias = list[Kind]
 
 
 class ChangeType(StrEnum):
@@ -65,7 +71,11 @@ class Store(ABC):
 
     @abstractmethod
     async def create(self, obj: Object) -> Object:
-        """Keep a new object and return it with uid, generation 1 and its version; Conflict if it exists."""
+        """Keep a new object and return it with uid, generation 1 and its version; Conflict if it exists.
+
+        What a user cannot decide is not taken from `obj`: status, uid, times, versions. With
+        `metadata.generateName` and no name, a name is made up.
+        """
 
     @abstractmethod
     async def get(self, key: Key) -> Object:
@@ -77,18 +87,28 @@ class Store(ABC):
         kind: Kind,
         *,
         namespace: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | LabelSelector | None = None,
+        fields: FieldSelector | None = None,
         limit: int | None = None,
         continue_: str = "",
     ) -> Listing:
-        """Objects of a kind ordered by namespace and name, all of one version of the store."""
+        """Objects of a kind ordered by namespace and name, all of one version of the store.
+
+        Pages too: each page after the first is of the version the first one was taken at. Raises
+        `Expired` when that version is no longer kept, InvalidInput for a `continue_` that is none.
+        """
+
+    @abstractmethod
+    async def kinds(self) -> Kinds:
+        """Every kind of which there is an object, sorted."""
 
     @abstractmethod
     async def update(self, obj: Object) -> Object:
         """Replace spec and metadata; status stays. Conflict unless metadata.resourceVersion is the newest.
 
         `generation` grows when anything outside metadata and status changed. An update that changes
-        nothing writes nothing and returns the object as it is.
+        nothing writes nothing and returns the object as it is. One that removes the last finalizer of an
+        object that is being deleted removes the object.
         """
 
     @abstractmethod

@@ -1,0 +1,128 @@
+"""The event log of the SQLite store: what happened and why, counted and bounded.
+
+The same thing happening again raises a count instead of adding a row. Each object keeps its newest
+`KEEP_PER_OBJECT` events, so that one that fails in ever new words cannot push out everybody else's.
+"""
+
+# ruff: noqa: S608 - every piece of SQL here is a constant of this file; values are bound
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from typing import Any, NamedTuple
+
+from penstock.domain.status import rfc3339
+from penstock.store import objects
+from penstock.store.base import Key, Object, Objects
+from penstock.store.sqlite_rows import KEY, body_of
+
+KEEP = 10_000
+KEEP_PER_OBJECT = 100
+
+
+class Event(NamedTuple):
+    about: Key
+    type: str
+    reason: str
+    message: str
+    uid: str
+
+
+def record(db: sqlite3.Connection, event: Event, *, now: float) -> None:
+    """Append, or count up. The object's apiVersion and uid are looked up while it exists."""
+    about = event.about
+    body = body_of(db, about)
+    obj: dict[str, Any] = objects.decode(body) if body is not None else {}
+    api_version = obj.get("apiVersion", about.kind.group)
+    uid = event.uid or (obj.get("metadata") or {}).get("uid", "")
+    key = (*about.kind, about.namespace, about.name)
+    db.execute(
+        "INSERT INTO events (uid, grp, kind, namespace, name, object_uid, api_version, type, "
+        "reason, message, count, first, last) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?) "
+        "ON CONFLICT (grp, kind, namespace, name, object_uid, type, reason, message) "
+        "DO UPDATE SET count = count + 1, last = excluded.last",
+        (
+            str(uuid.uuid4()),
+            *key,
+            uid,
+            api_version,
+            event.type,
+            event.reason,
+            event.message,
+            now,
+            now,
+        ),
+    )
+    db.execute(
+        f"DELETE FROM events WHERE id IN (SELECT id FROM events WHERE {KEY} "
+        "ORDER BY last DESC, id DESC LIMIT -1 OFFSET ?)",
+        (*key, KEEP_PER_OBJECT),
+    )
+
+
+def prune(db: sqlite3.Connection) -> None:
+    """Remove the oldest beyond `KEEP`."""
+    db.execute(
+        "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY last DESC, id DESC "
+        "LIMIT -1 OFFSET ?)",
+        (KEEP,),
+    )
+
+
+def select(db: sqlite3.Connection, *, namespace: str | None, about: Key | None) -> Objects:
+    """Kubernetes v1 Events, oldest first."""
+    where, values = ["1"], []
+    if namespace is not None:
+        where.append("namespace = ?")
+        values.append(namespace)
+    if about is not None:
+        where.append(KEY)
+        values += [*about.kind, about.namespace, about.name]
+    rows = db.execute(
+        "SELECT id, uid, kind, namespace, name, object_uid, api_version, type, reason, message, "
+        f"count, first, last FROM events WHERE {' AND '.join(where)} ORDER BY last, id",
+        values,
+    )
+    return [_rendered(*row) for row in rows]
+
+
+def _rendered(
+    id_: int,
+    uid: str,
+    kind: str,
+    namespace: str,
+    name: str,
+    object_uid: str,
+    api_version: str,
+    type_: str,
+    reason: str,
+    message: str,
+    count: int,
+    first: float,
+    last: float,
+) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{name}.{id_:x}",
+            "namespace": namespace or "default",
+            "uid": uid,
+            "creationTimestamp": rfc3339(first),
+        },
+        "involvedObject": {
+            "apiVersion": api_version,
+            "kind": kind,
+            "namespace": namespace,
+            "name": name,
+            "uid": object_uid,
+        },
+        "type": type_,
+        "reason": reason,
+        "message": message,
+        "count": count,
+        "firstTimestamp": rfc3339(first),
+        "lastTimestamp": rfc3339(last),
+        "source": {"component": "penstock"},
+    }
