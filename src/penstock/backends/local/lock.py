@@ -1,0 +1,117 @@
+"""One node per data folder.
+
+The lock is an flock, which the kernel drops however the holder ends, so a stale file holds nobody up. The
+file's content only tells who holds it and where the sockets are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.backends.local.paths import Layout, choose_run_dir, lock_path
+from penstock.errors import Conflict, Internal
+
+
+class AlreadyRunning(Conflict):
+    """Another node serves this data folder."""
+
+    reason = "AlreadyRunning"
+
+    def __init__(self, data_dir: Path, pid: int | None) -> None:
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(
+            f"{data_dir} is served by {who} already.",
+            hint="Stop that one, or give this one another --data-dir.",
+        )
+        self.pid = pid
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What the lock file says about the node that wrote it, alive or not."""
+
+    pid: int
+    run: Path
+
+
+class NodeLock:
+    """Held from `acquire` to `release` or the end of the process."""
+
+    def __init__(self, fd: int, layout: Layout) -> None:
+        self._fd = fd
+        self.layout = layout
+
+    @classmethod
+    def acquire(cls, data_dir: Path) -> NodeLock:
+        """Lock `data_dir`, make its folders, and write who holds it; AlreadyRunning with the holder's pid."""
+        data_dir = Path(os.path.abspath(data_dir))
+        try:
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Not inherited by children (PEP 446), so it ends with this process and no other.
+            fd = os.open(lock_path(data_dir), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as e:
+            raise Internal(
+                f"The data folder {data_dir} cannot be used: {e.strerror}.",
+                hint="Give another one with --data-dir.",
+            ) from e
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            os.close(fd)
+            # The winner may not have written its pid yet; it does so at once.
+            for _ in range(20):
+                holder = read_holder(data_dir)
+                if holder is not None and _alive(holder.pid):
+                    raise AlreadyRunning(data_dir, holder.pid) from e
+                time.sleep(0.01)
+            raise AlreadyRunning(data_dir, None) from e
+        try:
+            earlier = read_holder(data_dir)
+            layout = Layout(data_dir, choose_run_dir(data_dir, earlier.run if earlier else None))
+            # Short enough to be written by one call; readers see the old text or the new one.
+            text = json.dumps({"pid": os.getpid(), "run": str(layout.run)}).encode() + b"\n"
+            os.pwrite(fd, text, 0)
+            os.ftruncate(fd, len(text))
+            os.fsync(fd)
+            layout.make()
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(fd, layout)
+
+    def release(self) -> None:
+        """Let the next node in. The file stays: removing it would race with one that is waiting."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def read_holder(data_dir: Path) -> Holder | None:
+    """Who wrote the lock file last; None when there is none or it is torn."""
+    try:
+        found = json.loads(lock_path(data_dir).read_bytes())
+        return Holder(int(found["pid"]), Path(found["run"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find_layout(data_dir: Path) -> Layout:
+    """Where the node of `data_dir` keeps its sockets, as its lock file says."""
+    data_dir = Path(os.path.abspath(data_dir))
+    holder = read_holder(data_dir)
+    return Layout(data_dir, holder.run if holder else data_dir / "run")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,58 @@
+"""What a process's memory is, read from /proc.
+
+Replicas share their zygote's pages, so the resident set counts the framework once per replica; what one of
+them costs is its private part.
+"""
+
+from __future__ import annotations
+
+import os
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def private_bytes(pid: int) -> int | None:
+    """Bytes that would be free if this process ended; None when it is gone or not ours to look at.
+
+    Private clean and dirty pages, huge pages and its share of swap. The kernel walks the page tables for it:
+    from 0.1 ms for a small process to some ms per GiB.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as f:
+            text = f.read(4096)
+    except OSError:
+        return None
+    total = 0
+    for line in text.splitlines():
+        if line.startswith((b"Private_", b"SwapPss:")):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def unshared_bytes(pid: int) -> int | None:
+    """Like `private_bytes`, without clean file pages, which the kernel takes back by itself when short."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as f:
+            text = f.read(4096)
+    except OSError:
+        return None
+    total = 0
+    for line in text.splitlines():
+        if line.startswith((b"Private_Dirty:", b"Private_Hugetlb:", b"SwapPss:")):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def anonymous_bytes(pid: int) -> int | None:
+    """An upper bound of `unshared_bytes` without swap, for the price of one read (about 10 us).
+
+    Resident anonymous pages, those shared with the zygote included.
+    """
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as f:
+            fields = f.read(128).split()
+    except OSError:
+        return None
+    if len(fields) < 3:
+        return None
+    return (int(fields[1]) - int(fields[2])) * _PAGE

@@ -1,0 +1,61 @@
+"""The node's two ports, looked at before anything is started on them.
+
+Gateways share their port (SO_REUSEPORT), which the kernel would also let a second node's gateways do: two
+platforms would then answer in turn. A plain bind finds any listener that is there already.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from penstock.errors import Conflict, InvalidInput
+
+
+class PortTaken(Conflict):
+    """Another program listens there."""
+
+    reason = "PortTaken"
+
+
+def split(listen: str) -> tuple[str, int]:
+    """HOST and port of `HOST:PORT`; InvalidInput."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise InvalidInput(f"{listen!r} is no HOST:PORT.")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(listen: str) -> bool:
+    """Only this machine can reach it."""
+    host, _ = split(listen)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def probe(listen: str, option: str) -> str:
+    """`listen` with its port, which port 0 leaves to be chosen; PortTaken, InvalidInput."""
+    host, port = split(listen)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as e:
+        raise InvalidInput(f"{host!r} is no address of this machine: {e.strerror}.") from e
+    with socket.socket(family, kind, protocol) as s:
+        # Connections of an earlier node that are still closing are no obstacle.
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(address)
+        except OSError as e:
+            raise PortTaken(
+                f"{listen} cannot be listened on: {e.strerror}.",
+                hint=f"Choose another port with {option}.",
+            ) from e
+        found = s.getsockname()[1]
+    name = f"[{host}]" if ":" in host else host
+    return f"{name}:{found}"

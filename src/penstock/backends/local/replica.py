@@ -1,0 +1,390 @@
+"""One replica's life: started, watched, started again, drained.
+
+A task runs it: fork, wait for the end, decide, wait, again. What the model process says on its status pipe
+moves the phase; the collection that owns it (`replicas`) calls `check` regularly for what a process cannot
+say itself: that it hangs, takes too long to start, or uses too much memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from penstock.backends.base import Phase, ReplicaStatus
+from penstock.backends.local.backoff import Endings
+from penstock.backends.local.clock import Clock, wait_event
+from penstock.backends.local.limits import Limiter, Limits
+from penstock.backends.local.logs import ProcessLog
+from penstock.backends.local.memory import private_bytes
+from penstock.backends.local.paths import Layout
+from penstock.backends.local.pipes import Pipe, StatusLines
+from penstock.backends.local.spawn import Ending
+from penstock.backends.local.zygotes import CannotLoad, ForkOrder, Zygote, ZygoteLost, Zygotes
+from penstock.domain.process import ProcessSpec, encode
+from penstock.domain.routes import Address
+
+logger = logging.getLogger(__name__)
+
+#: Exit codes of the model process with a meaning of their own.
+EXIT_CANNOT_LOAD: Final = 78
+EXIT_HUNG: Final = 79
+_BEAT: Final = b'{"event":"beat"}\n'
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPolicy:
+    """How long things may take, seconds."""
+
+    #: From the fork to the readiness probe's answer.
+    startup_s: float = 300.0
+    #: Without a heartbeat, once ready. A model process beats every second from its event loop.
+    heartbeat_s: float = 10.0
+    #: Ready for this long: the next ending is a first one again.
+    healthy_s: float = 300.0
+    #: After SIGKILL, until the zygote is taken for stuck.
+    kill_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Why:
+    """Why a process ended; `failed` when starting it again soon is pointless."""
+
+    reason: str
+    message: str
+    exit_code: int | None = None
+    signal: int | None = None
+    failed: bool = False
+
+
+class Replica:
+    """A replica, whichever process it is at the moment."""
+
+    def __init__(
+        self,
+        replica_id: str,
+        framework: str,
+        spec: ProcessSpec,
+        *,
+        layout: Layout,
+        zygotes: Zygotes,
+        limiter: Limiter,
+        clock: Clock,
+        policy: ReplicaPolicy,
+        log: ProcessLog,
+        publish: Callable[[ReplicaStatus], None],
+    ) -> None:
+        """Nothing runs before `begin`. OSError when its limits cannot be held here."""
+        self.framework = framework
+        #: As it was asked for, for comparison; `listen` may have been left to the node.
+        self.asked = spec
+        address = spec.listen or f"unix:{layout.replica_socket(replica_id)}"
+        self.spec = replace(spec, listen=address, replica=spec.replica or replica_id)
+        self._socket = Address.parse(address)
+        self._encoded = encode(self.spec)
+        self._zygotes = zygotes
+        self._clock = clock
+        self._policy = policy
+        self.log = log
+        self._publish = publish
+        self._limits: Limits = limiter.limits(replica_id, spec.memory_limit_bytes, spec.cpu_limit)
+        self._endings = Endings(policy.healthy_s)
+        self._zygote: Zygote | None = None
+        self._stopping = False
+        self._wake = asyncio.Event()
+        self.done = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        # Of the present process:
+        self._started = 0.0
+        self._ready_since: float | None = None
+        self._last_beat: float | None = None
+        self._quiet = False
+        self._status_pipe: Pipe | None = None
+        self._said: _Why | None = None  # by the process
+        self._verdict: _Why | None = None  # by the node
+        self.status = ReplicaStatus(
+            id=replica_id,
+            namespace=spec.namespace,
+            service=spec.service,
+            revision=spec.revision,
+            component=spec.component,
+            phase=Phase.STARTING,
+            address=address,
+            limits=self._limits.name,
+        )
+
+    def begin(self) -> None:
+        """Start the first process. Call once."""
+        if self._limits.note:
+            self.log.note(self._limits.note)
+        self._task = asyncio.get_running_loop().create_task(
+            self._live(), name=f"replica {self.status.id}"
+        )
+
+    def retry(self) -> None:
+        """Start again now what waits for its next try. No-op otherwise."""
+        if self.status.phase in (Phase.BACKOFF, Phase.FAILED):
+            self._endings.reset()
+            self._wake.set()
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """SIGTERM, `grace_s` seconds (the spec's unless said), SIGKILL; returns when it is gone."""
+        grace_s = self.spec.grace_s if grace_s is None else grace_s
+        if not self._stopping:
+            self._stopping = True
+            self._wake.set()
+            if not self.done.is_set():
+                self._set(phase=Phase.DRAINING, retry_at=None)
+                if self.status.pid is not None and grace_s > 0:
+                    self._signal(signal.SIGTERM)
+        if await wait_event(self._clock, self.done, grace_s):
+            return
+        self._signal(signal.SIGKILL)
+        if await wait_event(self._clock, self.done, self._policy.kill_s):
+            return
+        if self._zygote is not None:
+            logger.error("%s cannot be ended; its zygote is replaced", self.status.id)
+            self._zygote.kill()
+        await self.done.wait()
+
+    def end(self) -> None:
+        """Kill the process now and start no other. For the node's hurried exit."""
+        self._stopping = True
+        self._wake.set()
+        self._signal(signal.SIGKILL)
+
+    def _stop_asked(self) -> bool:
+        return self._stopping
+
+    def check(self, now: float) -> None:
+        """Look for what the process cannot say. `now` is the clock's monotonic time."""
+        pid = self.status.pid
+        if pid is None or self._verdict is not None:
+            return
+        used = self._limits.exceeded_by(pid, now)
+        if used is not None:
+            limit = self._limits.memory_limit_bytes or 0
+            self._condemn(
+                "OutOfMemory", f"used {_mib(used)} of private memory, its limit is {_mib(limit)}"
+            )
+        elif self.status.phase is Phase.STARTING and now - self._started > self._policy.startup_s:
+            self._condemn("StartTimeout", f"was not ready within {self._policy.startup_s:g} s")
+        elif (
+            self.status.phase is Phase.READY
+            and not self._quiet
+            and self._last_beat is not None
+            and now - self._last_beat > self._policy.heartbeat_s
+        ):
+            if self._status_pipe is not None:
+                self._status_pipe.drain()  # it may be the node that was busy
+            if self._last_beat is not None and now - self._last_beat > self._policy.heartbeat_s:
+                self._condemn(
+                    "Unresponsive", f"gave no sign of life for {self._policy.heartbeat_s:g} s"
+                )
+
+    def forgive(self, now: float) -> None:
+        """The node itself was away (suspended, starved): silence meanwhile says nothing."""
+        if self._last_beat is not None:
+            self._last_beat = now
+
+    def measure(self) -> None:
+        """Read the process's private memory into the status."""
+        if self.status.pid is not None:
+            self.status = replace(self.status, memory_bytes=private_bytes(self.status.pid))
+
+    def _condemn(self, reason: str, message: str) -> None:
+        logger.warning("%s is killed: %s", self.status.id, message)
+        self._verdict = _Why(reason, message)
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.status.pid is not None and self._zygote is not None:
+            self._zygote.signal(self.status.pid, number)
+
+    async def _live(self) -> None:
+        try:
+            while not self._stop_asked():
+                why, ready_for_s = await self._run_once()
+                if self._stop_asked():
+                    break
+                delay = self._endings.next_delay_s(failed=why.failed, healthy_for_s=ready_for_s)
+                self._explain(why, delay)
+                if delay > 0:
+                    self._wake.clear()
+                    await wait_event(self._clock, self._wake, delay)
+                if not self._stop_asked():
+                    self._set(
+                        phase=Phase.STARTING, retry_at=None, restarts=self.status.restarts + 1
+                    )
+        except Exception:  # the task's border: a replica that is not looked after must be seen
+            logger.exception("%s: the node failed to look after it", self.status.id)
+            self.end()
+            self._set(reason="InternalError", message="the node failed; its log says how")
+        finally:
+            self._remove_socket()
+            self._limits.release()
+            self.log.close()
+            self.done.set()
+            self._set(phase=Phase.STOPPED, pid=None, retry_at=None, memory_bytes=None)
+
+    def _explain(self, why: _Why, delay: float) -> None:
+        self.log.note(_one_line(why.message) or why.reason)
+        # An immediate restart is a start to everyone else: it is not ready, and it is coming.
+        phase = Phase.STARTING if delay <= 0 else Phase.FAILED if why.failed else Phase.BACKOFF
+        self._set(
+            phase=phase,
+            pid=None,
+            ready_at=None,
+            retry_at=self._clock.now() + delay if delay > 0 else None,
+            reason=why.reason,
+            message=_one_line(why.message),
+            exit_code=why.exit_code,
+            signal=why.signal,
+            memory_bytes=None,
+        )
+
+    async def _run_once(self) -> tuple[_Why, float]:
+        """One process from fork to end: why it ended, and for how many seconds it was ready."""
+        self._said = self._verdict = self._ready_since = self._last_beat = None
+        self._quiet = False
+        self.log.forget_last()
+        self._remove_socket()
+        output = Pipe(self.log.write)
+        status = self._status_pipe = Pipe(self._status_bytes)
+        self._lines = StatusLines(self._on_event)
+        ended: asyncio.Future[Ending | None] = asyncio.get_running_loop().create_future()
+        self._started = self._clock.monotonic()
+        try:
+            zygote = self._zygote = self._zygotes.get(self.framework)
+            await self._until_ready_or_stopped(zygote)
+            if self._stop_asked():
+                return _Why("", ""), 0.0
+            pid = await zygote.fork(
+                ForkOrder(
+                    name=self.spec.service or self.status.id,
+                    spec=self._encoded,
+                    log_fd=output.write_fd,
+                    status_fd=status.write_fd,
+                    limits=self._limits.for_fork,
+                ),
+                ended.set_result,
+            )
+            output.close_writer()
+            status.close_writer()
+            self._started = self._clock.monotonic()
+            # Status lines may have come in before the pid did; the phase is theirs.
+            self._set(pid=pid, started_at=self._clock.now())
+            if self._stop_asked():
+                self._signal(signal.SIGKILL)
+            ending = await ended
+            output.drain()
+            status.drain()
+            return self._why(ending), self._ready_for_s()
+        except CannotLoad as e:
+            return _Why(e.reason, str(e), failed=True), 0.0
+        except (ZygoteLost, OSError) as e:
+            return _Why("ZygoteLost", str(e)), 0.0
+        finally:
+            output.close()
+            status.close()
+            self._status_pipe = None
+            if not self._stop_asked():
+                self.status = replace(self.status, pid=None)
+
+    async def _until_ready_or_stopped(self, zygote: Zygote) -> None:
+        ready = asyncio.ensure_future(zygote.wait_ready())
+        stopped = asyncio.ensure_future(self._wake.wait())
+        try:
+            if not self._stop_asked():
+                self._wake.clear()
+            await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+        finally:
+            stopped.cancel()
+            ready.cancel()
+            await asyncio.gather(ready, stopped, return_exceptions=True)
+
+    def _ready_for_s(self) -> float:
+        return 0.0 if self._ready_since is None else self._clock.monotonic() - self._ready_since
+
+    def _status_bytes(self, data: bytes) -> None:
+        if data == _BEAT:  # nearly always
+            self._last_beat = self._clock.monotonic()
+        else:
+            self._lines.feed(data)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        now = self._clock.monotonic()
+        match event["event"]:
+            case "beat":
+                self._last_beat = now
+            case "ready":
+                self._last_beat = now
+                if self._ready_since is None:
+                    self._ready_since = now
+                if not self._stop_asked():
+                    self._set(phase=Phase.READY, ready_at=self._clock.now(), retry_at=None)
+            case "loading":  # another model, on request: it may be silent until it says `loaded`
+                self._quiet = True
+            case "loaded":
+                self._quiet, self._last_beat = False, now
+            case "failed":
+                reason = str(event.get("reason") or "ModelLoadFailed")
+                self._said = _Why(reason, _one_line(event.get("message")))
+            case "hung":
+                self._said = _Why("Unresponsive", _one_line(event.get("message")))
+            case "listening":
+                pass
+            case other:
+                logger.debug("%s said %r", self.status.id, other)
+
+    def _why(self, ending: Ending | None) -> _Why:
+        last = self.log.last_line()
+        if self._verdict is not None:
+            how = ending or Ending(None, signal.SIGKILL)
+            return replace(self._verdict, exit_code=how.exit_code, signal=how.signal)
+        if ending is None:
+            return _Why("ZygoteLost", self._zygote.failure if self._zygote else "")
+        said = self._said
+        words = f"{said.message if said else ''}\n{last}"
+        if self._limits.explains(words):
+            limit = _mib(self._limits.memory_limit_bytes or 0)
+            text = f"went over its memory limit of {limit}" + (f": {last}" if last else "")
+            return _Why("OutOfMemory", text, ending.exit_code, ending.signal)
+        failed = ending.exit_code == EXIT_CANNOT_LOAD
+        if said is not None:
+            return replace(said, exit_code=ending.exit_code, signal=ending.signal, failed=failed)
+        if ending.exit_code == EXIT_HUNG:
+            return _Why("Unresponsive", last or "a call hung", ending.exit_code)
+        reason = "Signal" if ending.signal is not None else "Exit"
+        if failed:
+            reason = "ModelLoadFailed"
+        text = f"{ending}: {last}" if last else str(ending)
+        return _Why(reason, text, ending.exit_code, ending.signal, failed)
+
+    def _remove_socket(self) -> None:
+        """A stale socket file would let the gateway connect to nobody."""
+        if self._socket.path is not None:
+            try:
+                os.unlink(self._socket.path)
+            except FileNotFoundError:
+                pass
+
+    def _set(self, **changes: Any) -> None:
+        status = replace(self.status, **changes)
+        if status != self.status:
+            self.status = status
+            self._publish(status)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text or "").split())[:1000]
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.0f} MiB"
