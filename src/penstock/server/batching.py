@@ -17,8 +17,8 @@ from time import perf_counter
 from typing import Any, Final, Protocol, TypeAlias
 
 from penstock.errors import DeadlineExceeded, InvalidInput, PenstockError, Unavailable
-from penstock.runtimes.base import Array, Arrays
-from penstock.server.execution import Call, WrongRows
+from penstock.runtimes.base import Arrays
+from penstock.server.execution import Call, Outputs, WrongRows
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ DEFAULT_ROWS: Final = 32
 DEFAULT_BYTES: Final = 1 << 20
 
 #: Takes the request's outputs, or the error that is its answer. Called once, in the loop, and must not raise.
-Done: TypeAlias = Callable[[Arrays | None, PenstockError | None], None]
+Done: TypeAlias = Callable[[Outputs | None, PenstockError | None], None]
 
 
 class Runs(Protocol):
@@ -100,7 +100,7 @@ class Batcher:
     """Gathers requests for one executor.
 
     `max_rows` and `max_bytes` bound a call of several requests; one request alone may be larger.
-    `batches=False` gives every request a call of its own. At most `max_queue` requests wait.
+    `batches=False` gives every request a call of its own. At most `max_queue` requests wait or run.
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class Batcher:
         self.waiting = 0
         #: Members of calls that run now.
         self._running: dict[Call, list[Pending]] = {}
+        self._in_calls = 0
         self._start: asyncio.Handle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at = inf
@@ -156,9 +157,9 @@ class Batcher:
         """
         if self._closed is not None:
             raise self._closed
-        if self.waiting >= self._max_queue:
+        if self.waiting + self._in_calls >= self._max_queue:
             raise Unavailable(
-                f"Model {self._executor.name} has {self.waiting} requests waiting.",
+                f"Model {self._executor.name} has {self._max_queue} requests under way.",
                 hint="Try again in a moment.",
                 retry_after_s=1.0,
             )
@@ -237,6 +238,7 @@ class Batcher:
                 continue
             call = self._call(members)
             self._free -= 1
+            self._in_calls += len(members)
             self._running[call] = members
             self._executor.run(call)
             if call not in self._running:
@@ -318,6 +320,7 @@ class Batcher:
         if members is None:
             return
         self._free += 1
+        self._in_calls -= len(members)
         if self._observer is not None:
             self._observer.called(call, members)
         error = call.error
@@ -487,7 +490,7 @@ def _name(column: tuple[str, Any, tuple[int, ...]]) -> str:
     return column[0]
 
 
-def _share_out(members: list[Pending], outputs: Arrays) -> None:
+def _share_out(members: list[Pending], outputs: Outputs) -> None:
     """Each member's rows, as views."""
     start = 0
     if len(outputs) == 1:
@@ -501,12 +504,12 @@ def _share_out(members: list[Pending], outputs: Arrays) -> None:
     for pending in members:
         end = start + pending.rows
         if pending.done is not None:
-            rows: dict[str, Array] = {n: a[start:end] for n, a in outputs.items()}
+            rows: Outputs = {n: a[start:end] for n, a in outputs.items()}
             _answer(pending, rows, None)
         start = end
 
 
-def _answer(pending: Pending, outputs: Arrays | None, error: PenstockError | None) -> None:
+def _answer(pending: Pending, outputs: Outputs | None, error: PenstockError | None) -> None:
     done = pending.done
     pending.done = None
     if done is None:

@@ -13,12 +13,12 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
 from penstock.errors import DeadlineExceeded, ModelError, PenstockError
-from penstock.runtimes.base import Arrays, Runtime
+from penstock.runtimes.base import Array, Arrays, Runtime
 from penstock.server.workers import Hung, Job, Watchdog, Workers
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,9 @@ NEWEST: Final = 0.2
 AWAITED_AT_ONCE: Final = 64
 #: numpy's kinds that have a place on the wire: bool, int, uint, float, object, bytes, text.
 ENCODABLE_KINDS: Final = frozenset("biufOSU")
+
+#: A model's answer after `checked`.
+Outputs: TypeAlias = dict[str, Array]
 
 
 class Call:
@@ -68,7 +71,7 @@ class Call:
         #: Bytes of input, by which durations are remembered.
         self.nbytes = nbytes
         self.done = done
-        self.outputs: Arrays | None = None
+        self.outputs: Outputs | None = None
         self.error: PenstockError | None = None
         self.started = self.joined = self.ended = 0.0
 
@@ -166,6 +169,11 @@ class Executor:
             return
         self._workers.run(Job(lambda: self._perform(call), lambda: self._finish(call)))
 
+    @property
+    def late(self) -> bool:
+        """Whether a call in a thread has taken longer than any request may."""
+        return self._workers.late
+
     def close(self) -> None:
         """End the worker threads once their calls have ended; cancel awaited ones. No call after it."""
         self._workers.close()
@@ -224,7 +232,7 @@ class Executor:
         )
 
 
-def checked(name: str, answer: object, rows: int) -> Arrays:
+def checked(name: str, answer: object, rows: int) -> Outputs:
     """`answer` of model `name`, if it is one: named arrays, `rows` rows in each unless that is -1.
 
     Raises ModelError that says what it is instead.
@@ -250,7 +258,7 @@ def checked(name: str, answer: object, rows: int) -> Arrays:
             have = array.shape[0] if array.ndim else None
             if have != rows:
                 raise WrongRows(name, output, have, rows)
-    return answer
+    return answer if type(answer) is dict else dict(answer)
 
 
 class WrongRows(ModelError):

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from penstock.domain.process import ServedModel, VersionPolicy
 from penstock.errors import LoadError, NotFound, PenstockError, Unavailable, Unsupported
+from penstock.protocols.documents import IndexEntry
 from penstock.runtimes.base import Framework, LoadOptions, PayloadRuntime, Runtime
+from penstock.runtimes.loading import require
 from penstock.server.batching import DEFAULT_BYTES, DEFAULT_ROWS, Batcher
 from penstock.server.execution import Executor
 from penstock.server.probe import NOT_TRIED, probe_arrays, probe_payload
@@ -28,6 +30,9 @@ from penstock.server.workers import Hung, Watchdog, Workers
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+#: Threads for a payload model that may be called in several at once: its calls mostly wait for others.
+REENTRANT_THREADS: Final = 8
 
 
 class State(StrEnum):
@@ -47,16 +52,6 @@ class Limits:
     max_queue: int = 1024
     #: Threads of the numeric libraries, and calls at once of a model whose predict is reentrant.
     threads: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One line of the repository's index."""
-
-    name: str
-    version: str
-    state: State
-    reason: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,7 +122,7 @@ class Repository:
         find: Callable[[str], Framework],
         limits: Limits | None = None,
         watchdog: Watchdog | None = None,
-        on_thread_start: Callable[[Framework], None] | None = None,
+        prepare_thread: Callable[[Framework], None] | None = None,
     ) -> None:
         self._entries = {m.name: Entry(m) for m in models}
         self._limits = limits or Limits()
@@ -135,7 +130,7 @@ class Repository:
         self._hung = hung
         self._find = find
         self._watchdog = watchdog
-        self._on_thread_start = on_thread_start
+        self._prepare_thread = prepare_thread
         self._started_empty = bool(models) and not any(m.load for m in models)
         self._closing: set[asyncio.Task[None]] = set()
         #: Changes whenever `get` may answer differently, so that look-ups can be remembered.
@@ -283,10 +278,10 @@ class Repository:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def abandon(self, name: str, error: PenstockError) -> None:
-        """Answer everybody who waits for `name` with `error`: it will never answer."""
+    def abandon_hung(self, error: PenstockError) -> None:
+        """Answer everybody who waits for a model whose call is late with `error`: it will never answer."""
         for loaded in self.loaded():
-            if loaded.name == name and loaded.batcher is not None:
+            if loaded.executor is not None and loaded.batcher is not None and loaded.executor.late:
                 loaded.batcher.abandon(error)
 
     def _retire(self, loaded: Loaded) -> None:
@@ -304,15 +299,10 @@ class Repository:
             options=model.options,
         )
 
-        def in_its_thread() -> Runtime | PayloadRuntime:
-            if self._on_thread_start is not None:
-                self._on_thread_start(framework)
-            return _load(framework, path, options)
+        def load() -> Runtime | PayloadRuntime:
+            return _load(framework, path, options, self._prepare_thread)
 
-        if framework.main_thread:
-            runtime = _load(framework, path, options)
-        else:
-            runtime = await in_thread(in_its_thread)
+        runtime = load() if framework.main_thread else await in_thread(load)
         try:
             if isinstance(runtime, Runtime):
                 loaded = await self._ready_arrays(model, version, runtime, framework)
@@ -338,7 +328,7 @@ class Repository:
         runtime: Runtime,
         framework: Framework,
     ) -> Loaded:
-        statistics = Statistics(model.name, self._metrics)
+        statistics = Statistics(model.name, version, self._metrics)
         executor = Executor(
             runtime,
             name=model.name,
@@ -383,7 +373,7 @@ class Repository:
     ) -> Loaded:
         workers = Workers(
             name=model.name,
-            threads=1,
+            threads=REENTRANT_THREADS if runtime.reentrant else 1,
             timeout_s=self._limits.timeout_s,
             hung=self._hung,
             on_thread_start=self._thread_start(framework),
@@ -402,7 +392,7 @@ class Repository:
             version=version,
             platform=runtime.platform,
             runtime=runtime,
-            statistics=Statistics(model.name, self._metrics),
+            statistics=Statistics(model.name, version, self._metrics),
             probe=outcome,
             load_s=0.0,
             payload=runtime,
@@ -410,8 +400,8 @@ class Repository:
         )
 
     def _thread_start(self, framework: Framework) -> Callable[[], None] | None:
-        start = self._on_thread_start
-        return None if start is None else lambda: start(framework)
+        prepare = self._prepare_thread
+        return None if prepare is None else lambda: prepare(framework)
 
 
 def choose(path: Path, policy: VersionPolicy) -> dict[str, Path]:
@@ -493,8 +483,16 @@ async def _release(name: str, version: str, runtime: Runtime | PayloadRuntime) -
         log.exception("model %s version %s could not be closed", name, version)
 
 
-def _load(framework: Framework, path: Path, options: LoadOptions) -> Runtime | PayloadRuntime:
+def _load(
+    framework: Framework,
+    path: Path,
+    options: LoadOptions,
+    prepare_thread: Callable[[Framework], None] | None,
+) -> Runtime | PayloadRuntime:
     try:
+        require(framework)
+        if prepare_thread is not None:
+            prepare_thread(framework)
         return framework.load(path, options)
     except PenstockError as error:
         log.error("model %s cannot be loaded", options.name, exc_info=error)

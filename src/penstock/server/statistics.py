@@ -7,9 +7,10 @@ over versions, statistics are kept per version, as Triton's extension has them.
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Final
 
 from penstock.observe.metrics import BATCH_ROWS, LATENCY_S, Counter, Histogram, Registry
+from penstock.protocols.documents import BatchStats, ModelStats
 from penstock.server.batching import Pending
 from penstock.server.execution import Call, WrongRows
 
@@ -78,50 +79,15 @@ class Metrics:
         return histogram
 
 
-class Duration:
-    """How many, and how long together. Nanoseconds on the wire, seconds here."""
-
-    __slots__ = ("count", "seconds")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.seconds = 0.0
-
-    def add(self, count: int, seconds: float) -> None:
-        self.count += count
-        self.seconds += seconds
-
-    def document(self) -> dict[str, int]:
-        return {"count": self.count, "ns": int(self.seconds * 1e9)}
-
-
-class Batches:
-    """Calls of one batch size."""
-
-    __slots__ = ("infer", "input")
-
-    def __init__(self) -> None:
-        self.input = Duration()
-        self.infer = Duration()
-
-
 class Statistics:
     """Triton's statistics of one version of one model. Is told by the batcher (`batching.Observer`)."""
 
-    def __init__(self, model: str, metrics: Metrics) -> None:
+    def __init__(self, model: str, version: str, metrics: Metrics) -> None:
         self._queue_seconds = metrics.queue_seconds(model)
         self._predict_seconds = metrics.predict_seconds(model)
         self._batch_rows = metrics.batch_rows(model)
-        self.success = Duration()
-        self.fail = Duration()
-        self.queue = Duration()
-        self.input = Duration()
-        self.infer = Duration()
-        #: Rows answered, and calls made for them.
-        self.rows = 0
-        self.calls = 0
-        self.last_s = 0.0
-        self._batches: dict[int, Batches] = {}
+        self._stats = ModelStats(model, version)
+        self._batches: dict[int, BatchStats] = {}
 
     def called(self, call: Call, members: list[Pending]) -> None:
         """A call of the model ended."""
@@ -139,58 +105,56 @@ class Statistics:
         self._predict_seconds.observe(infer_s)
         rows = call.rows if call.rows >= 0 else 1
         self._batch_rows.observe(rows)
+        whole = int((ended * count - arrived) * 1e9)
+        stats = self._stats.inference_stats
         if call.error is not None:
+            # The members of a batch are tried again one by one, and counted then.
             if len(members) == 1 or isinstance(call.error, WrongRows):
-                self.fail.add(count, ended * count - arrived)
+                stats.fail.add(whole, count)
             return
-        input_s = call.joined - started
-        self.success.add(count, ended * count - arrived)
-        self.queue.add(count, started * count - arrived)
+        input_ns = int((call.joined - started) * 1e9)
+        infer_ns = int(infer_s * 1e9)
+        stats.success.add(whole, count)
+        stats.queue.add(int((started * count - arrived) * 1e9), count)
         # As Triton counts: each member spent the whole call's time.
-        self.input.add(count, input_s * count)
-        self.infer.add(count, infer_s * count)
-        self.rows += rows
-        self.calls += 1
-        self.last_s = time.time()
-        batches = self._batches.get(rows)
-        if batches is None:
-            if len(self._batches) >= BATCH_SIZES:
-                return
-            batches = self._batches[rows] = Batches()
-        batches.input.add(1, input_s)
-        batches.infer.add(1, infer_s)
+        stats.compute_input.add(input_ns * count, count)
+        stats.compute_infer.add(infer_ns * count, count)
+        self._called(rows, input_ns, infer_ns)
+
+    def answered(self, seconds: float, error: bool) -> None:
+        """A payload model answered one request; it is called once for each."""
+        ns = int(seconds * 1e9)
+        self._predict_seconds.observe(seconds)
+        stats = self._stats.inference_stats
+        if error:
+            stats.fail.add(ns)
+            return
+        stats.success.add(ns)
+        stats.compute_infer.add(ns)
+        self._called(1, 0, ns)
 
     def dropped(self, pending: Pending) -> None:
         """A request left without an answer of the model: cancelled, or out of time."""
-        self.fail.add(1, time.perf_counter() - pending.arrived)
+        self._stats.inference_stats.fail.add(int((time.perf_counter() - pending.arrived) * 1e9))
 
-    def document(self, name: str, version: str) -> dict[str, Any]:
-        """One element of `model_stats`."""
-        nothing = {"count": 0, "ns": 0}
-        return {
-            "name": name,
-            "version": version,
-            "last_inference": int(self.last_s * 1000),
-            "inference_count": self.rows,
-            "execution_count": self.calls,
-            "inference_stats": {
-                "success": self.success.document(),
-                "fail": self.fail.document(),
-                "queue": self.queue.document(),
-                "compute_input": self.input.document(),
-                "compute_infer": self.infer.document(),
-                "compute_output": {"count": self.success.count, "ns": 0},
-                "cache_hit": nothing,
-                "cache_miss": nothing,
-            },
-            "batch_stats": [
-                {
-                    "batch_size": size,
-                    "compute_input": b.input.document(),
-                    "compute_infer": b.infer.document(),
-                    "compute_output": {"count": b.infer.count, "ns": 0},
-                }
-                for size, b in sorted(self._batches.items())
-            ],
-            "memory_usage": [],
-        }
+    def _called(self, rows: int, input_ns: int, infer_ns: int) -> None:
+        stats = self._stats
+        stats.inference_count += rows
+        stats.execution_count += 1
+        stats.last_inference = int(time.time() * 1000)
+        batch = self._batches.get(rows)
+        if batch is None:
+            if len(self._batches) >= BATCH_SIZES:
+                return
+            batch = self._batches[rows] = BatchStats(rows)
+        batch.compute_input.add(input_ns)
+        batch.compute_infer.add(infer_ns)
+
+    def document(self) -> ModelStats:
+        """What is known so far, in Triton's shape. Encoding is not told apart from the rest: 0 ns."""
+        stats = self._stats
+        stats.inference_stats.compute_output.count = stats.inference_stats.success.count
+        stats.batch_stats = [batch for _, batch in sorted(self._batches.items())]
+        for batch in stats.batch_stats:
+            batch.compute_output.count = batch.compute_infer.count
+        return stats

@@ -92,6 +92,12 @@ class Workers:
         self.run(Job(run, done))
         return await future
 
+    @property
+    def late(self) -> bool:
+        """Whether a call has taken longer than any request may."""
+        begun = [job.started for job in self._jobs if job.started]
+        return bool(begun) and perf_counter() - min(begun) >= self._timeout_s
+
     def close(self) -> None:
         """Let the threads end after the jobs they have. No job after it."""
         if self._timer is not None:

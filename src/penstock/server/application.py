@@ -1,0 +1,242 @@
+"""What the model process answers, by path: the V1 and V2 endpoints, the repository's, and metrics.
+
+A head's route is found once and kept with the head (heads are cached objects), so routing a repeated
+request is one look-up. Predictions go on in `inference`, everything else is answered here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
+
+import msgspec
+
+from penstock import __version__
+from penstock.domain.process import ProcessSpec
+from penstock.errors import InvalidInput, NotFound, PenstockError, Unavailable
+from penstock.http.server import Exchange, RequestHead
+from penstock.observe.metrics import render
+from penstock.protocols import documents
+from penstock.server.inference import TargetType, V1Explain, V1Predict, V2Infer
+from penstock.server.memory import private_bytes
+from penstock.server.payloads import Payloads
+from penstock.server.replies import PROMETHEUS, send_error, send_json, send_not_allowed
+from penstock.server.repository import Repository, refuse_parameters
+from penstock.server.statistics import Metrics
+
+log = logging.getLogger(__name__)
+
+Handler: TypeAlias = Callable[[Exchange], None]
+_ROUTE: Final = "route"
+_encode = msgspec.json.Encoder().encode
+
+_NAME: Final = r"([^/:]+)"
+_MODEL: Final = rf"/v2/models/{_NAME}(?:/versions/([^/]+))?"
+#: Predictions: path, and what makes the target.
+_TARGETS: Final[tuple[tuple[re.Pattern[str], TargetType], ...]] = (
+    (re.compile(rf"{_MODEL}/infer"), V2Infer),
+    (re.compile(rf"/v1/models/{_NAME}:predict"), V1Predict),
+    (re.compile(rf"/v1/models/{_NAME}:explain"), V1Explain),
+)
+
+
+class Application:
+    """The handler of a model process's HTTP server."""
+
+    def __init__(self, spec: ProcessSpec, repository: Repository, metrics: Metrics) -> None:
+        self.spec = spec
+        self.repository = repository
+        self.metrics = metrics
+        self.payloads = Payloads(self)
+        #: True from SIGTERM on: health says not ready, requests under way are answered.
+        self.draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Path, methods allowed, and what answers with the path's parts.
+        self._pages: tuple[tuple[re.Pattern[str], str, Callable[..., None]], ...] = tuple(
+            (re.compile(pattern), allow, page)
+            for pattern, allow, page in (
+                (r"/", "GET", self._alive),
+                (r"/v1/models", "GET", self._models),
+                (rf"/v1/models/{_NAME}", "GET", self._v1_model),
+                (r"/v2", "GET", self._server),
+                (r"/v2/health/live", "GET", self._live),
+                (r"/v2/health/ready", "GET", self._ready),
+                (r"/v2/models", "GET", self._models),
+                (r"/v2/models/stats", "GET", self._all_statistics),
+                (_MODEL, "GET", self._model),
+                (rf"{_MODEL}/ready", "GET", self._model_ready),
+                (rf"{_MODEL}/stats", "GET", self._statistics),
+                (r"/v2/repository/index", "POST", self._index),
+                (rf"/v2/repository/models/{_NAME}/load", "POST", self._load),
+                (rf"/v2/repository/models/{_NAME}/unload", "POST", self._unload),
+                (r"/metrics", "GET", self._metrics_text),
+                (r"/metrics\.json", "GET", self._metrics_json),
+            )
+        )
+
+    def __call__(self, exchange: Exchange) -> None:
+        memo = exchange.head.memo
+        route: Handler | None = memo.get(_ROUTE)
+        if route is None:
+            route = memo[_ROUTE] = self._route(exchange.head)
+        route(exchange)
+
+    def _route(self, head: RequestHead) -> Handler:
+        path = head.path
+        if len(path) > 1 and path.endswith("/"):
+            path = path[:-1]
+        for pattern, target in _TARGETS:
+            match = pattern.fullmatch(path)
+            if match is not None:
+                if head.method != "POST":
+                    return lambda exchange: send_not_allowed(exchange, "POST")
+                name, version = (*(unquote(g) if g else None for g in match.groups()), None)[:2]
+                return target(self, head, name or "", version)
+        for pattern, allow, page in self._pages:
+            match = pattern.fullmatch(path)
+            if match is None:
+                continue
+            methods = ("GET", "HEAD") if allow == "GET" else (allow,)
+            if head.method not in methods:
+                return lambda exchange: send_not_allowed(exchange, ", ".join(methods))
+            parts = [unquote(g) if g else None for g in match.groups()]
+            return lambda exchange: self._page(exchange, page, parts)
+        return lambda exchange: send_error(exchange, NotFound("There is nothing at this path."))
+
+    def _page(self, exchange: Exchange, page: Callable[..., None], parts: list[Any]) -> None:
+        try:
+            page(exchange, *parts)
+        except PenstockError as error:
+            send_error(exchange, error)
+
+    # -- the process
+
+    def _alive(self, exchange: Exchange) -> None:
+        send_json(exchange, documents.ALIVE)
+
+    def _server(self, exchange: Exchange) -> None:
+        send_json(exchange, documents.server_metadata("penstock", __version__))
+
+    def _live(self, exchange: Exchange) -> None:
+        send_json(exchange, documents.live())
+
+    def _ready(self, exchange: Exchange) -> None:
+        ready = self.repository.ready and not self.draining
+        send_json(exchange, documents.ready(ready), 200 if ready else 503)
+
+    # -- models
+
+    def _models(self, exchange: Exchange) -> None:
+        send_json(exchange, documents.models(self.repository.names()))
+
+    def _v1_model(self, exchange: Exchange, name: str) -> None:
+        self.repository.get(name)
+        send_json(exchange, documents.model_ready(name, True))
+
+    def _model_ready(self, exchange: Exchange, name: str, version: str | None) -> None:
+        try:
+            self.repository.get(name, version)
+        except Unavailable:
+            send_json(exchange, documents.model_ready(name, False), 503)
+            return
+        send_json(exchange, documents.model_ready(name, True))
+
+    def _model(self, exchange: Exchange, name: str, version: str | None) -> None:
+        loaded = self.repository.get(name, version)
+        runtime = loaded.runtime
+        versions = list(self.repository.versions(name))
+        send_json(
+            exchange,
+            documents.model_metadata(
+                name, versions, runtime.platform, runtime.inputs, runtime.outputs
+            ),
+        )
+
+    def _statistics(self, exchange: Exchange, name: str, version: str | None) -> None:
+        if version is not None:
+            chosen = [self.repository.get(name, version)]
+        else:
+            self.repository.get(name)
+            chosen = list(self.repository.versions(name).values())
+        send_json(exchange, documents.statistics(v.statistics.document() for v in chosen))
+
+    def _all_statistics(self, exchange: Exchange) -> None:
+        if "stats" in self.repository:  # a model of that name comes first
+            self._model(exchange, "stats", None)
+            return
+        found = self.repository.loaded()
+        send_json(exchange, documents.statistics(v.statistics.document() for v in found))
+
+    # -- the repository
+
+    def _index(self, exchange: Exchange) -> None:
+        ready_only = _object(exchange).get("ready", False)
+        if not isinstance(ready_only, bool):
+            raise InvalidInput("'ready' is true or false.")
+        entries = self.repository.index(ready_only=ready_only)
+        send_json(exchange, documents.repository_index(entries))
+
+    def _load(self, exchange: Exchange, name: str) -> None:
+        parameters = _object(exchange).get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise InvalidInput("'parameters' is an object.")
+        refuse_parameters(parameters)
+        self._change(exchange, self.repository.load(name), documents.loaded(name))
+
+    def _unload(self, exchange: Exchange, name: str) -> None:
+        # `unload_dependents` is what Triton's clients send; nothing depends on another model here.
+        _object(exchange)
+        self._change(exchange, self.repository.unload(name), documents.unloaded(name))
+
+    def _change(self, exchange: Exchange, change: Coroutine[Any, Any, None], answer: bytes) -> None:
+        """Answer when `change` is made. A client that hangs up does not undo it."""
+
+        async def run() -> None:
+            try:
+                await change
+            except PenstockError as error:
+                send_error(exchange, error)
+            except Exception:
+                log.exception("a change of the repository failed")
+                exchange.fault()
+            else:
+                send_json(exchange, answer)
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- metrics
+
+    def _metrics_text(self, exchange: Exchange) -> None:
+        self._measure()
+        exchange.send(200, PROMETHEUS, render(self.metrics.registry.snapshot()))
+
+    def _metrics_json(self, exchange: Exchange) -> None:
+        self._measure()
+        send_json(exchange, _encode(self.metrics.registry.snapshot()))
+
+    def _measure(self) -> None:
+        spec = self.spec
+        gauge = self.metrics.memory.labels(
+            spec.namespace, spec.service, spec.revision, spec.replica
+        )
+        gauge.set(private_bytes())
+
+
+def _object(exchange: Exchange) -> dict[str, Any]:
+    """The JSON object in the body; an empty body is an empty object."""
+    body = exchange.body
+    if not body:
+        return {}
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise InvalidInput("The body is no JSON.") from None
+    if not isinstance(value, dict):
+        raise InvalidInput("The body is no JSON object.")
+    return value

@@ -1,0 +1,284 @@
+"""A prediction's way through the process: body to arrays, arrays to the batcher, rows to a response.
+
+The hot path. One `Target` per distinct request head remembers everything that does not change from request
+to request: the model, its batcher, the counters. A request itself costs a small `Call` object; no task, no
+future. Models that take the payload as it is go through `payloads` instead.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from penstock.errors import InvalidInput, ModelError, NotFound, PenstockError, Unsupported
+from penstock.http.server import Exchange, RequestHead
+from penstock.protocols.infer import InferRequest, InferResponse
+from penstock.protocols.v1 import JSON_HEADERS, decode_arrays, encode_predictions
+from penstock.protocols.v2 import decode_infer, encode_infer, parse_header_length
+from penstock.runtimes.base import TensorSpec
+from penstock.server.batching import Batcher, Pending
+from penstock.server.execution import Outputs
+from penstock.server.replies import send_error
+from penstock.server.repository import Loaded
+
+if TYPE_CHECKING:
+    from penstock.server.application import Application
+
+log = logging.getLogger(__name__)
+
+#: Status under which a request is counted whose client went away; nobody gets to see it.
+CLIENT_GONE = 499
+
+
+class Target(ABC):
+    """Where the requests with one head go: a model, perhaps a version, by one protocol."""
+
+    #: V1 or V2, as metrics name it.
+    protocol: str
+    verb = "predict"
+
+    def __init__(self, app: Application, head: RequestHead, name: str, version: str | None) -> None:
+        self.app = app
+        self.head = head
+        self.name = name
+        self.version = version
+        self.fault = _unservable(head)
+        self.timeout_s: float | None = None
+        try:
+            self.timeout_s = requested_timeout_s(head)
+        except InvalidInput as error:
+            self.fault = error
+        self._generation = -1
+        self._loaded: Loaded | None = None
+        self._batcher: Batcher | None = None
+
+    def __call__(self, exchange: Exchange) -> None:
+        began = perf_counter()
+        try:
+            if self._generation != self.app.repository.generation or self._loaded is None:
+                self._look_up()
+            batcher = self._batcher
+            if batcher is None:
+                self._to_payload_model(exchange, began)
+            else:
+                self.submit(exchange, batcher, began)
+        except PenstockError as error:
+            self.refuse(exchange, error, began)
+
+    @abstractmethod
+    def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
+        """Decode the body and queue it. Raises PenstockError."""
+
+    def _to_payload_model(self, exchange: Exchange, began: float) -> None:
+        loaded = self.loaded
+        if loaded.payload is None or self.verb not in loaded.payload.verbs:
+            raise Unsupported(f"Model {self.name} has no {self.verb}.")
+        self.app.payloads.take(self, loaded, exchange, began)
+
+    @property
+    def loaded(self) -> Loaded:
+        """What serves. After `_look_up` only."""
+        if self._loaded is None:
+            raise NotFound(f"Model with name {self.name} does not exist.")
+        return self._loaded
+
+    def _look_up(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+        app = self.app
+        loaded = app.repository.get(self.name, self.version)
+        self._loaded = loaded
+        self._batcher = loaded.batcher if self.verb == "predict" else None
+        self._generation = app.repository.generation
+        runtime = loaded.runtime
+        self.model_version = loaded.version
+        self.specs: Sequence[TensorSpec] = runtime.inputs
+        #: What an array's dtype does not tell.
+        self.datatypes = {s.name: "BF16" for s in runtime.outputs if s.datatype == "BF16"}
+        self.answered = app.metrics.requests(self.name, self.protocol, 200)
+        self.seconds = app.metrics.request_seconds(self.name, self.protocol)
+
+    # -- counting
+
+    def refuse(self, exchange: Exchange, error: PenstockError, began: float) -> None:
+        """Answer with an error, and count it."""
+        send_error(exchange, error)
+        self.count(error.status, began)
+
+    def count(self, status: int, began: float) -> None:
+        """Count a request that was not answered by the fast path."""
+        # Names come from outside: only those that exist may become labels.
+        name = self.name if self.name in self.app.repository else ""
+        metrics = self.app.metrics
+        metrics.requests(name, self.protocol, status).inc()
+        metrics.request_seconds(name, self.protocol).observe(perf_counter() - began)
+
+
+class Call:
+    """One request between `submit` and its response."""
+
+    __slots__ = ("began", "exchange", "pending", "request", "target")
+
+    #: None once it is answered or given up: nothing may refer to a request that is over.
+    pending: Pending | None
+
+    def __init__(
+        self, target: Target, exchange: Exchange, request: InferRequest | None, began: float
+    ) -> None:
+        self.target = target
+        self.exchange = exchange
+        self.request = request
+        self.began = began
+        self.pending = None
+
+    def aborted(self) -> None:
+        """The client has gone: leave the queue."""
+        pending = self.pending
+        if pending is not None:
+            self.pending = None
+            pending.cancel()
+            self.target.count(CLIENT_GONE, self.began)
+
+    def failed(self, error: PenstockError) -> None:
+        self.pending = None
+        self.exchange.on_abort = None
+        self.target.refuse(self.exchange, error, self.began)
+
+    def done_v2(self, outputs: Outputs | None, error: PenstockError | None) -> None:
+        target = self.target
+        request = self.request
+        if outputs is None or request is None or error is not None:
+            self.failed(error or _unanswered(target.name))
+            return
+        try:
+            headers, body = encode_infer(InferResponse(outputs, target.datatypes), request)
+        except PenstockError as fault:
+            self.failed(fault)
+            return
+        except Exception:
+            log.exception("the answer of model %s could not be encoded", target.name)
+            self.failed(unencodable(target.name))
+            return
+        self.pending = None
+        exchange = self.exchange
+        exchange.on_abort = None
+        exchange.send(200, headers, body[0] if len(body) == 1 else body)
+        target.answered.value += 1
+        target.seconds.observe(perf_counter() - self.began)
+
+    def done_v1(self, outputs: Outputs | None, error: PenstockError | None) -> None:
+        target = self.target
+        if outputs is None or error is not None:
+            self.failed(error or _unanswered(target.name))
+            return
+        try:
+            body = encode_predictions(outputs)
+        except PenstockError as fault:
+            self.failed(fault)
+            return
+        except Exception:
+            log.exception("the answer of model %s could not be encoded", target.name)
+            self.failed(unencodable(target.name))
+            return
+        self.pending = None
+        exchange = self.exchange
+        exchange.on_abort = None
+        exchange.send(200, JSON_HEADERS, body)
+        target.answered.value += 1
+        target.seconds.observe(perf_counter() - self.began)
+
+
+class V2Infer(Target):
+    """POST /v2/models/M[/versions/V]/infer"""
+
+    protocol = "v2"
+
+    def __init__(self, app: Application, head: RequestHead, name: str, version: str | None) -> None:
+        super().__init__(app, head, name, version)
+        self._json_bytes = head.get(b"inference-header-content-length")
+
+    def decode(self, exchange: Exchange) -> InferRequest:
+        body = exchange.body
+        if body is None:
+            raise InvalidInput("The request has no body.")
+        asked = self._json_bytes
+        length = None if asked is None else parse_header_length(asked, len(body))
+        return decode_infer(body, length, self.name, self.model_version, self.specs)
+
+    def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
+        request = self.decode(exchange)
+        call = Call(self, exchange, request, began)
+        call.pending = batcher.submit(
+            request.inputs, request.parameters, call.done_v2, timeout_s=self.timeout_s
+        )
+        exchange.on_abort = call.aborted
+
+
+class V1Predict(Target):
+    """POST /v1/models/M:predict"""
+
+    protocol = "v1"
+
+    def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
+        body = exchange.body
+        if body is None:
+            raise InvalidInput("The request has no body.")
+        decoded = decode_arrays(body, self.specs)
+        call = Call(self, exchange, None, began)
+        call.pending = batcher.submit(
+            decoded.named(self.specs),
+            decoded.parameters,
+            call.done_v1,
+            timeout_s=self.timeout_s,
+        )
+        exchange.on_abort = call.aborted
+
+
+class V1Explain(V1Predict):
+    """POST /v1/models/M:explain"""
+
+    verb = "explain"
+
+
+#: Makes the target for a head; what a route's match leads to.
+TargetType = Callable[["Application", RequestHead, str, str | None], Target]
+
+
+def requested_timeout_s(head: RequestHead) -> float | None:
+    """The caller's own deadline, from `x-request-timeout-ms`; None when it named none.
+
+    InvalidInput when it is no positive whole number.
+    """
+    value = head.get(b"x-request-timeout-ms")
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 12 or int(value) == 0:
+        raise InvalidInput(
+            "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
+        )
+    return int(value) / 1000
+
+
+def _unservable(head: RequestHead) -> PenstockError | None:
+    coding = head.get(b"content-encoding")
+    if coding is None or coding.lower() in (b"", b"identity"):
+        return None
+    return Unsupported(
+        "The request's body has a content-encoding, which is not served.",
+        hint="Send it as it is; large tensors are smallest with the binary extension.",
+    )
+
+
+def unencodable(name: str) -> ModelError:
+    """For an answer that no protocol can carry."""
+    return ModelError(
+        f"Model {name} answered something that cannot be sent.",
+        hint="The traceback is in the replica's log.",
+    )
+
+
+def _unanswered(name: str) -> ModelError:
+    return ModelError(f"Model {name} answered nothing.")

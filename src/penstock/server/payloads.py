@@ -1,0 +1,226 @@
+"""Requests to models that take the payload as their protocol has it: a user's own class.
+
+Each request is a task, since a user's `predict` may await. What it answers is a body, or a stream that is
+sent as it comes: the client's pace holds the model back, a client that hangs up stops it, and a stream that
+breaks is a broken connection, never a response that looks complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidInput,
+    ModelError,
+    PenstockError,
+    Unavailable,
+)
+from penstock.http.exchange import OPEN
+from penstock.http.head import render_headers
+from penstock.http.server import Exchange
+from penstock.protocols.infer import InferRequest, InferResponse
+from penstock.protocols.v1 import decode_predict, is_json
+from penstock.protocols.v2 import encode_infer
+from penstock.runtimes.base import CallContext, RawReply, StreamReply
+from penstock.server.inference import CLIENT_GONE, Target, V2Infer, unencodable
+from penstock.server.replies import send_error
+from penstock.server.repository import Loaded
+
+if TYPE_CHECKING:
+    from penstock.server.application import Application
+
+log = logging.getLogger(__name__)
+
+#: Header fields that belong to the engine; a model cannot set them.
+FRAMING: Final = frozenset(
+    {"connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+
+
+class Payloads:
+    """The payload calls under way in a process."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, target: Target, loaded: Loaded, exchange: Exchange, began: float) -> None:
+        """Start a call. Raises Unavailable when too many are under way."""
+        limit = self._app.spec.max_queue
+        if loaded.calls >= limit:
+            raise Unavailable(
+                f"Model {target.name} has {limit} requests under way.",
+                hint="Try again in a moment.",
+                retry_after_s=1.0,
+            )
+        loaded.enter()
+        task = asyncio.get_running_loop().create_task(self._run(target, loaded, exchange, began))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+        def aborted() -> None:
+            task.cancel()
+
+        exchange.on_abort = aborted
+
+    async def _run(self, target: Target, loaded: Loaded, exchange: Exchange, began: float) -> None:
+        status = 200
+        try:
+            await self._answer(target, loaded, exchange)
+        except asyncio.CancelledError:
+            status = CLIENT_GONE
+            raise
+        except PenstockError as error:
+            status = error.status
+            exchange.on_abort = None
+            _send_or_break(target, exchange, error)
+        except Exception:
+            log.exception("a request to model %s failed", target.name)
+            status = Internal.status
+            exchange.on_abort = None
+            exchange.fault()
+        finally:
+            exchange.on_abort = None
+            loaded.leave()
+            loaded.statistics.answered(perf_counter() - began, error=status != 200)
+            target.count(status, began)
+
+    async def _answer(self, target: Target, loaded: Loaded, exchange: Exchange) -> None:
+        model = loaded.payload
+        workers = loaded.workers
+        if model is None or workers is None:
+            raise Internal(f"Model {target.name} takes no payloads.")
+        payload = _payload(target, exchange)
+        context = CallContext(
+            protocol="v2" if isinstance(target, V2Infer) else "v1",
+            verb="explain" if target.verb == "explain" else "predict",
+            headers=dict(_headers(exchange)),
+            run=workers.call,
+        )
+        limit = self._app.spec.timeout_s
+        if target.timeout_s is not None:
+            limit = min(limit, target.timeout_s)
+        try:
+            async with asyncio.timeout(limit):
+                reply = await model.call(payload, context)
+        except TimeoutError:
+            raise _late(target.name, limit) from None
+        extra = _response_headers(target.name, context.response_headers)
+        if isinstance(reply, StreamReply):
+            await _stream(target.name, exchange, reply, extra, limit)
+        elif isinstance(reply, RawReply):
+            exchange.send(200, _content_type(target.name, reply.content_type) + extra, reply.body)
+        else:
+            if not isinstance(payload, InferRequest) or not isinstance(reply, InferResponse):
+                raise ModelError(
+                    f"Model {target.name} answered {type(reply).__name__}, "
+                    "which this protocol cannot carry."
+                )
+            try:
+                headers, body = encode_infer(reply, payload)
+            except PenstockError:
+                raise
+            except Exception:
+                log.exception("the answer of model %s could not be encoded", target.name)
+                raise unencodable(target.name) from None
+            exchange.send(200, headers + extra, body)
+
+    async def drain(self) -> None:
+        """Return when every call has ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+async def _stream(
+    name: str, exchange: Exchange, reply: StreamReply, extra: bytes, limit_s: float
+) -> None:
+    """Send the pieces as they come. The first may take `limit_s`, and so may each one after it."""
+    headers = _content_type(name, reply.content_type) + extra
+    drained = asyncio.Event()
+    exchange.on_drain = drained.set
+    chunks = reply.chunks
+    started = False
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(limit_s):
+                    chunk = await _next(chunks)
+            except TimeoutError:
+                raise _late(name, limit_s) from None
+            if not started:
+                # Only now: a model that fails before its first piece gets a status of its own.
+                exchange.start(200, headers)
+                started = True
+            if chunk is None:
+                break
+            drained.clear()
+            if chunk and not exchange.write(chunk):
+                await drained.wait()
+        exchange.end()
+    finally:
+        exchange.on_drain = None
+        close = getattr(chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        return await anext(chunks)
+    except StopAsyncIteration:
+        return None
+
+
+def _payload(target: Target, exchange: Exchange) -> dict[str, Any] | bytes | InferRequest:
+    if isinstance(target, V2Infer):
+        return target.decode(exchange)
+    body = exchange.body
+    if body is None:
+        raise InvalidInput("The request has no body.")
+    if is_json(exchange.head.get(b"content-type")):
+        return decode_predict(body)
+    return bytes(body)
+
+
+def _headers(exchange: Exchange) -> Mapping[str, str]:
+    memo = exchange.head.memo
+    headers: Mapping[str, str] | None = memo.get("payload-headers")
+    if headers is None:
+        headers = {n.decode(): v.decode("latin-1") for n, v in exchange.head.headers}
+        memo["payload-headers"] = headers
+    return headers
+
+
+def _response_headers(name: str, headers: Mapping[str, str]) -> bytes:
+    fields = [(n, v) for n, v in headers.items() if n.lower() not in FRAMING]
+    try:
+        return render_headers(fields)
+    except (ValueError, TypeError, AttributeError):
+        raise ModelError(
+            f"Model {name} set a response header that cannot be sent: a name and a value of plain "
+            "text are expected."
+        ) from None
+
+
+def _content_type(name: str, value: str) -> bytes:
+    return _response_headers(name, {"content-type": value})
+
+
+def _late(name: str, limit_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"Model {name} did not answer within {limit_s:g} s.")
+
+
+def _send_or_break(target: Target, exchange: Exchange, error: PenstockError) -> None:
+    """An error's answer; where a stream has begun, the broken connection that says it is not whole."""
+
+    if exchange.state == OPEN:
+        send_error(exchange, error)
+        return
+    log.warning("a stream of model %s broke: %s", target.name, error)
+    exchange.abort()

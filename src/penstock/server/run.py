@@ -1,0 +1,83 @@
+"""`penstock run`: one model process on a port of this machine, without a control plane."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from penstock import runtimes
+from penstock.domain.process import ProcessSpec, ServedModel
+from penstock.domain.routes import Address
+from penstock.errors import InvalidInput, LoadError
+from penstock.server.process import main
+
+#: `my_model.py:MyModel`
+_CLASS = re.compile(r"(.+\.py):([A-Za-z_][A-Za-z0-9_.]*)")
+
+
+def served_model(
+    model: str,
+    *,
+    framework: str | None = None,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ServedModel:
+    """What `model` names: files of a framework, or FILE.py[:Class].
+
+    Raises LoadError when there is nothing, or nothing known, and NotFound for an unknown framework.
+    """
+    chosen = dict(options or {})
+    path = Path(model)
+    match = _CLASS.fullmatch(model)
+    if match is not None and not path.exists():
+        path = Path(match[1])
+        if framework not in (None, "custom"):
+            raise InvalidInput(f"{model} is a Python class, which {framework} cannot serve.")
+        framework = "custom"
+        chosen["class"] = match[2]
+    if not path.exists():
+        raise LoadError(f"There is no model at {path}.")
+    path = path.resolve()
+    if framework is None:
+        framework = runtimes.detect(str(path))
+    runtimes.find(framework)
+    return ServedModel(
+        name=name or _name_of(path), framework=framework, path=str(path), options=chosen
+    )
+
+
+def run(
+    model: str,
+    *,
+    framework: str | None = None,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    threads: int = 0,
+    timeout_s: float = 60.0,
+    on_listening: Callable[[Address], None] | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> int:
+    """Serve `model` until SIGINT or SIGTERM; the exit code. Raises as `served_model` does."""
+    served = served_model(model, framework=framework, name=name, options=options)
+    spec = ProcessSpec(
+        listen=f"tcp:{host}:{port}",
+        models=(served,),
+        service=served.name,
+        revision="local",
+        replica="local",
+        threads=threads,
+        timeout_s=timeout_s,
+    )
+    return main(spec, None, on_listening=on_listening, on_ready=on_ready)
+
+
+def _name_of(path: Path) -> str:
+    """A model's name on the wire: its folder's, or its file's without the suffix."""
+    stem = path.name if path.is_dir() else path.stem
+    if stem == "model" and path.parent.name:
+        stem = path.parent.name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.") or "model"

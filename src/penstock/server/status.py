@@ -1,0 +1,44 @@
+"""What a model process tells its supervisor: one JSON object a line, on a descriptor it was born with.
+
+`listening`, then `ready` or `failed`; `beat` every second from the event loop, so that a loop that stands
+still is noticed; `hung` before the process ends because a call never returned.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import msgspec
+
+_encode = msgspec.json.Encoder().encode
+_BEAT: Final = b'{"event":"beat"}\n'
+
+#: Seconds between two beats.
+BEAT_S: Final = 1.0
+
+
+class Status:
+    """Writes status lines; does nothing without a descriptor. `say` may be called from any thread."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        if fd is not None:
+            # A supervisor that does not read must not hold up the loop: its pipe takes 64 KiB.
+            os.set_blocking(fd, False)
+
+    def say(self, event: str, **fields: Any) -> None:
+        self._write(_encode({"event": event, **fields}) + b"\n")
+
+    def beat(self) -> None:
+        self._write(_BEAT)
+
+    def _write(self, line: bytes) -> None:
+        if self._fd is None:
+            return
+        try:
+            os.write(self._fd, line)
+        except BlockingIOError:
+            return  # nobody reads; a later line may get through
+        except OSError:
+            self._fd = None  # the supervisor is gone, and this process is about to be

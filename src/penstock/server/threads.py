@@ -1,0 +1,59 @@
+"""Threads of the numeric libraries: a process's share of the cores, and no more.
+
+BLAS pools and the frameworks' own are set once. OpenMP counts per calling thread, so each thread that calls
+a model sets it for itself.
+"""
+
+from __future__ import annotations
+
+import os
+from math import ceil
+from typing import Final
+
+from penstock.domain.process import ProcessSpec
+from penstock.runtimes.base import Framework
+
+#: Read by the libraries when they are loaded.
+POOL_VARIABLES: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+def share(spec: ProcessSpec) -> int:
+    """Threads for `spec`: as it says, else the cores this process may use, at least one."""
+    if spec.threads > 0:
+        return spec.threads
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if spec.cpu_limit:
+        cores = min(cores or 1, ceil(spec.cpu_limit))
+    return max(1, cores or 1)
+
+
+class Pools:
+    """Sets `threads` for every library, where it differs from the one thread a zygote holds them to."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._blas_done = False
+        self._done: set[str] = set()
+        # For what is loaded from now on.
+        for name in POOL_VARIABLES:
+            os.environ[name] = str(threads)
+
+    def prepare_thread(self, framework: Framework) -> None:
+        """To be called in each thread that will call a model, after the framework's packages are there."""
+        if self.threads > 1:
+            # Looking through the loaded libraries takes milliseconds, so not where one thread is right.
+            from threadpoolctl import threadpool_limits
+
+            threadpool_limits(self.threads, user_api="openmp")
+            if not self._blas_done:
+                self._blas_done = True
+                threadpool_limits(self.threads, user_api="blas")
+        if framework.set_threads is not None and framework.name not in self._done:
+            self._done.add(framework.name)
+            framework.set_threads(self.threads)
