@@ -129,6 +129,8 @@ class PayloadRuntime(ABC):
     platform: str = ""
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    #: The model's synchronous code may run in several threads at once.
+    reentrant: bool = False
     #: Verbs that `call` answers; a server answers 501 for the others.
     verbs: frozenset[str] = frozenset({"predict"})
 

@@ -197,6 +197,7 @@ class ClassPayloadRuntime(PayloadRuntime):
         self._model = model
         self.inputs = model.inputs
         self.outputs = model.outputs
+        self.reentrant = model.reentrant
         self.verbs = frozenset({"predict"} | ({"explain"} if model.explain else set()))
         self._threads: ThreadPoolExecutor | None = None
         what = model.class_name
