@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime
 import re
 from array import array
 from collections.abc import Mapping, Sequence
@@ -301,8 +302,12 @@ def _fallback(value: Any) -> Any:
     """What msgspec does not know: numpy values, data frames, and their kin."""
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind == "V" and value.dtype.names is None:
-            return value.astype(np.float32).tolist()
+            return value.astype(np.float32).tolist()  # bfloat16 and its like
+        if value.dtype.kind == "M":
+            value = value.astype("M8[us]")  # finer ones become bare integers
         return value.tolist()
+    if isinstance(value, datetime.datetime):  # a subclass, as pandas has it
+        return value.isoformat()
     records = getattr(value, "to_dict", None)
     if records is not None:
         return records(orient="records") if hasattr(value, "columns") else records()
