@@ -7,11 +7,13 @@ import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 
 from penstock.backends.base import Backend, Phase, ReplicaGone, ReplicaList, ReplicaStatus
 from penstock.control.clock import Clock, Timer
 from penstock.domain.process import ProcessSpec
-from penstock.errors import Conflict, NotFound, Unavailable
+from penstock.domain.service import Service
+from penstock.errors import Conflict, NotFound, PenstockError, Unavailable
 
 
 class _Timer:
@@ -166,3 +168,50 @@ class FakeBackend(Backend):
         lines = [b"loading\n", b"ready\n"]
         for line in lines[-tail:] if tail is not None else lines:
             yield line
+
+
+class FakeFetched:
+    """Files that are there."""
+
+    def __init__(self, digest: str) -> None:
+        self.path = Path(f"/models/{digest}")
+        self.digest = digest
+        self.size_bytes = 100
+
+
+class FakeFiles:
+    """Models by URI: a digest, an error to raise, or a future to wait for."""
+
+    def __init__(self) -> None:
+        self.by_uri: dict[str, str | PenstockError | asyncio.Event] = {}
+        self.fetched: list[str] = []
+        self.pinned: set[str] = set()
+        self.missing: set[str] = set()
+
+    def uri(self, service: Service) -> str:
+        assert service.predictor.model is not None
+        return service.predictor.model.storage.uri
+
+    async def fetch(
+        self, service: Service, progress: Callable[[int, int | None], None]
+    ) -> FakeFetched:
+        uri = self.uri(service)
+        self.fetched.append(uri)
+        found = self.by_uri.get(uri, f"sha256:{uri}")
+        if isinstance(found, asyncio.Event):
+            progress(1_000_000, 2_000_000)
+            await found.wait()
+            found = f"sha256:{uri}"
+        if isinstance(found, PenstockError):
+            raise found
+        self.missing.discard(f"/models/{found}")
+        return FakeFetched(found)
+
+    async def pin(self, revision: str, files: object) -> None:
+        self.pinned.add(revision)
+
+    async def release(self, revision: str) -> None:
+        self.pinned.discard(revision)
+
+    def present(self, path: str) -> bool:
+        return path not in self.missing

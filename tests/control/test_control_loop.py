@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from itertools import pairwise
 
 import pytest
-
 from control_fakes import FakeClock
+
 from penstock.control.loop import Backoff, Loop
 from penstock.errors import Conflict, Unavailable
 
@@ -87,7 +88,7 @@ async def test_a_failed_look_is_repeated_with_growing_delays_and_forgiven_after_
     for _ in range(40):
         await loop.settled()
         await clock.advance(0.5)
-    assert [b - a for a, b in zip(at, at[1:], strict=False)] == [1.0, 2.0, 4.0, 8.0]
+    assert [b - a for a, b in pairwise(at)] == [1.0, 2.0, 4.0, 8.0]
     assert sum("away" in r.message for r in caplog.records) == 1  # said once, not at each try
     fail = False
     await clock.advance(8.0)

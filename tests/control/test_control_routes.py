@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from penstock.domain.routes import Replica, Route, Snapshot, Target
 def route(name: str, *replicas: str) -> Route:
     targets = (Target(f"{name}-00001", 100, tuple(Replica(r, f"unix:/{r}") for r in replicas)),)
     return Route("default", name, targets)
+
+
+Connect = Callable[[], "Awaitable[Gateway]"]
 
 
 class Gateway:
@@ -35,8 +38,28 @@ class Gateway:
         async with asyncio.timeout(5):
             return json.loads(await self.reader.readline())
 
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            pass
+
     def say(self, message: dict[str, Any]) -> None:
         self.writer.write(json.dumps(message).encode() + b"\n")
+
+
+@pytest.fixture
+async def connect(tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[Gateway]]]:
+    gateways: list[Gateway] = []
+
+    async def connect() -> Gateway:
+        gateways.append(await Gateway.connect(tmp_path / "routes.sock"))
+        return gateways[-1]
+
+    yield connect
+    for g in gateways:
+        await g.close()
 
 
 @pytest.fixture
@@ -48,10 +71,10 @@ async def publisher(tmp_path: Path) -> AsyncIterator[RoutePublisher]:
 
 
 async def test_a_gateway_gets_the_table_and_then_only_what_changes(
-    publisher: RoutePublisher, tmp_path: Path
+    publisher: RoutePublisher, connect: Connect
 ) -> None:
     publisher.put(route("a", "a0"))
-    g = await Gateway.connect(tmp_path / "routes.sock")
+    g = await connect()
     snapshot = await g.next()
     assert snapshot["type"] == "snapshot"
     assert [r["name"] for r in snapshot["routes"]] == ["a"]
@@ -66,9 +89,9 @@ async def test_the_socket_is_private(publisher: RoutePublisher, tmp_path: Path) 
     assert (tmp_path / "routes.sock").stat().st_mode & 0o777 == 0o600
 
 
-async def test_applied_waits_for_every_gateway(publisher: RoutePublisher, tmp_path: Path) -> None:
-    a = await Gateway.connect(tmp_path / "routes.sock")
-    b = await Gateway.connect(tmp_path / "routes.sock")
+async def test_applied_waits_for_every_gateway(publisher: RoutePublisher, connect: Connect) -> None:
+    a = await connect()
+    b = await connect()
     await a.next()
     await b.next()
     sequence = publisher.put(route("a", "a0"))
@@ -95,9 +118,9 @@ async def test_applied_gives_up_after_its_time_and_waits_it_out_for_a_missing_ga
 
 
 async def test_a_gateway_that_does_not_read_costs_one_entry_per_changed_route(
-    publisher: RoutePublisher, tmp_path: Path
+    publisher: RoutePublisher, connect: Connect
 ) -> None:
-    g = await Gateway.connect(tmp_path / "routes.sock")
+    g = await connect()
     await g.next()
     big = "x" * 2000
     for i in range(3000):  # 6 MB of messages about two routes, more than any socket buffer
@@ -118,11 +141,13 @@ async def test_a_gateway_that_does_not_read_costs_one_entry_per_changed_route(
     assert last["b"]["targets"][0]["replicas"][0]["id"] == "2999"
 
 
-async def test_a_wake_reaches_the_controllers_and_nonsense_breaks_nothing(tmp_path: Path) -> None:
+async def test_a_wake_reaches_the_controllers_and_nonsense_breaks_nothing(
+    tmp_path: Path, connect: Connect
+) -> None:
     heard: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
     p = RoutePublisher(on_wake=lambda ns, name: heard.put_nowait((ns, name)))
     await p.serve(tmp_path / "routes.sock")
-    g = await Gateway.connect(tmp_path / "routes.sock")
+    g = await connect()
     for line in (b"no json\n", b"[1]\n", b'{"type":"wake"}\n', b'{"ack":"x"}\n'):
         g.writer.write(line)
     g.say({"type": "wake", "key": "team/iris", "waiting": 3})
@@ -131,7 +156,9 @@ async def test_a_wake_reaches_the_controllers_and_nonsense_breaks_nothing(tmp_pa
     await p.close()
 
 
-async def test_the_file_has_the_newest_table_and_a_restart_starts_from_it(tmp_path: Path) -> None:
+async def test_the_file_has_the_newest_table_and_a_restart_starts_from_it(
+    tmp_path: Path, connect: Connect
+) -> None:
     file = tmp_path / "routes.json"
     p = RoutePublisher(file=file)
     await p.serve(tmp_path / "routes.sock")
@@ -145,7 +172,7 @@ async def test_the_file_has_the_newest_table_and_a_restart_starts_from_it(tmp_pa
     again = RoutePublisher(file=file)
     again.load()
     await again.serve(tmp_path / "routes.sock")
-    g = await Gateway.connect(tmp_path / "routes.sock")
+    g = await connect()
     assert {r["name"] for r in (await g.next())["routes"]} == {"a", "b", "gone"}
     before = again.sequence
     again.retain({"default/a", "default/b"})

@@ -136,7 +136,8 @@ class Guard:
             has_body = length not in ("", "0") or "transfer-encoding" in headers
             if has_body and kind not in _TYPES:
                 raise ApiError(
-                    415, f"The content type {kind or '(none)'} is not accepted; send application/json."
+                    415,
+                    f"The content type {kind or '(none)'} is not accepted; send application/json.",
                 )
 
 

@@ -55,16 +55,16 @@ class ApiError(errors.PenstockError):
         self.headers = dict(headers or {})
 
 
-def invalid(
-    kind: str, group: str, name: str, causes: Iterable[tuple[str, str]]
-) -> ApiError:
+def invalid(kind: str, group: str, name: str, causes: Iterable[tuple[str, str]]) -> ApiError:
     """422 for a manifest with faults; `causes` are (field path, message)."""
     listed = [
         {"reason": "FieldValueInvalid", "message": message, "field": field}
         for field, message in causes
     ]
     qualified = f"{kind}.{group}" if group else kind
-    text = "; ".join(f"{c['field']}: {c['message']}" if c["field"] else c["message"] for c in listed)
+    text = "; ".join(
+        f"{c['field']}: {c['message']}" if c["field"] else c["message"] for c in listed
+    )
     return ApiError(
         422,
         f'{qualified} "{name}" is invalid: {text}',
@@ -72,7 +72,9 @@ def invalid(
     )
 
 
-def status_object(exc: errors.PenstockError, *, details: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def status_object(
+    exc: errors.PenstockError, *, details: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A `Status` for an error."""
     if isinstance(exc, ApiError):
         code, reason = exc.status, exc.reason
@@ -107,7 +109,9 @@ def success(name: str, group: str, plural: str, uid: str) -> dict[str, Any]:
     }
 
 
-def json_response(document: Any, code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    document: Any, code: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     return Response(
         _encode(document), code, media_type="application/json", headers=dict(headers or {})
     )

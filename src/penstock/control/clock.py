@@ -35,10 +35,9 @@ class Clock:
 
     async def sleep(self, delay_s: float) -> None:
         """Wait `delay_s` seconds."""
-        done = asyncio.get_running_loop().create_future()
-        timer = self.call_later(delay_s, lambda: done.done() or done.set_result(None))
+        done = asyncio.Event()
+        timer = self.call_later(delay_s, done.set)
         try:
-            await done
+            await done.wait()
         finally:
             timer.cancel()
-

@@ -60,4 +60,3 @@ async def follow(
         level = logging.WARNING if failures in (1, 10) else logging.DEBUG
         log.log(level, "the watch on %s broke off (%s); again in %.2f s", what, reason, delay_s)
         await clock.sleep(delay_s)
-

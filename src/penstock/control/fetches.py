@@ -139,7 +139,7 @@ class Fetches:
                 entry.files = await entry.job(progress)
         except PenstockError as exc:
             self._failed(key, entry, str(exc))
-        except Exception as exc:  # noqa: BLE001 - the border of a task: logged, said in the status, retried
+        except Exception as exc:
             log.exception("fetching %s for %s/%s failed", uri, *key)
             self._failed(key, entry, f"{type(exc).__name__} while fetching the model.")
         if self._entries.get(key) is entry:

@@ -57,7 +57,7 @@ class Loop(Generic[K]):
         *,
         clock: Clock | None = None,
         concurrency: int = 16,
-        backoff: Backoff = Backoff(),  # noqa: B008 - frozen
+        backoff: Backoff = Backoff(),
         deadline_s: float = 60.0,
         on_stuck: Callable[[K, BaseException], None] | None = None,
     ) -> None:

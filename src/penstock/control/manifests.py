@@ -91,7 +91,7 @@ class ManifestCache:
 
         return sorted(objects.items(), key=age)
 
-    def keys(self) -> set[ServiceKey]:
+    def names(self) -> set[ServiceKey]:
         return set(self._objects)
 
     def all(self) -> Iterable[tuple[Kind, Object]]:

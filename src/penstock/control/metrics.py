@@ -160,9 +160,7 @@ class MetricsCollector:
         self._last.pop(process, None)
 
 
-def counter_by(
-    snapshot: Snapshot, name: str, keys: Iterable[str]
-) -> dict[tuple[str, ...], float]:
+def counter_by(snapshot: Snapshot, name: str, keys: Iterable[str]) -> dict[tuple[str, ...], float]:
     """Sums of a counter by the values of the labels `keys`; a histogram is its count."""
     family = snapshot.get(name)
     if family is None:

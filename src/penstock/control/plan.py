@@ -270,10 +270,12 @@ def _route(
     elif o.fetch is not None and o.fetch.phase is FetchPhase.FAILED:
         message = one_line(o.fetch.message)
     timeout_s = service.predictor.timeout_s
+    model = service.predictor.model
     return Route(
         namespace=service.namespace,
         name=service.name,
         targets=targets,
+        models=(model.served_name,) if model is not None and model.served_name else (),
         timeout_s=timeout_s if timeout_s is not None else DEFAULT_TIMEOUT_S,
         message=message,
     )
@@ -413,7 +415,11 @@ def _judge(
         )
     if o.service.predictor.scaling.min_replicas == 0:
         return _Judgement(
-            Truth.TRUE, "Waking", "A replica is starting.", Transition.UP_TO_DATE, ModelState.LOADING
+            Truth.TRUE,
+            "Waking",
+            "A replica is starting.",
+            Transition.UP_TO_DATE,
+            ModelState.LOADING,
         )
     return _Judgement(
         Truth.FALSE,

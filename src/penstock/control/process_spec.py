@@ -43,7 +43,7 @@ def process_spec(
         listen="",
         models=(
             ServedModel(
-                name=service.name,
+                name=model.served_name or service.name,
                 framework=kept.revision.framework,
                 path=kept.path,
                 options=options,

@@ -90,7 +90,9 @@ class RoutePublisher:
         except FileNotFoundError:
             return
         except (OSError, msgspec.MsgspecError) as exc:
-            log.warning("the kept routes in %s cannot be read (%s); starting without", self._file, exc)
+            log.warning(
+                "the kept routes in %s cannot be read (%s); starting without", self._file, exc
+            )
             return
         self._routes = {r.key: r for r in snapshot.routes}
         self.sequence = snapshot.sequence
@@ -140,7 +142,7 @@ class RoutePublisher:
     async def serve(self, path: Path) -> None:
         """Listen for gateways on the Unix socket `path`, readable by this user only."""
         with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+            path.unlink()  # noqa: ASYNC240 - one system call, at start
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             old = os.umask(0o177)

@@ -5,12 +5,10 @@ Values go into one replica's environment or one fetch's credentials; nothing her
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from penstock.domain.secrets import Secret
+from penstock import dialects
+from penstock.domain.secrets import Secret, ServiceAccount
 from penstock.domain.service import EnvVar
 from penstock.errors import InvalidInput, NotFound
 from penstock.store.base import Key, Kind, Object, Store
@@ -20,25 +18,10 @@ SERVICE_ACCOUNT = Kind("", "ServiceAccount")
 
 
 def secret_of(obj: Object) -> Secret:
-    """The domain's Secret of a stored one. Raises InvalidInput on values that are no base64."""
-    meta = obj["metadata"]
-    data: dict[str, bytes] = {}
-    raw: Mapping[str, Any] = obj.get("data") or {}
-    for key, value in raw.items():
-        try:
-            data[key] = base64.b64decode(value or "", validate=True)
-        except (binascii.Error, ValueError) as exc:
-            raise InvalidInput(
-                f"Secret {meta.get('namespace')}/{meta['name']}: the value of {key} is no base64."
-            ) from exc
-    return Secret(
-        namespace=meta.get("namespace", ""),
-        name=meta["name"],
-        type=obj.get("type", "Opaque"),
-        data=data,
-        annotations=meta.get("annotations") or {},
-        immutable=bool(obj.get("immutable", False)),
-    )
+    """The domain's Secret of a stored one."""
+    found = dialects.find("v1", "Secret").translate(obj).object
+    assert isinstance(found, Secret)  # noqa: S101 - what the dialect of Secrets makes
+    return found
 
 
 async def find_secret(store: Store, namespace: str, name: str) -> Secret | None:
@@ -49,24 +32,19 @@ async def find_secret(store: Store, namespace: str, name: str) -> Secret | None:
         return None
 
 
-async def secrets_of_account(
-    store: Store, namespace: str, account: str | None, *, default: str = "default"
-) -> list[Secret]:
-    """The Secrets that a service account lists. Naming one that does not exist raises NotFound."""
+async def find_account(store: Store, namespace: str, name: str | None) -> ServiceAccount | None:
+    """The service account a service names, or `default` if there is one. NotFound for a named one."""
     try:
-        obj = await store.get(Key(SERVICE_ACCOUNT, namespace, account or default))
+        obj = await store.get(Key(SERVICE_ACCOUNT, namespace, name or "default"))
     except NotFound:
-        if account is None:
-            return []
+        if name is None:
+            return None
         raise NotFound(
-            f"There is no ServiceAccount {account} in namespace {namespace}.",
+            f"There is no ServiceAccount {name} in namespace {namespace}.",
             hint="Apply it, or take serviceAccountName out.",
         ) from None
-    found = []
-    for entry in obj.get("secrets") or ():
-        secret = await find_secret(store, namespace, str(entry.get("name", "")))
-        if secret is not None:
-            found.append(secret)
+    found = dialects.find("v1", "ServiceAccount").translate(obj).object
+    assert isinstance(found, ServiceAccount)  # noqa: S101 - what the dialect of accounts makes
     return found
 
 
@@ -79,6 +57,8 @@ async def environment(store: Store, namespace: str, env: Iterable[EnvVar]) -> di
             out[var.name] = var.value or ""
             continue
         secret = known.get(var.secret_name) or await find_secret(store, namespace, var.secret_name)
+        if var.optional and (secret is None or secret.data.get(var.secret_key or "") is None):
+            continue
         if secret is None:
             raise NotFound(
                 f"The environment variable {var.name} refers to Secret {var.secret_name}, "

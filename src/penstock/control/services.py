@@ -124,6 +124,8 @@ class _State:
     #: Counts requests to look at the files again.
     refresh: int = 0
     refreshed: int = 0
+    #: Files of a revision that should run are gone and are being fetched again.
+    missing: bool = False
     translated: tuple[str, Service, tuple[str, ...]] | None = None
     pending: deque[Event] = field(default_factory=lambda: deque(maxlen=50))
     warned: tuple[str, ...] = ()
@@ -248,9 +250,7 @@ class ServiceController:
         # Labels and annotations change without a new generation; status writes change neither.
         mark = f"{meta.get('generation')}|{meta.get('annotations')}|{meta.get('labels')}"
         if state.translated is None or state.translated[0] != mark:
-            translation = dialect.translate(
-                manifest, runs_containers=self._backend.runs_containers
-            )
+            translation = dialect.translate(manifest, runs_containers=self._backend.runs_containers)
             state.translated = (
                 mark,
                 translation.object,
@@ -278,9 +278,7 @@ class ServiceController:
         return state
 
     async def _revision_objects(self, key: ServiceKey) -> list[Object]:
-        listing = await self._store.list(
-            REVISION, namespace=key[0], labels={SERVICE_LABEL: key[1]}
-        )
+        listing = await self._store.list(REVISION, namespace=key[0], labels={SERVICE_LABEL: key[1]})
         return listing.items
 
     async def _observe(
@@ -366,7 +364,7 @@ class ServiceController:
 
         got = self._fetches.want(key, f"{asked}#{state.refresh}", uri, job)
         if isinstance(got, FetchState):
-            if current and got.phase is FetchPhase.FAILED:
+            if current and got.phase is FetchPhase.FAILED and not state.missing:
                 # The revision that runs is not touched by files that cannot be looked at again.
                 state.pending.append(Event("Warning", "RefreshFailed", one_line(got.message)))
                 state.refreshed = state.refresh
@@ -375,6 +373,7 @@ class ServiceController:
         if not current or state.revisions[-1].revision.files != got.digest:
             await self._add_revision(key, manifest, service, state, asked, selection, got, uri)
         state.refreshed = state.refresh
+        state.missing = False
         self._fetches.forget(key)
         return None, True
 
@@ -445,8 +444,9 @@ class ServiceController:
         try:
             await self._start_replicas(service, state, wanted)
         finally:
-            await self._write_status(kind, manifest, dialect, wanted)
+            # Events first: said twice after a crash in between is better than not at all.
             await self._record(kind, manifest, state, wanted)
+            await self._write_status(kind, manifest, dialect, wanted)
         await self._prune(key, state, wanted.in_use)
 
     async def _mark_ready(self, key: ServiceKey, state: _State, kept: Kept) -> None:
@@ -469,8 +469,8 @@ class ServiceController:
             name = start.revision.name
             if name not in env:
                 if not self._files.present(start.revision.path):
-                    state.refresh += 1  # fetched again at the next look
-                    raise Unavailable(f"The files of {name} are gone; fetching them again.")
+                    self._fetch_again(service, state, name)
+                    continue
                 try:
                     env[name] = await environment(
                         self._store, service.namespace, start.revision.env
@@ -489,16 +489,29 @@ class ServiceController:
                 cores=self._settings.cores,
                 replicas=share,
             )
-            self._replicas.put(
-                await self._backend.start(replica_id, kept.revision.framework, spec)
-            )
+            self._replicas.put(await self._backend.start(replica_id, kept.revision.framework, spec))
 
         results = await asyncio.gather(
-            *(start_one(s.replica_id, s.revision) for s in wanted.start), return_exceptions=True
+            *(start_one(s.replica_id, s.revision) for s in wanted.start if s.revision.name in env),
+            return_exceptions=True,
         )
         failed = [r for r in results if isinstance(r, BaseException)]
         if failed:
             raise failed[0]
+
+    def _fetch_again(self, service: Service, state: _State, revision: str) -> None:
+        """The files of a revision are gone from the cache: nothing of it starts until they are back."""
+        if not state.missing:
+            state.missing = True
+            state.refresh += 1
+            state.pending.append(
+                Event(
+                    "Warning",
+                    "FilesGone",
+                    f"The files of {revision} are gone; fetching them again.",
+                )
+            )
+            self._enqueue((service.namespace, service.name))
 
     def _start_drain(self, key: ServiceKey, replica_id: str, sequence: int) -> None:
         async def drain() -> None:
@@ -524,9 +537,7 @@ class ServiceController:
         written = await self._store.update_status({**manifest, "status": status})
         self._manifests.put(kind, written)
 
-    async def _record(
-        self, kind: Kind, manifest: Object, state: _State, wanted: Wanted
-    ) -> None:
+    async def _record(self, kind: Kind, manifest: Object, state: _State, wanted: Wanted) -> None:
         while state.pending:
             await self._event(kind, manifest, state.pending.popleft())
         for event in wanted.events:
@@ -556,8 +567,9 @@ class ServiceController:
             obj = await self._store.delete(key_of(key[0], name))
         except NotFound:
             return
-        owners = obj["metadata"].get("ownerReferences") or ({},)
-        await self._files.release(f"{key[0]}/{name}/{uid or owners[0].get('uid', '')}")
+        owners: list[dict[str, str]] = obj["metadata"].get("ownerReferences") or []
+        owner = uid or (owners[0].get("uid", "") if owners else "")
+        await self._files.release(f"{key[0]}/{name}/{owner}")
 
     async def _gone(self, key: ServiceKey) -> None:
         """The service was deleted: nothing of it stays."""
@@ -581,7 +593,9 @@ class ServiceController:
         await self._event(
             kind,
             manifest,
-            Event("Warning", "NameTaken", "Another service of this name exists in another dialect."),
+            Event(
+                "Warning", "NameTaken", "Another service of this name exists in another dialect."
+            ),
         )
 
     # -- small questions ---------------------------------------------------------------------------
@@ -604,7 +618,9 @@ def _replica_event(old: ReplicaStatus | None, new: ReplicaStatus) -> Event | Non
     if new.phase is Phase.FAILED and (old is None or old.phase is not Phase.FAILED):
         return Event("Warning", new.reason or "ReplicaFailed", f"{new.id}: {why}")
     if old is not None and new.restarts > old.restarts:
-        return Event("Warning", "ReplicaEnded", f"{new.id} ended and is started again. {why}".strip())
+        return Event(
+            "Warning", "ReplicaEnded", f"{new.id} ended and is started again. {why}".strip()
+        )
     return None
 
 

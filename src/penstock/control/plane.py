@@ -1,0 +1,297 @@
+"""The control plane put together: caches, controllers, routes, metrics, over one store and one backend.
+
+Started and closed as one thing by the process that serves the API (`penstock.api.process`) and by tests.
+Starting looks at every service once before gateways are let in, so that they never see a table that is
+only half known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from penstock import dialects
+from penstock.backends.base import Backend, Phase, ReplicaStatus
+from penstock.control.activity import Activity
+from penstock.control.clock import Clock
+from penstock.control.feeds import follow
+from penstock.control.fetches import Fetches
+from penstock.control.loop import Backoff, Loop
+from penstock.control.manifests import ManifestCache
+from penstock.control.metrics import MetricsCollector
+from penstock.control.replicas import ReplicaCache
+from penstock.control.routes import RoutePublisher
+from penstock.control.runtimes import KINDS as RUNTIME_KINDS
+from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
+from penstock.control.services import ControlSettings, ModelFiles, ServiceController
+from penstock.domain.status import conditions_of
+from penstock.errors import Unavailable
+from penstock.observe.metrics import Registry
+from penstock.store.base import Change, Kind, Store
+
+log = logging.getLogger(__name__)
+
+ServiceKey = tuple[str, str]
+
+#: Most seconds the first look at every service may hold up the start.
+FIRST_LOOK_S = 5.0
+
+
+def service_kinds() -> tuple[Kind, ...]:
+    """Kinds, of every dialect, that mean a service."""
+    return tuple(
+        dict.fromkeys(
+            Kind(d.group, d.kind) for d in dialects.all_dialects() if d.renderer is not None
+        )
+    )
+
+
+class ControlPlane:
+    """Everything that decides. `start` once, `close` once."""
+
+    def __init__(
+        self,
+        store: Store,
+        backend: Backend,
+        files: ModelFiles,
+        *,
+        settings: ControlSettings,
+        clock: Clock | None = None,
+        routes_socket: Path | None = None,
+        routes_file: Path | None = None,
+        gateways: Callable[[], Mapping[str, str]] = dict,
+        expected_gateways: int = 0,
+        backoff: Backoff = Backoff(),  # noqa: B008 - frozen
+    ) -> None:
+        self.store = store
+        self.backend = backend
+        self.settings = settings
+        self._clock = clock or Clock()
+        self._routes_socket = routes_socket
+        self._gateways = gateways
+        self.loop: Loop[ServiceKey] = Loop(self._look, clock=self._clock, backoff=backoff)
+        self.manifests = ManifestCache(service_kinds())
+        self.replicas = ReplicaCache(backend, self._replica_changed, clock=self._clock)
+        self.activity = Activity(self._clock)
+        self.fetches = Fetches(self.loop.enqueue, clock=self._clock)
+        self.routes = RoutePublisher(
+            file=routes_file,
+            on_wake=lambda namespace, name: self.services.wake(namespace, name),
+            expected_gateways=expected_gateways,
+        )
+        self.services = ServiceController(
+            store,
+            backend,
+            manifests=self.manifests,
+            replicas=self.replicas,
+            routes=self.routes,
+            files=files,
+            fetches=self.fetches,
+            activity=self.activity,
+            enqueue=self.loop.enqueue,
+            settings=settings,
+            clock=self._clock,
+            on_gone=self._service_gone,
+        )
+        self.registry = Registry()
+        self.metrics = MetricsCollector(
+            self._processes, self.registry, clock=self._clock, refresh_own=self._refresh_gauges
+        )
+        self._service_gauge = self.registry.gauge(
+            "penstock_services", "Services by the status of their Ready condition.", ("ready",)
+        )
+        self._replica_gauge = self.registry.gauge(
+            "penstock_replicas", "Replicas by phase.", ("namespace", "service", "phase")
+        )
+        self._memory_gauge = self.registry.gauge(
+            "penstock_replica_memory_bytes",
+            "Private memory of a replica's process.",
+            ("namespace", "service", "revision", "replica"),
+        )
+        self._restarts = self.registry.counter(
+            "penstock_replica_restarts",
+            "Replicas that ended without being told to, by reason.",
+            ("namespace", "service", "reason"),
+        )
+        self._looks = self.registry.counter("penstock_control_looks", "Looks taken at services.")
+        self._failed_looks = self.registry.counter(
+            "penstock_control_failed_looks", "Looks at services that raised."
+        )
+        self._gateways_gauge = self.registry.gauge(
+            "penstock_gateways", "Gateways connected to the control plane."
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self.started = asyncio.Event()
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Read everything, look at every service, let gateways in."""
+        self.routes.load()
+        version = await self.manifests.load(self.store)
+        await self._first_sync()
+        self._tasks = [
+            asyncio.create_task(self._follow_store(version), name="store-watch"),
+            asyncio.create_task(self.replicas.run(), name="replica-watch"),
+            asyncio.create_task(self.metrics.run(), name="metrics"),
+            asyncio.create_task(self._read_activity(), name="activity"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(_say_failure)
+        for key in self.manifests.names() | self.replicas.services():
+            self.loop.enqueue(key)
+        try:
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self.loop.settled()
+        except TimeoutError:
+            log.warning("not every service could be looked at within %.0f s", FIRST_LOOK_S)
+        self.routes.retain(f"{ns}/{name}" for ns, name in self.manifests.names())
+        if self._routes_socket is not None:
+            await self.routes.serve(self._routes_socket)
+        self.started.set()
+
+    async def close(self) -> None:
+        """Stop deciding. Replicas and gateways go on with what they have."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.fetches.close()
+        await self.loop.close()
+        await self.services.close()
+        await self.metrics.close()
+        await self.routes.close()
+
+    async def _first_sync(self) -> None:
+        delay = Backoff(0.05, 2.0)
+        failures = 0
+        while True:
+            try:
+                await self.replicas.resync()
+            except Unavailable as exc:
+                failures += 1
+                log.log(
+                    logging.WARNING if failures == 5 else logging.DEBUG,
+                    "the backend does not answer yet: %s",
+                    exc,
+                )
+                await self._clock.sleep(delay.delay_s(failures))
+            else:
+                return
+
+    async def _follow_store(self, version: int) -> None:
+        since: int | None = version
+
+        def handle(change: Change) -> None:
+            nonlocal since
+            since = change.version
+            self._changed(change)
+
+        def reopened() -> None:
+            nonlocal since
+            since = None  # all that exists, as ADDED
+            self._resync_soon()
+
+        await follow(
+            "the store",
+            lambda: self.store.watch(since=since),
+            handle,
+            clock=self._clock,
+            on_open=reopened,
+        )
+
+    def _resync_soon(self) -> None:
+        """A watch broke: what was deleted meanwhile is only seen by a list."""
+        task = asyncio.create_task(self._reload())
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
+        task.add_done_callback(_say_failure)
+
+    async def _reload(self) -> None:
+        before = self.manifests.names()
+        await self.manifests.load(self.store)
+        for key in before | self.manifests.names():
+            self.loop.enqueue(key)
+
+    # -- what happens ------------------------------------------------------------------------------
+
+    async def _look(self, key: ServiceKey) -> float | None:
+        return await self.services.look(key)
+
+    def _changed(self, change: Change) -> None:
+        key = self.manifests.take(change)
+        if key is not None:
+            self.loop.enqueue(key)
+        elif change.key.kind in (SECRET, SERVICE_ACCOUNT):
+            self._enqueue_namespace(change.key.namespace)
+        elif change.key.kind in RUNTIME_KINDS:
+            self._enqueue_namespace(change.key.namespace or None)
+
+    def _enqueue_namespace(self, namespace: str | None) -> None:
+        for key in self.manifests.names():
+            if namespace is None or key[0] == namespace:
+                self.fetches.hurry(key)
+                self.loop.enqueue(key)
+
+    def _replica_changed(self, old: ReplicaStatus | None, new: ReplicaStatus | None) -> None:
+        if new is not None:
+            ended = new.restarts - (old.restarts if old is not None else 0)
+            if ended > 0 and old is not None:
+                reason = new.reason or old.reason or "Exit"
+                self._restarts.labels(new.namespace, new.service, reason).inc(ended)
+        self.services.replica_changed(old, new)
+
+    def _service_gone(self, key: ServiceKey) -> None:
+        self.metrics.forget(*key)
+        for labels in [k for k in self._restarts.children if k[:2] == key]:
+            self._restarts.remove(*labels)
+
+    async def _read_activity(self) -> None:
+        every_s = min(5.0, self.settings.scale_to_zero_grace_s / 4)
+        while True:
+            await self._clock.sleep(every_s)
+            if any(self.services.sleepy(key) for key in self.manifests.names()):
+                self.activity.read(await self.metrics.total(), self.services.sleepy)
+
+    # -- metrics -----------------------------------------------------------------------------------
+
+    def _processes(self) -> dict[str, str]:
+        found = dict(self._gateways())
+        for r in self.replicas.all():
+            if r.phase in (Phase.READY, Phase.DRAINING) and r.address:
+                found[f"{r.id}#{r.restarts}#{r.pid}"] = r.address
+        return found
+
+    def _refresh_gauges(self) -> None:
+        ready = {"True": 0, "False": 0, "Unknown": 0}
+        for _, obj in self.manifests.all():
+            status = next(
+                (
+                    c.status.value
+                    for c in conditions_of(obj.get("status") or {})
+                    if c.type == "Ready"
+                ),
+                "Unknown",
+            )
+            ready[status] += 1
+        for value, count in ready.items():
+            self._service_gauge.labels(value).set(count)
+        self._replica_gauge.children.clear()
+        self._memory_gauge.children.clear()
+        for r in self.replicas.all():
+            self._replica_gauge.labels(r.namespace, r.service, r.phase.value).inc()
+            if r.memory_bytes is not None:
+                self._memory_gauge.labels(r.namespace, r.service, r.revision, r.id).set(
+                    r.memory_bytes
+                )
+        looks = self._looks.labels()
+        looks.inc(self.loop.looks - looks.value)
+        failed = self._failed_looks.labels()
+        failed.inc(self.loop.failed - failed.value)
+        self._gateways_gauge.labels().set(self.routes.gateways)
+
+
+def _say_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (exc := task.exception()) is not None:
+        log.critical("%s ended: %s", task.get_name(), exc, exc_info=exc)
