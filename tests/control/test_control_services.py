@@ -13,7 +13,7 @@ from penstock.backends.base import Phase
 from penstock.control.plane import ControlPlane
 from penstock.control.revisions import RESTARTED_AT, REVISION, from_object
 from penstock.control.services import ControlSettings
-from penstock.errors import NotFound, Unavailable
+from penstock.errors import Conflict, NotFound, Unavailable
 from penstock.store.base import Key, Kind
 from penstock.store.sqlite import SqliteStore
 
@@ -71,7 +71,10 @@ class World:
         except NotFound:
             return await self.store.create(obj)
         meta = {**obj["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
-        return await self.store.update({**obj, "metadata": meta})
+        try:
+            return await self.store.update({**obj, "metadata": meta})
+        except Conflict:  # a status was written in between
+            return await self.apply(obj)
 
     async def get(self, name: str = "iris") -> dict[str, Any]:
         return await self.store.get(Key(ISVC, "default", name))
@@ -92,12 +95,11 @@ class World:
     ) -> dict[str, Any]:
         async def look() -> dict[str, Any] | None:
             obj = await self.get(name)
-            for c in obj.get("status", {}).get("conditions", ()):
-                if c["type"] == "Ready" and c["status"] == status:
-                    if reason is None or c.get("reason") == reason:
-                        if obj["status"]["observedGeneration"] == obj["metadata"]["generation"]:
-                            return c
-            return None
+            shown = obj.get("status", {})
+            c = next((c for c in shown.get("conditions", ()) if c["type"] == "Ready"), None)
+            if c is None or shown["observedGeneration"] != obj["metadata"]["generation"]:
+                return None
+            return c if c["status"] == status and reason in (None, c.get("reason")) else None
 
         return await self.until(look)
 

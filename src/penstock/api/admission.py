@@ -45,7 +45,7 @@ def parse(body: bytes, content_type: str) -> dict[str, Any]:
     kind = content_type.partition(";")[0].strip().lower()
     try:
         document = (
-            yaml.load(body, Loader=_Loader)  # noqa: S506 - a SafeLoader
+            yaml.load(body, Loader=_Loader)  # noqa: S506 - is a SafeLoader
             if kind.endswith("yaml")
             else msgspec.json.decode(body)
         )
@@ -58,7 +58,7 @@ def parse(body: bytes, content_type: str) -> dict[str, Any]:
     return document
 
 
-class _Loader(yaml.CSafeLoader):
+class _Loader(yaml.SafeLoader):
     """Dates stay text, as JSON would have them; aliases are refused because they can multiply."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -69,7 +69,7 @@ class _Loader(yaml.CSafeLoader):
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
 
