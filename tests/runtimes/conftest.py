@@ -11,6 +11,10 @@ import pytest
 from penstock import runtimes
 from penstock.runtimes.base import LoadOptions, Runtime
 
+# Before a test module imports a framework itself.
+for name in ("sklearn", "onnx"):
+    runtimes.prepare_environment(runtimes.find(name))
+
 
 @pytest.fixture(scope="session")
 def load() -> Callable[..., Runtime]:

@@ -13,9 +13,18 @@ from typing import Final
 
 from penstock.errors import LoadError, NotFound
 from penstock.runtimes.base import Framework
-from penstock.runtimes.loading import installed, require
+from penstock.runtimes.loading import installed, prepare_environment, require
 
-__all__ = ["detect", "find", "for_format", "frameworks", "installed", "names", "require"]
+__all__ = [
+    "detect",
+    "find",
+    "for_format",
+    "frameworks",
+    "installed",
+    "names",
+    "prepare_environment",
+    "require",
+]
 
 _MODULES: Final = {
     name: f"penstock.runtimes.{name}"

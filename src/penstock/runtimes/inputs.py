@@ -269,3 +269,15 @@ def _names_differ(
         parts.append(f"Unknown {what}: {listed(unknown)}.")
     parts.append(f"The model's {what} are {listed(wanted, 50)}.")
     return " ".join(parts)
+
+
+def zeros(specs: Sequence[TensorSpec]) -> dict[str, Array] | None:
+    """One row of zeros or empty text per input; None when more than the first axis is left open."""
+    out: dict[str, Array] = {}
+    for spec in specs:
+        if -1 in spec.shape[1:]:
+            return None
+        shape = tuple(1 if n == -1 else n for n in spec.shape)
+        fill = "" if spec.datatype == "BYTES" else 0
+        out[spec.name] = np.full(shape, fill, dtype=DTYPES[spec.datatype])
+    return out or None

@@ -11,11 +11,12 @@ import difflib
 import importlib
 import importlib.util
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from penstock.errors import LoadError, PenstockError
 from penstock.runtimes.base import Framework, LoadOptions
@@ -23,9 +24,13 @@ from penstock.runtimes.inputs import listed
 
 log = logging.getLogger(__name__)
 
+#: pandas imports pyarrow, whose allocator would start a thread in the zygote.
+ARROW_ENV: Final[Mapping[str, str]] = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+
 
 def require(framework: Framework) -> None:
     """Import the packages of `framework`; LoadError names the one that is absent, and the extra."""
+    prepare_environment(framework)
     # Tops only: the submodules in `preload` are for zygotes, a model imports those that it needs.
     for module in dict.fromkeys(m.partition(".")[0] for m in framework.preload):
         try:
@@ -43,10 +48,23 @@ def require(framework: Framework) -> None:
             ) from e
 
 
+def prepare_environment(framework: Framework) -> None:
+    """Set what `framework.env` asks for; to be called before its packages are imported."""
+    for name, value in framework.env.items():
+        os.environ.setdefault(name, value)
+
+
 def installed(framework: Framework) -> bool:
     """Whether `framework` can be imported here, without importing it."""
     tops = {m.partition(".")[0] for m in framework.preload}
     return all(importlib.util.find_spec(top) is not None for top in tops)
+
+
+def import_if_installed(*modules: str) -> None:
+    """Import what a framework may need and does not depend on."""
+    for module in modules:
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module)
 
 
 def model_file(
@@ -101,8 +119,10 @@ def opening(file: Path, what: str) -> Iterator[None]:
         warnings.simplefilter("always")
         try:
             yield
-        except PenstockError:
+        except LoadError:
             raise
+        except PenstockError as e:  # its own example was refused
+            raise LoadError(f"{file.name} cannot be used as {what}: {e.message}") from e
         except ModuleNotFoundError as e:
             log.exception("loading %s", file)
             raise LoadError(

@@ -19,6 +19,7 @@ from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
 from penstock.runtimes.blame import raised_in
 from penstock.runtimes.loading import (
+    ARROW_ENV,
     choice,
     first_line,
     known_options,
@@ -40,7 +41,9 @@ METHODS: Final = (
     "predict_log_proba",
 )
 #: Raised inside these packages, a ValueError or TypeError is about the input.
-_PACKAGES: Final = frozenset(("sklearn", "scipy", "pandas", "numpy"))
+_PACKAGES: Final = frozenset(
+    ("sklearn", "scipy", "pandas", "numpy", "xgboost", "lightgbm", "catboost")
+)
 
 
 class SklearnRuntime(Runtime):
@@ -165,14 +168,20 @@ class SklearnRuntime(Runtime):
 def load(path: Path, options: LoadOptions) -> Runtime:
     """The estimator in the one model file at `path`."""
     known_options(options, ("file", "method", "trusted"))
-    method = choice(options, "method", METHODS, "predict")
+    choice(options, "method", METHODS, "predict")
     file = model_file(path, SUFFIXES, options)
     require(framework)
     if file.suffix.lower() == ".skops":
         model, platform = _load_skops(file, options), "sklearn_skops"
     else:
-        model = _load_pickle(file)
+        model = load_pickle(file)
         platform = "sklearn_joblib" if file.suffix.lower() == ".joblib" else "sklearn_pickle"
+    return runtime_of(model, file, options, platform)
+
+
+def runtime_of(model: Any, file: Path, options: LoadOptions, platform: str) -> Runtime:
+    """The runtime of an estimator that was read from `file`."""
+    method = choice(options, "method", METHODS, "predict")
     if not callable(getattr(model, method, None)):
         have = [m for m in METHODS if callable(getattr(model, m, None))]
         if not have:
@@ -189,7 +198,8 @@ def load(path: Path, options: LoadOptions) -> Runtime:
         return SklearnRuntime(model, method, platform)
 
 
-def _load_pickle(file: Path) -> Any:
+def load_pickle(file: Path) -> Any:
+    """What a joblib or pickle file holds. Its code runs here, in the model's own process only."""
     import joblib
 
     with opening(file, "a joblib or pickle file"):
@@ -313,4 +323,5 @@ framework = Framework(
     load=load,
     formats=("sklearn",),
     warm=warm,
+    env=ARROW_ENV,
 )

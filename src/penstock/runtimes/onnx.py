@@ -1,0 +1,181 @@
+"""ONNX models by ONNX Runtime: inputs and outputs as the graph declares them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from penstock.errors import InvalidInput, LoadError, ModelError
+from penstock.runtimes import inputs as given
+from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
+from penstock.runtimes.loading import (
+    first_line,
+    known_options,
+    model_file,
+    opening,
+    option,
+    require,
+)
+from penstock.runtimes.objects import row_objects
+
+_DATATYPES: Final = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+#: Providers that need a device or an account; taken only when they are named, except CUDA's.
+_DEFAULT_PROVIDERS: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
+#: In a kernel's complaint, these are about the size of what it was given.
+_SIZES: Final = ("broadcast", "dimension", "shape", "out of data bounds", "INVALID_ARGUMENT")
+
+
+class OnnxRuntime(Runtime):
+    """An `InferenceSession`. Batchable when the first axis of every input and output is open."""
+
+    platform = "onnx_onnxv1"
+    reentrant = True
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._run = session.run
+        self.inputs = tuple(_input_spec(i) for i in session.get_inputs())
+        self.outputs = tuple(_output_spec(o) for o in session.get_outputs())
+        self._names = [spec.name for spec in self.inputs]
+        self._output_names = [spec.name for spec in self.outputs]
+        self._tensors = all(o.type.startswith("tensor") for o in session.get_outputs())
+        self._symbols = _shared_symbols(session.get_inputs())
+        firsts = [(x.shape[0] if x.shape else 1) for x in session.get_inputs()]
+        firsts += [
+            (x.shape[0] if x.shape else 1)
+            for x in session.get_outputs()
+            if x.type.startswith("tensor")
+        ]
+        symbols = {f for f in firsts if isinstance(f, str)}
+        self.batchable = not any(isinstance(f, int) for f in firsts) and len(symbols) <= 1
+        self._example = given.zeros(self.inputs)
+
+    def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
+        arrays = given.by_name(inputs, self.inputs)
+        if self._symbols:
+            self._check_symbols(arrays)
+        try:
+            values = self._run(None, dict(zip(self._names, arrays, strict=True)))
+        except Exception as e:
+            raise self._blamed(e) from e
+        if self._tensors:
+            return dict(zip(self._output_names, values, strict=True))
+        return {n: _array(v) for n, v in zip(self._output_names, values, strict=True)}
+
+    def example(self) -> Arrays | None:
+        return self._example
+
+    def _check_symbols(self, arrays: Sequence[Array]) -> None:
+        for symbol, places in self._symbols.items():
+            sizes = {arrays[i].shape[axis] for i, axis in places}
+            if len(sizes) > 1:
+                parts = ", ".join(
+                    f"{self._names[i]!r} has {arrays[i].shape[axis]}" for i, axis in places
+                )
+                raise InvalidInput(f"Inputs have to agree on the size of {symbol!r}: {parts}.")
+
+    def _blamed(self, e: Exception) -> Exception:
+        kind, text = type(e).__name__, first_line(e)
+        open_axes = any(-1 in spec.shape for spec in self.inputs)
+        if kind == "InvalidArgument" or (open_axes and any(word in str(e) for word in _SIZES)):
+            return InvalidInput(f"The model refused the input: {text}")
+        return ModelError(f"ONNX Runtime failed: {text}")
+
+
+def load(path: Path, options: LoadOptions) -> Runtime:
+    """A session over the one `.onnx` file at `path`. Options: `file`, `providers` (a list of names)."""
+    known_options(options, ("file", "providers"))
+    file = model_file(path, (".onnx", ".ort"), options)
+    require(framework)
+    import onnxruntime
+
+    providers = _providers(
+        option(options, "providers", list), onnxruntime.get_available_providers()
+    )
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = max(1, options.threads)
+    settings.inter_op_num_threads = 1
+    # A waiting pool that spins takes a core from the replica beside it.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.log_severity_level = (
+        4  # errors are raised; logging them too fills the log with bad requests
+    )
+    with opening(file, "an ONNX model"):
+        session = onnxruntime.InferenceSession(os.fspath(file), settings, providers=providers)
+        return OnnxRuntime(session)
+
+
+def _providers(wanted: list[str] | None, available: Sequence[str]) -> list[str]:
+    if wanted is None:
+        return [p for p in _DEFAULT_PROVIDERS if p in available]
+    missing = [p for p in wanted if p not in available]
+    if missing:
+        raise LoadError(
+            f"ONNX Runtime has no provider {given.listed(missing)} here.",
+            hint=f"There are {given.listed(available)}.",
+        )
+    return list(wanted)
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    return tuple(n if isinstance(n, int) else -1 for n in node.shape)
+
+
+def _input_spec(node: Any) -> TensorSpec:
+    datatype = _DATATYPES.get(node.type)
+    if datatype is None:
+        raise LoadError(f"Input {node.name!r} has type {node.type}, which no request can carry.")
+    return TensorSpec(node.name, datatype, _shape(node))
+
+
+def _output_spec(node: Any) -> TensorSpec:
+    if node.type.startswith("tensor"):
+        return TensorSpec(node.name, _DATATYPES.get(node.type, "FP32"), _shape(node))
+    # Maps and sequences (a classifier's ZipMap) are answered as one JSON object per row.
+    return TensorSpec(node.name, "BYTES", (-1,))
+
+
+def _shared_symbols(nodes: Sequence[Any]) -> dict[str, list[tuple[int, int]]]:
+    """Where each named size occurs, for the names that occur more than once."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for i, node in enumerate(nodes):
+        for axis, size in enumerate(node.shape):
+            if isinstance(size, str):
+                places.setdefault(size, []).append((i, axis))
+    return {name: where for name, where in places.items() if len(where) > 1}
+
+
+def _array(value: Any) -> Array:
+    if isinstance(value, np.ndarray):
+        return value
+    return row_objects(value if isinstance(value, list) else [value])
+
+
+framework = Framework(
+    name="onnx",
+    extra="onnx",
+    preload=("onnxruntime",),
+    load=load,
+    formats=("onnx",),
+    # ONNX Runtime 1.29 and later send usage events to Microsoft unless told not to, from a thread that
+    # starts at import.
+    env={"ORT_DISABLE_TELEMETRY": "1"},
+)

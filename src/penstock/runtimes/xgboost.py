@@ -1,0 +1,220 @@
+"""XGBoost boosters (`.bst`, `.ubj`, `.json`, `.model`), and pickles of its scikit-learn classes.
+
+A booster answers what `Booster.predict` answers: for a classifier that was saved as a booster these are
+probabilities, as KServe's server has it. A pickled `XGBClassifier` answers labels, as it does itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from penstock.errors import InvalidInput, LoadError
+from penstock.runtimes import frames
+from penstock.runtimes import inputs as given
+from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
+from penstock.runtimes.loading import (
+    ARROW_ENV,
+    choice,
+    first_line,
+    import_if_installed,
+    known_options,
+    model_file,
+    opening,
+    require,
+)
+
+SUFFIXES: Final = (".bst", ".ubj", ".json", ".model", ".xgb")
+PICKLES: Final = (".joblib", ".pkl", ".pickle")
+METHODS: Final = ("predict", "margin", "contributions", "leaf")
+_KEYWORDS: Final[Mapping[str, Mapping[str, bool]]] = {
+    "predict": {},
+    "margin": {"output_margin": True},
+    "contributions": {"pred_contribs": True},
+    "leaf": {"pred_leaf": True},
+}
+
+
+class XgboostRuntime(Runtime):
+    """A booster. Columns may come as one matrix or by name; NaN and null are missing values."""
+
+    platform = "xgboost_booster"
+
+    def __init__(self, booster: Any, method: str) -> None:
+        import xgboost
+
+        self._booster = booster
+        self._method = method
+        self._error = xgboost.core.XGBoostError
+        self._dmatrix = xgboost.DMatrix
+        self._features = int(booster.num_features())
+        self._names: tuple[str, ...] = tuple(booster.feature_names or ())
+        self._kinds: tuple[str, ...] = tuple(booster.feature_types or ())
+        self._categories = _categories(booster) if "c" in self._kinds else {}
+        self.inputs = self._declared_inputs()
+        self._example = self._made_up()
+        self._call: Callable[[Any], Any] = self._through_matrix
+        if method in ("predict", "margin") and self._same_in_place():
+            self._call = self._in_place
+            self.reentrant = True
+        answer = self.predict(self._example, {})[method]
+        self.outputs = (
+            TensorSpec(method, given.datatype_of(answer.dtype), (-1, *answer.shape[1:])),
+        )
+
+    def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
+        x = self._frame(inputs) if self._categories else self._matrix(inputs)
+        try:
+            return {self._method: self._call(x)}
+        except (self._error, ValueError) as e:
+            raise InvalidInput(f"The model refused the input: {_said(e)}") from e
+
+    def example(self) -> Arrays | None:
+        return self._example
+
+    def _matrix(self, inputs: Arrays) -> Array:
+        x = given.matrix(inputs, self._features, self._names)
+        if x.dtype.kind == "f":
+            # What XGBoost computes with, and where its own check would find values too large.
+            with np.errstate(over="ignore"):
+                x = x.astype(np.float32, copy=False)
+            if np.isinf(x).any():
+                raise InvalidInput("The input has infinity or values too large for FP32.")
+        elif x.dtype.kind == "b":
+            x = x.astype(np.float32)
+        return x
+
+    def _frame(self, inputs: Arrays) -> Any:
+        import pandas as pd
+
+        x = frames.frame(inputs, self._names)
+        for name, kind in zip(self._names, self._kinds, strict=True):
+            if kind != "c":
+                if x[name].dtype.kind not in "fiub":
+                    raise InvalidInput(f"Column {name!r} has text; the model expects numbers.")
+                continue
+            values = x[name]
+            known = self._categories.get(name)
+            if known is None:  # trained on codes
+                codes = given.cast(name, values.to_numpy(), np.dtype(np.int64))
+                x[name] = pd.Categorical.from_codes(codes, list(range(int(codes.max()) + 1)))
+                continue
+            unknown = [v for v in values.dropna().unique() if v not in known]
+            if unknown:
+                raise InvalidInput(
+                    f"Column {name!r} has categories that were not in the training data: "
+                    f"{given.listed(map(str, unknown))}."
+                )
+            x[name] = pd.Categorical(values, categories=known)
+        return x
+
+    def _in_place(self, x: Any) -> Any:
+        return self._booster.inplace_predict(
+            x,
+            predict_type="margin" if self._method == "margin" else "value",
+            validate_features=False,
+        )
+
+    def _through_matrix(self, x: Any) -> Any:
+        keywords: dict[str, Any] = {"enable_categorical": "c" in self._kinds}
+        if isinstance(x, np.ndarray):
+            keywords["feature_names"] = list(self._names) or None
+            keywords["feature_types"] = list(self._kinds) or None
+        data = self._dmatrix(x, **keywords)
+        return self._booster.predict(data, **_KEYWORDS[self._method])
+
+    def _same_in_place(self) -> bool:
+        """Whether predicting without a DMatrix, which is faster, is possible and answers the same."""
+        name = json.loads(self._booster.save_config())["learner"]["gradient_booster"]["name"]
+        if name != "gbtree":
+            return False  # gblinear has no in-place prediction, dart's differs in the last bit
+        x = self._frame(self._example) if self._categories else self._matrix(self._example)
+        want = self._through_matrix(x)
+        have = self._in_place(x)
+        return bool(have.dtype == want.dtype and np.array_equal(have, want))
+
+    def _declared_inputs(self) -> tuple[TensorSpec, ...]:
+        if not self._categories:
+            return (TensorSpec("input-0", "FP32", (-1, self._features)),)
+        return tuple(
+            TensorSpec(n, "BYTES" if _is_text(self._categories.get(n)) else "FP32", (-1,))
+            for n in self._names
+        )
+
+    def _made_up(self) -> dict[str, Array]:
+        if not self._categories:
+            return {"input-0": np.zeros((1, self._features), np.float32)}
+        out: dict[str, Array] = {}
+        for name in self._names:
+            known = self._categories.get(name)
+            value = known[0] if known else 0
+            out[name] = np.array([value], dtype=object if isinstance(value, str) else None)
+        return out
+
+
+def load(path: Path, options: LoadOptions) -> Runtime:
+    """The booster, or the scikit-learn estimator, in the one model file at `path`."""
+    known_options(options, ("file", "method"))
+    file = model_file(path, (*SUFFIXES, *PICKLES), options)
+    require(framework)
+    import xgboost
+
+    if file.suffix.lower() in PICKLES:
+        from penstock.runtimes.sklearn import load_pickle, runtime_of
+
+        model = load_pickle(file)
+        if not isinstance(model, xgboost.Booster):
+            return runtime_of(model, file, options, "xgboost_pickle")
+    else:
+        model = xgboost.Booster()
+        with opening(file, "an XGBoost model"):
+            try:
+                model.load_model(file)
+            except xgboost.core.XGBoostError as e:
+                raise LoadError(
+                    f"{file.name} cannot be loaded as an XGBoost model: {_said(e)}"
+                ) from e
+    method = choice(options, "method", METHODS, "predict")
+    model.set_param({"nthread": max(1, options.threads), "device": "cpu"})
+    with opening(file, "an XGBoost model"):
+        return XgboostRuntime(model, method)
+
+
+def _categories(booster: Any) -> dict[str, list[Any]]:
+    """Values of each categorical column, as far as the file has them (XGBoost 3.1 and later)."""
+    if not hasattr(booster, "get_categories"):
+        return {}
+    found = booster.get_categories(export_to_arrow=True)
+    return {name: column.to_pylist() for name, column in found.to_arrow() if column is not None}
+
+
+def _is_text(values: list[Any] | None) -> bool:
+    return isinstance(values[0], str) if values else False
+
+
+def _said(e: Exception) -> str:
+    """XGBoost's sentence, without the time, the source file and the stack it puts around it."""
+    line = first_line(e)
+    _, found, after = line.rpartition("cc:") if "cc:" in line else line.rpartition(".h:")
+    text = after.partition(": ")[2] if found else line
+    return text or line
+
+
+def warm() -> None:
+    """Share what pickles and models with categories will import, where it is installed."""
+    import_if_installed("joblib", "pandas")
+
+
+framework = Framework(
+    name="xgboost",
+    extra="xgboost",
+    preload=("xgboost",),
+    load=load,
+    formats=("xgboost",),
+    warm=warm,
+    env=ARROW_ENV,
+)
