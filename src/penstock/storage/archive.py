@@ -1,0 +1,450 @@
+"""Archives, unpacked as if an enemy had packed them.
+
+Nothing of `tarfile.extractall` is used: every member is checked here, and only plain files are ever
+created. Refused are names that climb out or are absolute, two members of one name, devices and pipes,
+links to anything but a file of the archive (those become copies: a model folder holds no links), archives
+that grow beyond their bounds, and archives that end before their end. Permissions and owners in an archive
+are ignored.
+
+A tar is read as a stream by `_Forward`, which inflates as far as it is asked and no further: a header that
+claims gigabytes is caught before they are in memory.
+"""
+
+from __future__ import annotations
+
+import bz2
+import hashlib
+import io
+import lzma
+import posixpath
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from threading import Event
+from typing import IO, Any, Final, Protocol, cast
+
+from penstock.errors import LoadError, TooLarge
+from penstock.storage.settings import Settings
+from penstock.storage.source import relative_path
+
+_BLOCK: Final = 1024 * 1024
+#: A tar header with longer extensions (names, attributes) than this is an attack.
+_MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
+_MAX_LINKS: Final = 16
+
+
+class Packing(StrEnum):
+    """The archives that are unpacked."""
+
+    TAR = "tar"
+    TAR_GZ = "tar.gz"
+    TAR_BZ2 = "tar.bz2"
+    TAR_XZ = "tar.xz"
+    ZIP = "zip"
+
+
+_SUFFIXES: Final = {
+    ".tar": Packing.TAR,
+    ".tar.gz": Packing.TAR_GZ,
+    ".tgz": Packing.TAR_GZ,
+    ".tar.bz2": Packing.TAR_BZ2,
+    ".tbz2": Packing.TAR_BZ2,
+    ".tar.xz": Packing.TAR_XZ,
+    ".txz": Packing.TAR_XZ,
+    ".zip": Packing.ZIP,
+}
+_MEDIA_TYPES: Final = {
+    "application/x-tar": Packing.TAR,
+    "application/x-gtar": Packing.TAR,
+    "application/zip": Packing.ZIP,
+    "application/x-zip-compressed": Packing.ZIP,
+    "application/zip-compressed": Packing.ZIP,
+}
+_GZIP_TYPES: Final = frozenset(
+    ("application/gzip", "application/x-gzip", "application/x-gtar-compressed", "application/x-tgz")
+)
+
+
+def packing_of(name: str, media_type: str, head: bytes) -> Packing | None:
+    """How a file is packed: by its name; by its media type where the name ends in nothing known.
+
+    `head` is its first bytes (512 or more where there are as many): servers call a gzipped tar a tar and
+    say gzip of anything. None: it is a file to be kept as it is, `model.joblib.gz` and torch's
+    zip-in-all-but-name files included.
+    """
+    lower = name.lower()
+    by_name = next((p for s, p in _SUFFIXES.items() if lower.endswith(s)), None)
+    media = media_type.partition(";")[0].strip().lower()
+    packing = by_name
+    if packing is None and "." not in lower.rpartition("/")[2].lstrip("."):
+        packing = _MEDIA_TYPES.get(media)
+        if packing is None and media in _GZIP_TYPES:
+            packing = Packing.TAR_GZ if _holds_tar(head) else None
+    if packing is Packing.TAR and head.startswith(b"\x1f\x8b"):
+        return Packing.TAR_GZ
+    return packing
+
+
+def _holds_tar(head: bytes) -> bool:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, 512)[257:262] == b"ustar"
+    except zlib.error:
+        return False
+
+
+@dataclass(slots=True)
+class _Target:
+    """Where the members go, and what has gone there."""
+
+    folder: Path
+    shown: str
+    settings: Settings
+    packed_bytes: int
+    most_bytes: int
+    stop: Event
+    written: int = 0
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    links: dict[str, str] = field(default_factory=dict)
+
+    def name(self, raw: str) -> str:
+        """A member's name as a path below the folder; LoadError when it is none."""
+        cleaned = raw.rstrip("/")
+        while cleaned.startswith("./"):
+            cleaned = cleaned[2:].lstrip("/")
+        if cleaned in ("", "."):
+            return ""
+        if "\\" in cleaned:
+            raise self.error(f"the member {raw[:200]!r} has a backslash in its name")
+        return relative_path(cleaned, f"{self.shown}: the archive")
+
+    def claim(self, name: str) -> None:
+        """A file or link of that name is to come; LoadError when it cannot."""
+        if name in self.files or name in self.links or name in self.folders:
+            raise self.error(f"it has two members called {name[:200]!r}")
+        self.enter(posixpath.dirname(name))
+        if len(self.files) + len(self.links) >= self.settings.max_files:
+            raise TooLarge(
+                f"{self.shown}: the archive has more than {self.settings.max_files} files."
+            )
+
+    def enter(self, folder: str) -> None:
+        """A folder of that name is to be there."""
+        while folder and folder not in self.folders:
+            if folder in self.files or folder in self.links:
+                raise self.error(f"{folder[:200]!r} is a file and a folder in it")
+            self.folders.add(folder)
+            folder = posixpath.dirname(folder)
+
+    def fill(self, name: str, data: Iterator[bytes]) -> None:
+        """Write a new file."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        h = hashlib.sha256()
+        size = 0
+        with open(path, "xb") as f:
+            for chunk in data:
+                self.grow(len(chunk))
+                f.write(chunk)
+                h.update(chunk)
+                size += len(chunk)
+        self.files[name] = (size, h.hexdigest())
+
+    def grow(self, more: int) -> None:
+        """Count bytes before they are written; TooLarge over the bounds."""
+        if self.stop.is_set():
+            raise InterruptedError("cancelled")
+        self.written += more
+        if self.written > self.most_bytes:
+            raise TooLarge(
+                f"{self.shown}: unpacked, the archive is larger than the {self.most_bytes} bytes "
+                "the cache of models may hold."
+            )
+        s = self.settings
+        if (
+            self.written > s.unpack_floor_bytes
+            and self.written > self.packed_bytes * s.max_unpack_ratio
+        ):
+            raise TooLarge(
+                f"{self.shown}: the archive grows to more than {s.max_unpack_ratio:g} times its size; "
+                "a model does not, a bomb does.",
+                hint="Upload the files themselves.",
+            )
+
+    def resolve_links(self) -> None:
+        """Make every link the file it leads to."""
+        for name in sorted(self.links):
+            at = name
+            for _ in range(_MAX_LINKS):
+                if at not in self.links:
+                    break
+                at = self.links[at]
+            if at not in self.files:
+                raise self.error(
+                    f"{name[:200]!r} is a link to {self.links[name][:200]!r}, which is no file in it"
+                )
+            with open(self.folder / at, "rb") as f:
+                self.fill(name, _chunks(f))
+
+    def error(self, what: str) -> LoadError:
+        return LoadError(f"{self.shown}: the archive is refused: {what}.")
+
+
+def unpack(
+    archive: Path,
+    packing: Packing,
+    folder: Path,
+    *,
+    shown: str,
+    settings: Settings,
+    most_bytes: int,
+    stop: Event,
+) -> dict[str, tuple[int, str]]:
+    """Unpack into the new folder `folder`; size and SHA-256 of each file by its path. Blocking, long.
+
+    LoadError (TooLarge among them is InvalidInput) says what is wrong with the archive. InterruptedError
+    soon after `stop` is set.
+    """
+    folder.mkdir(parents=True)
+    target = _Target(folder, shown, settings, archive.stat().st_size, most_bytes, stop)
+    with open(archive, "rb") as f:
+        try:
+            if packing is Packing.ZIP:
+                _unzip(f, target)
+            else:
+                _untar(f, packing, target)
+        except (
+            tarfile.TarError,
+            zipfile.BadZipFile,
+            EOFError,
+            zlib.error,
+            lzma.LZMAError,
+        ) as error:
+            raise target.error(f"it is no {packing} file, or a damaged one ({error})") from error
+        except (
+            NotImplementedError,
+            RuntimeError,
+        ) as error:  # zipfile: encrypted, unknown compression
+            raise target.error(str(error)) from error
+        except (UnicodeError, ValueError) as error:
+            raise target.error(f"it is damaged ({error})") from error
+    target.resolve_links()
+    if not target.files:
+        raise LoadError(f"{shown}: the archive has no file in it.")
+    return target.files
+
+
+def _untar(f: IO[bytes], packing: Packing, target: _Target) -> None:
+    stream = _Forward(f, packing, target)
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:", errorlevel=2) as tar:
+        while True:
+            member = tar.next()
+            if member is None:
+                break
+            tar.members = []  # type: ignore[attr-defined]  # it would keep every header
+            _one_member(tar, member, target, stream)
+    # tarfile takes any broken header for the end. A real end is a block of zeros.
+    if not stream.ended:
+        raise target.error("it ends before its end")
+
+
+def _one_member(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, target: _Target, stream: _Forward
+) -> None:
+    name = target.name(member.name)
+    if member.isdir():
+        target.enter(name)
+        if name in target.files or name in target.links:
+            raise target.error(f"{name[:200]!r} is a file and a folder in it")
+        return
+    if not name:
+        raise target.error("it has a member without a name")
+    if member.issym() or member.islnk():
+        base = posixpath.dirname(name) if member.issym() else ""
+        to = posixpath.normpath(posixpath.join(base, member.linkname))
+        if member.linkname.startswith("/") or to == ".." or to.startswith("../"):
+            raise target.error(f"{name[:200]!r} is a link out of it, to {member.linkname[:200]!r}")
+        target.claim(name)
+        target.links[name] = to
+    elif member.isreg():
+        target.claim(name)
+        data = tar.extractfile(member)
+        if data is None:
+            raise target.error(f"{name[:200]!r} cannot be read")
+        with stream.in_member(), data:
+            target.fill(name, _chunks(data, exactly=member.size))
+    else:
+        raise target.error(f"{name[:200]!r} is a device or a pipe")
+
+
+def _unzip(f: IO[bytes], target: _Target) -> None:
+    with zipfile.ZipFile(f) as archive:
+        infos = archive.infolist()
+        if len(infos) > target.settings.max_files * 2:
+            raise TooLarge(
+                f"{target.shown}: the archive has more than {target.settings.max_files} files."
+            )
+        for info in infos:
+            # `filename` is cut at a zero byte and has the system's separators; take what is in the file.
+            if "\0" in info.orig_filename:
+                raise target.error("it has a member with a zero byte in its name")
+            name = target.name(info.filename)
+            kind = info.external_attr >> 16 & 0o170000
+            if info.is_dir() or kind == 0o040000:
+                target.enter(name)
+                continue
+            if not name:
+                raise target.error("it has a member without a name")
+            if kind not in (0, 0o100000):
+                if kind != 0o120000:
+                    raise target.error(f"{name[:200]!r} is a device or a pipe")
+                _zip_link(archive, info, name, target)
+                continue
+            if info.flag_bits & 1:
+                raise target.error("it is encrypted")
+            target.claim(name)
+            with archive.open(info) as data:
+                target.fill(name, _chunks(data, exactly=info.file_size))
+
+
+def _zip_link(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, target: _Target) -> None:
+    if info.file_size > 4096:
+        raise target.error(f"{name[:200]!r} is a link of {info.file_size} bytes")
+    with archive.open(info) as data:
+        link = data.read(4097).decode()
+    to = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+    if link.startswith("/") or to == ".." or to.startswith("../"):
+        raise target.error(f"{name[:200]!r} is a link out of it, to {link[:200]!r}")
+    target.claim(name)
+    target.links[name] = to
+
+
+def _chunks(data: IO[bytes], *, exactly: int | None = None) -> Iterator[bytes]:
+    seen = 0
+    while chunk := data.read(_BLOCK):
+        seen += len(chunk)
+        if exactly is not None and seen > exactly:
+            raise EOFError("a member is longer than it says")
+        yield chunk
+    if exactly is not None and seen != exactly:
+        raise EOFError("a member is shorter than it says")
+
+
+class _Inflater(Protocol):
+    eof: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
+
+
+class _Forward(io.RawIOBase):
+    """A (compressed) file that is read forward only, as far as asked; what `tarfile` needs of a file."""
+
+    def __init__(self, f: IO[bytes], packing: Packing, target: _Target) -> None:
+        self._f = f
+        self._packing = packing
+        self._target = target
+        self._inflater = self._new()
+        self._pending = b""
+        self._at = 0
+        self._member_depth = 0
+        self._last = b""
+
+    @property
+    def ended(self) -> bool:
+        """The last header read was a block of zeros: a tar's own end."""
+        return len(self._last) == 512 and not any(self._last)
+
+    def in_member(self) -> _Forward:
+        """A context in which long reads are the member's own bytes, which are bounded elsewhere."""
+        return self
+
+    def __enter__(self) -> _Forward:
+        self._member_depth += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._member_depth -= 1
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        if whence != 0 or offset < self._at:
+            raise tarfile.ReadError("the archive's headers lead backwards")
+        while self._at < offset:
+            before = self._at
+            self._read(min(_BLOCK, offset - self._at))
+            if self._at == before:
+                break
+        return self._at
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0 or (not self._member_depth and size > _MAX_HEADER_BYTES):
+            raise tarfile.ReadError("a header is longer than any header is")
+        data = self._read(size)
+        if size == 512 and not self._member_depth:
+            self._last = data
+        return data
+
+    def _read(self, size: int) -> bytes:
+        pieces = []
+        wanted = size
+        while wanted > 0:
+            piece = self._some(wanted)
+            if not piece:
+                break
+            pieces.append(piece)
+            wanted -= len(piece)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._at += len(data)
+        if (
+            not self._member_depth
+        ):  # headers and padding count, too: they are inflated like the rest
+            self._target.grow(len(data))
+        return data
+
+    def _some(self, wanted: int) -> bytes:
+        if self._inflater is None:
+            return self._f.read(wanted)
+        while True:
+            if self._inflater.eof:
+                # Another member of the same file, as `cat a.gz b.gz` and pigz make them.
+                rest = self._leftover() or self._f.read(_BLOCK)
+                if not rest.strip(b"\0"):
+                    return b""
+                self._inflater = self._new()
+                self._pending = rest
+            if not self._pending and self._wants_input():
+                self._pending = self._f.read(_BLOCK)
+                if not self._pending:
+                    raise EOFError("it is cut short")
+            data = cast(_Inflater, self._inflater).decompress(self._pending, wanted)
+            self._pending = getattr(self._inflater, "unconsumed_tail", b"")
+            if data:
+                return data
+
+    def _leftover(self) -> bytes:
+        return bytes(cast(_Inflater, self._inflater).unused_data)
+
+    def _wants_input(self) -> bool:
+        return bool(getattr(self._inflater, "needs_input", True))
+
+    def _new(self) -> Any:
+        if self._packing is Packing.TAR_GZ:
+            return zlib.decompressobj(wbits=31)
+        if self._packing is Packing.TAR_BZ2:
+            return bz2.BZ2Decompressor()
+        if self._packing is Packing.TAR_XZ:
+            return lzma.LZMADecompressor(memlimit=256 * 1024 * 1024)
+        return None

@@ -1,0 +1,158 @@
+"""A model's folder as a value: every file's path, size and digest, and one digest over all of them.
+
+The digest names the content, wherever it came from: the same files by two URIs are one model in the cache.
+Names and bytes count, times and permissions do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from penstock.storage.source import CHUNK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file: path relative to the folder, size in bytes, SHA-256 in hexadecimal, time last written."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    mtime_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is in a folder. `digest` is `sha256:` and 64 hexadecimal digits."""
+
+    digest: str
+    size_bytes: int
+    files: tuple[FileRecord, ...]
+
+    @staticmethod
+    def of(files: Iterable[FileRecord]) -> Manifest:
+        ordered = tuple(sorted(files, key=lambda f: f.path))
+        h = hashlib.sha256(b"penstock tree 1\n")
+        for f in ordered:
+            h.update(msgspec.json.encode([f.path, f.size_bytes, f.sha256]) + b"\n")
+        return Manifest(f"sha256:{h.hexdigest()}", sum(f.size_bytes for f in ordered), ordered)
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file, read once. Blocking."""
+    h = hashlib.sha256()
+    size = 0
+    with open(path, "rb", buffering=0) as f:
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        while n := f.readinto(buffer):
+            h.update(buffer[:n])
+            size += n
+    return size, h.hexdigest()
+
+
+def seal(folder: Path, hashes: dict[str, tuple[int, str]]) -> Manifest:
+    """Make `folder` read-only, push it to the disk, and describe it. Blocking.
+
+    `hashes` holds size and SHA-256 by relative path, of every file there is.
+    """
+    records = []
+    for root, _, names in os.walk(folder):
+        for name in names:
+            file = Path(root, name)
+            relative = file.relative_to(folder).as_posix()
+            size, digest = hashes[relative]
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fchmod(descriptor, 0o444)
+                os.fsync(descriptor)
+                records.append(FileRecord(relative, size, digest, os.fstat(descriptor).st_mtime_ns))
+            finally:
+                os.close(descriptor)
+    for root, _, _ in os.walk(folder, topdown=False):
+        sync_folder(Path(root))
+        os.chmod(root, 0o555)  # noqa: S103 - readable, and writable by nobody
+    return Manifest.of(records)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Blocking."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def differs(folder: Path, manifest: Manifest, *, deep: bool = False) -> str | None:
+    """What is wrong with `folder` by `manifest`, as words; None when nothing is. Blocking.
+
+    Cheap by default: sizes and times. A file whose time alone differs is read and compared. `deep` reads
+    all of them, and looks for files that should not be there.
+    """
+    expected = set()
+    for f in manifest.files:
+        expected.add(f.path)
+        path = folder / f.path
+        try:
+            s = path.lstat()
+        except OSError as error:
+            return f"{f.path}: {error.strerror}"
+        if not stat.S_ISREG(s.st_mode) or s.st_size != f.size_bytes:
+            return f"{f.path} has {s.st_size} bytes, not {f.size_bytes}"
+        if (deep or s.st_mtime_ns != f.mtime_ns) and hash_file(path)[1] != f.sha256:
+            return f"{f.path} has other bytes than it had"
+    if deep:
+        for root, folders, names in os.walk(folder):
+            folders[:] = [d for d in folders if d != "__pycache__"]
+            for name in names:
+                relative = Path(root, name).relative_to(folder).as_posix()
+                if relative not in expected:
+                    return f"{relative} does not belong there"
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, read-only folders included. No-op when absent. Blocking."""
+    if path.is_dir() and not path.is_symlink():
+        for root, _, _ in os.walk(path):
+            os.chmod(root, 0o700)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def bytes_below(path: Path) -> int:
+    """Bytes of all files below, by their length. Blocking."""
+    total = 0
+    for root, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_size
+            except FileNotFoundError:
+                pass
+    return total
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a small file so that a kill leaves the old one or the new one; `durable`, so that a crash of
+    the machine does, too. Blocking."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with open(temporary, "xb") as f:
+            f.write(data)
+            f.flush()
+            if durable:
+                os.fsync(f.fileno())
+        temporary.replace(path)
+        if durable:
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
