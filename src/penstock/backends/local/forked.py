@@ -86,7 +86,6 @@ def _exit_code(entry: Entry, spec: ProcessSpec, status_fd: int) -> int:
 
 def _let_go(birth: Birth) -> None:
     """Drop the zygote's signal handlers and terminal; take the log as stdout and stderr."""
-    signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

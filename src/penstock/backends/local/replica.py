@@ -103,6 +103,7 @@ class Replica:
         self._ready_since: float | None = None
         self._last_beat: float | None = None
         self._quiet = False
+        self._early = b""
         self._status_pipe: Pipe | None = None
         self._said: _Why | None = None  # by the process
         self._verdict: _Why | None = None  # by the node
@@ -251,6 +252,7 @@ class Replica:
         """One process from fork to end: why it ended, and for how many seconds it was ready."""
         self._said = self._verdict = self._ready_since = self._last_beat = None
         self._quiet = False
+        self._early = b""
         self.log.forget_last()
         self._remove_socket()
         output = Pipe(self.log.write)
@@ -276,8 +278,9 @@ class Replica:
             output.close_writer()
             status.close_writer()
             self._started = self._clock.monotonic()
-            # Status lines may have come in before the pid did; the phase is theirs.
             self._set(pid=pid, started_at=self._clock.now())
+            early, self._early = self._early, b""
+            self._status_bytes(early)
             if self._stop_asked():
                 self._signal(signal.SIGKILL)
             ending = await ended
@@ -313,7 +316,9 @@ class Replica:
         return 0.0 if self._ready_since is None else self._clock.monotonic() - self._ready_since
 
     def _status_bytes(self, data: bytes) -> None:
-        if data == _BEAT:  # nearly always
+        if self.status.pid is None:  # faster than the zygote's own message
+            self._early += data
+        elif data == _BEAT:  # nearly always
             self._last_beat = self._clock.monotonic()
         else:
             self._lines.feed(data)

@@ -182,8 +182,10 @@ class Zygote:
             self._send(ForkedMessage(message.id, -1, f"fork: {e.strerror}"))
             return
         if pid == 0:
+            signal.set_wakeup_fd(-1)
             self._link.close()
             os.close(self._wake_r)
+            os.close(self._wake_w)
             forked.run(
                 forked.Birth(message.name, spec_fd, log_fd, status_fd, message.limits, self._held),
                 self._pid,
