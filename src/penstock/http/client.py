@@ -127,7 +127,7 @@ class ClientExchange:
         if not self._chunked:
             return self._write((data,), size)
         if size <= JOIN_BYTES:
-            return self._write((b"%x\r\n%b\r\n" % (size, data),), size)
+            return self._write((b"".join((b"%x\r\n" % size, data, b"\r\n")),), size)
         return self._write((b"%x\r\n" % size, data, b"\r\n"), size)
 
     def _write(self, pieces: tuple[Buffer, ...], size: int) -> bool:
@@ -224,6 +224,7 @@ class _UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self._owner.made(self)
         self.transport.set_write_buffer_limits(high=self._owner.limits.write_high_water)
 
     def data_received(self, data: bytes) -> None:
@@ -408,7 +409,10 @@ class _UpstreamConnection(asyncio.Protocol):
         if self._paused:
             self.resume()
         # Bytes behind the response would be taken for the answer to the next request.
-        if head.keep_alive and exchange.sent and not extra and self._owner.keep(self):
+        whole = exchange.sent and (
+            0 <= exchange.size <= ONE_PIECE_BYTES or not self.transport.get_write_buffer_size()
+        )
+        if head.keep_alive and whole and not extra and self._owner.keep(self):
             self._state = _IDLE
         else:
             self.drop()
@@ -551,7 +555,9 @@ class Upstream:
         except OSError as exc:
             self._not_connected(exchange, f"no connection: {exc.strerror or exc}")
             return
-        self._connections.add(connection)
+        if connection.transport.is_closing():
+            self._not_connected(exchange, "the connection was closed at once")
+            return
         if exchange.done:
             # Cancelled meanwhile; the connection serves the next one.
             if not self.keep(connection):
@@ -587,6 +593,9 @@ class Upstream:
             self._idle.remove(connection)
         except ValueError:
             pass
+
+    def made(self, connection: _UpstreamConnection) -> None:
+        self._connections.add(connection)
 
     def lost(self, connection: _UpstreamConnection) -> None:
         self._connections.discard(connection)
@@ -624,7 +633,7 @@ async def _open(
     if address.path is not None:
         _, protocol = await loop.create_unix_connection(factory, address.path)
     else:
-        _, protocol = await loop.create_connection(factory, address.host, address.port)
+        _, protocol = await loop.create_connection(factory, str(address.host), address.port)
     return protocol
 
 
@@ -638,7 +647,7 @@ async def connects(address: Address, timeout_s: float = 5.0) -> bool:
                 transport, _ = await loop.create_unix_connection(asyncio.Protocol, address.path)
             else:
                 transport, _ = await loop.create_connection(
-                    asyncio.Protocol, address.host, address.port
+                    asyncio.Protocol, str(address.host), address.port
                 )
     except (OSError, TimeoutError):
         return False
@@ -693,7 +702,7 @@ async def fetch(
     """
     fields = list(headers)
     if not any(name.lower() == "host" for name, _ in fields):
-        fields.insert(0, ("host", "localhost" if address.path is not None else f"{address.host}"))
+        fields.insert(0, ("host", "localhost" if address.path is not None else str(address.host)))
     if body or method in ("POST", "PUT", "PATCH"):
         fields.append(("content-length", str(len(body))))
     fields.append(("connection", "close"))

@@ -82,7 +82,10 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=self._server.limits.write_high_water)
         if not self._server.admit(self):
-            self.refuse(BadRequest(503, "There are too many connections."))
+            # No lingering: what is over the limit must not add up.
+            self.state = CLOSED
+            self._write_error(503, "There are too many connections.")
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         state = self.state
@@ -110,8 +113,8 @@ class Connection(asyncio.Protocol):
         if state == BODY:
             self.refuse(BadRequest(400, "The body ends before its announced length."))
             return False
-        if state == BUSY:
-            self._lost(ConnectionResetError("the client closed its connection"))
+        self.state = CLOSED
+        self._lost(ConnectionResetError("the client closed its connection"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -220,8 +223,13 @@ class Connection(asyncio.Protocol):
         self._buffer = None
         if buffer is not None:
             self._consume(bytes(buffer))
-        if self.state == HEAD or self._buffer is None:
-            self._resume(_PIPELINE | _WRITE)
+        self._pumped()
+
+    def _pumped(self) -> None:
+        if self.state != PENDING:
+            self._resume(_WRITE)
+            if self._buffer is None or self.state == HEAD:
+                self._resume(_PIPELINE)
 
     # -- bodies -----------------------------------------------------------------------------------
 
@@ -387,9 +395,9 @@ class Connection(asyncio.Protocol):
 
     def finished(self, keep: bool) -> None:
         """The response is out."""
-        self.exchange = None
         self.progress += 1
         if self.state == BUSY:
+            self.exchange = None
             if not keep:
                 self._close()
             elif self._buffer is None and not self._paused:
@@ -397,10 +405,13 @@ class Connection(asyncio.Protocol):
             else:
                 self._next()
         elif self.state == BODY:
+            keep = keep and self._can_discard()
+            self.exchange = None
             incoming = self._incoming
-            if keep and incoming is not None and 0 <= incoming.missing <= DISCARD_BYTES:
+            if incoming is not None:
+                incoming.detach()
+            if keep:
                 self.state = DISCARD
-                incoming.abort(ConnectionError("the request was answered before its body came"))
                 self._resume(_BY_USER | _UNCLAIMED)
             else:
                 self._incoming = None
@@ -419,14 +430,10 @@ class Connection(asyncio.Protocol):
         """Answer for the handler, and close."""
         exchange = self.exchange
         if exchange is not None and exchange.state != OPEN:
-            self.break_off()
+            self.break_off_from_outside(exc)
             return
         self.exchange = None
-        body = json.dumps({"error": exc.message}).encode()
-        self.transport.write(
-            b"%bcontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
-            % (status_line(exc.status), len(body), body)
-        )
+        self._write_error(exc.status, exc.message)
         incoming, self._incoming = self._incoming, None
         self._linger()
         if exchange is not None:
@@ -435,8 +442,15 @@ class Connection(asyncio.Protocol):
                 incoming.abort(exc)
             self._tell(exchange)
 
+    def _write_error(self, status: int, message: str) -> None:
+        body = json.dumps({"error": message}).encode()
+        self.transport.write(
+            b"%bcontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+            % (status_line(status), len(body), body)
+        )
+
     def break_off(self, *, reset: bool = False) -> None:
-        """Close without finishing what was being said."""
+        """Close without finishing what was being said, by the handler's will."""
         if reset:
             # A body that lasts until the connection closes would look whole after a plain close.
             sock: Any = self.transport.get_extra_info("socket")
@@ -449,14 +463,12 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             exchange.state = ABORTED
         if incoming is not None:
-            incoming.abort(ConnectionAbortedError("the response was broken off"))
+            incoming.detach()
 
     def _lost(self, exc: Exception) -> None:
         """Tell the exchange under way that its client is gone."""
         exchange, self.exchange = self.exchange, None
         incoming, self._incoming = self._incoming, None
-        if self.state != CLOSED:
-            self._close()
         if exchange is not None:
             exchange.state = ABORTED
             if incoming is not None:
@@ -530,11 +542,11 @@ class Connection(asyncio.Protocol):
         elif state == LINGER and quiet >= limits.linger_s and not waiting:
             self.transport.close()
 
-    def break_off_from_outside(self) -> None:
+    def break_off_from_outside(self, exc: Exception | None = None) -> None:
         """Break the connection for a reason that the handler does not know of."""
         self.state = CLOSED
         self.transport.abort()
-        self._lost(ConnectionAbortedError("the connection was broken off"))
+        self._lost(exc or ConnectionAbortedError("the connection was broken off"))
 
     def peer(self) -> str:
         name = self.transport.get_extra_info("peername")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.http.head import RequestHead, status_line
 from penstock.http.incoming import BodySink, Buffer, IncomingBody
@@ -131,7 +131,7 @@ class Exchange:
         elif isinstance(body, (bytearray, memoryview)):
             length = size_of(body)
         else:
-            length = sum([size_of(piece) for piece in body])
+            length = sum(map(size_of, cast("Sequence[Buffer]", body)))
         keep = connection.keeps(head)
         lines = status_line(status) + headers
         if not head.minor or not keep:
@@ -141,9 +141,11 @@ class Exchange:
         elif head.method == "HEAD":
             connection.transport.write(b"%bcontent-length: %d\r\n\r\n" % (lines, length))
         elif length <= JOIN_BYTES:
-            if not isinstance(body, (bytes, bytearray, memoryview)):
-                body = b"".join(body)
-            connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (lines, length, body))
+            first = b"%bcontent-length: %d\r\n\r\n" % (lines, length)
+            if isinstance(body, (bytes, bytearray, memoryview)):
+                connection.transport.write(b"".join((first, body)))
+            else:
+                connection.transport.write(b"".join((first, *body)))
         else:
             first = b"%bcontent-length: %d\r\n\r\n" % (lines, length)
             if isinstance(body, (bytes, bytearray, memoryview)):
@@ -227,7 +229,7 @@ class Exchange:
                 connection.transport.write(data)
             elif framing == _CHUNKED:
                 if size <= JOIN_BYTES:
-                    connection.transport.write(b"%x\r\n%b\r\n" % (size, data))
+                    connection.transport.write(b"".join((b"%x\r\n" % size, data, b"\r\n")))
                 else:
                     connection.write_all((b"%x\r\n" % size, data, b"\r\n"))
             elif framing == _UNTIL_CLOSE:

@@ -314,7 +314,7 @@ def check_partial_head(part: bytes | bytearray, start: int, limits: Limits) -> N
         raise BadRequest(400, "This is no HTTP request.")
 
 
-H = TypeVar("H", RequestHead, ResponseHead)
+H = TypeVar("H")
 
 
 class HeadCache(Generic[H]):
@@ -334,14 +334,14 @@ class HeadCache(Generic[H]):
         max_entries: int = 1024,
         max_bytes: int = 4096,
     ) -> None:
-        self._parse = parse
+        self._parse: Callable[[bytes, Limits], H] = parse
         self._limits = limits
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self.heads: dict[bytes, H] = {}
         self._order: deque[bytes] = deque()
         #: The fast look-up: `find(raw)`, None on a miss.
-        self.find = self.heads.get
+        self.find: Callable[[bytes], H | None] = self.heads.get
 
     def add(self, raw: bytes) -> H:
         """Parse a head that was not found, and keep it unless it is large."""

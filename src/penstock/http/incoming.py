@@ -30,7 +30,7 @@ MAPPED_BYTES: Final = 4 * 1024 * 1024
 
 
 class BodySink(Protocol):
-    """Takes a body in pieces."""
+    """Takes a body in pieces. Hears nothing more once the exchange's response has ended."""
 
     def on_data(self, data: Buffer) -> None:
         """The next piece, never empty. May be kept; is not written to again."""
@@ -158,6 +158,11 @@ class IncomingBody:
         if sink is not None:
             sink.on_abort(exc)
 
+    def detach(self) -> None:
+        """The exchange ended by its handler's will: nobody is told anything any more."""
+        self._sink = self._callback = None
+        self._drop()
+
     def _drop(self) -> None:
         self._buffer = self._view = self._growing = None
         self._held = []
@@ -168,8 +173,8 @@ class IncomingBody:
         self._sink = sink
         held, self._held = self._held, []
         for piece in held:
-            if self._sink is None:
-                return  # aborted from within
+            if not self.claimed:
+                return  # the exchange ended from within
             sink.on_data(piece)
 
     def gather(self, callback: Callable[[Exchange], None]) -> None:

@@ -154,8 +154,6 @@ class HttpServer:
     def admit(self, connection: Connection) -> bool:
         """A connection was accepted; False when it is one too many."""
         if len(self.connections) >= self.limits.max_connections:
-            self.connections.add(connection)  # to be swept away like the others
-            self._schedule()
             return False
         self.connections.add(connection)
         self._schedule()
