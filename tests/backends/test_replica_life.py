@@ -159,7 +159,6 @@ async def test_is_killed_when_it_never_gets_ready(make_rig):
 async def test_stops_by_draining(rig):
     """SIGTERM, the process's own end, Stopped; the socket is gone."""
     status = await rig.ready()
-    seen = []
     watch = rig.replicas.watch()
     await rig.replicas.stop("r1")
     assert rig.status().phase is Phase.STOPPED
@@ -167,9 +166,7 @@ async def test_stops_by_draining(rig):
     assert gone(status.pid)
     assert not os.path.exists(status.address.partition(":")[2])
     rig.replicas.close()
-    async for change in watch.changes():
-        seen.append(change.phase)
-    assert seen == [Phase.READY, Phase.DRAINING, Phase.STOPPED]
+    assert [c.phase async for c in watch.changes()] == [Phase.READY, Phase.DRAINING, Phase.STOPPED]
     await rig.replicas.stop("r1")  # once more is a no-op
     await rig.replicas.stop("unknown")
 

@@ -39,6 +39,8 @@ def main(spec, status_fd):
         os.kill(os.getpid(), signal.SIGSEGV)
     if mode == "alloc":
         allocate(int(argument))
+    if mode == "huge":
+        bytearray(4 << 30)
     if mode == "never-ready":
         signal.pause()
     if mode == "fail-once":

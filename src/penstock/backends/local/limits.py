@@ -23,8 +23,11 @@ logger = logging.getLogger(__name__)
 #: that (thread stacks, buffers) than they touch; the watcher counts what is touched.
 _RESERVE_FACTOR: Final = 1.5
 _RESERVE_BYTES: Final = 512 * 1024 * 1024
-#: Below this share of its limit a replica is looked at seldom.
-_CALM: Final = 0.5
+#: Bytes a second a process is taken to allocate at most: one that is far from its limit is looked at seldom.
+_FASTEST: Final = 2 * 2**30
+_SELDOM_S: Final = 1.0
+#: How old a reading of the pages shared with the zygote may be, seconds.
+_REMEASURE_S: Final = 5.0
 #: How a process, or a library in it, says that an allocation was refused.
 _REFUSED: Final = ("MemoryError", "bad_alloc", "Unable to allocate", "Cannot allocate memory")
 
@@ -65,6 +68,9 @@ class Limits:
         #: The watcher has to hold the memory limit.
         self.watched = group is None and memory_limit_bytes is not None
         self._next_look = 0.0
+        self._pid = -1
+        self._shared = 0
+        self._measured_at = -math.inf
 
     @property
     def for_fork(self) -> ForkLimits:
@@ -90,17 +96,23 @@ class Limits:
         limit = self.memory_limit_bytes
         if not self.watched or limit is None or now < self._next_look:
             return None
+        if pid != self._pid:
+            self._pid, self._shared, self._measured_at = pid, 0, -math.inf
         bound = anonymous_bytes(pid)
         if bound is None:
             return None
-        if bound <= limit:
-            self._next_look = now + (1.0 if bound < limit * _CALM else 0.0)
-            return None
-        # The bound counts pages shared with the zygote too.
-        used = unshared_bytes(pid)
-        if used is None or used <= limit:
-            return None
-        return used
+        # The bound counts pages shared with the zygote too. How many those are is read seldom: it costs
+        # milliseconds, and a page once written is shared no more, so the number only falls.
+        used = bound - self._shared
+        if used > limit or (bound > limit and now - self._measured_at > _REMEASURE_S):
+            exact = unshared_bytes(pid)
+            if exact is None:
+                return None
+            used, self._shared, self._measured_at = exact, max(0, bound - exact), now
+        if used > limit:
+            return used
+        self._next_look = now + min(_SELDOM_S, (limit - used) / _FASTEST)
+        return None
 
     def explains(self, words: str) -> bool:
         """The limit ended the process: the kernel says so, or `words` (its last) do."""

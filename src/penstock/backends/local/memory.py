@@ -14,8 +14,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 def private_bytes(pid: int) -> int | None:
     """Bytes that would be free if this process ended; None when it is gone or not ours to look at.
 
-    Private clean and dirty pages, huge pages and its share of swap. The kernel walks the page tables for it:
-    from 0.1 ms for a small process to some ms per GiB.
+    Private clean and dirty pages, huge pages and its share of swap. The kernel walks the page tables for it,
+    those of shared pages too: some milliseconds for every 100 MiB that are resident.
     """
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as f:
@@ -44,7 +44,7 @@ def unshared_bytes(pid: int) -> int | None:
 
 
 def anonymous_bytes(pid: int) -> int | None:
-    """An upper bound of `unshared_bytes` without swap, for the price of one read (about 10 us).
+    """An upper bound of `unshared_bytes` without swap, for the price of one read (about 15 us).
 
     Resident anonymous pages, those shared with the zygote included.
     """

@@ -32,7 +32,7 @@ _LOOK_EVERY_S: Final = 0.1
 _AWAY_S: Final = 3.0
 #: Share of the node's time that reading memory may take.
 _MEASURE_SHARE: Final = 0.02
-_MEASURE_EVERY_S: Final = 2.0
+_MEASURE_EVERY_S: Final = 1.0
 #: Logs of replicas that are gone, kept so that their ends can be read.
 _KEEP_LOGS: Final = 200
 
@@ -194,7 +194,7 @@ class Replicas:
     async def look_after(self) -> None:
         """Check every replica ten times a second, for ever."""
         last = self._clock.monotonic()
-        measured = last
+        measure_at = last + _MEASURE_EVERY_S
         while True:
             await self._clock.sleep(_LOOK_EVERY_S)
             now = self._clock.monotonic()
@@ -203,19 +203,20 @@ class Replicas:
                     replica.forgive(now)
                 replica.check(now)
             last = now
-            if now - measured >= _MEASURE_EVERY_S:
-                measured = now
-                self._measure()
+            if now >= measure_at:
+                measure_at = now + max(_MEASURE_EVERY_S, self._measure() / _MEASURE_SHARE)
 
-    def _measure(self) -> None:
-        """Read the memory of as many replicas as the budget allows, those not read for longest first."""
-        until = self._clock.monotonic() + _MEASURE_EVERY_S * _MEASURE_SHARE
+    def _measure(self) -> float:
+        """Read the memory of some replicas, those not read for longest first; the seconds it took."""
+        begun = self._clock.monotonic()
+        until = begun + _MEASURE_EVERY_S * _MEASURE_SHARE
         if not self._unmeasured:
             self._unmeasured.extend(self._replicas)
         while self._unmeasured and self._clock.monotonic() < until:
             replica = self._replicas.get(self._unmeasured.popleft())
             if replica is not None:
                 replica.measure()
+        return self._clock.monotonic() - begun
 
     async def drain(self, grace_s: float | None) -> None:
         """Stop them all, side by side, and start no more."""
