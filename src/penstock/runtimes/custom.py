@@ -155,7 +155,7 @@ class ClassRuntime(Runtime):
             result = model.instance.predict(**values)
         except (Exception, SystemExit) as e:
             raise model.fault(e, "predict") from e
-        return checked_outputs(result, model)
+        return to_outputs(result, model.outputs)
 
     def example(self) -> Arrays | None:
         example = self._model.example()
@@ -177,15 +177,7 @@ class AwaitedClassRuntime(ClassRuntime):
             result = await model.instance.predict(**values)
         except (Exception, SystemExit) as e:
             raise model.fault(e, "predict") from e
-        return checked_outputs(result, model)
-
-
-def checked_outputs(result: Any, model: _UserModel) -> Arrays:
-    """The outputs in `result`; ModelError for what no protocol can carry."""
-    outputs = to_outputs(result, model.outputs)
-    for name, values in outputs.items():
-        datatype_of(values, name)
-    return outputs
+        return to_outputs(result, model.outputs)
 
 
 class ClassPayloadRuntime(PayloadRuntime):
@@ -283,7 +275,7 @@ class ClassPayloadRuntime(PayloadRuntime):
             if context.protocol == "v1" and is_stream(result):
                 return result
             if outputs and not is_stream(result) and not isinstance(result, InferResponse):
-                result = InferResponse(dict(checked_outputs(result, self._model)))
+                result = InferResponse(dict(to_outputs(result, self.outputs)))
             return to_v2(result, self.outputs) if context.protocol == "v2" else to_v1(result)
 
         return finish

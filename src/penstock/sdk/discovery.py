@@ -61,7 +61,10 @@ def find_class(path: Path, name: str | None = None) -> tuple[type, Path]:
     _enter(folder)
     where = file.name if file is not None else str(module_part)
     module = _import_file(file, folder) if file is not None else _import_name(where, folder)
-    return (_named(module, class_part, where) if class_part else _single(module, where)), folder
+    cls = _named(module, class_part, where) if class_part else _single(module, where)
+    if getattr(cls, "predict", None) is Model.predict:
+        raise LoadError(f"{cls.__name__} in {where} has no predict of its own")
+    return cls, folder
 
 
 def _split(name: str | None) -> tuple[str | None, str | None]:

@@ -10,6 +10,7 @@ import numpy as np
 from penstock.errors import ModelError, Unsupported
 from penstock.protocols import v1
 from penstock.protocols.infer import InferResponse
+from penstock.protocols.tensors import datatype_of
 from penstock.runtimes.base import Arrays, RawReply, TensorSpec
 
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -24,8 +25,15 @@ def to_outputs(result: Any, specs: tuple[TensorSpec, ...] = ()) -> Arrays:
     """Named arrays from an array, dict, tuple, data frame, list or single value. Raises ModelError.
 
     What has no name of its own is named as `specs` (the model's declared outputs) has it, else
-    `output-0`, `output-1`, ...
+    `output-0`, `output-1`, ... Every array has a dtype that the protocols can carry.
     """
+    outputs = _outputs(result, specs)
+    for name, values in outputs.items():
+        datatype_of(values, name)
+    return outputs
+
+
+def _outputs(result: Any, specs: tuple[TensorSpec, ...]) -> Arrays:
     if isinstance(result, InferResponse):
         return result.outputs
     if isinstance(result, collections.abc.Mapping):

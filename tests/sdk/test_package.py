@@ -1,0 +1,40 @@
+"""What `import penstock` gives, and what it costs."""
+
+import subprocess
+import sys
+
+import penstock
+
+
+def test_the_public_names_are_these():
+    assert sorted(penstock.__all__) == penstock.__all__
+    assert dir(penstock) == penstock.__all__
+    for name in penstock.__all__:
+        assert getattr(penstock, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(penstock, "Modle")
+
+
+def test_importing_penstock_imports_nothing_heavy():
+    code = "import sys, penstock; print(*sorted(m for m in sys.modules if m in %r))"
+    heavy = ("numpy", "msgspec", "typing", "asyncio", "pandas", "logging")
+    out = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            f"import sys; sys.path[:0] = {sys.path!r}\n" + code % (heavy,),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert out.stdout.strip() == ""
+
+
+def test_a_model_file_imports_no_server():
+    code = "import sys, penstock; penstock.Model; print(*[m for m in sys.modules if 'server' in m])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "penstock" not in out.stdout
