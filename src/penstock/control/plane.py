@@ -131,6 +131,7 @@ class ControlPlane:
         """Read everything, look at every service, let gateways in."""
         self.routes.load()
         version = await self.manifests.load(self.store)
+        await self.services.release_orphans()
         await self._first_sync()
         self._tasks = [
             asyncio.create_task(self._follow_store(version), name="store-watch"),

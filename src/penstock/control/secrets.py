@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from penstock import dialects
-from penstock.domain.secrets import Secret, ServiceAccount
+from penstock.domain.secrets import Secret
 from penstock.domain.service import EnvVar
 from penstock.errors import InvalidInput, NotFound
 from penstock.store.base import Key, Kind, Object, Store
@@ -30,22 +30,6 @@ async def find_secret(store: Store, namespace: str, name: str) -> Secret | None:
         return secret_of(await store.get(Key(SECRET, namespace, name)))
     except NotFound:
         return None
-
-
-async def find_account(store: Store, namespace: str, name: str | None) -> ServiceAccount | None:
-    """The service account a service names, or `default` if there is one. NotFound for a named one."""
-    try:
-        obj = await store.get(Key(SERVICE_ACCOUNT, namespace, name or "default"))
-    except NotFound:
-        if name is None:
-            return None
-        raise NotFound(
-            f"There is no ServiceAccount {name} in namespace {namespace}.",
-            hint="Apply it, or take serviceAccountName out.",
-        ) from None
-    found = dialects.find("v1", "ServiceAccount").translate(obj).object
-    assert isinstance(found, ServiceAccount)  # noqa: S101 - what the dialect of accounts makes
-    return found
 
 
 async def environment(store: Store, namespace: str, env: Iterable[EnvVar]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -92,7 +92,7 @@ class ControlSettings:
 
 
 class ModelFiles(Protocol):
-    """Where models' files come from (`control.files_of_models` over `penstock.storage`)."""
+    """Where models' files come from (`control.model_files` over `penstock.storage`)."""
 
     async def fetch(
         self, service: Service, progress: Callable[[int, int | None], None]
@@ -100,6 +100,10 @@ class ModelFiles(Protocol):
 
     def uri(self, service: Service) -> str:
         """For people, without secrets."""
+        ...
+
+    async def retain(self, revisions: Iterable[str]) -> None:
+        """Only these revisions exist."""
         ...
 
     async def pin(self, revision: str, files: Files) -> None:
@@ -212,6 +216,15 @@ class ServiceController:
             and state.translated is not None
             and state.translated[1].predictor.scaling.min_replicas == 0
         )
+
+    async def release_orphans(self) -> None:
+        """Let go of files whose revisions are no more. Before the first look."""
+        names = []
+        for obj in (await self._store.list(REVISION)).items:
+            meta = obj["metadata"]
+            owners = meta.get("ownerReferences") or [{}]
+            names.append(f"{meta['namespace']}/{meta['name']}/{owners[0].get('uid', '')}")
+        await self._files.retain(names)
 
     # -- a look ------------------------------------------------------------------------------------
 

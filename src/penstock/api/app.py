@@ -1,0 +1,348 @@
+"""The control API: which path and method is which verb.
+
+Kubernetes' wire conventions throughout, so that its tools can be pointed here. `security.Guard` stands in
+front of everything; `admission` and `objects` are behind the writes; `streams` behind what goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from penstock.api import discovery, readings, streams
+from penstock.api.admission import parse, warning_headers
+from penstock.api.kinds import EVENT, REPLICA
+from penstock.api.objects import Objects, Selection, Written
+from penstock.api.paths import Target
+from penstock.api.paths import parse as parse_path
+from penstock.api.security import Guard
+from penstock.api.wire import ApiError, error_response, json_response
+from penstock.control.plane import ControlPlane
+from penstock.domain.selectors import FieldSelector, LabelSelector
+from penstock.errors import Internal, InvalidInput, PenstockError, Unavailable
+from penstock.store.base import Expired
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+MAX_LIMIT = 5000
+_ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def build(
+    plane: ControlPlane,
+    *,
+    stop: asyncio.Event,
+    token: str | None = None,
+    loopback: bool = True,
+    hosts: Iterable[str] = (),
+) -> ASGIApp:
+    """The ASGI application. `stop` ends what goes on (watches, followed logs)."""
+    api = _Api(plane, stop)
+    routes = [
+        Route("/healthz", _answer(api.healthz)),
+        Route("/livez", _answer(api.healthz)),
+        Route("/readyz", _answer(api.readyz)),
+        Route("/metrics", _answer(api.metrics)),
+        Route("/metrics.json", _answer(api.metrics_json)),
+        Route("/version", _answer(api.version)),
+        Route("/api", _answer(api.core_versions)),
+        Route("/api/v1", _answer(api.core_resources)),
+        Route("/apis", _answer(api.groups)),
+        Route("/apis/{group}", _answer(api.group)),
+        Route("/apis/{group}/{version}", _answer(api.group_resources)),
+        Route("/{path:path}", _answer(api.resource), methods=_ALL_METHODS),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_exception})
+    return Guard(app, token=token, loopback=loopback, hosts=hosts)
+
+
+def _answer(handler: Handler) -> Handler:
+    """Errors become `Status` documents, here and nowhere else."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except PenstockError as exc:
+            return error_response(exc)
+        except Expired as exc:
+            return error_response(ApiError(410, f"The resource version is too old: {exc}"))
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Exception:  # the request's border: one request fails, not the process
+            log.exception("%s %s failed", request.method, request.url.path)
+            return error_response(Internal("The control plane failed; its log says more."))
+
+    return answered
+
+
+async def _http_exception(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)  # noqa: S101 - registered for it alone
+    if exc.status_code == 405:
+        error = ApiError(
+            405, f"{request.method} is not possible at {request.url.path}.", headers=exc.headers
+        )
+    else:
+        error = ApiError(exc.status_code, str(exc.detail), headers=exc.headers)
+    return error_response(error)
+
+
+class _Api:
+    def __init__(self, plane: ControlPlane, stop: asyncio.Event) -> None:
+        self._plane = plane
+        self._stop = stop
+        self._objects = Objects(plane)
+
+    # -- about the server --------------------------------------------------------------------------
+
+    async def healthz(self, request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def readyz(self, request: Request) -> Response:
+        if not self._plane.started.is_set():
+            raise Unavailable("The control plane is starting.", retry_after_s=1)
+        return PlainTextResponse("ok")
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(
+            await self._plane.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    async def metrics_json(self, request: Request) -> Response:
+        return json_response(await self._plane.metrics.total())
+
+    async def version(self, request: Request) -> Response:
+        return json_response(discovery.version())
+
+    async def core_versions(self, request: Request) -> Response:
+        return json_response(discovery.core_versions())
+
+    async def core_resources(self, request: Request) -> Response:
+        return json_response(discovery.resource_list("", "v1"))
+
+    async def groups(self, request: Request) -> Response:
+        return json_response(discovery.groups())
+
+    async def group(self, request: Request) -> Response:
+        return json_response(discovery.group(request.path_params["group"]))
+
+    async def group_resources(self, request: Request) -> Response:
+        params = request.path_params
+        return json_response(discovery.resource_list(params["group"], params["version"]))
+
+    # -- objects -----------------------------------------------------------------------------------
+
+    async def resource(self, request: Request) -> Response:
+        target = parse_path(request.url.path)
+        if target.below is not None:
+            return await self._below(request, target)
+        if target.resource in (REPLICA, EVENT):
+            return await self._reading(request, target)
+        if target.name is None:
+            return await self._collection(request, target)
+        return await self._object(request, target, target.name)
+
+    async def _collection(self, request: Request, target: Target) -> Response:
+        query = request.query_params
+        if request.method == "POST":
+            if target.namespace is None:
+                raise _not_allowed(request)
+            written = await self._objects.create(
+                target.resource, target.namespace, await _document(request), dry_run=_dry(query)
+            )
+            return _written(written, 201)
+        selection = _selection(query)
+        if request.method == "DELETE":
+            listed = await self._objects.delete_many(target.resource, target.namespace, selection)
+            return json_response(listed)
+        if request.method != "GET":
+            raise _not_allowed(request)
+        if query.get("watch") in ("1", "true"):
+            return self._watch(target, selection, query)
+        limit = _number(query, "limit", MAX_LIMIT)
+        return json_response(
+            await self._objects.list(
+                target.resource,
+                target.namespace,
+                selection,
+                limit=limit or None,
+                continue_=query.get("continue", ""),
+            )
+        )
+
+    def _watch(self, target: Target, selection: Selection, query: Mapping[str, str]) -> Response:
+        version = query.get("resourceVersion", "")
+        if version and not version.isdigit():
+            raise InvalidInput(f"resourceVersion {version!r} is no version.")
+        since = int(version) if version and version != "0" else None
+        seconds = _number(query, "timeoutSeconds", 86_400)
+        return StreamingResponse(
+            streams.watch(
+                self._plane.store,
+                target.resource,
+                target.namespace,
+                selection,
+                since,
+                self._stop,
+                float(seconds) if seconds else None,
+            ),
+            media_type="application/json",
+        )
+
+    async def _object(self, request: Request, target: Target, name: str) -> Response:
+        resource, namespace = target.resource, target.namespace or ""
+        dry = _dry(request.query_params)
+        if request.method == "GET":
+            if request.query_params.get("watch") in ("1", "true"):
+                fields = FieldSelector((("metadata.name", True, name),))
+                return self._watch(target, Selection(LabelSelector(), fields), request.query_params)
+            return json_response(await self._objects.get(resource, namespace, name))
+        if request.method == "PUT":
+            document = await _document(request)
+            return _written(
+                await self._objects.replace(resource, namespace, name, document, dry_run=dry)
+            )
+        if request.method == "PATCH":
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            document = await _document(request)
+            if kind == "application/apply-patch+yaml":
+                written = await self._objects.apply(
+                    resource, namespace, name, document, dry_run=dry
+                )
+                return _written(written, 201 if written.what == "created" else 200)
+            if kind == "application/merge-patch+json":
+                return _written(
+                    await self._objects.merge_patch(
+                        resource, namespace, name, document, dry_run=dry
+                    )
+                )
+            raise ApiError(
+                415,
+                f"{kind} is not served yet; send application/merge-patch+json or "
+                "application/apply-patch+yaml.",
+            )
+        if request.method == "DELETE":
+            options = await _document(request, empty=True)
+            return json_response(
+                await self._objects.delete(resource, namespace, name, options, dry_run=dry)
+            )
+        raise _not_allowed(request)
+
+    async def _reading(self, request: Request, target: Target) -> Response:
+        if request.method != "GET" or "watch" in request.query_params:
+            raise _not_allowed(request)
+        query = request.query_params
+        if target.resource is EVENT:
+            items = await readings.events(
+                self._plane, target.namespace, query.get("fieldSelector", "")
+            )
+        else:
+            selection = _selection(query)
+            items = [
+                r for r in readings.replicas(self._plane, target.namespace) if selection.picks(r)
+            ]
+        if target.name is not None:
+            return json_response(readings.one(items, target.resource.plural, target.name))
+        r = target.resource
+        return json_response(readings.list_of(r.kind, r.api_version, items, "0"))
+
+    async def _below(self, request: Request, target: Target) -> Response:
+        name = target.name or ""
+        namespace = target.namespace or ""
+        if request.method != "GET":
+            raise _not_allowed(request)
+        if target.below == "status" and target.resource.is_service:
+            return json_response(await self._objects.get(target.resource, namespace, name))
+        if target.below == "logs" and (target.resource.is_service or target.resource is REPLICA):
+            return await self._logs(request, target, namespace, name)
+        raise ApiError(404, f"There is no {target.below} below {target.resource.plural}.")
+
+    async def _logs(self, request: Request, target: Target, namespace: str, name: str) -> Response:
+        query = request.query_params
+        tail = _number(query, "tail", 1_000_000)
+        if tail is None:
+            tail = _number(query, "tailLines", 1_000_000)
+        if target.resource is REPLICA:
+            readings.one(readings.replicas(self._plane, namespace), "replicas", name)
+            ids = [name]
+        else:
+            await self._objects.get(target.resource, namespace, name)
+            ids = self._replicas_for_logs((namespace, name), query)
+        return StreamingResponse(
+            streams.logs(
+                self._plane.backend,
+                ids,
+                tail=tail,
+                follow=query.get("follow") in ("1", "true"),
+                prefix=len(ids) > 1 or query.get("prefix") in ("1", "true"),
+                stop=self._stop,
+            ),
+            media_type="text/plain; charset=utf-8",
+        )
+
+    def _replicas_for_logs(self, key: tuple[str, str], query: Mapping[str, str]) -> list[str]:
+        replicas = self._plane.replicas.of(key)
+        component = query.get("component")
+        if component:
+            replicas = tuple(r for r in replicas if r.component == component)
+        revision = query.get("revision")
+        newest = max((r.revision for r in replicas), default="")
+        if revision:
+            replicas = tuple(r for r in replicas if r.revision == revision)
+        elif query.get("previous") in ("1", "true"):
+            replicas = tuple(r for r in replicas if r.revision != newest)
+        return [r.id for r in replicas]
+
+
+# -- small questions ----------------------------------------------------------------------------------
+
+
+async def _document(request: Request, *, empty: bool = False) -> dict[str, Any]:
+    body = await request.body()
+    if not body and empty:
+        return {}
+    return parse(body, request.headers.get("content-type", "application/json"))
+
+
+def _selection(query: Mapping[str, str]) -> Selection:
+    return Selection(
+        LabelSelector.parse(query.get("labelSelector", "")),
+        FieldSelector.parse(query.get("fieldSelector", "")),
+    )
+
+
+def _number(query: Mapping[str, str], name: str, most: int) -> int | None:
+    text = query.get(name, "")
+    if not text:
+        return None
+    if not text.isdigit() or int(text) > most:
+        raise InvalidInput(f"{name} is {text!r}; a whole number up to {most} is expected.")
+    return int(text)
+
+
+def _dry(query: Mapping[str, str]) -> bool:
+    value = query.get("dryRun", "")
+    if value not in ("", "All"):
+        raise InvalidInput(f"dryRun is {value!r}; only All is possible.")
+    return value == "All"
+
+
+def _written(written: Written, code: int = 200) -> Response:
+    response = json_response(written.object, code, {"penstock-result": written.what})
+    for value in warning_headers(written.warnings):
+        response.headers.append("warning", value)
+    return response
+
+
+def _not_allowed(request: Request) -> ApiError:
+    return ApiError(405, f"{request.method} is not possible at {request.url.path}.")

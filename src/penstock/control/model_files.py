@@ -1,0 +1,151 @@
+"""Models' files for controllers: `penstock.storage` with the credentials that one service may use.
+
+Credentials come from the Secrets of the service's own namespace: the one its manifest names, those of its
+service account, or the shared `storage-config`. The environment of this process is used only where the
+operator allows it (a laptop, where both are the same person). Files are pinned in the cache per revision,
+so that nothing evicts what runs or may be rolled back to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock import storage
+from penstock.control.fetches import Files
+from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
+from penstock.domain.service import Service, Storage
+from penstock.errors import NotFound
+from penstock.store.base import Key, Object, Store
+
+#: Pins of services (while they fetch) and of revisions have these before them.
+_SERVICE, _REVISION = "service:", "revision:"
+
+
+@dataclass(frozen=True, slots=True)
+class NoFiles:
+    """A model that needs none: a class in an installed package."""
+
+    path: str = ""
+    digest: str = ""
+    size_bytes: int = 0
+
+
+class CachedFiles:
+    """Fetches into one cache."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: storage.Cache,
+        *,
+        base_dir: Path,
+        settings: storage.Settings | None = None,
+        environment: bool = False,
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._base_dir = base_dir
+        self._settings = settings or storage.Settings()
+        #: This process's own credentials may be used for services.
+        self._environment = environment
+
+    def uri(self, service: Service) -> str:
+        """For people: without signatures and passwords."""
+        s = _storage_of(service)
+        return storage.redact(s.uri) if s.uri else (s.path or s.key or "no files")
+
+    async def fetch(self, service: Service, progress: Callable[[int, int | None], None]) -> Files:
+        """Raises what `storage.fetch` raises, and NotFound for a Secret that is named and missing."""
+        s = _storage_of(service)
+        if not s.uri and not s.path and not s.key:
+            return NoFiles()
+        uri, credentials = await self._open(service.namespace, s)
+        if self._environment:
+            own = await asyncio.to_thread(storage.from_environment, os.environ)
+            credentials = credentials.or_else(own)
+        return await storage.fetch(
+            uri,
+            cache=self._cache,
+            credentials=credentials,
+            progress=progress,
+            base_dir=self._base_dir,
+            settings=self._settings,
+            pin=f"{_SERVICE}{service.key}",
+        )
+
+    async def pin(self, revision: str, files: Files) -> None:
+        if files.digest:
+            await asyncio.to_thread(self._cache.pin, f"{_REVISION}{revision}", files.digest)
+            namespace, name, _ = revision.split("/")
+            service = f"{_SERVICE}{namespace}/{name.rpartition('-')[0]}"
+            await asyncio.to_thread(self._cache.unpin, service)
+
+    async def release(self, revision: str) -> None:
+        await asyncio.to_thread(self._cache.unpin, f"{_REVISION}{revision}")
+
+    async def retain(self, revisions: Iterable[str]) -> None:
+        """Release what no revision needs: pins that a crash left behind. Nothing is being fetched."""
+        wanted = {f"{_REVISION}{r}" for r in revisions}
+
+        def unpin() -> None:
+            for pin in self._cache.pins():
+                if pin.owner not in wanted:
+                    self._cache.unpin(pin.owner)
+
+        await asyncio.to_thread(unpin)
+
+    def present(self, path: str) -> bool:
+        return not path or os.path.isdir(path)
+
+    async def _open(self, namespace: str, s: Storage) -> tuple[str, storage.Credentials]:
+        account_name = s.service_account
+        account = await self._get_object(Key(SERVICE_ACCOUNT, namespace, account_name or "default"))
+        if account is None and account_name is not None:
+            raise NotFound(
+                f"There is no ServiceAccount {account_name} in namespace {namespace}.",
+                hint="Apply it, or take serviceAccountName out.",
+            )
+        names = [s.secret] if s.secret else [str(r.get("name", "")) for r in _secrets_of(account)]
+        secrets = []
+        for name in names:
+            obj = await self._get_object(Key(SECRET, namespace, name))
+            if obj is not None:
+                secrets.append(storage.Secret.from_object(obj))
+        chosen = storage.select_secrets(
+            secrets, namespace=namespace, named=s.secret, account=account
+        )
+        annotations = ((account or {}).get("metadata") or {}).get("annotations") or {}
+        credentials = storage.from_secrets(
+            chosen, named=s.secret is not None, account_annotations=annotations
+        )
+        if s.key is None and not s.parameters and s.uri:
+            return s.uri, credentials
+        config = await self._get_object(Key(SECRET, namespace, "storage-config"))
+        uri, configured = storage.from_storage_config(
+            storage.Secret.from_object(config) if config is not None else None,
+            uri=s.uri,
+            key=s.key,
+            path=s.path,
+            parameters=s.parameters,
+        )
+        return uri, configured.or_else(credentials)
+
+    async def _get_object(self, key: Key) -> Object | None:
+        try:
+            return await self._store.get(key)
+        except NotFound:
+            return None
+
+
+def _storage_of(service: Service) -> Storage:
+    model = service.predictor.model
+    assert model is not None  # noqa: S101 - only models have files
+    return model.storage
+
+
+def _secrets_of(account: Object | None) -> list[dict[str, object]]:
+    return (account or {}).get("secrets") or []
