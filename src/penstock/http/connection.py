@@ -49,14 +49,14 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_continued", "_find", "_handler", "_incoming", "_paused", "_seen", "_seen_at",
-        "_server", "_stalled_at", "_waiting", "closing", "exchange", "progress", "scheme", "state",
+        "_stalled_at", "_waiting", "closing", "exchange", "progress", "scheme", "server", "state",
         "transport", "write_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
     def __init__(self, server: HttpServer) -> None:
-        self._server = server
+        self.server = server
         self._handler = server.handler
         self._find = server.heads.find
         self.scheme = server.scheme
@@ -80,8 +80,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=self._server.limits.write_high_water)
-        if not self._server.admit(self):
+        self.transport.set_write_buffer_limits(high=self.server.limits.write_high_water)
+        if not self.server.admit(self):
             # No lingering: what is over the limit must not add up.
             self.state = CLOSED
             self._write_error(503, "There are too many connections.")
@@ -102,12 +102,12 @@ class Connection(asyncio.Protocol):
                 self._buffer = bytearray(data)
             else:
                 self._buffer += data
-            if len(self._buffer) > self._server.limits.max_pipeline_bytes:
+            if len(self._buffer) > self.server.limits.max_pipeline_bytes:
                 self._pause(_PIPELINE)
 
     def eof_received(self) -> bool:
         state = self.state
-        if state == BUSY and self._server.half_close:
+        if state == BUSY and self.server.half_close:
             self.closing = True
             return True
         if state == BODY:
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = CLOSED
         self._buffer = None
-        self._server.forget(self)
+        self.server.forget(self)
         self._lost(exc or ConnectionResetError("the client closed its connection"))
 
     def pause_writing(self) -> None:
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
             head = self._find(raw)
             if head is None:
                 try:
-                    head = self._server.heads.add(raw)
+                    head = self.server.heads.add(raw)
                 except BadRequest as exc:
                     self.refuse(exc)
                     return
@@ -172,12 +172,6 @@ class Connection(asyncio.Protocol):
                 if pos < size and self.state <= PENDING:
                     self._keep(data[pos:])
                 return
-            if self.write_paused:
-                # A client that sends and does not read gets no further answers for now.
-                self.state = PENDING
-                self._keep(data[pos:])
-                self._pause(_WRITE)
-                return
             if pos == size:
                 return
 
@@ -188,14 +182,14 @@ class Connection(asyncio.Protocol):
             if self._buffer is not None:
                 buffer += self._buffer
             self._buffer = buffer
-            if len(buffer) > self._server.limits.max_pipeline_bytes:
+            if len(buffer) > self.server.limits.max_pipeline_bytes:
                 self._pause(_PIPELINE)
 
     def _begin_head(self, part: bytes) -> None:
         if not part:
             return
         try:
-            check_partial_head(part, 0, self._server.limits)
+            check_partial_head(part, 0, self.server.limits)
         except BadRequest as exc:
             self.refuse(exc)
             return
@@ -210,7 +204,7 @@ class Connection(asyncio.Protocol):
             self._consume(bytes(buffer))
             return
         try:
-            check_partial_head(buffer, start, self._server.limits)
+            check_partial_head(buffer, start, self.server.limits)
         except BadRequest as exc:
             self.refuse(exc)
 
@@ -234,7 +228,7 @@ class Connection(asyncio.Protocol):
     # -- bodies -----------------------------------------------------------------------------------
 
     def _begin_body(self, head: RequestHead, rest: bytes) -> None:
-        limits = self._server.limits
+        limits = self.server.limits
         if head.content_length > limits.max_body:
             self.refuse(BadRequest(413, f"The body is over {limits.max_body} bytes."))
             return
@@ -243,7 +237,7 @@ class Connection(asyncio.Protocol):
         self.state = BODY
         self._continued = False
         self.progress += 1
-        if not self._server.streaming:
+        if not self.server.streaming:
             incoming.touched = bool(rest)
             exchange.gather(self._call_handler)
             if rest:
@@ -300,7 +294,7 @@ class Connection(asyncio.Protocol):
         """The body is all here."""
         self._incoming = None
         self._keep(after)
-        self._paused &= ~_BY_USER
+        self._resume(_BY_USER)
         if self.state == DISCARD:
             self._next()
             return
@@ -369,12 +363,12 @@ class Connection(asyncio.Protocol):
     def keeps(self, head: RequestHead) -> bool:
         """Whether the connection stays open after the response that is being made now."""
         if self.state == BUSY:
-            return head.keep_alive and not self._server.draining and not self.closing
+            return head.keep_alive and not self.server.draining and not self.closing
         return self.may_keep(head) and self._can_discard()
 
     def may_keep(self, head: RequestHead) -> bool:
         """The same, for a response that ends later, when the body may be here."""
-        return head.keep_alive and not self._server.draining and not self.closing
+        return head.keep_alive and not self.server.draining and not self.closing
 
     def _can_discard(self) -> bool:
         incoming = self._incoming
@@ -387,7 +381,7 @@ class Connection(asyncio.Protocol):
 
     def write_all(self, pieces: Sequence[Buffer]) -> None:
         """Write several buffers with one system call where the loop can."""
-        if self._server.vectored:
+        if self.server.vectored:
             self.transport.writelines(pieces)
         else:
             for piece in pieces:
@@ -400,7 +394,7 @@ class Connection(asyncio.Protocol):
             self.exchange = None
             if not keep:
                 self._close()
-            elif self._buffer is None and not self._paused:
+            elif self._buffer is None and not self._paused and not self.write_paused:
                 self.state = HEAD
             else:
                 self._next()
@@ -419,12 +413,15 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Go on with what waits, if anything does, from the loop: a handler may be on the stack."""
-        if self._server.draining:
+        if self.server.draining:
             self._close()
             return
         self.state = PENDING
-        if not self.write_paused:
-            self._server.loop.call_soon(self._pump)
+        if self.write_paused:
+            # A client that sends and does not read gets no further answers for now.
+            self._pause(_WRITE)
+        else:
+            self.server.loop.call_soon(self._pump)
 
     def refuse(self, exc: BadRequest) -> None:
         """Answer for the handler, and close."""
@@ -512,7 +509,7 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Close what has waited too long. Called by the server's sweep."""
-        limits = self._server.limits
+        limits = self.server.limits
         waiting = self.transport.get_write_buffer_size()
         if not waiting or waiting < self._waiting or not self._waiting:
             self._stalled_at = now

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from penstock.http.head import RequestHead, status_line
+from penstock.http.head import BadRequest, RequestHead, status_line
 from penstock.http.incoming import BodySink, Buffer, IncomingBody
 
 if TYPE_CHECKING:
@@ -78,12 +78,6 @@ class Exchange:
         """The client's address as `host:port`; empty over a Unix socket."""
         return self._connection.peer()
 
-    @property
-    def client_certificate(self) -> dict[str, Any] | None:
-        """What `ssl.SSLSocket.getpeercert` says of the client, if it showed a certificate."""
-        certificate: dict[str, Any] | None = self._connection.transport.get_extra_info("peercert")
-        return certificate
-
     def receive(self, sink: BodySink) -> None:
         """Stream the body into `sink`; what is here already comes before this returns."""
         body = self.body
@@ -106,7 +100,10 @@ class Exchange:
             callback(self)
         elif self.state != ABORTED:
             self._connection.claim(self._incoming)
-            self._incoming.gather(callback)
+            try:
+                self._incoming.gather(callback)
+            except BadRequest as exc:
+                self._connection.refuse(exc)
 
     def pause_reading(self) -> None:
         """Let the client wait with its body. Pieces already read may still arrive."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from penstock.http.chunked import ChunkedDecoder
+from penstock.http.head import BadRequest
 from penstock.http.limits import Limits
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class IncomingBody:
 
     __slots__ = (
         "_buffer", "_callback", "_connection", "_decoder", "_exchange", "_growing", "_held",
-        "_limits", "_missing", "_sink", "_size", "_view", "touched",
+        "_limits", "_missing", "_reserved", "_sink", "_size", "_view", "touched",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, exchange: Exchange, limits: Limits) -> None:
@@ -63,6 +64,7 @@ class IncomingBody:
         self._exchange = exchange
         self._limits = limits
         self._size = length
+        self._reserved = 0
         self._missing = length
         self._decoder = ChunkedDecoder(limits) if length < 0 else None
         self._held: list[Buffer] = []
@@ -123,6 +125,7 @@ class IncomingBody:
             self._view[end - len(data) : end] = data
         elif self._growing is not None:
             self._growing += data
+            self._reserve(len(data))
         else:
             self._held.append(data)
 
@@ -163,7 +166,17 @@ class IncomingBody:
         self._sink = self._callback = None
         self._drop()
 
+    def _reserve(self, size: int) -> None:
+        """Count towards what the whole server holds. `BadRequest` when that is too much."""
+        server = self._connection.server
+        self._reserved += size
+        server.gathered += size
+        if server.gathered > self._limits.max_gathered:
+            raise BadRequest(503, "Too many large requests are on their way in; try again later.")
+
     def _drop(self) -> None:
+        self._connection.server.gathered -= self._reserved
+        self._reserved = 0
         self._buffer = self._view = self._growing = None
         self._held = []
 
@@ -182,7 +195,9 @@ class IncomingBody:
         held, self._held = self._held, []
         if self._decoder is not None:
             self._growing = bytearray().join(held)
+            self._reserve(len(self._growing))
             return
+        self._reserve(self._size)
         self._buffer = allocate(self._size)
         self._view = memoryview(self._buffer)
         position = 0

@@ -17,6 +17,8 @@ class Limits:
     max_headers: int = 100
     #: Bytes of a request body after chunked decoding. Over it: 413, without reading the rest.
     max_body: int = 256 * 1024 * 1024
+    #: Bytes of all request bodies of a server that are being gathered at once. Over it: 503.
+    max_gathered: int = 1024 * 1024 * 1024
     #: Seconds from a head's first byte to its last. Over it: 408.
     head_timeout_s: float = 10.0
     #: Seconds without a byte of a body that is wanted. Over it: 408.

@@ -56,6 +56,8 @@ class HttpServer:
         self.heads: HeadCache[RequestHead] = HeadCache(parse_request_head, self.limits)
         self.connections: set[Connection] = set()
         self.draining = False
+        #: Bytes set aside for bodies that are on their way in.
+        self.gathered = 0
         #: Whether the loop's transports write several buffers with one call.
         self.vectored = False
         self.loop: asyncio.AbstractEventLoop
