@@ -62,8 +62,10 @@ class NodeConfig:
     replicas: ReplicasPolicy = field(default_factory=ReplicasPolicy)
     """How long replicas may take, and when they count as hung."""
 
-    def control_command(self, layout: Layout, listen: str) -> tuple[str, ...]:
-        """Arguments of the control plane, without its status descriptor."""
+    def control_command(
+        self, layout: Layout, listen: str, http: str | None = None
+    ) -> tuple[str, ...]:
+        """Arguments of the control plane, without its status descriptor. `http` is where gateways listen."""
         if self.control_argv is not None:
             return self.control_argv
         argv = [
@@ -71,6 +73,8 @@ class NodeConfig:
             *("--data-dir", str(layout.data_dir)),
             *("--listen", listen),
             *("--model-dir", str(self.model_dir)),
+            *("--inference-url", f"http://{http or self.listen_http}"),
+            *("--gateways", str(self.gateways)),
             *("--log-level", self.log_level),
         ]
         if self.insecure:

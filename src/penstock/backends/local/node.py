@@ -15,7 +15,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from penstock.backends.local.children import Child
@@ -95,8 +95,12 @@ class _Node:
         _raise_open_files()
         clock = Clock()
         self._reaper = Reaper(orphans=True)
+        arguments = (f"--log-level={config.log_level}", *config.zygotes.arguments)
         self._zygotes = Zygotes(
-            self._layout, reaper=self._reaper, clock=clock, policy=config.zygotes
+            self._layout,
+            reaper=self._reaper,
+            clock=clock,
+            policy=replace(config.zygotes, arguments=arguments),
         )
         self._replicas = Replicas(
             self._layout,
@@ -107,7 +111,7 @@ class _Node:
         )
         self._endpoint = Endpoint(self._replicas, self._status)
         self._control = self._child(
-            "control", config.control_command(self._layout, serving.api), clock
+            "control", config.control_command(self._layout, serving.api, serving.http), clock
         )
         self._gateways = [
             self._child(
