@@ -38,3 +38,24 @@ def test_a_model_file_imports_no_server():
     code = "import sys, penstock; penstock.Model; print(*[m for m in sys.modules if 'server' in m])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "penstock" not in out.stdout
+
+
+def test_each_module_can_be_the_first_one_imported():
+    """Runtimes and protocols know each other's types: no import order may be the only one that works."""
+    names = [
+        "penstock.protocols." + n for n in ("documents", "errors", "infer", "tensors", "v1", "v2")
+    ] + ["penstock.sdk", "penstock.runtimes", "penstock.runtimes.base", "penstock.runtimes.custom"]
+    code = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for known in [m for m in sys.modules if m.startswith("penstock")]:
+        del sys.modules[known]
+    importlib.import_module(name)
+"""
+    subprocess.run([sys.executable, "-c", code, *names], check=True)
+
+
+def test_protocols_import_no_runtime():
+    code = "import sys, penstock.protocols.v2; print('penstock.runtimes' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"

@@ -8,11 +8,12 @@ has nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from penstock.runtimes.base import TensorSpec
+if TYPE_CHECKING:
+    from penstock.runtimes.base import TensorSpec
 
 #: V2 extensions that every Penstock model process has.
 EXTENSIONS: Final = (

@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 
 from penstock.errors import InvalidInput
-from penstock.runtimes.base import Array
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from penstock.runtimes.base import Array
 
 
 class RequestedOutput(msgspec.Struct, frozen=True):

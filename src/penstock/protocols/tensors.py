@@ -23,13 +23,15 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
 
 from penstock.errors import InvalidInput, ModelError
-from penstock.runtimes.base import Array
+
+if TYPE_CHECKING:
+    from penstock.runtimes.base import Array
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 

@@ -24,7 +24,7 @@ import re
 from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -40,7 +40,9 @@ from penstock.protocols.tensors import (
     json_fault,
     typed_array,
 )
-from penstock.runtimes.base import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from penstock.runtimes.base import Array, TensorSpec
 
 __all__ = [
     "Decoded",
@@ -72,18 +74,31 @@ class Decoded(NamedTuple):
     def named(self, specs: Sequence[TensorSpec]) -> dict[str, Array]:
         """The inputs with the nameless one named after the model's only input.
 
-        A model that declares nothing gets it as `input-0`. InvalidInput when it declares several.
+        A model that declares nothing gets it as `input-0`. A model of several columns takes rows that are
+        lists of as many values, in the order declared; InvalidInput when it declares several others.
         """
         nameless = self.inputs.get(None)
         if nameless is None:
             return self.inputs  # type: ignore[return-value]
         if len(specs) > 1:
+            if nameless.ndim == 2 and all(s.shape in ((-1,), (-1, 1)) for s in specs):
+                return _split(nameless, specs)
             known = ", ".join(f"'{s.name}'" for s in specs)
             raise InvalidInput(
                 f"the model has {len(specs)} inputs: {known}.",
                 hint='Give each row as an object, {"NAME": value, ...}.',
             )
         return {specs[0].name if specs else "input-0": nameless}
+
+
+def _split(rows: Array, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Rows of a table as the columns that a model declares; an object column keeps its values' kinds."""
+    if rows.shape[1] != len(specs):
+        known = ", ".join(f"'{s.name}'" for s in specs)
+        raise InvalidInput(
+            f"a row has {rows.shape[1]} values, the model takes {len(specs)}: {known}"
+        )
+    return {s.name: rows[:, i].reshape(-1, *s.shape[1:]) for i, s in enumerate(specs)}
 
 
 def is_json(content_type: str | bytes | None) -> bool:
@@ -151,8 +166,10 @@ def to_arrays(payload: Mapping[str, Any], specs: Sequence[TensorSpec] = ()) -> D
 def _spec(specs: Sequence[TensorSpec], name: str | None) -> TensorSpec | None:
     """The declaration of the input `name`; for None, of the model's only one."""
     if name is None:
-        return specs[0] if len(specs) == 1 else None
-    return next((s for s in specs if s.name == name), None)
+        spec = specs[0] if len(specs) == 1 else None
+    else:
+        spec = next((s for s in specs if s.name == name), None)
+    return spec if spec is not None and spec.strict else None
 
 
 def _columns(rows: list[Any], specs: Sequence[TensorSpec]) -> dict[str | None, Array]:

@@ -12,7 +12,7 @@ msgspec, and responses joined from cached pieces.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -32,7 +32,9 @@ from penstock.protocols.tensors import (
     to_binary,
     to_json,
 )
-from penstock.runtimes.base import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from penstock.runtimes.base import Array, TensorSpec
 
 __all__ = ["decode_infer", "decode_raw", "encode_infer", "error_body", "parse_header_length"]
 

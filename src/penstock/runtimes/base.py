@@ -41,6 +41,9 @@ class TensorSpec:
     name: str
     datatype: str
     shape: tuple[int, ...]
+    #: False where the model also takes values of another kind: a categorical column of text or of whole
+    #: numbers, a column whose kind the model's file does not tell. Then JSON values keep their own kind.
+    strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
