@@ -110,7 +110,7 @@ def test_categories_of_a_data_frame(values, tmp_path, load):
     np.testing.assert_array_equal(have, want)
     have = runtime.predict({"t": t[3:4], "a": X[3:4, 0]}, {})["predict"]
     np.testing.assert_array_equal(have, want[3:4])
-    assert runtime.inputs[1] == TensorSpec("t", "BYTES" if text else "FP64", (-1,))
+    assert runtime.inputs[1] == TensorSpec("t", "BYTES" if text else "INT64", (-1,), False)
     with pytest.raises(InvalidInput, match="Column 'a' has text"):
         runtime.predict({"t": t[:1], "a": np.array(["x"], dtype=object)}, {})
 

@@ -132,7 +132,7 @@ def test_categories_of_a_data_frame(values, tmp_path, load):
     # One category alone is still the same category.
     have = runtime.predict({"t": t[3:4], "a": X[3:4, 0]}, {})["predict"]
     np.testing.assert_array_equal(have, want[3:4])
-    assert runtime.inputs[1] == TensorSpec("t", "BYTES" if text else "FP32", (-1,))
+    assert runtime.inputs[1] == TensorSpec("t", "BYTES" if text else "INT64", (-1,), False)
     new = np.array(["zz" if text else 77], dtype=object)
     with pytest.raises(InvalidInput, match="Column 't' has categories that were not in the"):
         runtime.predict({"t": new, "a": X[:1, 0]}, {})

@@ -96,7 +96,7 @@ class CatboostRuntime(Runtime):
             return (TensorSpec("input-0", "FP32", (-1, len(self._names))),)
         text = self._words | self._texts
         return tuple(
-            TensorSpec(n, "BYTES" if i in text else "FP32", (-1,))
+            TensorSpec(n, "BYTES" if i in text else "FP32", (-1,), strict=i not in self._words)
             for i, n in enumerate(self._names)
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from penstock.runtimes import inputs as given
-from penstock.runtimes.base import Array, Arrays
+from penstock.runtimes.base import Array, Arrays, TensorSpec
 
 
 def frame(inputs: Arrays, columns: Sequence[str]) -> Any:
@@ -43,6 +43,19 @@ def series(column: Array) -> Any:
     import pandas as pd
 
     return pd.Series(column.tolist())
+
+
+def column(name: str, sample: Any) -> TensorSpec:
+    """The declaration of a column that takes values like `sample`; None: not known.
+
+    A frame's file does not tell dtypes, so text and numbers are left to the model, which converts or
+    refuses them.
+    """
+    if isinstance(sample, str):
+        return TensorSpec(name, "BYTES", (-1,), strict=False)
+    if isinstance(sample, int) and not isinstance(sample, bool):
+        return TensorSpec(name, "INT64", (-1,), strict=False)
+    return TensorSpec(name, "FP64", (-1,), strict=False)
 
 
 def samples(model: Any) -> Mapping[int, Any]:

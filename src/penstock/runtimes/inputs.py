@@ -14,26 +14,12 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput
+from penstock.protocols.tensors import DATATYPES
 from penstock.runtimes.base import Array, Arrays, TensorSpec
 
-#: V2's datatypes by numpy dtype. BF16 has no numpy dtype: it travels as float32.
-DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BF16": np.dtype(np.float32),
-    "BYTES": np.dtype(np.object_),
-}
-_DATATYPES: Final = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
+#: numpy's dtypes by V2's datatypes. BF16 travels as float32.
+DTYPES: Final[Mapping[str, np.dtype[Any]]] = {n: d.dtype for n, d in DATATYPES.items()}
+_NAMES: Final = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
 
 _TEXT_KINDS: Final = "OSU"
 
@@ -43,7 +29,7 @@ def datatype_of(dtype: Any) -> str:
     dtype = np.dtype(dtype)
     if dtype.kind in _TEXT_KINDS:
         return "BYTES"
-    name = _DATATYPES.get(dtype.newbyteorder("="))
+    name = _NAMES.get(dtype.newbyteorder("="))
     if name is None:
         raise TypeError(f"no tensor datatype stands for numpy's {dtype}")
     return name

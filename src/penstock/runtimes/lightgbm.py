@@ -90,7 +90,9 @@ class LightgbmRuntime(Runtime):
         if not self._categories:
             return (TensorSpec("input-0", "FP64", (-1, self._features)),)
         return tuple(
-            TensorSpec(n, "BYTES" if _is_text(self._categories.get(n)) else "FP64", (-1,))
+            frames.column(n, self._categories[n][0])
+            if n in self._categories
+            else TensorSpec(n, "FP64", (-1,))
             for n in self._names
         )
 
@@ -157,10 +159,6 @@ def _categories(booster: Any) -> dict[str, list[Any]]:
     if len(names) != len(values):
         raise LoadError("The model has categorical columns that cannot be told from its file.")
     return dict(zip(names, values, strict=True))
-
-
-def _is_text(values: list[Any] | None) -> bool:
-    return isinstance(values[0], str) if values else False
 
 
 def warm() -> None:

@@ -124,12 +124,13 @@ class SklearnRuntime(Runtime):
         if self._columns is not None:
             samples = frames.samples(self._model)
             return tuple(
-                TensorSpec(
-                    name, "BYTES" if isinstance(samples.get(i), (str, bytes)) else "FP64", (-1,)
-                )
-                for i, name in enumerate(self._columns)
+                frames.column(name, samples.get(i)) for i, name in enumerate(self._columns)
             )
-        return (TensorSpec("input-0", "FP64", (-1, self._features or -1)),)
+        if self._features is None:
+            return ()
+        # A matrix for a ColumnTransformer may have text in it.
+        strict = not frames.samples(self._model)
+        return (TensorSpec("input-0", "FP64", (-1, self._features), strict),)
 
     def _made_up(self) -> Arrays | None:
         if self._texts:

@@ -141,7 +141,9 @@ class XgboostRuntime(Runtime):
         if not self._categories:
             return (TensorSpec("input-0", "FP32", (-1, self._features)),)
         return tuple(
-            TensorSpec(n, "BYTES" if _is_text(self._categories.get(n)) else "FP32", (-1,))
+            frames.column(n, self._categories[n][0])
+            if n in self._categories
+            else TensorSpec(n, "FP32", (-1,))
             for n in self._names
         )
 
@@ -190,10 +192,6 @@ def _categories(booster: Any) -> dict[str, list[Any]]:
         return {}
     found = booster.get_categories(export_to_arrow=True)
     return {name: column.to_pylist() for name, column in found.to_arrow() if column is not None}
-
-
-def _is_text(values: list[Any] | None) -> bool:
-    return isinstance(values[0], str) if values else False
 
 
 def _said(e: Exception) -> str:
