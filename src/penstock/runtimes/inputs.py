@@ -72,7 +72,7 @@ def by_name(inputs: Arrays, specs: Sequence[TensorSpec]) -> list[Array]:
     unknown = [n for n in inputs if n not in wanted]
     missing = [n for n in wanted if n not in inputs]
     if unknown or missing:
-        raise InvalidInput(_names_differ("inputs", wanted, unknown, missing))
+        raise InvalidInput(names_differ("inputs", wanted, unknown, missing))
     return [conform(inputs[s.name], s) for s in specs]
 
 
@@ -209,7 +209,7 @@ def columns(inputs: Arrays, names: Sequence[str]) -> dict[str, Array]:
     unknown = [n for n in inputs if n not in names]
     missing = [n for n in names if n not in inputs]
     if unknown or missing:
-        raise InvalidInput(_names_differ("columns", names, unknown, missing))
+        raise InvalidInput(names_differ("columns", names, unknown, missing))
     out: dict[str, Array] = {}
     rows: int | None = None
     for name in names:
@@ -245,9 +245,10 @@ def matrix(inputs: Arrays, features: int | None, names: Sequence[str] = ()) -> A
     return np.stack([numeric(n, a) for n, a in parts.items()], axis=1)
 
 
-def _names_differ(
+def names_differ(
     what: str, wanted: Sequence[str], unknown: Sequence[str], missing: Sequence[str]
 ) -> str:
+    """The sentences for inputs whose names are not the model's."""
     parts = []
     if missing:
         parts.append(f"Missing {what}: {listed(missing)}.")
