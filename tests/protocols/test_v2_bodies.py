@@ -142,7 +142,7 @@ BAD = [
     (b'{"inputs": [{"name": "x"}]}', r"missing required field `shape` - at `\$.inputs\[0\]`"),
     (body({**IRIS, "name": 3}), r"Expected `str`, got `int` - at `\$.inputs\[0\].name`"),
     (body({**IRIS, "shape": [1.5]}), r"Expected `int`, got `float` - at `\$.inputs\[0\].shape"),
-    (body({**IRIS, "shape": [-1, 4]}), "sizes are 0 or more"),
+    (body({**IRIS, "shape": [-1, 4]}), r"Expected `int` >= 0 - at `\$.inputs\[0\].shape"),
     (body({**IRIS, "shape": [1, 3]}), r"shape \[1, 3\], that is 3 elements, but its data has 4"),
     (body({**IRIS, "datatype": "fp32"}), "unknown datatype. Did you mean FP32"),
     (body(IRIS, IRIS), "input 'x' is given twice"),

@@ -80,8 +80,10 @@ _BY_DTYPE: Final[dict[np.dtype[Any], str]] = {
 #: numpy has no more dimensions than this.
 MAX_RANK: Final = 64
 _MAX_JSON_DEPTH: Final = 32
-_INF: Final = math.inf
+#: Up to here Python is faster at looking for an infinity than numpy is.
 _FEW: Final = 64
+#: A shape of no more elements than this, and not of none, cannot be too large for numpy.
+_SOME: Final = 2**40
 
 _OPENING = re.compile(rb"[\[ \t\r\n]*")
 _NOT_JSON = re.compile(rb"(?<![\w\"])-?(?:NaN|Infinity|nan|inf)\b")
@@ -168,13 +170,29 @@ def from_json(tensor: str, name: str, shape: Sequence[int], data: Buffer | msgsp
     except KeyError:
         decode = _typed_decoder(kind.json, depth)
     try:
-        values = decode(data)
+        flat = decode(data)
     except JSON_FAULTS as e:
         if kind.json is int and isinstance(e, msgspec.ValidationError):
-            values = _integral(tensor, kind, data, depth, e)
+            flat = _integral(tensor, kind, data, depth, e)
         else:
             raise _data_fault(tensor, kind, e, data) from None
-    return _array(tensor, kind, shape, flatten(values, depth, tensor))
+    else:
+        if depth > 1:
+            flat = flatten(flat, depth, tensor)
+    count = math.prod(shape)
+    if count > _SOME or not count or len(shape) > MAX_RANK:
+        count_of(shape, f"input '{tensor}'")
+    if len(flat) != count:
+        raise InvalidInput(
+            f"input '{tensor}' has shape {list(shape)}, that is {count} elements, but its data has"
+            f" {len(flat)}"
+        )
+    if not kind.code:
+        return _bytes_array(tensor, flat).reshape(shape)
+    array = _typed(kind, flat, shape)
+    if array is None:
+        raise InvalidInput(f"input '{tensor}' has a value that {kind.name} cannot hold")
+    return array
 
 
 def _typed_decoder(element: Any, depth: int) -> Callable[[Any], Any]:
@@ -188,8 +206,8 @@ def _typed_decoder(element: Any, depth: int) -> Callable[[Any], Any]:
 
 def _integral(
     tensor: str, kind: Datatype, data: Buffer | msgspec.Raw, depth: int, first: Exception
-) -> Any:
-    """Integers of which some are written as `3.0`."""
+) -> list[Any]:
+    """Integers of which some are written as `3.0`, as one list."""
     try:
         values = _typed_decoder(int | float, depth)(data)
     except JSON_FAULTS:
@@ -202,8 +220,6 @@ def _integral(
                     f"input '{tensor}': element {i} has a fraction, {kind.name} takes integers"
                 )
             flat[i] = int(v)
-    for _ in range(depth - 1):
-        flat = [flat]
     return flat
 
 
@@ -236,47 +252,36 @@ def flatten(values: list[Any], depth: int, tensor: str) -> list[Any]:
     return values
 
 
-def _array(tensor: str, kind: Datatype, shape: Sequence[int], flat: list[Any]) -> Array:
-    """`flat`, of the type that `kind` has in JSON, as an array of `shape`."""
-    count = count_of(shape, f"input '{tensor}'")
-    if len(flat) != count:
-        raise InvalidInput(
-            f"input '{tensor}' has shape {list(shape)}, that is {count} elements, but its data has"
-            f" {len(flat)}"
-        )
-    if not kind.code:
-        return _bytes_array(tensor, flat).reshape(shape)
-    return typed_array(f"input '{tensor}'", kind, flat).reshape(shape)
+def typed_array(what: str, kind: Datatype, flat: list[Any], shape: Sequence[int]) -> Array:
+    """Python numbers as a writable array of a numeric `kind`; InvalidInput when one is out of range.
 
-
-def typed_array(what: str, kind: Datatype, flat: list[Any]) -> Array:
-    """Python numbers as a 1-d array of a numeric `kind`, writable; InvalidInput when one is out of range.
-
-    `flat` has finite numbers only, and no floats where `kind` is an integer.
+    `flat` has as many elements as `shape`, all finite, and no floats where `kind` is an integer.
     """
+    array = _typed(kind, flat, shape)
+    if array is None:
+        raise InvalidInput(f"{what} has a value that {kind.name} cannot hold")
+    return array
+
+
+def _typed(kind: Datatype, flat: list[Any], shape: Sequence[int]) -> Array | None:
+    """`typed_array`, with None for a value that is out of range."""
     try:
         packed = array(kind.code, flat)
     except OverflowError:
-        raise _out_of_range(what, kind) from None
+        return None
     result: Array
     if kind.name == "FP32":
-        result = np.frombuffer(packed, np.float32)
         # The numbers were finite before the cast, so an infinity is one that was out of range.
         if len(flat) <= _FEW:
-            fits = not (packed.count(_INF) or packed.count(-_INF))
-        else:
-            fits = bool(np.isfinite(result).all())
+            return np.ndarray(shape, np.float32, packed) if math.isfinite(sum(packed)) else None
+        result = np.ndarray(shape, np.float32, packed)
     elif kind.name == "FP16":
-        result = _half(np.frombuffer(packed, np.float64))
-        fits = bool(np.isfinite(result).all())
+        result = _half(np.ndarray(shape, np.float64, packed))
     elif kind.name == "BF16":
-        result = bf16_to_float32(float32_to_bf16(np.frombuffer(packed, np.float32)))
-        fits = bool(np.isfinite(result).all())
+        result = bf16_to_float32(float32_to_bf16(np.ndarray(shape, np.float32, packed)))
     else:
-        return np.frombuffer(packed, kind.dtype)
-    if not fits:
-        raise _out_of_range(what, kind)
-    return result
+        return np.ndarray(shape, kind.dtype, packed)
+    return result if np.isfinite(result).all() else None
 
 
 @np.errstate(over="ignore")
@@ -293,10 +298,6 @@ def _bytes_array(tensor: str, flat: list[str]) -> Array:
     return result
 
 
-def _out_of_range(what: str, kind: Datatype) -> InvalidInput:
-    return InvalidInput(f"{what} has a value that {kind.name} cannot hold")
-
-
 def to_json(tensor: str, name: str, values: Array) -> bytes:
     """The elements as a flat JSON array. NaN and infinities become null.
 
@@ -310,11 +311,11 @@ def to_json(tensor: str, name: str, values: Array) -> bytes:
                 f"output '{tensor}' holds bytes that are no UTF-8 text, which JSON cannot carry.",
                 hint="Ask for it with the parameter binary_data: true.",
             ) from None
-    if name == "BF16":
-        values = bf16_to_float32(float32_to_bf16(_fit(tensor, name, values)))
-    else:
+    if _BY_DTYPE.get(values.dtype) != name:
         values = _fit(tensor, name, values)
-    return _encode(values.ravel().tolist())
+        if name == "BF16":
+            values = bf16_to_float32(float32_to_bf16(values))
+    return _encode(values.tolist() if values.ndim == 1 else values.ravel().tolist())
 
 
 # -------------------------------------------------------------------------------------------- binary

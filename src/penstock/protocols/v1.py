@@ -213,10 +213,9 @@ def _stack(value: Any, what: str, spec: TensorSpec | None) -> Array:
         flat = [_from_b64(v, what) for v in flat]
         kinds = set(map(type, flat))
     count_of(shape, what)
-    if spec is not None:
-        kind = DATATYPES.get(spec.datatype)
-        if kind is not None:
-            return _declared(flat, kinds, kind, what).reshape(shape)
+    kind = DATATYPES.get(spec.datatype) if spec is not None else None
+    if kind is not None:
+        return _declared(flat, kinds, kind, what, shape)
     return _inferred(flat, kinds, what).reshape(shape)
 
 
@@ -243,19 +242,21 @@ def _inferred(flat: list[Any], kinds: set[type], what: str) -> Array:
     return _objects(flat)
 
 
-def _declared(flat: list[Any], kinds: set[type], kind: Datatype, what: str) -> Array:
+def _declared(
+    flat: list[Any], kinds: set[type], kind: Datatype, what: str, shape: list[int]
+) -> Array:
     """Values of the kinds that JSON has as what the model declares; InvalidInput where they differ."""
     if kind.json is str:
         if not kinds <= {str, bytes, _MISSING}:
             raise InvalidInput(f"{what} has {_names(kinds - {str, bytes})}, the model takes text")
-        return _objects(flat)
+        return _objects(flat).reshape(shape)
     if kind.json is float and kinds <= {int, float, _MISSING}:
         if _MISSING in kinds:
-            missing = np.array([v is None for v in flat])
-            values = typed_array(what, kind, [0.0 if v is None else v for v in flat])
+            missing = np.array([v is None for v in flat]).reshape(shape)
+            values = typed_array(what, kind, [0.0 if v is None else v for v in flat], shape)
             values[missing] = np.nan
             return values
-        return typed_array(what, kind, flat)
+        return typed_array(what, kind, flat, shape)
     if kind.json is int and kinds <= {int, float}:
         if float in kinds:
             for i, v in enumerate(flat):
@@ -265,9 +266,9 @@ def _declared(flat: list[Any], kinds: set[type], kind: Datatype, what: str) -> A
                             f"{what}: element {i} has a fraction, the model takes {kind.name}"
                         )
                     flat[i] = int(v)
-        return typed_array(what, kind, flat)
+        return typed_array(what, kind, flat, shape)
     if kind.json is bool and kinds <= {bool}:
-        return typed_array(what, kind, flat)
+        return typed_array(what, kind, flat, shape)
     raise InvalidInput(f"{what} has {_names(kinds)}, the model takes {kind.name}")
 
 

@@ -12,7 +12,7 @@ msgspec, and responses joined from cached pieces.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
@@ -49,7 +49,7 @@ _MAX_CACHED: Final = 4096
 
 class _Input(msgspec.Struct):
     name: str
-    shape: list[int]
+    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
     datatype: str
     parameters: dict[str, Any] | None = None
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -140,9 +140,6 @@ def decode_infer(
             raise InvalidInput(f"input '{name}' is given twice")
         datatypes[name] = tensor.datatype
         shape = tensor.shape
-        for size in shape:
-            if size < 0:
-                raise InvalidInput(f"input '{name}' has shape {shape}: sizes are 0 or more")
         parameters = tensor.parameters
         if parameters:
             input_parameters[name] = parameters
@@ -333,23 +330,30 @@ def encode_infer(response: InferResponse, request: InferRequest) -> tuple[bytes,
     if response.parameters:
         pieces += (b',"parameters":', _encode(response.parameters))
 
+    declared = response.datatypes
     blobs: list[Buffer] = []
-    pieces.append(b',"outputs":[')
-    separator = b""
-    for name, binary in _chosen(outputs, request, model):
-        values = outputs[name]
-        dtype = response.datatypes.get(name) or datatype_of(values, name)
-        key = (name, dtype, values.shape)
-        pieces.append(separator)
-        pieces.append(_tensor_heads.get(key) or _tensor_head(*key))
-        if binary:
-            blob = to_binary(name, dtype, values)
-            pieces.append(b',"parameters":{"binary_data_size":%d}}' % len(blob))
-            blobs.append(blob)
-        else:
-            pieces += (b',"data":', to_json(name, dtype, values), b"}")
-        separator = b","
-    pieces.append(b"]}")
+    before = b',"outputs":['
+    if request.outputs is None and not request.binary_output:
+        for name, values in outputs.items():
+            dtype = (declared and declared.get(name)) or datatype_of(values, name)
+            key = (name, dtype, values.shape)
+            head = _tensor_heads.get(key) or _tensor_head(*key)
+            pieces += (before, head, b',"data":', to_json(name, dtype, values))
+            before = b"},"
+    else:
+        for name, binary in _chosen(outputs, request, model):
+            values = outputs[name]
+            dtype = declared.get(name) or datatype_of(values, name)
+            key = (name, dtype, values.shape)
+            head = _tensor_heads.get(key) or _tensor_head(*key)
+            if binary:
+                blob = to_binary(name, dtype, values)
+                pieces += (before, head, b',"parameters":{"binary_data_size":%d}' % len(blob))
+                blobs.append(blob)
+            else:
+                pieces += (before, head, b',"data":', to_json(name, dtype, values))
+            before = b"},"
+    pieces.append(b"}]}" if outputs else b',"outputs":[]}')
     text = b"".join(pieces)
     if not blobs:
         return JSON_HEADERS, [text]
