@@ -142,7 +142,7 @@ def parse_request_head(raw: bytes, limits: Limits) -> RequestHead:
         raise BadRequest(400, "The request line is malformed.")
     method, target, major, minor = match.groups()
     if major != b"1" or minor not in b"01":
-        raise BadRequest(505, "HTTP/1.1 and HTTP/1.0 are spoken here.")
+        raise BadRequest(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
     headers = _parse_fields(lines, limits)
     head = RequestHead()
     head.raw = raw
