@@ -59,24 +59,25 @@ def only(inputs: Arrays) -> tuple[str, Array]:
     return next(iter(inputs.items()))
 
 
-def by_name(inputs: Arrays, specs: Sequence[TensorSpec]) -> list[Array]:
+def by_name(inputs: Arrays, specs: Sequence[TensorSpec], *, binary: bool = False) -> list[Array]:
     """The request's arrays in the order of `specs`, each of its dtype and shape.
 
-    A single input without a name (V1 rows) stands for the only one the model has.
+    A single input without a name (V1 rows) stands for the only one the model has. With `binary`, BYTES are
+    handed on as they came and need not be UTF-8.
     """
     if len(inputs) == 1 and len(specs) == 1:
         name, array = next(iter(inputs.items()))
         if not name or name == specs[0].name:
-            return [conform(array, specs[0])]
+            return [conform(array, specs[0], binary=binary)]
     wanted = [s.name for s in specs]
     unknown = [n for n in inputs if n not in wanted]
     missing = [n for n in wanted if n not in inputs]
     if unknown or missing:
         raise InvalidInput(names_differ("inputs", wanted, unknown, missing))
-    return [conform(inputs[s.name], s) for s in specs]
+    return [conform(inputs[s.name], s, binary=binary) for s in specs]
 
 
-def conform(array: Array, spec: TensorSpec) -> Array:
+def conform(array: Array, spec: TensorSpec, *, binary: bool = False) -> Array:
     """`array` with the dtype of `spec`, after a look at its shape."""
     shape = array.shape
     want = spec.shape
@@ -85,7 +86,7 @@ def conform(array: Array, spec: TensorSpec) -> Array:
             f"{shown(spec.name)} has shape {list(shape)}; the model expects {list(want)}."
         )
     if spec.datatype == "BYTES":
-        return text(spec.name, array)
+        return text(spec.name, array, binary=binary)
     return cast(spec.name, array, DTYPES[spec.datatype])
 
 
@@ -129,8 +130,11 @@ def _named(dtype: np.dtype[Any]) -> str:
     return "BYTES (text)" if dtype.kind in _TEXT_KINDS else datatype_of(dtype)
 
 
-def text(name: str, array: Array) -> Array:
-    """Object array of `str` from text of any kind (`bytes` are read as UTF-8), same shape."""
+def text(name: str, array: Array, *, binary: bool = False) -> Array:
+    """Object array of `str` from text of any kind (`bytes` are read as UTF-8), same shape.
+
+    With `binary`, an object array of `bytes` and `str` as it is.
+    """
     if array.dtype.kind == "U":
         return array.astype(object)
     if array.dtype.kind not in "OS":
@@ -141,6 +145,9 @@ def text(name: str, array: Array) -> Array:
     flat = out.reshape(-1)
     for i, value in enumerate(array.reshape(-1)):
         if isinstance(value, bytes):
+            if binary:
+                flat[i] = value
+                continue
             try:
                 flat[i] = value.decode()
             except UnicodeDecodeError:

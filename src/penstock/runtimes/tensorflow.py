@@ -1,0 +1,175 @@
+"""TensorFlow SavedModels: one signature of one folder, with its named inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from penstock.errors import InvalidInput, LoadError
+from penstock.runtimes import inputs as given
+from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
+from penstock.runtimes.loading import ARROW_ENV, known_options, opening, option, require
+
+_DEFAULT: Final = "serving_default"
+_MARKERS: Final = ("saved_model.pb", "saved_model.pbtxt")
+_DATATYPES: Final = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "bfloat16": "BF16",
+    "string": "BYTES",
+}
+
+
+class TensorflowRuntime(Runtime):
+    """One signature. Batchable when axis 0 of every input and output is open."""
+
+    platform = "tensorflow_savedmodel"
+    reentrant = True
+
+    def __init__(self, model: Any, name: str) -> None:
+        import tensorflow as tf
+
+        self._tf = tf
+        # The model owns the variables that the signature's function refers to.
+        self._model = model
+        self._function = model.signatures[name]
+        _, keywords = self._function.structured_input_signature
+        outputs = self._function.structured_outputs
+        if not keywords:
+            raise LoadError(f"The signature {name!r} takes no tensors.")
+        self.inputs = tuple(_spec(n, t) for n, t in sorted(keywords.items()))
+        self.outputs = tuple(_spec(n, t) for n, t in outputs.items())
+        self._dtypes = [keywords[s.name].dtype for s in self.inputs]
+        #: Tensors of any rank, which a shape cannot declare.
+        self._any_rank = frozenset(n for n, t in keywords.items() if t.shape.rank is None)
+        axes = [t.shape for t in (*keywords.values(), *outputs.values())]
+        self.batchable = all(s.rank is None or (s.rank > 0 and s[0] is None) for s in axes)
+        self._example = None if self._any_rank else given.zeros(self.inputs)
+        self._errors = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
+
+    def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
+        arrays = (
+            self._any(inputs) if self._any_rank else given.by_name(inputs, self.inputs, binary=True)
+        )
+        constant = self._tf.constant
+        tensors = {
+            spec.name: constant(array, dtype=dtype)
+            for spec, array, dtype in zip(self.inputs, arrays, self._dtypes, strict=True)
+        }
+        try:
+            answer = self._function(**tensors)
+        except self._errors as e:
+            raise InvalidInput(f"The model refused the input: {_said(e)}") from e
+        return {n: _array(t) for n, t in answer.items()}
+
+    def example(self) -> Arrays | None:
+        return self._example
+
+    def _any(self, inputs: Arrays) -> list[Array]:
+        """As `by_name`, with the rank of the request where the signature leaves it open."""
+        specs = []
+        for spec in self.inputs:
+            array = inputs.get(spec.name)
+            if array is None and len(inputs) == len(self.inputs) == 1:
+                array = next(iter(inputs.values()))
+            if array is not None and spec.name in self._any_rank:
+                spec = TensorSpec(spec.name, spec.datatype, array.shape)
+            specs.append(spec)
+        return given.by_name(inputs, specs, binary=True)
+
+
+def load(path: Path, options: LoadOptions) -> Runtime:
+    """The SavedModel in the folder `path`. Option `signature`: which one, `serving_default` else."""
+    known_options(options, ("signature",))
+    folder = _folder(path)
+    require(framework)
+    import tensorflow as tf
+
+    with opening(folder, "a TensorFlow SavedModel"):
+        model = tf.saved_model.load(str(folder))
+        signatures = sorted(getattr(model, "signatures", {}))
+        name = option(options, "signature", str)
+        if name is None:
+            name = signatures[0] if len(signatures) == 1 else _DEFAULT
+        if name not in signatures:
+            have = given.listed(signatures) or "none"
+            hint = "Choose one with the option 'signature'." if signatures else None
+            raise LoadError(f"The SavedModel has no signature {name!r}; it has {have}.", hint=hint)
+        return TensorflowRuntime(model, name)
+
+
+def _folder(path: Path) -> Path:
+    if not path.exists():
+        raise LoadError(f"There is no model at {path}.")
+    folder = path.parent if path.name in _MARKERS else path
+    if folder.is_dir() and any((folder / m).is_file() for m in _MARKERS):
+        return folder
+    if path.suffix in (".keras", ".h5") or any(folder.glob("*.keras")):
+        raise LoadError(
+            "A Keras file is no SavedModel.", hint="Write one with model.export(FOLDER)."
+        )
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else [path.name]
+    found = f"Found: {given.listed(names)}." if names else "The folder is empty."
+    raise LoadError(f"There is no saved_model.pb in {folder.name}/. {found}")
+
+
+def _spec(name: str, tensor: Any) -> TensorSpec:
+    datatype = _DATATYPES.get(tensor.dtype.name)
+    if datatype is None:
+        raise LoadError(f"Tensor {name!r} has type {tensor.dtype.name}, which is not served.")
+    if tensor.shape.rank is None:
+        return TensorSpec(name, datatype, (-1,))
+    return TensorSpec(name, datatype, tuple(-1 if n is None else int(n) for n in tensor.shape))
+
+
+def _array(tensor: Any) -> Array:
+    value = tensor.numpy()
+    if not isinstance(value, np.ndarray):  # a 0-d string tensor
+        return np.array(value, dtype=object)
+    return value.astype(np.float32) if value.dtype.name == "bfloat16" else value
+
+
+def _said(e: Exception) -> str:
+    """TensorFlow's sentence, without the graph's node names around it."""
+    for line in str(e).splitlines():
+        text = line.strip()
+        if text and not text.startswith(
+            ("Graph execution error", "Detected at", "<stack", "[[", "File ", "node:")
+        ):
+            return text.partition(" [Op:")[0][:300]
+    return type(e).__name__
+
+
+def set_threads(threads: int) -> None:
+    """TensorFlow's pools; they are made with the first operation, and stay."""
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, threads))
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        return  # the pools are there already
+
+
+framework = Framework(
+    name="tensorflow",
+    extra="tensorflow",
+    preload=("tensorflow", "tensorflow.python.saved_model.load"),
+    load=load,
+    formats=("tensorflow",),
+    set_threads=set_threads,
+    env={**ARROW_ENV, "TF_CPP_MIN_LOG_LEVEL": "2"},
+)
