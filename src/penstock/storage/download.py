@@ -63,18 +63,17 @@ async def retried(what: Callable[[], Awaitable[T]], settings: Settings, shown: s
             await pause(attempt, error, settings, shown)
 
 
-async def pause(attempt: int, error: Exception, settings: Settings, shown: str) -> None:
+async def pause(attempt: int, error: Transient, settings: Settings, shown: str) -> None:
     """Wait before the next try; Unavailable when there is none left."""
-    text = str(error) or f"no answer within {settings.idle_s:g} s"
+    text = str(error)
     if attempt >= settings.attempts:
         raise Unavailable(
             f"{shown}: {text} ({attempt} tries).", hint="It is worth trying again later."
         ) from error
     wait_s = min(settings.backoff_s * 2 ** (attempt - 1), settings.backoff_max_s)
     wait_s *= 0.5 + random.random() / 2
-    asked = error.retry_after_s if isinstance(error, Transient) else None
     log.info("%s: %s; trying again", shown, text)
-    await asyncio.sleep(max(wait_s, asked or 0.0))
+    await asyncio.sleep(max(wait_s, error.retry_after_s or 0.0))
 
 
 async def download(
@@ -93,9 +92,9 @@ async def download(
         while not part.complete:
             before = part.size
             try:
-                await _drain(source, entry, part, settings, meter, most_bytes)
+                await _drain(source, entry, part, meter, most_bytes)
                 part.finish(source.shown)
-            except (Transient, TimeoutError) as error:
+            except Transient as error:
                 attempt = 1 if part.size > before else attempt + 1
                 await pause(attempt, error, settings, f"{source.shown}: {entry.path}")
                 if entry.version is None:
@@ -120,13 +119,10 @@ async def _restart(part: _Part, meter: Meter) -> None:
     await in_thread(part.restart)
 
 
-async def _drain(
-    source: Source, entry: Entry, part: _Part, settings: Settings, meter: Meter, most_bytes: int
-) -> None:
+async def _drain(source: Source, entry: Entry, part: _Part, meter: Meter, most_bytes: int) -> None:
     async with aclosing(source.read(entry, part.size)) as chunks:  # type: ignore[type-var]
         while True:
-            async with asyncio.timeout(settings.idle_s):
-                chunk = await anext(chunks, None)
+            chunk = await anext(chunks, None)
             if chunk is None:
                 return
             if part.size + len(chunk) > (

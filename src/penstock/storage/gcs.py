@@ -131,7 +131,7 @@ class GcsSource(Source):
                 endpoint_url=self._endpoint,
                 project="",
                 requests_timeout=aiohttp.ClientTimeout(
-                    total=self._settings.idle_s * 2, connect=self._settings.connect_s
+                    sock_read=self._settings.idle_s, sock_connect=self._settings.connect_s
                 ),
                 use_listings_cache=False,
                 skip_instance_cache=True,

@@ -98,7 +98,9 @@ class LocalSource(Source):
         waiting: list[tuple[Path, str, tuple[str, ...]]] = [(top, "", (str(top),))]
         while waiting:
             folder, below, above = waiting.pop()
-            for item in os.scandir(folder):
+            with os.scandir(folder) as scan:
+                items = list(scan)
+            for item in items:
                 name = f"{below}/{item.name}" if below else item.name
                 real = Path(item.path)
                 if item.is_symlink():

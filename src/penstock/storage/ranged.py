@@ -20,10 +20,12 @@ import httpx
 
 from penstock.errors import Forbidden, LoadError, NotFound, PenstockError, Unauthorized
 from penstock.storage.settings import Settings
-from penstock.storage.source import CHUNK_BYTES, Changed, Transient
+from penstock.storage.source import Changed, Transient
 from penstock.storage.uris import redact
 
 _MAX_REDIRECTS: Final = 10
+#: A socket's reads are small, and each piece handed on costs a thread.
+_GATHER_BYTES: Final = 1024 * 1024
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _TRANSIENT: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
 _CONTENT_RANGE: Final = re.compile(r"^bytes (\d+)-(\d+)/(\d+|\*)$")
@@ -74,19 +76,26 @@ class RangedClient:
 
     async def read(self, opened: Opened, shown: str, skip: int = 0) -> AsyncIterator[bytes]:
         """The body's bytes as they are on the wire (no Content-Encoding is undone), then close."""
+        gathered = bytearray()
+        failure: httpx.HTTPError | None = None
         try:
-            async for chunk in opened.response.aiter_raw(CHUNK_BYTES):
-                if skip >= len(chunk):
-                    skip -= len(chunk)
-                elif skip:
-                    yield chunk[skip:]
-                    skip = 0
-                else:
-                    yield chunk
-        except httpx.HTTPError as error:
-            raise Transient(f"{shown}: {_words(error)}") from error
+            try:
+                async for chunk in opened.response.aiter_raw():
+                    gathered += chunk
+                    if len(gathered) < _GATHER_BYTES:
+                        continue
+                    if skip < len(gathered):
+                        yield bytes(gathered[skip:])
+                    skip = max(0, skip - len(gathered))
+                    gathered.clear()
+            except httpx.HTTPError as error:
+                failure = error
+            if skip < len(gathered):  # what came before it broke off has come
+                yield bytes(gathered[skip:])
         finally:
             await opened.response.aclose()
+        if failure is not None:
+            raise Transient(f"{shown}: {_words(failure)}") from failure
 
     async def close(self) -> None:
         await self._client.aclose()

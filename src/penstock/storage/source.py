@@ -90,7 +90,11 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, entry: Entry, offset: int) -> AsyncIterator[bytes]:
-        """Its bytes from `offset` to the end. Raises as `list` does, and Changed."""
+        """Its bytes from `offset` to the end. Raises as `list` does, and Changed.
+
+        When no byte comes for `Settings.idle_s` that is Transient: the source sees single reads, the engine
+        does not.
+        """
 
     async def prove(self, listing: Listing) -> None:
         """That these credentials may read what they could list, before a cached copy is handed out.

@@ -114,7 +114,7 @@ def parse(uri: str, base_dir: Path | str | None = None) -> Location:
         )
     kind = _KINDS.get(scheme)
     if kind is None:
-        near = get_close_matches(scheme, SCHEMES, n=1)
+        near = get_close_matches(scheme, SCHEMES, n=1, cutoff=0.5)
         raise InvalidInput(
             f"{redact(uri)}: {scheme}:// is not known. "
             f"Known are {', '.join(s + '://' for s in SCHEMES)}, and paths without a scheme.",
