@@ -64,9 +64,9 @@ _BUSY_S = 5.0
 class FileLock:
     """One process has a store open at a time: versions are counted in memory."""
 
-    def __init__(self, path: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
+    def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + wait_s
+        deadline = time.monotonic() + LOCK_WAIT_S
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,10 +138,10 @@ def check(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise _damaged(path, "it does not begin as an SQLite file does")
+    # Without a log nothing but the file is read; SQLite would leave an empty log behind otherwise.
+    mode = "mode=ro" if wal.exists() and wal.stat().st_size else "mode=ro&immutable=1"
     try:
-        with contextlib.closing(
-            connect(f"file:{quote(str(path))}?mode=ro", uri=True)
-        ) as connection:
+        with contextlib.closing(connect(f"file:{quote(str(path))}?{mode}", uri=True)) as connection:
             schema = connection.execute("PRAGMA user_version").fetchone()[0]
             owner = connection.execute("PRAGMA application_id").fetchone()[0]
             tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
