@@ -250,6 +250,7 @@ def _untar(f: IO[bytes], packing: Packing, target: _Target) -> None:
     # tarfile takes any broken header for the end. A real end is a block of zeros.
     if not stream.ended:
         raise target.error("it ends before its end")
+    stream.drain()
 
 
 def _one_member(
@@ -369,6 +370,11 @@ class _Forward(io.RawIOBase):
 
     def __exit__(self, *_: object) -> None:
         self._member_depth -= 1
+
+    def drain(self) -> None:
+        """Read what is behind the end: the checksum of a compressed file comes last."""
+        while self._read(_BLOCK):
+            pass
 
     def readable(self) -> bool:
         return True

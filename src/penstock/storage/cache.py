@@ -208,6 +208,7 @@ class Cache:
             self._make_room(expected_bytes, shown, but=key)
             folder.mkdir(exist_ok=True)
             state.write_bytes(msgspec.json.encode({"boot": boot, "expected_bytes": expected_bytes}))
+            os.utime(state, (self._clock(),) * 2)
             return folder
 
     def abandon(self, key: str) -> None:
@@ -394,7 +395,8 @@ class Cache:
             if used_at <= before:
                 aged.append((used_at, "content", name))
         for key in partials:
-            touched = (self._partial / key).stat().st_mtime
+            state = self._partial / key / "state.json"
+            touched = state.stat().st_mtime if state.exists() else 0.0
             if touched <= before:
                 aged.append((touched, "partial", key))
         return [(kind, name) for _, kind, name in sorted(aged)]
