@@ -259,7 +259,7 @@ async def test_a_wrong_number_of_rows_fails_that_batch_and_says_so() -> None:
 
 async def test_a_full_queue_is_refused_before_memory_grows() -> None:
     model = Gated()
-    batcher, answers = threaded(model, max_queue=2), Answers()
+    batcher, answers = threaded(model, max_queue=3), Answers()
     batcher.submit(rows(0), {}, answers.done(0))
     await entered(model)
     for i in (1, 2):

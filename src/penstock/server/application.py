@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -42,6 +43,29 @@ _TARGETS: Final[tuple[tuple[re.Pattern[str], TargetType], ...]] = (
     (re.compile(rf"/v1/models/{_NAME}:predict"), V1Predict),
     (re.compile(rf"/v1/models/{_NAME}:explain"), V1Explain),
 )
+#: Everything else: path, methods allowed, and the name of what answers with the path's parts. Compiled
+#: here, so that it is compiled once in a zygote and not in each of its children.
+_PAGES: Final = tuple(
+    (re.compile(pattern), allow, page)
+    for pattern, allow, page in (
+        (r"/", "GET", "_alive"),
+        (r"/v1/models", "GET", "_models"),
+        (rf"/v1/models/{_NAME}", "GET", "_v1_model"),
+        (r"/v2", "GET", "_server"),
+        (r"/v2/health/live", "GET", "_live"),
+        (r"/v2/health/ready", "GET", "_ready"),
+        (r"/v2/models", "GET", "_models"),
+        (r"/v2/models/stats", "GET", "_all_statistics"),
+        (_MODEL, "GET", "_model"),
+        (rf"{_MODEL}/ready", "GET", "_model_ready"),
+        (rf"{_MODEL}/stats", "GET", "_statistics"),
+        (r"/v2/repository/index", "POST", "_index"),
+        (rf"/v2/repository/models/{_NAME}/load", "POST", "_load"),
+        (rf"/v2/repository/models/{_NAME}/unload", "POST", "_unload"),
+        (r"/metrics", "GET", "_metrics_text"),
+        (r"/metrics\.json", "GET", "_metrics_json"),
+    )
+)
 
 
 class Application:
@@ -55,28 +79,6 @@ class Application:
         #: True from SIGTERM on: health says not ready, requests under way are answered.
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Path, methods allowed, and what answers with the path's parts.
-        self._pages: tuple[tuple[re.Pattern[str], str, Callable[..., None]], ...] = tuple(
-            (re.compile(pattern), allow, page)
-            for pattern, allow, page in (
-                (r"/", "GET", self._alive),
-                (r"/v1/models", "GET", self._models),
-                (rf"/v1/models/{_NAME}", "GET", self._v1_model),
-                (r"/v2", "GET", self._server),
-                (r"/v2/health/live", "GET", self._live),
-                (r"/v2/health/ready", "GET", self._ready),
-                (r"/v2/models", "GET", self._models),
-                (r"/v2/models/stats", "GET", self._all_statistics),
-                (_MODEL, "GET", self._model),
-                (rf"{_MODEL}/ready", "GET", self._model_ready),
-                (rf"{_MODEL}/stats", "GET", self._statistics),
-                (r"/v2/repository/index", "POST", self._index),
-                (rf"/v2/repository/models/{_NAME}/load", "POST", self._load),
-                (rf"/v2/repository/models/{_NAME}/unload", "POST", self._unload),
-                (r"/metrics", "GET", self._metrics_text),
-                (r"/metrics\.json", "GET", self._metrics_json),
-            )
-        )
 
     def __call__(self, exchange: Exchange) -> None:
         memo = exchange.head.memo
@@ -93,21 +95,22 @@ class Application:
             match = pattern.fullmatch(path)
             if match is not None:
                 if head.method != "POST":
-                    return lambda exchange: send_not_allowed(exchange, "POST")
+                    return partial(send_not_allowed, allow="POST")
                 name, version = (*(unquote(g) if g else None for g in match.groups()), None)[:2]
                 return target(self, head, name or "", version)
-        for pattern, allow, page in self._pages:
+        for pattern, allow, name_of_page in _PAGES:
             match = pattern.fullmatch(path)
             if match is None:
                 continue
             methods = ("GET", "HEAD") if allow == "GET" else (allow,)
             if head.method not in methods:
-                return lambda exchange: send_not_allowed(exchange, ", ".join(methods))
+                return partial(send_not_allowed, allow=", ".join(methods))
+            page: Callable[..., None] = getattr(self, name_of_page)
             parts = [unquote(g) if g else None for g in match.groups()]
-            return lambda exchange: self._page(exchange, page, parts)
+            return partial(self._page, page, parts)
         return lambda exchange: send_error(exchange, NotFound("There is nothing at this path."))
 
-    def _page(self, exchange: Exchange, page: Callable[..., None], parts: list[Any]) -> None:
+    def _page(self, page: Callable[..., None], parts: list[Any], exchange: Exchange) -> None:
         try:
             page(exchange, *parts)
         except PenstockError as error:
