@@ -24,7 +24,7 @@ def _registry() -> Mapping[tuple[str, str], Dialect]:
     dialects = (
         penstock.DIALECT,
         *kserve_runtime.OWN,
-        kserve.DIALECT,
+        *kserve.DIALECTS,
         *kserve_runtime.DIALECTS,
         *core.DIALECTS,
     )

@@ -107,6 +107,13 @@ class Dialect:
                 listed.append(Support(name, required, row.effect, row.message, row.only_processes))
             elif not any(plain.startswith(p + ".") for p in rows):
                 listed.append(Support(name, required))
+        # Rows about single keys of a map, such as one resource name.
+        told = {s.path.replace("[]", ".*") for s in listed}
+        listed += [
+            Support(p.replace(".*", "[]"), False, row.effect, row.message, row.only_processes)
+            for p, row in rows.items()
+            if p not in told and any(t and p.startswith(t + ".") for t in told)
+        ]
         return listed
 
 

@@ -7,7 +7,7 @@ The fields are in `kserve_fields`, what is refused or has no effect in `kserve_s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +29,7 @@ from penstock.dialects.metadata import (
     check_metadata,
 )
 from penstock.dialects.model_args import read_args
-from penstock.dialects.pod import At, env_of, resources_of
+from penstock.dialects.pod import POD_FIELDS, At, env_of, resources_of
 from penstock.dialects.schema import path, read
 from penstock.dialects.support import Table
 from penstock.domain.names import service_problem
@@ -83,11 +83,16 @@ def translate_service(
     problems = check_metadata(meta, name_problem=service_problem, namespaced=True)
     problems += unsupported
     annotations = meta.annotations or {}
+    problems += notes.problems(annotations, ("metadata", "annotations"))
     warnings += notes.warnings(annotations, ("metadata", "annotations"))
-    reader = _Reader(annotations, problems, warnings)
+    reader = _Reader(annotations, problems, warnings, manifest["spec"]["predictor"])
     predictor = reader.predictor(parsed.spec.predictor, ("spec", "predictor"))
     if problems or predictor is None:
         refuse(manifest, _without_repeats(problems))
+    scaling = predictor.scaling
+    if scaling.max_replicas == scaling.min_replicas:
+        # Nothing to scale, so nothing is missed.
+        warnings = [w for w in warnings if w.path != "spec.predictor.maxReplicas"]
     service = Service(
         namespace=meta.namespace or DEFAULT_NAMESPACE,
         name=meta.name or "",
@@ -107,8 +112,10 @@ class _Reader:
         annotations: Mapping[str, str],
         problems: list[FieldProblem],
         warnings: list[FieldProblem],
+        raw_predictor: Mapping[str, Any],
     ) -> None:
         self._annotations = annotations
+        self._raw_predictor = raw_predictor
         self._problems = problems
         self._warnings = warnings
 
@@ -287,12 +294,8 @@ class _Reader:
                 self._wrong((*here, "ports", 0, "containerPort"), "must be a port number")
             else:
                 port = first
-        pod = given.model_dump(
-            mode="json",
-            by_alias=True,
-            exclude_none=True,
-            include=set(_pod_attributes()),
-        )
+        raw = self._raw_predictor
+        pod = {f: raw[f] for f in POD_FIELDS if raw.get(f) is not None}
         return Component(
             container=Container(
                 image=container.image or "",
@@ -341,12 +344,6 @@ class _Reader:
         )
 
 
-def _pod_attributes() -> tuple[str, ...]:
-    from penstock.dialects.pod import PodFields
-
-    return tuple(PodFields.model_fields)
-
-
 def _frozen(mapping: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return MappingProxyType(dict(mapping)) if mapping else EMPTY
 
@@ -373,16 +370,26 @@ def check_update(old: Manifest, new: Manifest) -> list[FieldProblem]:
     return problems
 
 
-DIALECT = Dialect(
-    api_version="serving.kserve.io/v1beta1",
-    kind="InferenceService",
-    plural="inferenceservices",
-    singular="inferenceservice",
-    short_names=("isvc",),
-    namespaced=True,
-    model=InferenceService,
-    table=TABLE,
-    translator=translate,
-    renderer=render_status,
-    update_check=check_update,
-)
+def dialect(
+    api_version: str,
+    model: type[InferenceService] = InferenceService,
+    translator: Callable[..., Translation] = translate,
+) -> Dialect:
+    """An InferenceService under another apiVersion."""
+    return Dialect(
+        api_version=api_version,
+        kind="InferenceService",
+        plural="inferenceservices",
+        singular="inferenceservice",
+        short_names=("isvc",),
+        namespaced=True,
+        model=model,
+        table=TABLE,
+        translator=translator,
+        renderer=render_status,
+        update_check=check_update,
+    )
+
+
+#: KServe 0.7 and newer, and KFServing 0.5 and 0.6, which had the same fields under its older group.
+DIALECTS = (dialect("serving.kserve.io/v1beta1"), dialect("serving.kubeflow.org/v1beta1"))

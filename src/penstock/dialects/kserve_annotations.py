@@ -50,6 +50,17 @@ def warnings(annotations: Mapping[str, str], at: tuple[int | str, ...]) -> list[
     return said
 
 
+def problems(annotations: Mapping[str, str], at: tuple[int | str, ...]) -> list[FieldProblem]:
+    """What KServe's own webhook refuses."""
+    value = annotations.get(AUTOSCALER_CLASS)
+    if value is None or value in _AUTOSCALERS:
+        return []
+    near = nearest(value, _AUTOSCALERS)
+    hint = f", did you mean {near}?" if near else ""
+    message = f"must be one of {', '.join(_AUTOSCALERS)}{hint}"
+    return [FieldProblem(path((*at, AUTOSCALER_CLASS)), message)]
+
+
 def _about(key: str, value: str) -> str | None:
     if key.startswith("autoscaling.knative.dev/"):
         return _AUTOSCALING

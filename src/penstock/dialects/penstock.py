@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from penstock.dialects.base import Dialect, Manifest, Translation
-from penstock.dialects.kserve import check_update, translate_service
+from penstock.dialects.base import Manifest, Translation
+from penstock.dialects.kserve import dialect, translate_service
 from penstock.dialects.kserve_fields import (
     FrameworkBlock,
     InferenceService,
@@ -20,7 +20,6 @@ from penstock.dialects.kserve_fields import (
     Predictor,
     PyTorchBlock,
 )
-from penstock.dialects.kserve_status import render_status
 from penstock.dialects.kserve_support import TABLE
 
 
@@ -89,16 +88,4 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     return translate_service(OwnInferenceService, TABLE, manifest, runs_containers=runs_containers)
 
 
-DIALECT = Dialect(
-    api_version="penstock.dev/v1alpha1",
-    kind="InferenceService",
-    plural="inferenceservices",
-    singular="inferenceservice",
-    short_names=("isvc",),
-    namespaced=True,
-    model=OwnInferenceService,
-    table=TABLE,
-    translator=translate,
-    renderer=render_status,
-    update_check=check_update,
-)
+DIALECT = dialect("penstock.dev/v1alpha1", OwnInferenceService, translate)

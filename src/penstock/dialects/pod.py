@@ -133,6 +133,9 @@ class PodFields(Spec):
     resources: ResourceRequirements | None = None
 
 
+#: Names of a pod's fields in a manifest.
+POD_FIELDS = tuple(info.alias or name for name, info in PodFields.model_fields.items())
+
 PLACEMENT = "placement is for a cluster; replicas run on this machine"
 CLUSTER = "is for a cluster; replicas are processes of this machine"
 NEEDS_CONTAINER = "needs a container; replicas are processes of this machine"
@@ -190,7 +193,7 @@ def model_container_rows(prefix: str) -> tuple[Row, ...]:
             CLUSTER,
         ),
         no_effect(f"{prefix}.ports", "the gateway's port serves every model"),
-        no_effect(f"{prefix}.name", CLUSTER, harmless=("kserve-container",)),
+        refused(f"{prefix}.name", "is not allowed here; the model has the service's name"),
         no_effect(
             f"{prefix}.resources.{{limits,requests}}.ephemeral-storage",
             "disk space is not limited here",
