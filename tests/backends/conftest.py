@@ -69,6 +69,15 @@ def gone(pid):
     return False
 
 
+def dead(pid):
+    """True when it is gone or a zombie: for orphans, whose reaping is up to the machine's init."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            return f.read().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return True
+
+
 def descendants(pid):
     found, todo = set(), [pid]
     while todo:

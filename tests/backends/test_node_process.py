@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from conftest import DEADLINE_S, descendants, gone, spec, tell, until
+from conftest import DEADLINE_S, dead, descendants, gone, spec, tell, until
 from contract import is_phase, wait_for
 
 from penstock.backends.base import Phase
@@ -35,7 +35,7 @@ async def test_nothing_is_left_after_kill_9(start_node):
     await backend.aclose()
     os.kill(node.pid, signal.SIGKILL)
     killed = time.monotonic()
-    await until(lambda: all(gone(p) for p in pids), "the end of all")
+    await until(lambda: all(dead(p) for p in pids), "the end of all")
     assert time.monotonic() - killed < 2.0
     await node.ended()
 

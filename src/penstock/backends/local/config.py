@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from penstock.backends.local.paths import Layout
+from penstock.backends.local.ports import url
 from penstock.backends.local.replicas import ReplicasPolicy
 from penstock.backends.local.zygotes import ZygotePolicy
 
@@ -50,6 +51,12 @@ class NodeConfig:
     """Where limits are held by cgroups: `auto` (a delegated cgroup v2 folder, if there is one), `off`, or
     folders: one of a v2 hierarchy, or v1 folders joined by commas (`.../memory/X,.../cpu/X`)."""
 
+    control_options: tuple[str, ...] = ()
+    """More arguments for the control plane, e.g. `--cache-gib=20`."""
+
+    gateway_options: tuple[str, ...] = ()
+    """More arguments for each gateway, e.g. `--tls-cert=FILE`."""
+
     control_argv: tuple[str, ...] | None = None
     """Command of the control plane instead of `python -m penstock.api ...`; empty: none is started."""
 
@@ -65,7 +72,7 @@ class NodeConfig:
     def control_command(
         self, layout: Layout, listen: str, http: str | None = None
     ) -> tuple[str, ...]:
-        """Arguments of the control plane, without its status descriptor. `http` is where gateways listen."""
+        """Command of the control plane, without its status descriptor. `http` is where gateways listen."""
         if self.control_argv is not None:
             return self.control_argv
         argv = [
@@ -73,7 +80,7 @@ class NodeConfig:
             *("--data-dir", str(layout.data_dir)),
             *("--listen", listen),
             *("--model-dir", str(self.model_dir)),
-            *("--inference-url", f"http://{http or self.listen_http}"),
+            *("--inference-url", url(http or self.listen_http)),
             *("--gateways", str(self.gateways)),
             *("--log-level", self.log_level),
         ]
@@ -81,10 +88,10 @@ class NodeConfig:
             argv.append("--insecure")
         if self.token_file is not None:
             argv += ("--token-file", str(self.token_file))
-        return tuple(argv)
+        return (*argv, *self.control_options)
 
     def gateway_command(self, layout: Layout, listen: str, number: int) -> tuple[str, ...]:
-        """Arguments of gateway `number`, without its status descriptor."""
+        """Command of gateway `number`, without its status descriptor."""
         if self.gateway_argv is not None:
             return self.gateway_argv
         return (
@@ -95,4 +102,5 @@ class NodeConfig:
             *("--admin", str(layout.gateway_socket(number))),
             *("--grace", f"{self.grace_s:g}"),
             *("--log-level", self.log_level),
+            *self.gateway_options,
         )

@@ -27,6 +27,7 @@ Entry = Callable[[ProcessSpec, int], int | None]
 
 #: The kernel ends replicas before the node and the gateways when the machine runs out of memory.
 _OOM_SCORE_ADJ: Final = 500
+_OPEN_FILES: Final = 1 << 20
 #: BSD's EX_SOFTWARE: the fork itself went wrong before the entry point was reached.
 _EXIT_BEFORE_ENTRY: Final = 70
 
@@ -98,6 +99,11 @@ def _let_go(birth: Birth) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.argv = [birth.name]
+    # The entry point sets up logging, as it does when it is started by hand.
+    root = logging.getLogger()
+    for handler in tuple(root.handlers):
+        root.removeHandler(handler)
+    root.setLevel(logging.WARNING)
 
 
 def _read_spec(fd: int) -> ProcessSpec:
@@ -115,8 +121,7 @@ def _take_limits(limits: Mapping[str, Any]) -> None:
     cpus = limits.get("cpus")
     if cpus:
         os.sched_setaffinity(0, cpus)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_open_files()
     # Writing the core of a process with gigabytes of model would delay its successor.
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
@@ -126,6 +131,14 @@ def _take_limits(limits: Mapping[str, Any]) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         if hard == resource.RLIM_INFINITY or most <= hard:
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit of descriptors; not beyond what programs that visit each of them can bear."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _data_size() -> int:
@@ -144,6 +157,10 @@ def _take_environment(held: Mapping[str, str | None], env: Mapping[str, str]) ->
         else:
             os.environ[name] = value
     os.environ.update(env)
+    # What the interpreter would have done with it, had it been there at its start.
+    for path in reversed(env.get("PYTHONPATH", "").split(os.pathsep)):
+        if path and path not in sys.path:
+            sys.path.insert(0, path)
 
 
 def _new_randomness() -> None:

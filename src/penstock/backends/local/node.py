@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -22,11 +21,12 @@ from penstock.backends.local.children import Child
 from penstock.backends.local.clock import Clock
 from penstock.backends.local.config import NodeConfig
 from penstock.backends.local.endpoint import Endpoint
+from penstock.backends.local.forked import raise_open_files
 from penstock.backends.local.limits import Limiter
 from penstock.backends.local.lock import NodeLock
 from penstock.backends.local.logs import ProcessLog
 from penstock.backends.local.node_protocol import NodeStatus, ZygoteStatus
-from penstock.backends.local.ports import is_loopback, probe
+from penstock.backends.local.ports import is_loopback, probe, url
 from penstock.backends.local.prctl import adopt_orphans
 from penstock.backends.local.replicas import Replicas
 from penstock.backends.local.spawn import Reaper
@@ -92,7 +92,8 @@ class _Node:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         adopt_orphans()
-        _raise_open_files()
+        # Three descriptors a replica: the usual soft limit of 1024 would end at three hundred.
+        raise_open_files()
         clock = Clock()
         self._reaper = Reaper(orphans=True)
         arguments = (f"--log-level={config.log_level}", *config.zygotes.arguments)
@@ -239,14 +240,8 @@ class _Node:
         )
 
 
-def _raise_open_files() -> None:
-    """Three descriptors a replica: the usual soft limit of 1024 would end at three hundred."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _announce(serving: Serving) -> None:
     sys.stdout.write(
-        f"Inference  http://{serving.http}\nControl    http://{serving.api}\nCtrl-C stops.\n"
+        f"Inference  {url(serving.http)}\nControl    {url(serving.api)}\nCtrl-C stops.\n"
     )
     sys.stdout.flush()

@@ -37,6 +37,13 @@ def is_loopback(listen: str) -> bool:
         return False
 
 
+def url(listen: str) -> str:
+    """An http URL that reaches `listen` from this machine."""
+    host, port = split(listen)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - nothing is bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def probe(listen: str, option: str) -> str:
     """`listen` with its port, which port 0 leaves to be chosen; PortTaken, InvalidInput."""
     host, port = split(listen)

@@ -1,7 +1,7 @@
 """One replica's life: started, watched, started again, drained.
 
 A task runs it: fork, wait for the end, decide, wait, again. What the model process says on its status pipe
-moves the phase; the collection that owns it (`replicas`) calls `check` regularly for what a process cannot
+moves the phase; the collection that owns it (`replicas`) has it checked regularly for what a process cannot
 say itself: that it hangs, takes too long to start, or uses too much memory.
 """
 
@@ -27,6 +27,7 @@ from penstock.backends.local.spawn import Ending
 from penstock.backends.local.zygotes import CannotLoad, ForkOrder, Zygote, ZygoteLost, Zygotes
 from penstock.domain.process import ProcessSpec, encode
 from penstock.domain.routes import Address
+from penstock.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,10 @@ class Replica:
         self.asked = spec
         address = spec.listen or f"unix:{layout.replica_socket(replica_id)}"
         self.spec = replace(spec, listen=address, replica=spec.replica or replica_id)
-        self._socket = Address.parse(address)
+        try:
+            self._socket = Address.parse(address)
+        except ValueError as e:
+            raise InvalidInput(f"{e}.") from e
         self._encoded = encode(self.spec)
         self._zygotes = zygotes
         self._clock = clock
@@ -161,10 +165,10 @@ class Replica:
     def _stop_asked(self) -> bool:
         return self._stopping
 
-    def check(self, now: float) -> None:
-        """Look for what the process cannot say. `now` is the clock's monotonic time."""
+    def check_memory(self, now: float) -> None:
+        """End the process if it uses too much. `now` is the clock's monotonic time."""
         pid = self.status.pid
-        if pid is None or self._verdict is not None:
+        if not self._limits.watched or pid is None or self._verdict is not None:
             return
         used = self._limits.exceeded_by(pid, now)
         if used is not None:
@@ -172,7 +176,12 @@ class Replica:
             self._condemn(
                 "OutOfMemory", f"used {_mib(used)} of private memory, its limit is {_mib(limit)}"
             )
-        elif self.status.phase is Phase.STARTING and now - self._started > self._policy.startup_s:
+
+    def check(self, now: float) -> None:
+        """End the process if it is late or silent. `now` is the clock's monotonic time."""
+        if self.status.pid is None or self._verdict is not None:
+            return
+        if self.status.phase is Phase.STARTING and now - self._started > self._policy.startup_s:
             self._condemn("StartTimeout", f"was not ready within {self._policy.startup_s:g} s")
         elif (
             self.status.phase is Phase.READY
@@ -229,8 +238,8 @@ class Replica:
             self._remove_socket()
             self._limits.release()
             self.log.close()
-            self.done.set()
             self._set(phase=Phase.STOPPED, pid=None, retry_at=None, memory_bytes=None)
+            self.done.set()
 
     def _explain(self, why: _Why, delay: float) -> None:
         self.log.note(_one_line(why.message) or why.reason)
@@ -255,12 +264,13 @@ class Replica:
         self._early = b""
         self.log.forget_last()
         self._remove_socket()
-        output = Pipe(self.log.write)
-        status = self._status_pipe = Pipe(self._status_bytes)
         self._lines = StatusLines(self._on_event)
         ended: asyncio.Future[Ending | None] = asyncio.get_running_loop().create_future()
         self._started = self._clock.monotonic()
+        output = status = None
         try:
+            output = Pipe(self.log.write)
+            status = self._status_pipe = Pipe(self._status_bytes)
             zygote = self._zygote = self._zygotes.get(self.framework)
             await self._until_ready_or_stopped(zygote)
             if self._stop_asked():
@@ -289,11 +299,14 @@ class Replica:
             return self._why(ending), self._ready_for_s()
         except CannotLoad as e:
             return _Why(e.reason, str(e), failed=True), 0.0
-        except (ZygoteLost, OSError) as e:
+        except ZygoteLost as e:
             return _Why("ZygoteLost", str(e)), 0.0
+        except OSError as e:  # no more processes, memory or descriptors: perhaps later
+            return _Why("CannotStart", f"the machine refused a new process: {e}"), 0.0
         finally:
-            output.close()
-            status.close()
+            for pipe in (output, status):
+                if pipe is not None:
+                    pipe.close()
             self._status_pipe = None
             if not self._stop_asked():
                 self.status = replace(self.status, pid=None)

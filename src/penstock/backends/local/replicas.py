@@ -26,8 +26,10 @@ from penstock.errors import Conflict, Internal, NotFound, Unavailable
 
 logger = logging.getLogger(__name__)
 
-#: How often replicas are looked at, seconds. A memory limit is overrun for about this long at most.
+#: How often memory is looked at, seconds. A limit is overrun for about this long at most.
 _LOOK_EVERY_S: Final = 0.1
+#: How often it is asked who is late or silent, seconds.
+_CHECK_EVERY_S: Final = 1.0
 #: A look that comes this late means that the node was away, not that every replica hangs.
 _AWAY_S: Final = 3.0
 #: Share of the node's time that reading memory may take.
@@ -192,17 +194,24 @@ class Replicas:
         return kept
 
     async def look_after(self) -> None:
-        """Check every replica ten times a second, for ever."""
+        """Check memory ten times a second and everything else every second, for ever."""
         last = self._clock.monotonic()
+        check_at = last
         measure_at = last + _MEASURE_EVERY_S
         while True:
             await self._clock.sleep(_LOOK_EVERY_S)
             now = self._clock.monotonic()
-            for replica in tuple(self._replicas.values()):
-                if now - last > _AWAY_S:
+            replicas = tuple(self._replicas.values())
+            for replica in replicas:
+                replica.check_memory(now)
+            if now - last > _AWAY_S:
+                for replica in replicas:
                     replica.forgive(now)
-                replica.check(now)
             last = now
+            if now >= check_at:
+                check_at = now + _CHECK_EVERY_S
+                for replica in replicas:
+                    replica.check(now)
             if now >= measure_at:
                 measure_at = now + max(_MEASURE_EVERY_S, self._measure() / _MEASURE_SHARE)
 

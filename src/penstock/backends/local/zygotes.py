@@ -39,6 +39,8 @@ from penstock.errors import PenstockError
 
 logger = logging.getLogger(__name__)
 
+#: The machine has no process to spare: time until the next try, seconds.
+_NO_PROCESS_S: Final = 10.0
 #: A zygote that lived this long and ends is replaced at once, seconds.
 _HEALTHY_S: Final = 60.0
 
@@ -179,7 +181,7 @@ class Zygote:
         await asyncio.shield(self._ready)
 
     async def fork(self, order: ForkOrder, on_end: Callable[[Ending | None], None]) -> int:
-        """The pid of a new replica; ZygoteLost, CannotLoad.
+        """The pid of a new replica; ZygoteLost, CannotLoad, OSError when the machine refuses a process.
 
         `on_end` is called once when it ended, on the loop and perhaps before this returns, with None when
         the zygote was lost with it and nobody can say how.
@@ -257,7 +259,7 @@ class Zygote:
             future, on_end = self._forks.pop(message.id)
             if message.pid < 0:
                 if not future.done():
-                    future.set_exception(ZygoteLost(message.message))
+                    future.set_exception(OSError(message.message))
                 return
             self._live[message.pid] = on_end
             if not future.done():
@@ -311,6 +313,8 @@ class Zygote:
         """Ask it to end, with whatever it still has, and wait."""
         if not self.usable:
             return
+        if not self.was_ready:
+            self.kill()  # it still imports, and listens to nobody
         # The end of the conversation: it ends its replicas, their children, and itself.
         self._link.shutdown(socket.SHUT_WR)
         try:
@@ -386,8 +390,13 @@ class Zygotes:
 
     async def _rewarm(self, framework: str, delay_s: float) -> None:
         await self._clock.sleep(delay_s)
-        if not self._closed:
-            self.get(framework)
+        while not self._closed:
+            try:
+                self.get(framework)
+                return
+            except OSError as e:
+                logger.warning("no process can be started for %s: %s", framework, e)
+                await self._clock.sleep(_NO_PROCESS_S)
 
     async def close(self) -> None:
         """End every zygote and with it every replica."""
