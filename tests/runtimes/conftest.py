@@ -12,7 +12,7 @@ from penstock import runtimes
 from penstock.runtimes.base import LoadOptions, Runtime
 
 # Before a test module imports a framework itself.
-for name in ("sklearn", "onnx", "tensorflow"):
+for name in ("sklearn", "onnx", "tensorflow", "mlflow"):
     runtimes.prepare_environment(runtimes.find(name))
 
 

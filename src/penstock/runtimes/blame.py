@@ -7,6 +7,12 @@ code it is a check of the input, in a user's transformer it is a fault of the mo
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Final
+
+#: A ValueError or TypeError that is raised inside one of these is about what it was given.
+INPUT_CHECKS: Final = frozenset(
+    ("sklearn", "scipy", "pandas", "numpy", "xgboost", "lightgbm", "catboost")
+)
 
 
 def raised_in(e: BaseException, packages: Container[str]) -> bool:

@@ -34,7 +34,9 @@ def require(framework: Framework) -> None:
     # Tops only: the submodules in `preload` are for zygotes, a model imports those that it needs.
     for module in dict.fromkeys(m.partition(".")[0] for m in framework.preload):
         try:
-            importlib.import_module(module)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about packages' own affairs
+                importlib.import_module(module)
         except ModuleNotFoundError as e:
             missing = (e.name or module).partition(".")[0]
             raise LoadError(

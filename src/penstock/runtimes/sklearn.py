@@ -17,7 +17,7 @@ from penstock.errors import InvalidInput, LoadError, ModelError
 from penstock.runtimes import frames
 from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
-from penstock.runtimes.blame import raised_in
+from penstock.runtimes.blame import INPUT_CHECKS, raised_in
 from penstock.runtimes.loading import (
     ARROW_ENV,
     choice,
@@ -39,10 +39,6 @@ METHODS: Final = (
     "transform",
     "score_samples",
     "predict_log_proba",
-)
-#: Raised inside these packages, a ValueError or TypeError is about the input.
-_PACKAGES: Final = frozenset(
-    ("sklearn", "scipy", "pandas", "numpy", "xgboost", "lightgbm", "catboost")
 )
 
 
@@ -109,7 +105,7 @@ class SklearnRuntime(Runtime):
             if "Buffer dtype mismatch" in str(e) and x.dtype != np.float64:
                 # KMeans and its kin, trained on doubles, cannot take single floats.
                 return self._answer(x.astype(np.float64))
-            if raised_in(e, _PACKAGES):
+            if raised_in(e, INPUT_CHECKS):
                 raise InvalidInput(f"The model refused the input: {first_line(e)}") from e
             raise
         if type(y) is np.ndarray and y.dtype.kind in "fiub":
