@@ -1,0 +1,481 @@
+"""The commands and their options. Bodies are imported when a command runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from penstock.cli.client import Client
+
+app = typer.Typer(
+    name="penstock",
+    help="Puts machine-learning models live: one manifest, an HTTP endpoint.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich would double the time of --help
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+rollout_app = typer.Typer(
+    help="How a change of a service goes: status, history, restart.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(rollout_app, name="rollout")
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server", help="Control API; else $PENSTOCK_SERVER, else http://127.0.0.1:8090."
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="File with the API's token; else $PENSTOCK_TOKEN_FILE."),
+]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace.")]
+MaybeNamespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Namespace for manifests that name none."),
+]
+AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")]
+Timeout = Annotated[str, typer.Option("--timeout", help="How long to wait: 30s, 2m, 1m30s.")]
+Files = Annotated[
+    list[str], typer.Option("--filename", "-f", help="File, folder, or - for stdin; repeatable.")
+]
+
+
+def _client(server: str | None, token_file: Path | None) -> Client:
+    from penstock.cli.client import Client
+
+    return Client(server, token_file)
+
+
+def _seconds(text: str) -> float:
+    from penstock.cli.output import seconds
+
+    try:
+        return seconds(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--timeout") from exc
+
+
+def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
+    if value not in allowed:
+        shown = ", ".join(a for a in allowed if a)
+        raise typer.BadParameter(f"{value!r} is none of {shown}", param_hint=option)
+    return value
+
+
+@app.command()
+def serve(
+    files: Annotated[
+        list[str], typer.Option("--filename", "-f", help="Manifests to apply once it is up.")
+    ] = [],  # noqa: B006 - typer copies it
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where everything is kept; else $PENSTOCK_DATA_DIR, else ~/.local/share/penstock."
+        ),
+    ] = None,
+    model_dir: Annotated[
+        Path, typer.Option(help="Folder that a relative storageUri is below.")
+    ] = Path("."),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(help="Port for inference; 0 takes a free one.")] = 8080,
+    api_port: Annotated[
+        int, typer.Option(help="Port for control and metrics; 0 takes a free one.")
+    ] = 8090,
+    gateways: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Gateway processes; half the cores if not given."),
+    ] = None,
+    warm: Annotated[
+        list[str],
+        typer.Option(
+            help="Frameworks to have ready before anybody asks: sklearn,xgboost; repeatable."
+        ),
+    ] = ["sklearn"],  # noqa: B006 - typer copies it
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines in without a token.")
+    ] = False,
+    token_file: TokenFile = None,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Run the platform on this machine until Ctrl-C."""
+    level = _one_of(log_level.upper(), ("DEBUG", "INFO", "WARNING", "ERROR"), "--log-level")
+    from penstock.cli import serving
+
+    code = serving.serve(
+        files=files,
+        data_dir=data_dir,
+        model_dir=model_dir,
+        host=host,
+        http_port=http_port,
+        api_port=api_port,
+        gateways=gateways,
+        warm=warm,
+        insecure=insecure,
+        token_file=token_file,
+        log_level=level,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def apply(
+    files: Files,
+    namespace: MaybeNamespace = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the services are ready.")
+    ] = False,
+    timeout: Timeout = "5m",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything on the server and change nothing.")
+    ] = False,
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Create or change what manifests describe."""
+    from penstock.cli import applying
+
+    applying.apply(
+        _client(server, token_file),
+        files,
+        namespace=namespace,
+        wait=wait,
+        timeout_s=_seconds(timeout),
+        dry_run=dry_run,
+    )
+
+
+@app.command()
+def get(
+    kind: Annotated[
+        str, typer.Argument(help="isvc, revisions, replicas, events, secrets, ...; KIND/NAME.")
+    ],
+    names: Annotated[list[str] | None, typer.Argument(help="Names.")] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="wide, json, yaml or name.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with what changes.")] = False,
+    selector: Annotated[
+        str, typer.Option("--selector", "-l", help="Labels: app=iris,tier!=test.")
+    ] = "",
+    namespace: Namespace = "default",
+    all_namespaces: AllNamespaces = False,
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """List objects, or show some."""
+    format_ = _one_of(output, ("", "table", "wide", "json", "yaml", "name"), "-o")
+    from penstock.cli import getting
+
+    getting.get(
+        _client(server, token_file),
+        kind,
+        names or [],
+        namespace=namespace,
+        all_namespaces=all_namespaces,
+        selector=selector,
+        output="" if format_ == "table" else format_,
+        watch=watch,
+    )
+
+
+@app.command()
+def describe(
+    kind: Annotated[str, typer.Argument(help="KIND or KIND/NAME.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Names.")] = None,
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Tell everything about an object: conditions, revisions, replicas, events."""
+    from penstock.cli import getting
+
+    getting.describe(_client(server, token_file), kind, names or [], namespace=namespace)
+
+
+@app.command()
+def delete(
+    kind: Annotated[str | None, typer.Argument(help="KIND or KIND/NAME.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Names.")] = None,
+    files: Annotated[
+        list[str], typer.Option("--filename", "-f", help="Delete what these manifests describe.")
+    ] = [],  # noqa: B006 - typer copies it
+    everything: Annotated[
+        bool, typer.Option("--all", help="All of the kind in the namespace.")
+    ] = False,
+    ignore_missing: Annotated[
+        bool, typer.Option("--ignore-not-found", help="What is not there is no error.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until what ran for it has ended.")
+    ] = True,
+    timeout: Timeout = "1m",
+    namespace: MaybeNamespace = None,
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Delete objects and stop what runs for them."""
+    from penstock.cli import getting
+
+    getting.delete(
+        _client(server, token_file),
+        kind,
+        names or [],
+        files=files,
+        namespace=namespace,
+        everything=everything,
+        ignore_missing=ignore_missing,
+        wait=wait,
+        timeout_s=_seconds(timeout),
+    )
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="Service, or replica/ID.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is written.")
+    ] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines.")] = None,
+    previous: Annotated[
+        bool, typer.Option("--previous", "-p", help="Of revisions before the newest.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Of one revision.")] = None,
+    component: Annotated[
+        str | None, typer.Option(help="predictor, transformer or explainer.")
+    ] = None,
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Show what a service's replicas wrote, across their restarts."""
+    from penstock.cli import logs as body
+
+    body.logs(
+        _client(server, token_file),
+        name,
+        namespace=namespace,
+        follow=follow,
+        tail=tail,
+        previous=previous,
+        revision=revision,
+        component=component,
+    )
+
+
+@app.command()
+def events(
+    name: Annotated[str | None, typer.Argument(help="Only about this object.")] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="json or yaml.")] = "",
+    namespace: Namespace = "default",
+    all_namespaces: AllNamespaces = False,
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Tell what happened, oldest first."""
+    format_ = _one_of(output, ("", "json", "yaml"), "-o")
+    from penstock.cli import getting
+
+    getting.events(
+        _client(server, token_file),
+        name.rpartition("/")[2] if name else None,
+        namespace=namespace,
+        all_namespaces=all_namespaces,
+        output=format_,
+    )
+
+
+@app.command()
+def predict(
+    name: Annotated[str, typer.Argument(help="Service.")],
+    file: Annotated[str, typer.Option("--filename", "-f", help="JSON payload, or - for stdin.")],
+    v1: Annotated[bool, typer.Option("--v1", help="As V1: instances.")] = False,
+    v2: Annotated[bool, typer.Option("--v2", help="As V2: tensors.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Model's name, where it is not the service's.")
+    ] = None,
+    binary: Annotated[bool, typer.Option("--binary", help="Send the tensors as binary.")] = False,
+    timeout: Timeout = "60s",
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Who answered, and how fast.")
+    ] = False,
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Send a payload to a service and print the answer."""
+    if v1 and v2:
+        raise typer.BadParameter("give one of --v1 and --v2")
+    from penstock.cli import predicting
+
+    predicting.predict(
+        _client(server, token_file),
+        name,
+        file,
+        namespace=namespace,
+        protocol="v1" if v1 else "v2" if v2 else None,
+        model=model,
+        binary=binary,
+        timeout_s=_seconds(timeout),
+        verbose=verbose,
+    )
+
+
+@app.command()
+def wait(
+    names: Annotated[
+        list[str], typer.Argument(help="NAME (of a service), or KIND/NAME, or KIND NAME...")
+    ],
+    for_: Annotated[
+        str, typer.Option("--for", help="condition=TYPE[=STATUS], or delete.")
+    ] = "condition=Ready",
+    timeout: Timeout = "60s",
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Wait until objects are ready, have some condition, or are gone."""
+    from penstock.cli import wait_command
+
+    wait_command.wait(
+        _client(server, token_file), names, for_, timeout_s=_seconds(timeout), namespace=namespace
+    )
+
+
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="One table, then end.")] = False,
+    interval: Annotated[str, typer.Option(help="Between two readings.")] = "2s",
+    namespace: Namespace = "default",
+    all_namespaces: AllNamespaces = False,
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Show live what services do: rate, latency, errors, batches, memory."""
+    from penstock.cli import top as body
+
+    body.top(
+        _client(server, token_file),
+        namespace=namespace,
+        all_namespaces=all_namespaces,
+        once=once,
+        interval_s=max(0.2, _seconds(interval)),
+    )
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Argument(help="Model file or folder, or FILE.py[:Class].")],
+    framework: Annotated[
+        str | None, typer.Option(help="sklearn, onnx, ...; found out if not given.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in URLs.")] = None,
+    option: Annotated[
+        list[str],
+        typer.Option("--option", help="NAME=VALUE for the runtime (JSON values); repeatable."),
+    ] = [],  # noqa: B006 - typer copies it
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.")] = 8080,
+    threads: Annotated[int, typer.Option(min=0, help="For numeric libraries; 0: all cores.")] = 0,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Serve one model in one process, without the platform around it."""
+    level = _one_of(log_level.upper(), ("DEBUG", "INFO", "WARNING", "ERROR"), "--log-level")
+    from penstock.cli import running
+
+    raise typer.Exit(
+        running.run(
+            model,
+            framework=framework,
+            name=name,
+            options=option,
+            host=host,
+            port=port,
+            threads=threads,
+            log_level=level,
+        )
+    )
+
+
+@app.command()
+def version(server: Server = None, token_file: TokenFile = None) -> None:
+    """Show the version of this program, and of the server if there is one."""
+    from penstock._version import __version__
+    from penstock.cli.exits import CliError
+    from penstock.cli.output import say
+
+    say(f"penstock {__version__}")
+    try:
+        found = _client(server, token_file).get("/version")
+    except CliError:
+        return
+    say(f"server   {found.get('penstock', '?')}")
+
+
+@rollout_app.command("status")
+def rollout_status(
+    name: Annotated[str, typer.Argument(help="Service.")],
+    watch: Annotated[
+        bool, typer.Option("--watch/--no-watch", help="Wait until it is through.")
+    ] = True,
+    timeout: Timeout = "5m",
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Tell which revisions serve, and wait for the newest."""
+    from penstock.cli import rollout
+
+    rollout.status(
+        _client(server, token_file),
+        name,
+        namespace=namespace,
+        wait=watch,
+        timeout_s=_seconds(timeout),
+    )
+
+
+@rollout_app.command("history")
+def rollout_history(
+    name: Annotated[str, typer.Argument(help="Service.")],
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """List the revisions that are kept."""
+    from penstock.cli import rollout
+
+    rollout.history(_client(server, token_file), name, namespace=namespace)
+
+
+@rollout_app.command("restart")
+def rollout_restart(
+    name: Annotated[str, typer.Argument(help="Service.")],
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Make a new revision of the same manifest; its files are fetched again."""
+    from penstock.cli import rollout
+
+    rollout.restart(_client(server, token_file), name, namespace=namespace)
+
+
+@rollout_app.command("promote")
+def rollout_promote(name: Annotated[str, typer.Argument(help="Service.")]) -> None:
+    """Not possible yet: traffic is not divided in this version."""
+    from penstock.cli import rollout
+
+    rollout.refuse("promote")
+
+
+@rollout_app.command("rollback")
+def rollout_rollback(name: Annotated[str, typer.Argument(help="Service.")]) -> None:
+    """Not possible yet: apply the earlier manifest."""
+    from penstock.cli import rollout
+
+    rollout.refuse("rollback")

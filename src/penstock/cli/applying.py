@@ -1,0 +1,154 @@
+"""`penstock apply`."""
+
+from __future__ import annotations
+
+import json
+
+from penstock.cli.client import ApiFailure, Client, Kinds
+from penstock.cli.documents import Manifest, read
+from penstock.cli.exits import FAILED, CliError
+from penstock.cli.output import StatusLine, note, say
+from penstock.cli.waiting import Target, wait_for_condition
+
+#: What others refer to comes first.
+_ORDER = {
+    "Namespace": 0,
+    "Secret": 1,
+    "ServiceAccount": 2,
+    "ClusterServingRuntime": 3,
+    "ServingRuntime": 3,
+}
+
+
+def apply(
+    client: Client,
+    names: list[str],
+    *,
+    namespace: str | None,
+    wait: bool,
+    timeout_s: float,
+    dry_run: bool,
+) -> None:
+    """Apply every manifest; say what became of each, and every mistake with its line.
+
+    All manifests are tried; CliError afterwards if one was refused.
+    """
+    manifests = read(names)
+    kinds = Kinds(client)
+    failures: list[CliError] = []
+    services: list[Target] = []
+    line = StatusLine()
+    for i, manifest in enumerate(sorted(manifests, key=lambda m: _ORDER.get(_kind(m), 9))):
+        if len(manifests) > 50:
+            line.show(f"applying {i + 1} of {len(manifests)}")
+        try:
+            target, what, warnings = _apply_one(client, kinds, manifest, namespace, dry_run)
+        except ApiFailure as exc:
+            line.clear()
+            _report(manifest, exc)
+            failures.append(exc)
+            continue
+        except CliError as exc:
+            if exc.code != FAILED:
+                raise
+            line.clear()
+            note(f"error: {exc.message}")
+            failures.append(exc)
+            continue
+        line.clear()
+        say(f"{_qualified(target)} {what}{' (dry run)' if dry_run else ''}")
+        for warning in warnings:
+            path, _, text = warning.partition(": ")
+            note(f"warning: {manifest.where(path)}: {path}: {text}")
+        if target.kind.kind == "InferenceService":
+            services.append(target)
+    if failures:
+        codes = {f.code for f in failures}
+        raise CliError(
+            f"{len(failures)} of {len(manifests)} manifests were refused.",
+            codes.pop() if len(codes) == 1 else FAILED,
+        )
+    if wait and services and not dry_run:
+        wait_for_condition(client, services, "Ready", "True", timeout_s, give_up=True, on_met=_met)
+
+
+def _met(target: Target) -> None:
+    say(f"{_qualified(target)} ready")
+
+
+def _kind(manifest: Manifest) -> str:
+    return str(manifest.document.get("kind", ""))
+
+
+def _qualified(target: Target) -> str:
+    kind = target.kind
+    front = f"{kind.singular}.{kind.group}" if kind.group else kind.singular
+    return f"{front}/{target.name}"
+
+
+def target_of(kinds: Kinds, manifest: Manifest, namespace: str | None) -> Target:
+    """The object a manifest is about. CliError with the manifest's place when that cannot be told."""
+    document = manifest.document
+    where = f"{manifest.file}:{manifest.line}"
+    for field in ("apiVersion", "kind"):
+        if not isinstance(document.get(field), str):
+            raise CliError(f"{where}: {field} is missing.")
+    kind = kinds.of(document["apiVersion"], document["kind"])
+    if kind is None:
+        raise CliError(f"{where}: {_unknown_kind(kinds, document['apiVersion'], document['kind'])}")
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        raise CliError(f"{where}: metadata.name is missing.")
+    given = metadata.get("namespace")
+    if given and namespace and given != namespace:
+        raise CliError(
+            f"{manifest.where('metadata.namespace')}: the namespace is {given}, but -n says {namespace}."
+        )
+    return Target(kind, str(given or namespace or "default"), metadata["name"])
+
+
+def _unknown_kind(kinds: Kinds, api_version: str, kind: str) -> str:
+    same = [k for k in kinds.all if k.kind == kind]
+    if same:
+        versions = " and ".join(k.api_version for k in same)
+        return f"apiVersion {api_version!r} is not served; {kind} is known as {versions}."
+    import difflib
+
+    near = difflib.get_close_matches(kind, [k.kind for k in kinds.all], n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{api_version} {kind} is not served.{hint}"
+
+
+def _apply_one(
+    client: Client, kinds: Kinds, manifest: Manifest, namespace: str | None, dry_run: bool
+) -> tuple[Target, str, tuple[str, ...]]:
+    target = target_of(kinds, manifest, namespace)
+    query = {"fieldManager": "penstock"}
+    if dry_run:
+        query["dryRun"] = "All"
+    answer = client.call(
+        "PATCH",
+        target.kind.path(target.namespace if target.kind.namespaced else None, target.name),
+        query=query,
+        body=_encode(manifest),
+        content_type="application/apply-patch+yaml",
+    )
+    return target, answer.headers.get("penstock-result", "applied"), answer.warnings
+
+
+def _encode(manifest: Manifest) -> bytes:
+    """JSON is YAML; what YAML can say and JSON cannot has no place in a manifest."""
+    try:
+        return json.dumps(manifest.document, allow_nan=False).encode()
+    except (TypeError, ValueError) as exc:
+        raise CliError(
+            f"{manifest.file}:{manifest.line}: the manifest is not plain data: {exc}."
+        ) from exc
+
+
+def _report(manifest: Manifest, exc: ApiFailure) -> None:
+    if not exc.causes:
+        note(f"error: {manifest.file}:{manifest.line}: {exc.message}")
+    for path, message in exc.causes:
+        text = f"{path}: {message}" if path else message
+        note(f"error: {manifest.where(path)}: {text}")

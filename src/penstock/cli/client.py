@@ -1,0 +1,272 @@
+"""The control API as commands use it. Standard library only, so that a command starts at once."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from penstock.cli import places
+from penstock.cli.exits import FAILED, UNREACHABLE, USAGE, CliError, code_of_status
+
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response with a JSON body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+    warnings: tuple[str, ...] = ()
+
+
+class ApiFailure(CliError):
+    """The API answered with an error `Status`."""
+
+    def __init__(self, status: int, document: Any) -> None:
+        info = document if isinstance(document, dict) else {}
+        message = str(info.get("message") or f"the server answered {status}")
+        super().__init__(message, code_of_status(status))
+        self.status = status
+        self.reason = str(info.get("reason", ""))
+        details = info.get("details")
+        found = details.get("causes") if isinstance(details, dict) else None
+        #: (field path, message) of an invalid manifest.
+        self.causes = tuple(
+            (str(c.get("field", "")), str(c.get("message", ""))) for c in found or ()
+        )
+
+
+class Client:
+    """One server. Each call is one connection: commands are short."""
+
+    def __init__(self, server: str | None = None, token_file: Path | None = None) -> None:
+        self.server = places.server(server)
+        parts = urlsplit(self.server)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CliError(
+                f"{self.server} is no server address; http://HOST:PORT is expected.", USAGE
+            )
+        self._https = parts.scheme == "https"
+        self._host = parts.hostname
+        self._port = parts.port or (443 if self._https else 80)
+        self._prefix = parts.path
+        self._token: str | None = None
+        file = places.token_file(token_file)
+        if file is not None:
+            try:
+                self._token = file.read_text(encoding="utf-8").strip()
+            except OSError as exc:
+                raise CliError(f"The token file {file} cannot be read: {exc.strerror}.") from exc
+
+    def get(self, path: str, **query: str) -> Any:
+        """The document at a path."""
+        return self.call("GET", path, query=query).body
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        timeout_s: float = TIMEOUT_S,
+    ) -> Answer:
+        """One request; ApiFailure for an error answer, CliError when the server cannot be reached."""
+        connection, response = self._request(method, path, query, body, content_type, timeout_s)
+        try:
+            data = response.read()
+        except (OSError, http.client.HTTPException) as exc:
+            raise self._away(exc) from exc
+        finally:
+            connection.close()
+        try:
+            document = json.loads(data) if data else None
+        except ValueError:
+            document = data.decode("utf-8", "replace")
+        if response.status >= 400:
+            raise ApiFailure(response.status, document)
+        warnings = tuple(_warning(v) for v in response.headers.get_all("warning") or ())
+        headers = {k.lower(): v for k, v in response.getheaders()}
+        return Answer(response.status, headers, document, warnings)
+
+    def text(self, path: str, **query: str) -> str:
+        """The text at a path, e.g. metrics."""
+        answer = self.call("GET", path, query=query)
+        return answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+
+    def stream(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[bytes]:
+        """Pieces of an answer as they come. `timeout_s` is for silence; TimeoutError then."""
+        connection, response = self._request("GET", path, query, None, "", TIMEOUT_S)
+        try:
+            if response.status >= 400:
+                data = response.read()
+                try:
+                    raise ApiFailure(response.status, json.loads(data))
+                except ValueError:
+                    raise ApiFailure(response.status, None) from None
+            if connection.sock is not None:
+                connection.sock.settimeout(timeout_s)
+            while piece := response.read1(65536):
+                yield piece
+        except TimeoutError:
+            raise
+        except (OSError, http.client.HTTPException) as exc:
+            raise self._away(exc) from exc
+        finally:
+            connection.close()
+
+    def lines(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[Any]:
+        """JSON documents, one a line."""
+        rest = b""
+        for piece in self.stream(path, query=query, timeout_s=timeout_s):
+            *whole, rest = (rest + piece).split(b"\n")
+            for line in whole:
+                if line:
+                    yield json.loads(line)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: bytes | None,
+        content_type: str,
+        timeout_s: float,
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
+        connection = kind(self._host, self._port, timeout=timeout_s)
+        target = self._prefix + path
+        if query:
+            target += "?" + urlencode(query)
+        headers = {"accept": "application/json", "user-agent": "penstock"}
+        if body is not None:
+            headers["content-type"] = content_type
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token}"
+        try:
+            connection.request(method, target, body=body, headers=headers)
+            return connection, connection.getresponse()
+        except (OSError, http.client.HTTPException) as exc:
+            connection.close()
+            raise self._away(exc) from exc
+
+    def _away(self, exc: Exception) -> CliError:
+        if isinstance(exc, TimeoutError):
+            return CliError(f"The server at {self.server} does not answer.", UNREACHABLE)
+        if isinstance(exc, ConnectionRefusedError | socket.gaierror):
+            return CliError(
+                f"No server at {self.server}. Start one with `penstock serve`, or say where it is "
+                "with --server or $PENSTOCK_SERVER.",
+                UNREACHABLE,
+            )
+        return CliError(f"The connection to {self.server} broke off: {exc}.", UNREACHABLE)
+
+
+def _warning(value: str) -> str:
+    """The text of a `Warning: 299 - "..."` header."""
+    _, _, text = value.partition(' - "')
+    return text.removesuffix('"').replace('\\"', '"').replace("\\\\", "\\")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A kind as the server's discovery lists it."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+    singular: str
+    short_names: tuple[str, ...]
+    namespaced: bool
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None, below: str = "") -> str:
+        """The path of a collection or an object."""
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        if self.namespaced and namespace is not None:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        if name is not None:
+            parts.append(name)
+        if below:
+            parts.append(below)
+        return "/" + "/".join(quote(p, safe="") for p in parts)
+
+
+class Kinds:
+    """The kinds a server has, by every name a person may call them."""
+
+    def __init__(self, client: Client) -> None:
+        self.all: list[Served] = []
+        self._read(client.get("/api/v1"))
+        groups = client.get("/apis")
+        for group in groups["groups"]:
+            for version in group["versions"]:
+                self._read(client.get(f"/apis/{version['groupVersion']}"))
+
+    def _read(self, listed: dict[str, Any]) -> None:
+        group, _, version = listed["groupVersion"].rpartition("/")
+        for r in listed["resources"]:
+            if "/" not in r["name"]:
+                self.all.append(
+                    Served(
+                        group,
+                        version,
+                        r["kind"],
+                        r["name"],
+                        r["singularName"],
+                        tuple(r.get("shortNames", ())),
+                        r["namespaced"],
+                    )
+                )
+
+    def named(self, word: str) -> list[Served]:
+        """All kinds of that name: `isvc`, `inferenceservices`, `inferenceservice.serving.kserve.io`.
+
+        Several dialects may have a kind of one name. Raises CliError when there is none.
+        """
+        short, _, group = word.lower().partition(".")
+        found = [
+            k
+            for k in self.all
+            if short in (k.plural, k.singular, k.kind.lower(), *k.short_names)
+            and (not group or k.group == group or f"{k.version}.{k.group}" == group)
+        ]
+        if not found:
+            import difflib
+
+            words = sorted({w for k in self.all for w in (k.plural, k.singular, *k.short_names)})
+            near = difflib.get_close_matches(short, words, n=1)
+            plurals = ", ".join(sorted({k.plural for k in self.all}))
+            hint = f" Did you mean {near[0]}?" if near else f" There are {plurals}."
+            raise CliError(f"There is no kind {word!r}.{hint}", FAILED)
+        return found
+
+    def of(self, api_version: str, kind: str) -> Served | None:
+        """The kind of a manifest."""
+        return next((k for k in self.all if k.api_version == api_version and k.kind == kind), None)

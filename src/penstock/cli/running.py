@@ -1,0 +1,66 @@
+"""`penstock run`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from penstock.cli.exits import NOT_FOUND, USAGE, CliError
+from penstock.cli.output import say
+from penstock.domain.routes import Address
+from penstock.errors import NotFound, PenstockError
+from penstock.server import run as model_process
+
+
+def run(
+    model: str,
+    *,
+    framework: str | None,
+    name: str | None,
+    options: list[str],
+    host: str,
+    port: int,
+    threads: int,
+    log_level: str,
+) -> int:
+    """Serve until Ctrl-C; the exit code."""
+    logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        served = model_process.served_model(model, framework=framework, name=name)
+
+        def listening(address: Address) -> None:
+            base = f"http://{address.host}:{address.port}"
+            say(f"{served.name} ({served.framework}) at {base}; Ctrl-C ends it.")
+            say(f"  {base}/v1/models/{served.name}:predict")
+            say(f"  {base}/v2/models/{served.name}/infer")
+
+        return model_process.run(
+            model,
+            framework=framework,
+            name=name,
+            options=parse_options(options),
+            host=host,
+            port=port,
+            threads=threads,
+            on_listening=listening,
+            on_ready=lambda: say("ready"),
+        )
+    except NotFound as exc:
+        raise CliError(str(exc), NOT_FOUND) from exc
+    except PenstockError as exc:
+        raise CliError(str(exc)) from exc
+
+
+def parse_options(options: list[str]) -> dict[str, Any]:
+    """`method=predict_proba`, `scale=2.5`: values are JSON where they can be, else text."""
+    found: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise CliError(f"--option {option}: NAME=VALUE is expected.", USAGE)
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

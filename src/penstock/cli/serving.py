@@ -1,0 +1,113 @@
+"""`penstock serve`: the whole platform on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from pathlib import Path
+
+from penstock.backends.local.config import NodeConfig
+from penstock.backends.local.node import Serving, run_node
+from penstock.cli import places
+from penstock.cli.exits import REFUSED, CliError
+from penstock.cli.output import colourful, note, say
+from penstock.errors import Conflict, PenstockError
+
+
+def serve(
+    *,
+    files: list[str],
+    data_dir: Path | None,
+    model_dir: Path,
+    host: str,
+    http_port: int,
+    api_port: int,
+    gateways: int | None,
+    warm: list[str],
+    insecure: bool,
+    token_file: Path | None,
+    log_level: str,
+) -> int:
+    """Run the node; the exit code. `files` are applied once it is up."""
+    # At the terminal only what matters; the processes' own logs are in files.
+    logging.basicConfig(
+        level=logging.DEBUG if log_level == "DEBUG" else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    folder = places.data_dir(data_dir).absolute()
+    token = places.token_file(token_file)
+    config = NodeConfig(
+        data_dir=folder,
+        model_dir=model_dir.absolute(),
+        listen_http=_address(host, http_port),
+        listen_api=_address(host, api_port),
+        warm=tuple(dict.fromkeys(w for word in warm for w in word.split(",") if w)),
+        insecure=insecure,
+        token_file=token,
+        log_level=log_level.upper(),
+        **({"gateways": gateways} if gateways is not None else {}),  # type: ignore[arg-type]
+    )
+
+    def on_ready(serving: Serving) -> None:
+        _announce(serving, folder)
+        if files:
+            # Beside the node's loop: the client is plain blocking code.
+            threading.Thread(
+                target=_apply, args=(files, serving.api, token), name="apply", daemon=True
+            ).start()
+
+    try:
+        return asyncio.run(run_node(config, on_ready=on_ready))
+    except Conflict as exc:
+        raise CliError(str(exc), REFUSED) from exc
+    except PenstockError as exc:
+        raise CliError(str(exc)) from exc
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _announce(serving: Serving, folder: Path) -> None:
+    bold, plain = ("\033[1m", "\033[0m") if colourful() else ("", "")
+    say(f"{bold}Penstock serves.{plain}  Ctrl-C ends it.")
+    say(f"  inference  http://{serving.http}")
+    say(f"  control    http://{serving.api}")
+    say(f"  data       {folder}")
+    if serving.api != "127.0.0.1:8090":
+        say(f"  For commands in another terminal: export PENSTOCK_SERVER=http://{serving.api}")
+    import sys
+
+    sys.stdout.flush()
+
+
+def _apply(files: list[str], api: str, token_file: Path | None) -> None:
+    from penstock.cli.applying import apply
+    from penstock.cli.client import Client
+
+    try:
+        apply(
+            Client(f"http://{_reachable(api)}", token_file),
+            files,
+            namespace=None,
+            wait=True,
+            timeout_s=600.0,
+            dry_run=False,
+        )
+    except CliError as exc:
+        note(f"error: {exc.message}")
+        for line in exc.lines:
+            note(f"  {line}")
+
+
+def _reachable(address: str) -> str:
+    """An address to connect to, for one that is listened on everywhere."""
+    host, _, port = address.rpartition(":")
+    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "") else address  # noqa: S104
+
+
+def default_gateways() -> int:
+    """As the node decides: half the cores, models need the others."""
+    return max(1, (os.cpu_count() or 1) // 2)

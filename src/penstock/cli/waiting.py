@@ -1,0 +1,187 @@
+"""Waiting for objects to be so: Ready, any other condition, or gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.cli.client import Client, Served
+from penstock.cli.exits import FAILED, TIMED_OUT, CliError
+from penstock.cli.output import StatusLine
+
+#: Transition states that no waiting ends; somebody has to change something.
+_HOPELESS = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One object to wait for."""
+
+    kind: Served
+    namespace: str
+    name: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.kind.singular}/{self.name}"
+
+
+def condition_of(obj: dict[str, Any], type_: str) -> dict[str, Any]:
+    """A condition, as far as it speaks of the newest manifest."""
+    status = obj.get("status") or {}
+    observed = status.get("observedGeneration")
+    if observed is not None and observed < obj["metadata"].get("generation", 0):
+        return {"type": type_, "status": "Unknown", "message": "waiting to be looked at"}
+    for c in status.get("conditions") or ():
+        if str(c.get("type", "")).lower() == type_.lower():
+            return dict(c)
+    return {"type": type_, "status": "Unknown", "message": "waiting to be looked at"}
+
+
+def wait_for_condition(
+    client: Client,
+    targets: Iterable[Target],
+    type_: str,
+    status: str,
+    timeout_s: float,
+    *,
+    give_up: bool = False,
+    on_met: Callable[[Target], None] = lambda target: None,
+) -> None:
+    """Until each target's condition has the status. CliError: TIMED_OUT, or FAILED when gone or hopeless.
+
+    `give_up`: end at once when a target is blocked by something that only a change can help.
+    """
+    waiting = {(t.kind.path(t.namespace), t.namespace, t.name): t for t in targets}
+    total = len(waiting)
+    messages: dict[str, str] = {}
+    line = StatusLine()
+    deadline = time.monotonic() + timeout_s
+    try:
+        while waiting:
+            path, _, _ = next(iter(waiting))
+            _watch_one_path(
+                client,
+                path,
+                waiting,
+                messages,
+                lambda obj: condition_of(obj, type_),
+                status,
+                deadline,
+                give_up,
+                on_met,
+                line,
+                total,
+            )
+    except TimeoutError:
+        line.clear()
+        late = [t.shown for t in waiting.values()]
+        said = [f"{name}: {m}" for name, m in messages.items() if name in late]
+        raise CliError(
+            f"{_names(late)} not {type_}={status} after {timeout_s:g} s.",
+            TIMED_OUT,
+            lines=said[:20],
+        ) from None
+    finally:
+        line.clear()
+
+
+def _watch_one_path(
+    client: Client,
+    path: str,
+    waiting: dict[tuple[str, str, str], Target],
+    messages: dict[str, str],
+    condition: Callable[[dict[str, Any]], dict[str, Any]],
+    status: str,
+    deadline: float,
+    give_up: bool,
+    on_met: Callable[[Target], None],
+    line: StatusLine,
+    total: int,
+) -> None:
+    mine = [key for key in waiting if key[0] == path]
+    if len(mine) == 1:
+        # One object: a missing one is an error at once instead of an endless wait.
+        client.get(waiting[mine[0]].kind.path(mine[0][1], mine[0][2]))
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    events = client.lines(
+        path, query={"watch": "1", "timeoutSeconds": str(int(left) + 1)}, timeout_s=left
+    )
+    for event in events:
+        obj = event.get("object") or {}
+        meta = obj.get("metadata") or {}
+        key = (path, meta.get("namespace", ""), meta.get("name", ""))
+        target = waiting.get(key)
+        if event.get("type") == "ERROR":
+            return  # the watch is opened anew
+        if target is not None:
+            if event.get("type") == "DELETED":
+                raise CliError(f"{target.shown} was deleted.", FAILED)
+            c = condition(obj)
+            message = str(c.get("message") or c.get("reason") or "")
+            if c.get("status", "").lower() == status.lower():
+                del waiting[key]
+                messages.pop(target.shown, None)
+                on_met(target)
+            elif give_up and _is_hopeless(obj):
+                line.clear()
+                raise CliError(f"{target.shown} is not ready: {message}", FAILED)
+            else:
+                messages[target.shown] = message
+            if total == 1 and waiting:
+                line.show(f"{target.shown}: {message}" if message else f"{target.shown}: waiting")
+            elif total > 1:
+                line.show(f"{total - len(waiting)} of {total} ready")
+        if not any(key[0] == path for key in waiting):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    if time.monotonic() > deadline:
+        raise TimeoutError
+
+
+def _is_hopeless(obj: dict[str, Any]) -> bool:
+    status = obj.get("status") or {}
+    if status.get("observedGeneration") != obj["metadata"].get("generation"):
+        return False
+    return (status.get("modelStatus") or {}).get("transitionStatus") in _HOPELESS
+
+
+def wait_for_deletion(client: Client, targets: Iterable[Target], timeout_s: float) -> None:
+    """Until the targets are gone, and what ran for them too. CliError TIMED_OUT."""
+    deadline = time.monotonic() + timeout_s
+    for t in targets:
+        while _exists(client, t):
+            if time.monotonic() > deadline:
+                raise CliError(f"{t.shown} is still there after {timeout_s:g} s.", TIMED_OUT)
+            time.sleep(0.1)
+
+
+def _exists(client: Client, t: Target) -> bool:
+    from penstock.cli.client import ApiFailure
+
+    try:
+        client.get(t.kind.path(t.namespace if t.kind.namespaced else None, t.name))
+    except ApiFailure as exc:
+        if exc.status != 404:
+            raise
+    else:
+        return True
+    if t.kind.kind != "InferenceService":
+        return False
+    replicas = client.get(
+        f"/apis/penstock.dev/v1alpha1/namespaces/{t.namespace}/replicas",
+        labelSelector=f"penstock.dev/service={t.name}",
+    )
+    return any(r["status"]["phase"] != "Stopped" for r in replicas["items"])
+
+
+def _names(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"{names[0]} is"
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{shown} are"
