@@ -11,10 +11,10 @@ help: ## What can be made
 
 env: $(STAMP) ## The Python environment with every framework
 
-$(STAMP): pyproject.toml constraints.txt constraints-dev.txt
+$(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=24' 
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-dev.txt 'torch==2.13.0' -e '.[all]' --group dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' 
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'torch==2.13.0' -e '.[all]' --group dev
 	touch $@
 
 demo: $(STAMP) ## Train iris and digits, serve them, ask for a prediction (ONCE=1 stops then)
