@@ -1,6 +1,6 @@
 """Penstock puts machine-learning models live.
 
-What a user's own model file needs is exported here and nothing else; importing this package imports
+What a user's own model file or client needs is exported here and nothing else; importing this package imports
 no framework and starts nothing. The names are looked up when they are first used.
 """
 
@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from penstock.errors import InvalidInput
     from penstock.protocols.infer import InferRequest, InferResponse
     from penstock.runtimes.base import TensorSpec
+    from penstock.sdk.client import AsyncClient, Client
     from penstock.sdk.model import Model
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "InferRequest",
     "InferResponse",
     "InvalidInput",
@@ -23,6 +26,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "AsyncClient": "penstock.sdk.client",
+    "Client": "penstock.sdk.client",
     "InferRequest": "penstock.protocols.infer",
     "InferResponse": "penstock.protocols.infer",
     "InvalidInput": "penstock.errors",

@@ -540,3 +540,21 @@ def test_error_bodies_have_message_and_hint_only():
     assert json.loads(v2.error_body(error)) == {
         "error": "Model 'a\"b' does not exist. Its neighbours do."
     }
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "-NaN", "nan", "-inf"])
+def test_which_literal_is_no_json_is_found_where_it_stands(literal):
+    text = body({**IRIS, "data": "HERE"}).decode()
+    with pytest.raises(InvalidInput, match="JSON has no NaN and no Infinity"):
+        v2.decode_infer(text.replace('"HERE"', f"[1, {literal}, 2, 3]").encode())
+    with pytest.raises(InvalidInput, match="no JSON: JSON is malformed"):
+        v2.decode_infer((text.replace('"HERE"', '["NaN"], x')).encode())
+
+
+def test_a_shape_without_end_is_refused_at_once():
+    """A product of these would take minutes."""
+    sizes = ",".join(["9223372036854775807"] * 1_000_000)
+    for data in ('"data":[]', '"parameters":{"binary_data_size":0}'):
+        text = '{"inputs":[{"name":"x","shape":[%s],"datatype":"FP32",%s}]}' % (sizes, data)  # noqa: UP031
+        with pytest.raises(InvalidInput, match="1000000 dimensions; 64 is the most"):
+            v2.decode_infer(text.encode(), len(text))

@@ -86,7 +86,8 @@ _FEW: Final = 64
 _SOME: Final = 2**40
 
 _OPENING = re.compile(rb"[\[ \t\r\n]*")
-_NOT_JSON = re.compile(rb"(?<![\w\"])-?(?:NaN|Infinity|nan|inf)\b")
+_NOT_JSON = re.compile(rb"(?:NaN|Infinity|nan|inf)\b")
+_PLACE = re.compile(r"\(byte (\d+)\)")
 _TYPED_DATA: dict[tuple[type, int], Callable[[Any], Any]] = {}
 _encode = msgspec.json.Encoder().encode
 
@@ -96,7 +97,7 @@ def datatype(name: str, tensor: str) -> Datatype:
     try:
         return DATATYPES[name]
     except KeyError:
-        near = difflib.get_close_matches(name.upper(), DATATYPES, n=1)
+        near = difflib.get_close_matches(name[:16].upper(), DATATYPES, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(DATATYPES)}."
         raise InvalidInput(f"input '{tensor}' has an unknown datatype.", hint=hint) from None
 
@@ -142,7 +143,9 @@ def json_fault(error: Exception, body: Buffer) -> InvalidInput:
         return InvalidInput("the body is no UTF-8 text")
     if isinstance(error, msgspec.ValidationError):
         return InvalidInput(f"the request does not fit the protocol: {error}")
-    if _NOT_JSON.search(body):
+    place = _PLACE.search(str(error))
+    at = int(place[1]) if place else 0
+    if place and _NOT_JSON.search(bytes(body[max(0, at - 2) : at + 12])):
         return InvalidInput(
             "the body is no JSON: JSON has no NaN and no Infinity.",
             hint="Send such values in a binary tensor.",
@@ -154,10 +157,18 @@ def json_fault(error: Exception, body: Buffer) -> InvalidInput:
 JSON_FAULTS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
-def from_json(tensor: str, name: str, shape: Sequence[int], data: Buffer | msgspec.Raw) -> Array:
+def from_json(
+    tensor: str,
+    name: str,
+    shape: Sequence[int],
+    data: Buffer | msgspec.Raw,
+    *,
+    null_is_nan: bool = False,
+) -> Array:
     """The JSON array `data`, flat or nested, as an array of `shape`. Raises InvalidInput.
 
-    `tensor` is the input's name and `name` its datatype. The array owns its memory and is writable.
+    `tensor` is the input's name and `name` its datatype. The array owns its memory and is writable. With
+    `null_is_nan` (for answers, see the module) a null among floating-point numbers is NaN.
     """
     kind = DATATYPES.get(name) or datatype(name, tensor)
     depth = _OPENING.match(data).group().count(b"[")  # type: ignore[union-attr]
@@ -174,13 +185,16 @@ def from_json(tensor: str, name: str, shape: Sequence[int], data: Buffer | msgsp
     except JSON_FAULTS as e:
         if kind.json is int and isinstance(e, msgspec.ValidationError):
             flat = _integral(tensor, kind, data, depth, e)
+        elif null_is_nan and kind.json is float and isinstance(e, msgspec.ValidationError):
+            return _with_nan(tensor, kind, shape, data, depth, e)
         else:
             raise _data_fault(tensor, kind, e, data) from None
     else:
         if depth > 1:
             flat = flatten(flat, depth, tensor)
-    count = math.prod(shape)
-    if count > _SOME or not count or len(shape) > MAX_RANK:
+    # The rank comes first: a product of a million sizes would take its time.
+    count = math.prod(shape) if len(shape) <= MAX_RANK else 0
+    if count > _SOME or not count:
         count_of(shape, f"input '{tensor}'")
     if len(flat) != count:
         raise InvalidInput(
@@ -221,6 +235,26 @@ def _integral(
                 )
             flat[i] = int(v)
     return flat
+
+
+def _with_nan(
+    tensor: str,
+    kind: Datatype,
+    shape: Sequence[int],
+    data: Buffer | msgspec.Raw,
+    depth: int,
+    first: Exception,
+) -> Array:
+    """Floating-point numbers of which some are null."""
+    try:
+        values = _typed_decoder(float | None, depth)(data)
+    except JSON_FAULTS:
+        raise _data_fault(tensor, kind, first, data) from None
+    flat = flatten(values, depth, tensor)
+    numbers = _encode([0.0 if v is None else v for v in flat])
+    array = from_json(tensor, kind.name, shape, numbers)
+    array[np.array([v is None for v in flat], np.bool_).reshape(array.shape)] = np.nan
+    return array
 
 
 def _data_fault(
@@ -403,9 +437,9 @@ def to_binary(tensor: str, name: str, values: Array) -> memoryview | bytes:
     values = _fit(tensor, name, values)
     if name == "BF16":
         values = float32_to_bf16(values)
-    if values.dtype.byteorder == ">" or not values.flags.c_contiguous:
-        values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    return values.reshape(-1).view(np.uint8).data
+    if values.dtype.byteorder == ">":
+        values = values.astype(values.dtype.newbyteorder("<"))
+    return values.reshape(-1).view(np.uint8).data  # reshape copies what is strided
 
 
 def _fit(tensor: str, name: str, values: Array) -> Array:
