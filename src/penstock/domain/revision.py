@@ -32,7 +32,7 @@ DECIDES = (
 #: Fields that decide how often, for whom, or under what name: changed in place.
 DOES_NOT_DECIDE = ("name", "scaling", "timeout_s", "canary_percent", "labels", "annotations")
 
-_NAME = re.compile(r"(.+)-(\d{5,})")
+_NAME = re.compile(r"(.+)-([0-9]{5,})")
 
 
 @dataclass(frozen=True, slots=True)
