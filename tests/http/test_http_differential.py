@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import h11
@@ -246,6 +247,7 @@ def test_h11_reads_what_the_client_streams(body: list[bytes], chunked: bool) -> 
     assert [(m, t, b) for m, t, _, b in seen] == [("POST", "/x", whole)]
 
 
+EXAMPLES = int(os.environ.get("HTTP_EXAMPLES", "1500"))
 SEEDS = [
     b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello",
     b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\na: b\r\n\r\n",
@@ -260,7 +262,7 @@ DIRT = [
 ]  # fmt: skip
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     seed=st.sampled_from(SEEDS),
     edits=st.lists(

@@ -26,7 +26,7 @@ from penstock.http.head import (
     parse_response_head,
     render_headers,
 )
-from penstock.http.incoming import Buffer
+from penstock.http.incoming import Buffer, flat, size_of
 from penstock.http.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class ClientExchange:
             return True
         if self.sent:
             raise RuntimeError("write() belongs to a request made with more=True, before end()")
-        size = data.nbytes if type(data) is memoryview else len(data)
+        size = size_of(data)
         if not size:
             return True
         if self._left >= 0:
@@ -218,7 +218,7 @@ class _UpstreamConnection(asyncio.Protocol):
             self.transport.writelines(pieces)
         else:
             for piece in pieces:
-                self.transport.write(piece)
+                self.transport.write(flat(piece))
 
     # -- the transport's calls --------------------------------------------------------------------
 
@@ -523,7 +523,7 @@ class Upstream:
             pieces = head
             exchange.size = len(head)
         else:
-            size = body.nbytes if type(body) is memoryview else len(body)
+            size = size_of(body)
             exchange.size = len(head) + size
             pieces = head + body if size <= JOIN_BYTES else (head, body)
         idle = self._idle

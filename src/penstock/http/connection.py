@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.http.exchange import ABORTED, OPEN, Exchange
 from penstock.http.head import BadRequest, RequestHead, check_partial_head, status_line
-from penstock.http.incoming import Buffer, IncomingBody
+from penstock.http.incoming import Buffer, IncomingBody, flat
 
 if TYPE_CHECKING:
     from penstock.http.incoming import _DirectReader
@@ -228,12 +228,10 @@ class Connection(asyncio.Protocol):
     # -- bodies -----------------------------------------------------------------------------------
 
     def _begin_body(self, head: RequestHead, rest: bytes) -> None:
-        limits = self.server.limits
-        if head.content_length > limits.max_body:
-            self.refuse(BadRequest(413, f"The body is over {limits.max_body} bytes."))
-            return
         exchange = self.exchange = Exchange(self, head, None)
-        incoming = self._incoming = exchange._incoming = IncomingBody(self, exchange, limits)
+        incoming = self._incoming = exchange._incoming = IncomingBody(
+            self, exchange, self.server.limits
+        )
         self.state = BODY
         self._continued = False
         self.progress += 1
@@ -385,7 +383,7 @@ class Connection(asyncio.Protocol):
             self.transport.writelines(pieces)
         else:
             for piece in pieces:
-                self.transport.write(piece)
+                self.transport.write(flat(piece))
 
     def finished(self, keep: bool) -> None:
         """The response is out."""
@@ -500,7 +498,10 @@ class Connection(asyncio.Protocol):
             self._switch(self)
         self._resume(self._paused)
         if transport.can_write_eof():
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # asyncio's transport, when the client has reset the connection
+                transport.abort()
 
     def close_if_idle(self) -> None:
         """For a drain."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from penstock.http.head import BadRequest, RequestHead, status_line
-from penstock.http.incoming import BodySink, Buffer, IncomingBody
+from penstock.http.incoming import BodySink, Buffer, IncomingBody, flat, size_of
 
 if TYPE_CHECKING:
     from penstock.http.connection import Connection
@@ -25,11 +25,6 @@ JOIN_BYTES: Final = 16 * 1024
 OPEN, STARTED, ENDED, ABORTED = range(4)
 # How a started response's body is framed, when it is not the number of bytes still owed.
 _CHUNKED, _UNTIL_CLOSE, _NONE = -1, -2, -3
-
-
-def size_of(data: Buffer) -> int:
-    """Bytes in a buffer."""
-    return data.nbytes if type(data) is memoryview else len(data)
 
 
 class Exchange:
@@ -223,14 +218,14 @@ class Exchange:
                         f"the response is {size - framing} bytes longer than announced"
                     )
                 self._framing = framing - size
-                connection.transport.write(data)
+                connection.transport.write(flat(data))
             elif framing == _CHUNKED:
                 if size <= JOIN_BYTES:
                     connection.transport.write(b"".join((b"%x\r\n" % size, data, b"\r\n")))
                 else:
                     connection.write_all((b"%x\r\n" % size, data, b"\r\n"))
             elif framing == _UNTIL_CLOSE:
-                connection.transport.write(data)
+                connection.transport.write(flat(data))
         return not connection.write_paused
 
     def end(self) -> None:

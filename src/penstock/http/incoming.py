@@ -30,6 +30,18 @@ DIRECT_BYTES: Final = 32 * 1024
 MAPPED_BYTES: Final = 4 * 1024 * 1024
 
 
+def size_of(data: Buffer) -> int:
+    """Bytes in a buffer."""
+    return data.nbytes if type(data) is memoryview else len(data)
+
+
+def flat(data: Buffer) -> Buffer:
+    """The same bytes, as a buffer whose items are bytes (what asyncio's transports slice)."""
+    if type(data) is memoryview and (data.itemsize != 1 or data.ndim != 1):
+        return data.cast("B")
+    return data
+
+
 class BodySink(Protocol):
     """Takes a body in pieces. Hears nothing more once the exchange's response has ended."""
 
