@@ -24,3 +24,13 @@ def raised_in(e: BaseException, packages: Container[str]) -> bool:
         tb = tb.tb_next
     module = tb.tb_frame.f_globals.get("__name__", "")
     return str(module).partition(".")[0] in packages
+
+
+def passed_through(e: BaseException, function: str) -> bool:
+    """Whether a function of that name is among the frames of `e`."""
+    tb = e.__traceback__
+    while tb is not None:
+        if tb.tb_frame.f_code.co_name == function:
+            return True
+        tb = tb.tb_next
+    return False
