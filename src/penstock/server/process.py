@@ -94,7 +94,7 @@ class ModelProcess:
             loop.add_signal_handler(number, self._stop.set)
         try:
             address = await self.server.listen(Address.parse(self.spec.listen), mode=0o600)
-            self.status.say("listening")
+            self.status.say("listening", address=_text(address))
             self._beat(loop)
             if self._on_listening is not None:
                 self._on_listening(address)
@@ -180,6 +180,12 @@ class ModelProcess:
         answer_all(self.server, DeadlineExceeded(message))
         logging.shutdown()
         os._exit(EXIT_HUNG)
+
+
+def _text(address: Address) -> str:
+    if address.path is not None:
+        return f"unix:{address.path}"
+    return f"tcp:{address.host}:{address.port}"
 
 
 def configure_logging() -> None:
