@@ -409,9 +409,10 @@ def iris(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         LogisticRegression(max_iter=1000).fit(x, y), folder / "model" / "3" / "model.joblib"
     )
     models = (ServedModel(name="iris", framework="sklearn", path=str(folder / "model")),)
-    process = Process(folder, ProcessSpec(listen=f"tcp:127.0.0.1:{port}", models=models, threads=1))
+    process = Process(folder, ProcessSpec(listen="tcp:127.0.0.1:0", models=models, threads=1))
+    address = process.event("listening")["address"]
     assert process.event("ready", "failed")["event"] == "ready", process.log.read_text()
-    yield f"127.0.0.1:{port}"
+    yield address.removeprefix("tcp:")
     process.close()
 
 
