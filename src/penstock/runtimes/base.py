@@ -63,6 +63,10 @@ class Runtime(ABC):
     request had, by name, all with the same number of rows when `batchable`, and answers named arrays with
     that number of rows. It raises `penstock.errors.InvalidInput` when the input is at fault (wrong names,
     rank, width or dtype: say what was expected); anything else it raises is the model's fault.
+
+    An output that is an object array may hold text, bytes, or anything that JSON can carry (dicts, lists,
+    numbers): V1 sends such elements as they are, V2 as BYTES with their JSON. `predict` may be an
+    `async def`; it is awaited on the serving loop then.
     """
 
     #: V2's `platform`, e.g. `sklearn_joblib`, `onnx_onnxv1`.
