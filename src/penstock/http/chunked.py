@@ -18,7 +18,9 @@ MAX_EXTENSIONS: Final = 16 * 1024
 
 #: Sixteen digits are 64 bits. White space only where an extension follows (RFC 9112, 7.1.1).
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t -~\x80-\xff]*)?")
-_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
+_TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t -~\x80-\xff]*")
+#: Fields that would frame or route the message if somebody merged trailers into its head.
+_FORBIDDEN: Final = frozenset({b"content-length", b"transfer-encoding", b"host"})
 
 _SIZE, _DATA, _DATA_END, _TRAILERS, _DONE = range(5)
 
@@ -128,6 +130,7 @@ class ChunkedDecoder:
             or self._trailer_bytes > self._limits.max_head
         ):
             raise BadRequest(431, "The trailer section is too large.")
-        if _TRAILER.fullmatch(line) is None:
+        match = _TRAILER.fullmatch(line)
+        if match is None or match[1].lower() in _FORBIDDEN:
             raise BadRequest(400, "A trailer line is malformed.")
         return False

@@ -353,7 +353,7 @@ class HeadCache(Generic[H]):
         head = self._parse(raw, self._limits)
         if len(raw) <= self._max_bytes:
             if len(self._order) >= self._max_entries:
-                del self.heads[self._order.popleft()]
+                self.heads.pop(self._order.popleft(), None)
             self.heads[raw] = head
             self._order.append(raw)
         return head
