@@ -112,7 +112,7 @@ class Dialect:
         listed += [
             Support(p.replace(".*", "[]"), False, row.effect, row.message, row.only_processes)
             for p, row in rows.items()
-            if p not in told and any(t and p.startswith(t + ".") for t in told)
+            if p not in told and p.rpartition(".")[0] in told
         ]
         return listed
 

@@ -48,7 +48,6 @@ class BuiltInAdapter(Spec):
 
 
 class RuntimePodFields(Spec):
-    containers: list[Container] | None = None
     volumes: list[Loose] | None = None
     node_selector: dict[str, str] | None = None
     affinity: Loose | None = None
@@ -62,11 +61,13 @@ class RuntimePodFields(Spec):
 
 
 class WorkerSpec(RuntimePodFields):
+    containers: Annotated[list[Container], Field(min_length=1)]
     pipeline_parallel_size: int | None = None
     tensor_parallel_size: int | None = None
 
 
 class RuntimeSpec(RuntimePodFields):
+    containers: list[Container] | None = None
     supported_model_formats: list[SupportedModelFormat] | None = None
     multi_model: bool | None = None
     disabled: bool | None = None
@@ -141,8 +142,6 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     if not containers and framework is None:
         own_hint = " or framework" if own else ""
         problems.append(FieldProblem("spec.containers", f"is required{own_hint}"))
-    if spec.worker_spec is not None and not spec.worker_spec.containers:
-        problems.append(FieldProblem("spec.workerSpec.containers", "is required"))
     problems += _priorities(spec.supported_model_formats or [])
     env, _ = env_of(containers[0].env if containers else None, ("spec", "containers", 0, "env"))
     if problems:
