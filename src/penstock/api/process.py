@@ -67,7 +67,7 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-class _Server(uvicorn.Server):
+class ApiServer(uvicorn.Server):
     """uvicorn's server, but signals are this process's."""
 
     @contextlib.contextmanager
@@ -129,7 +129,7 @@ async def _run(
     )
     ending = asyncio.Event()
     app = build(plane, stop=ending, token=token, loopback=loopback, hosts=options.allow_host)
-    server = _Server(
+    server = ApiServer(
         uvicorn.Config(
             app,
             log_config=None,
