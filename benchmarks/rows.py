@@ -161,7 +161,7 @@ def tensor_600k(seconds: float) -> list[Row]:
         (Path(folder) / "mean").mkdir()
         (Path(folder) / "mean" / "model.py").write_text(_MEAN)
         with system(model_dir=Path(folder)) as s:
-            s.apply(manifest("mean", "custom", "mean"))
+            s.apply(manifest("mean", "python", "mean"))
             url = f"{s.url}/v2/models/mean/infer"
             wrk(url, connections=32, seconds=1, body=body, headers=headers)
             ours = best(
