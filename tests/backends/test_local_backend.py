@@ -90,12 +90,13 @@ async def test_a_watcher_that_is_too_slow_starts_over(make_rig):
 
 
 async def test_a_cancelled_stop_goes_on(rig, backend):
-    """The replica is stopped though the caller lost patience."""
+    """The replica is stopped though the caller lost patience and hung up."""
     await backend.start("r1", "", spec("stubborn"))
     await wait_for(backend, "r1", is_phase(Phase.READY))
     stop = asyncio.ensure_future(backend.stop("r1", grace_s=1.0))
     await wait_for(backend, "r1", is_phase(Phase.DRAINING))
     stop.cancel()
+    await backend.aclose()
     await wait_for(backend, "r1", is_phase(Phase.STOPPED))
 
 
