@@ -244,7 +244,7 @@ class Repository:
     #: Paths kept in LFS, whose SHA-256 the hub publishes.
     lfs: set[str] = field(default_factory=set)
     #: What is sent in place of a file, as a broken mirror would.
-    instead: dict[str, bytes] = field(default_factory=dict)
+    instead: dict[str, File] = field(default_factory=dict)
 
 
 class Hub:
@@ -268,8 +268,7 @@ class Hub:
             return answer(request, 401, b"")
         sha, _, file = rest.partition("/")
         assert sha == repository.sha
-        data = repository.instead.get(file, repository.files[file])
-        send_file(request, File(data), headers)
+        send_file(request, repository.instead.get(file, File(repository.files[file])), headers)
         return None
 
     def _info(self, request: BaseHTTPRequestHandler, path: str, headers: dict[str, str]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from storage_fakes import Hub, NameNode, Repository, serving
+from storage_fakes import File, Hub, NameNode, Repository, serving
 from storage_servers import (
     AzurePlace,
     GcsPlace,
@@ -25,6 +26,10 @@ from storage_servers import (
 from penstock.errors import Forbidden, LoadError, NotFound, Unauthorized
 from penstock.storage import Credentials, HdfsCredentials, HubCredentials, Settings, fetch
 from penstock.storage.cache import Fetched
+from penstock.storage.download import Meter, download
+from penstock.storage.fetching import open_source
+from penstock.storage.source import Changed
+from penstock.storage.uris import parse
 
 BIG = os.urandom(1024) * 5 * 1024  # 5 MiB: more than one chunk
 
@@ -64,8 +69,8 @@ class HdfsPlace(Place):
 def place(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Place]:
     cwd = tmp_path_factory.mktemp(request.param)
     if request.param == "s3":
-        with moto(cwd) as url:
-            yield S3Place(url)
+        with moto(cwd) as url, closing(S3Place(url)) as place:
+            yield place
     elif request.param == "az":
         with azurite(cwd) as url:
             yield AzurePlace(url)
@@ -183,6 +188,40 @@ async def test_many_callers_share_one_download(place: Place, bring: Any, cache: 
     assert {p.owner for p in cache.pins()} >= {f"r{i}" for i in range(10)}
 
 
+async def test_an_object_that_changes_after_it_was_listed_is_never_mixed(
+    place: Place, settings: Settings, tmp_path: Path
+) -> None:
+    """Of the same length, so that only its version tells."""
+    place.put("swapped/model.bin", b"a" * 1000)
+    location = parse(place.uri("swapped/model.bin"))
+    source = open_source(location, place.credentials, settings)
+    try:
+        listing = await source.list()
+        place.put("swapped/model.bin", b"b" * 1000)
+        with pytest.raises(Changed):
+            await download(
+                source,
+                listing.entries[0],
+                tmp_path / "part",
+                settings=settings,
+                meter=Meter(),
+                most_bytes=10**6,
+            )
+        assert (tmp_path / "part").stat().st_size == 0
+    finally:
+        await source.close()
+
+
+async def test_markers_of_folders_are_no_files(place: Place, bring: Any) -> None:
+    """Consoles make empty objects that end in a slash."""
+    if place.scheme not in ("s3", "gs"):
+        pytest.skip("a name cannot end in a slash here")
+    place.put("marked/", b"")
+    place.put("marked/1/", b"")
+    place.put("marked/1/model.bin", b"x")
+    assert read(await bring("marked")) == {"1/model.bin": b"x"}
+
+
 async def test_a_missing_bucket_is_said(place: Place, cache: Any, settings: Settings) -> None:
     """Its name is in the message."""
     uri = place.uri("x").replace(place.uri("").split("/")[2], "nobody-has-this")
@@ -219,7 +258,7 @@ class TestHub:
     ) -> None:
         """A broken mirror does not become a model."""
         hub.repositories["org/tiny"] = Repository(
-            {"w.bin": b"right"}, lfs={"w.bin"}, instead={"w.bin": b"wrong"}
+            {"w.bin": b"right"}, lfs={"w.bin"}, instead={"w.bin": File(b"wrong")}
         )
         with pytest.raises(LoadError, match=r"w\.bin arrived with other bytes"):
             await self.fetch(hub, "hf://org/tiny", cache, settings)
@@ -247,6 +286,24 @@ class TestHub:
         await self.fetch(hub, "hf://org/gated", cache, settings, token="hf_ok")
         with pytest.raises(Unauthorized):
             await self.fetch(hub, "hf://org/gated", cache, settings)
+
+    async def test_a_download_on_its_way_is_not_for_everybody_either(
+        self, hub: Hub, cache: Any, settings: Settings
+    ) -> None:
+        """Who joins it proves the same rights as who began it."""
+        stalling = File(BIG, stall_after=2_000_000)
+        hub.repositories["org/gated"] = Repository(
+            {"a": BIG}, token="hf_ok", gated=True, instead={"a": stalling}
+        )
+        task = asyncio.create_task(
+            self.fetch(hub, "hf://org/gated", cache, settings, token="hf_ok")
+        )
+        await asyncio.to_thread(stalling.stalled.wait, 30)
+        with pytest.raises(Unauthorized):
+            await self.fetch(hub, "hf://org/gated", cache, settings)
+        assert not task.done()
+        stalling.go.set()
+        assert read(await task) == {"a": BIG}
 
     async def test_what_is_not_there(self, hub: Hub, cache: Any, settings: Settings) -> None:
         """A repository and a revision are told apart."""

@@ -142,6 +142,7 @@ async def test_a_server_without_ranges_is_read_again_from_the_start(web: Files, 
     """It answers 200 to a range; what is known already is skipped."""
     web.files["/m.bin"] = File(BIG, breaks=[5_000_000], ranges=False)
     assert read(await bring("/m.bin")) == {"m.bin": BIG}
+    assert len(web.seen) == 2
 
 
 async def test_a_server_without_validators_is_never_resumed(
@@ -155,11 +156,29 @@ async def test_a_server_without_validators_is_never_resumed(
     assert cache.begun == 2
 
 
-async def test_a_file_that_changes_between_two_tries_is_listed_again(
+async def test_what_has_no_validator_starts_anew_also_after_a_cancelled_try(
     web: Files, bring: Any
 ) -> None:
+    """The part of the last try may be of another file with the same length."""
+    file = web.files["/m.bin"] = File(BIG, etag="", stall_after=6_000_000)
+    assert isinstance(file, File)
+    arrived = asyncio.Event()
+    task = asyncio.create_task(bring("/m.bin", progress=lambda done, _: done and arrived.set()))
+    await arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    file.go.set()
+    web.files["/m.bin"] = File(BIG[::-1], etag="")
+    assert read(await bring("/m.bin")) == {"m.bin": BIG[::-1]}
+
+
+@pytest.mark.parametrize("after", [0, 5_000_000])
+async def test_a_file_that_changes_between_two_tries_is_listed_again(
+    web: Files, bring: Any, after: int
+) -> None:
     """Never the first half of one and the second of another."""
-    old = File(BIG, breaks=[5_000_000])
+    old = File(BIG, breaks=[after])
     new = BIG[::-1]
     web.files["/m.bin"] = old
     original = web.handle

@@ -15,6 +15,7 @@ from penstock.errors import (
     Forbidden,
     InvalidInput,
     LoadError,
+    NotFound,
     PenstockError,
     Unauthorized,
     Unavailable,
@@ -114,6 +115,14 @@ class GcsSource(Source):
             )
         except FileNotFoundError:
             raise Changed from None
+
+    async def settled(self, entry: Entry) -> bool:
+        # Google keeps to the generation asked for; emulators of it may not.
+        try:
+            info = await self._call(lambda: self._open().info(entry.key))
+        except NotFound:
+            return False
+        return _entry(entry.path, info).version == entry.version
 
     async def close(self) -> None:
         fs, self._fs = self._fs, None
