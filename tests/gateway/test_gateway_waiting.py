@@ -138,3 +138,23 @@ async def test_a_kept_head_is_planned_again_when_its_service_changes(front, stan
     front.put(route("iris", b.route))
     await front.client.get("/v2/models/iris")
     assert (len(a.seen), len(b.seen)) == (2, 1)
+
+
+async def test_a_body_that_comes_in_while_the_route_changes_goes_to_the_new_replicas(
+    front, stand_in
+):
+    """Its head was planned with the old description; the old replicas are gone when it is sent."""
+    old, new = await stand_in(), await stand_in()
+    front.routes(route("iris", old.route))
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
+    while not front.gateway.active:
+        await asyncio.sleep(0.001)
+    front.put(route("iris", new.route))
+    writer.write(b"cd")
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    assert [s.body for s in new.seen] == [b"abcd"]
+    # Nothing is left in the line for others to wait behind.
+    assert (await front.client.get("/v2/models/iris")).status_code == 200
+    writer.close()

@@ -101,6 +101,16 @@ class Gateway:
 
     def place(self, forward: Forward) -> None:
         """Dispatch, or let wait."""
+        service = forward.service
+        if not service.current:
+            # The route changed while the body came in, or while a replica was tried: what is known of
+            # the old one ends here, or the line would wait for replicas that are gone.
+            newest = self.table.get(service.namespace, service.name)
+            if newest is None:
+                forward.service_gone()
+                return
+            forward.service = newest
+            forward.target = None
         if forward.service.waiting or not forward.dispatch():
             self._queue(forward)
 
