@@ -40,9 +40,9 @@ def manifests() -> str:
         "# Manifests",
         MADE,
         "",
-        "Every field of every kind, below its parent. A manifest with a *refused* field is not taken; one",
-        "with a field that has *no effect here* is, and a warning says so. A field that is not listed is unknown,",
-        "and refused.",
+        "Every field of every kind, below its parent. A manifest with a *refused* field is not taken;",
+        "one with a field that has *no effect here* is, and a warning says so. A field that is not",
+        "listed is unknown, and refused.",
     ]
     for dialect in dialects.all_dialects():
         out += ["", f"## {dialect.api_version} {dialect.kind}"]
