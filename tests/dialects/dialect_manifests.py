@@ -31,8 +31,7 @@ def problems_of(manifest: Any) -> list[str]:
     try:
         dialects.translate(manifest)
     except InvalidManifest as e:
-        assert e.problems
-        return [str(p) for p in e.problems]
+        return [str(p) for p in e.problems] or ["refused, and no problem is told"]
     return []
 
 

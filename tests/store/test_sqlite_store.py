@@ -8,13 +8,14 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from store_contract import SERVICE, key, names, service, take
 
-from penstock.errors import Conflict, Unavailable
+from penstock.errors import Conflict, NotFound, Unavailable
 from penstock.store import sqlite_events, sqlite_file
 from penstock.store.base import Expired
 from penstock.store.sqlite import SqliteStore
@@ -121,7 +122,7 @@ async def test_ten_thousand_objects_are_applied_and_listed_at_once(tmp_path: Pat
 
 async def test_the_loop_runs_on_while_the_disk_is_slow(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "store.db")
-    entered, leave = asyncio.Event(), __import__("threading").Event()
+    entered, leave = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
     def slow(db: object) -> None:
@@ -158,6 +159,40 @@ async def test_a_refused_write_leaves_the_others_of_its_group_alone(tmp_path: Pa
     )
     assert sum(isinstance(r, Conflict) for r in results) == 5
     assert len((await store.list(SERVICE)).items) == 5
+    await store.close()
+
+
+async def test_a_group_that_fails_is_rolled_back_whole_and_the_next_one_is_not(
+    tmp_path: Path,
+) -> None:
+    store = await SqliteStore.open(tmp_path / "store.db")
+    before = await store.create(service("before"))
+    # Held up, so that both operations after it share a transaction.
+    gate, entered, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def hold(db: object) -> None:
+        loop.call_soon_threadsafe(entered.set)
+        gate.wait(10)
+
+    held = asyncio.create_task(store._writer.submit(hold))
+    await entered.wait()
+    good = asyncio.create_task(store.create(service("good")))
+    broken = asyncio.create_task(store._writer.submit(lambda db: db.execute("no SQL")))
+    await asyncio.wait({good, broken}, timeout=0)
+    gate.set()
+    await held
+    for task in (good, broken):
+        with pytest.raises(Unavailable):
+            await task
+    with pytest.raises(NotFound):
+        await store.get(key("good"))
+    after = await store.create(service("after"))
+    assert int(after["metadata"]["resourceVersion"]) == 1 + int(
+        before["metadata"]["resourceVersion"]
+    )
+    watch = store.watch(SERVICE, since=0)
+    assert [c.key.name for c in await take(watch, 2)] == ["before", "after"]
+    await watch.aclose()  # type: ignore[attr-defined]
     await store.close()
 
 

@@ -83,12 +83,11 @@ def candidates_for(model: Model, runtimes: Iterable[ServingRuntime]) -> list[Ser
         and _speaks(r, protocol)
     ]
 
-    def order(runtime: ServingRuntime) -> tuple[bool, bool, int, int, float, str]:
-        priority = _priority(runtime, model.format.name)
+    def order(runtime: ServingRuntime) -> tuple[bool, int, int, float, str]:
         return (
             not runtime.namespace,
-            priority is None,
-            -(priority or 0),
+            # Priorities begin at 1, so none is the lowest.
+            -(_priority(runtime, model.format.name) or 0),
             min((_PROTOCOL_ORDER[p] for p in runtime.protocols), default=0),
             -runtime.created,
             runtime.name,
