@@ -144,7 +144,7 @@ async def test_a_body_that_comes_in_while_the_route_changes_goes_to_the_new_repl
     front, stand_in
 ):
     """Its head was planned with the old description; the old replicas are gone when it is sent."""
-    old, new = await stand_in(), await stand_in()
+    old, new = await stand_in("old"), await stand_in("new")
     front.routes(route("iris", old.route))
     reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
     writer.write(b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
