@@ -7,6 +7,7 @@ model's `config.json` unless the option `task` names it.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -219,7 +220,7 @@ def _task(folder: Path, options: LoadOptions) -> str:
         raise LoadError(f"config.json is no JSON object: {first_line(e)}") from e
     named = option(options, "task", str)
     if named is not None:
-        task = _ALIASES.get(named, named)
+        task = str(_ALIASES.get(named, named))
         if task not in TASKS:
             raise LoadError(
                 f"The task {named!r} is not served.", hint=f"There are {given.listed(TASKS, 20)}."
@@ -238,11 +239,9 @@ def _task(folder: Path, options: LoadOptions) -> str:
 
 def _rows(answer: Any, count: int) -> list[Any]:
     """One element per text: pipelines unwrap a list of one, some of them."""
-    if not isinstance(answer, list):
+    if not isinstance(answer, list) or (count == 1 and len(answer) != 1):
         return [answer]
-    if count == 1 and len(answer) != 1:
-        return [answer]
-    return answer
+    return list(answer)
 
 
 def _pooled(row: Any, how: str) -> Array:
@@ -252,6 +251,30 @@ def _pooled(row: Any, how: str) -> Array:
     return pooled
 
 
+def warm() -> None:
+    """Save, load and ask a tiny model: what that imports and builds (35 MB) is then shared."""
+    import tokenizers
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    words = tokenizers.models.WordLevel({"[PAD]": 0, "a": 1}, unk_token="a")  # noqa: S106
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(words),
+        pad_token="[PAD]",  # noqa: S106
+    )
+    config = transformers.BertConfig(
+        vocab_size=2,
+        hidden_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=4,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        transformers.BertForSequenceClassification(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        transformers.pipeline("text-classification", model=folder, device="cpu")(["a"])
+
+
 framework = Framework(
     name="huggingface",
     extra="huggingface",
@@ -259,5 +282,6 @@ framework = Framework(
     load=load,
     formats=("huggingface", "transformers"),
     set_threads=set_threads,
+    warm=warm,
     env={**ARROW_ENV, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"},
 )

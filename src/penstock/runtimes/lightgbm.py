@@ -162,8 +162,14 @@ def _categories(booster: Any) -> dict[str, list[Any]]:
 
 
 def warm() -> None:
-    """Share what pickles and models with categories will import, where it is installed."""
+    """Share what is built on first use (3 MB), and what pickles and data frames will import."""
     import_if_installed("joblib", "pandas")
+    import lightgbm
+
+    x = np.arange(8, dtype=np.float64).reshape(4, 2)
+    settings = {"verbose": -1, "num_threads": 1, "min_data_in_leaf": 1, "min_data_in_bin": 1}
+    trained = lightgbm.train(settings, lightgbm.Dataset(x, x[:, 0], params=settings), 1)
+    lightgbm.Booster(model_str=trained.model_to_string()).predict(x, num_threads=1)
 
 
 framework = Framework(

@@ -63,10 +63,12 @@ def installed(framework: Framework) -> bool:
 
 
 def import_if_installed(*modules: str) -> None:
-    """Import what a framework may need and does not depend on."""
+    """Import what a framework may need and does not depend on, or does not promise to have."""
     for module in modules:
-        if importlib.util.find_spec(module) is not None:
+        try:
             importlib.import_module(module)
+        except ImportError:
+            log.debug("%s is not there to be shared", module)
 
 
 def model_file(
