@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 def main():
     data_dir = Path(sys.argv[1])
-    mode = sys.argv[2] if len(sys.argv) > 2 else f"run:{data_dir}.pids"
+    mode = sys.argv[2] if len(sys.argv) > 2 else f"run:{data_dir}/toy.pids"
     logging.basicConfig(level=logging.INFO)
     program = (sys.executable, str(HERE / "toy_program.py"), mode)
     config = NodeConfig(
