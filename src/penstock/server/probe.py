@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -26,6 +25,7 @@ from penstock.runtimes.base import (
     rows_of,
 )
 from penstock.server.execution import checked
+from penstock.server.workers import OffLoop
 
 log = logging.getLogger(__name__)
 
@@ -50,39 +50,13 @@ class Probed:
     nbytes: int = 0
 
 
-async def probe_arrays(name: str, runtime: Runtime, timeout_s: float) -> Probed:
+async def probe_arrays(name: str, runtime: Runtime, timeout_s: float, off_loop: OffLoop) -> Probed:
     """Let `runtime` answer its own example, off the loop. Raises ProbeFailed."""
-    if inspect.iscoroutinefunction(runtime.predict):
-        return await _probe_awaited(name, runtime, timeout_s)
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Probed] = loop.create_future()
-
-    def settle(probed: Probed | None, error: ProbeFailed | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        elif probed is not None:
-            future.set_result(probed)
-
-    def run() -> None:
-        probed: Probed | None = None
-        failed: ProbeFailed | None = None
-        try:
-            probed = _try(name, runtime)
-        except Exception as error:  # noqa: BLE001 the border between the platform and a user's model
-            failed = _failed(name, error)
-        except SystemExit as error:
-            failed = _failed(name, error)
-        try:
-            loop.call_soon_threadsafe(settle, probed, failed)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            return
-
-    threading.Thread(target=run, name="probe", daemon=True).start()
     try:
         async with asyncio.timeout(timeout_s):
-            return await future
+            if inspect.iscoroutinefunction(runtime.predict):
+                return await _probe_awaited(name, runtime)
+            return await off_loop(lambda: _try(name, runtime))
     except TimeoutError:
         raise _late(name, timeout_s) from None
 
@@ -111,35 +85,34 @@ async def probe_payload(
     return ANSWERED
 
 
-async def _probe_awaited(name: str, runtime: Runtime, timeout_s: float) -> Probed:
+async def _probe_awaited(name: str, runtime: Runtime) -> Probed:
     try:
         example = runtime.example()
         if example is None:
             return Probed(NOT_TRIED)
         began = perf_counter()
         predict: Callable[..., Awaitable[Any]] = runtime.predict  # type: ignore[assignment]
-        async with asyncio.timeout(timeout_s):
-            answer = await predict(example, {})
-        checked(name, answer, _expected_rows(runtime, example))
-    except TimeoutError:
-        raise _late(name, timeout_s) from None
+        checked(name, await predict(example, {}), _expected_rows(runtime, example))
     except Exception as error:
         raise _failed(name, error) from error
     return Probed(ANSWERED, perf_counter() - began, _size(example))
 
 
 def _try(name: str, runtime: Runtime) -> Probed:
-    example = runtime.example()
-    if example is None:
-        return Probed(NOT_TRIED)
-    rows = _expected_rows(runtime, example)
-    began = perf_counter()
-    checked(name, runtime.predict(example, {}), rows)
-    seconds = perf_counter() - began
-    if seconds < TWICE_BELOW_S:
+    try:
+        example = runtime.example()
+        if example is None:
+            return Probed(NOT_TRIED)
+        rows = _expected_rows(runtime, example)
         began = perf_counter()
-        runtime.predict(example, {})
-        seconds = min(seconds, perf_counter() - began)
+        checked(name, runtime.predict(example, {}), rows)
+        seconds = perf_counter() - began
+        if seconds < TWICE_BELOW_S:
+            began = perf_counter()
+            runtime.predict(example, {})
+            seconds = min(seconds, perf_counter() - began)
+    except (Exception, SystemExit) as error:
+        raise _failed(name, error) from error
     return Probed(ANSWERED, seconds, _size(example))
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from penstock.domain.process import ServedModel, VersionPolicy
 from penstock.errors import LoadError, NotFound, PenstockError, Unavailable, Unsupported
@@ -26,10 +25,9 @@ from penstock.server.batching import DEFAULT_BYTES, DEFAULT_ROWS, Batcher
 from penstock.server.execution import Executor
 from penstock.server.probe import NOT_TRIED, probe_arrays, probe_payload
 from penstock.server.statistics import Metrics, Statistics
-from penstock.server.workers import Hung, Watchdog, Workers
+from penstock.server.workers import Hung, OffLoop, Watchdog, Workers, in_thread
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 #: Threads for a payload model that may be called in several at once: its calls mostly wait for others.
 REENTRANT_THREADS: Final = 8
@@ -81,14 +79,14 @@ class Loaded:
         if not self.calls:
             self._idle.set()
 
-    async def close(self) -> None:
+    async def close(self, off_loop: OffLoop) -> None:
         """Wait for the last answer, then release the runtime."""
         if self.batcher is not None:
             await self.batcher.drain()
         while self.calls:
             self._idle.clear()
             await self._idle.wait()
-        await _release(self.name, self.version, self.runtime)
+        await _release(self.name, self.version, self.runtime, off_loop)
         if self.executor is not None:
             self.executor.close()
         if self.workers is not None:
@@ -123,6 +121,7 @@ class Repository:
         limits: Limits | None = None,
         watchdog: Watchdog | None = None,
         prepare_thread: Callable[[Framework], None] | None = None,
+        off_loop: OffLoop = in_thread,
     ) -> None:
         self._entries = {m.name: Entry(m) for m in models}
         self._limits = limits or Limits()
@@ -131,6 +130,7 @@ class Repository:
         self._find = find
         self._watchdog = watchdog
         self._prepare_thread = prepare_thread
+        self._off_loop = off_loop
         self._started_empty = bool(models) and not any(m.load for m in models)
         self._closing: set[asyncio.Task[None]] = set()
         #: Changes whenever `get` may answer differently, so that look-ups can be remembered.
@@ -231,7 +231,7 @@ class Repository:
             version = ""
             entry.wanted = True
             try:
-                chosen = await in_thread(
+                chosen = await self._off_loop(
                     lambda: choose(Path(entry.model.path), entry.model.versions)
                 )
                 for version in chosen:
@@ -285,7 +285,7 @@ class Repository:
                 loaded.batcher.abandon(error)
 
     def _retire(self, loaded: Loaded) -> None:
-        task = asyncio.get_running_loop().create_task(loaded.close())
+        task = asyncio.get_running_loop().create_task(loaded.close(self._off_loop))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -302,17 +302,18 @@ class Repository:
         def load() -> Runtime | PayloadRuntime:
             return _load(framework, path, options, self._prepare_thread)
 
-        runtime = load() if framework.main_thread else await in_thread(load)
+        runtime = load() if framework.main_thread else await self._off_loop(load)
         try:
             if isinstance(runtime, Runtime):
                 loaded = await self._ready_arrays(model, version, runtime, framework)
             else:
                 loaded = await self._ready_payload(model, version, runtime, framework)
         except PenstockError:
-            await _release(model.name, version, runtime)
+            await _release(model.name, version, runtime, self._off_loop)
             raise
         loaded.load_s = perf_counter() - began
-        log.info(
+        # The supervisor hears of it with `ready`. A line in the log costs a forked process 0.2 MB.
+        log.debug(
             "model %s version %s is loaded in %.3f s (probe: %s)",
             model.name,
             version,
@@ -338,7 +339,7 @@ class Repository:
             cores=self._limits.threads,
             on_thread_start=self._thread_start(framework),
         )
-        probed = await probe_arrays(model.name, runtime, self._limits.timeout_s)
+        probed = await probe_arrays(model.name, runtime, self._limits.timeout_s, self._off_loop)
         if probed.seconds is not None:
             executor.estimate.add(probed.nbytes, probed.seconds)
         asked = model.batching
@@ -445,38 +446,12 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
         )
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """What `work` returns or raises, from a daemon thread of its own: rare and long work, e.g. a load.
-
-    A daemon thread, so that a load that never ends does not keep the process.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(set_it: Callable[[Any], None], value: object) -> None:
-        if not future.done():
-            set_it(value)
-
-    def run() -> None:
-        try:
-            result = work()
-        except Exception as error:  # noqa: BLE001 raised again where it is awaited
-            outcome: tuple[Callable[[Any], None], object] = (future.set_exception, error)
-        else:
-            outcome = (future.set_result, result)
-        try:
-            loop.call_soon_threadsafe(settle, *outcome)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            return
-
-    threading.Thread(target=run, name="load", daemon=True).start()
-    return await future
-
-
-async def _release(name: str, version: str, runtime: Runtime | PayloadRuntime) -> None:
+async def _release(
+    name: str, version: str, runtime: Runtime | PayloadRuntime, off_loop: OffLoop
+) -> None:
     try:
         if isinstance(runtime, Runtime):
-            await in_thread(runtime.close)
+            await off_loop(runtime.close)
         else:
             await runtime.stop()
     except Exception:
@@ -497,9 +472,7 @@ def _load(
     except PenstockError as error:
         log.error("model %s cannot be loaded", options.name, exc_info=error)
         raise
-    except Exception as error:
-        raise _unloadable(options.name, error) from error
-    except SystemExit as error:
+    except (Exception, SystemExit) as error:
         raise _unloadable(options.name, error) from error
 
 

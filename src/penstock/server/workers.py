@@ -12,10 +12,18 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 #: Told once that a call hangs, in words for the log and the replica's status.
 Hung: TypeAlias = Callable[[str], None]
+
+
+class OffLoop(Protocol):
+    """Runs rare and long work, such as a load, where it does not hold up the loop."""
+
+    async def __call__(self, work: Callable[[], T], /) -> T: ...
 
 
 class Job:
@@ -173,3 +181,36 @@ class Watchdog:
 
 def hung_message(name: str, timeout_s: float) -> str:
     return f"Model {name} did not return from predict within {timeout_s:g} s."
+
+
+async def in_thread(work: Callable[[], T], /) -> T:
+    """What `work` returns or raises, from a daemon thread of its own: it may take as long as it likes.
+
+    A daemon thread, so that a load that never ends does not keep the process.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_it: Callable[[Any], None], value: object) -> None:
+        if not future.done():
+            set_it(value)
+
+    def run() -> None:
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 raised again where it is awaited
+            outcome: tuple[Callable[[Any], None], object] = (future.set_exception, error)
+        else:
+            outcome = (future.set_result, result)
+        try:
+            loop.call_soon_threadsafe(settle, *outcome)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await future
+
+
+async def in_place(work: Callable[[], T], /) -> T:
+    """What `work` returns or raises, right here: where no thread may be started, and nobody waits."""
+    return work()
