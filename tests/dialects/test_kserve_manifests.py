@@ -315,7 +315,10 @@ def test_a_collocated_transformer_is_kept_in_the_pod() -> None:
         (["--model_dir=/mnt/models"], None, None, {}),
         (["--model_id=org/model"], None, "hf://org/model", {}),
         (["--model_id", "org/model", "--model_revision=abc"], None, "hf://org/model:abc", {}),
-        (["--model_id=o/m", "--task=fill_mask", "--backend=huggingface"], None, "hf://o/m", {"task": "fill_mask"}),
+        (["--model_id=o/m", "--task=fill_mask", "--backend=huggingface"], None, "hf://o/m", {"task": "fill-mask"}),
+        (["--model_id=o/m", "--task=sequence_classification"], None, "hf://o/m", {"task": "text-classification"}),
+        (["--trust_remote_code", "--model_id=o/m"], None, "hf://o/m", {"trustRemoteCode": True}),
+        (["--trust-remote-code=false", "--model_id=o/m"], None, "hf://o/m", {"trustRemoteCode": False}),
     ],
 )  # fmt: skip
 def test_arguments_that_mean_something(
@@ -334,6 +337,7 @@ def test_arguments_that_mean_something(
     [
         (["--bogus=1"], "spec.predictor.sklearn.args[0]: --bogus is not supported"),
         (["--modelname=x"], "spec.predictor.sklearn.args[0]: --modelname is not supported, did you mean --model_name?"),
+        (["--max_length=512"], "spec.predictor.sklearn.args[0]: --max_length is not supported"),
         (["serve"], "spec.predictor.sklearn.args[0]: an argument that is no flag is not supported"),
         (["--model_name", "a", "b"], "spec.predictor.sklearn.args[2]: an argument that is no flag is not supported"),
         (["--model_dir=/other"], "spec.predictor.sklearn.args[0]: the model is where its storage is; use storageUri"),
@@ -345,9 +349,14 @@ def test_arguments_that_are_refused(args: list[str], problem: str) -> None:
 
 
 def test_a_hugging_face_model_has_one_source() -> None:
-    block = {"storageUri": "x", "args": ["--model_id=o/m", "--backend=vllm"]}
+    block = {
+        "storageUri": "x",
+        "args": ["--model_id=o/m", "--backend=vllm", "--task=text_embedding"],
+    }
     assert problems_of(isvc({"huggingface": block})) == [
         "spec.predictor.huggingface.args[1]: the backend vllm is not supported",
+        "spec.predictor.huggingface.args[2]: text_embedding is not supported; use feature-extraction with the "
+        "option pooling",
         "spec.predictor.huggingface.args: --model_id may not be given together with storageUri",
     ]
 

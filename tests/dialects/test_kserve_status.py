@@ -149,6 +149,12 @@ def test_a_failed_service_says_why() -> None:
     assert "severity" not in ready
 
 
+def test_what_ready_does_not_depend_on_is_for_information() -> None:
+    conditions = (Condition("Stopped", Truth.FALSE), Condition("PredictorReady", Truth.FALSE))
+    rendered = render(ServiceStatus(conditions=conditions))["conditions"]
+    assert [c.get("severity") for c in rendered] == [None, "Info"]
+
+
 def test_conditions_survive_being_rendered_and_read_back() -> None:
     conditions = (
         Condition("IngressReady", Truth.UNKNOWN, "Waiting", "for replicas", 1_700_000_000.0),

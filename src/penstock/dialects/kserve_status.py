@@ -11,8 +11,12 @@ from penstock.domain.status import (
     Condition,
     RevisionTraffic,
     ServiceStatus,
-    Truth,
     rfc3339,
+)
+
+#: Ready, and the conditions that it is the sum of.
+_DECIDING = frozenset(
+    ("Ready", "PredictorReady", "TransformerReady", "ExplainerReady", "IngressReady")
 )
 
 
@@ -59,8 +63,8 @@ def _condition(condition: Condition) -> dict[str, Any]:
         rendered["reason"] = condition.reason
     if condition.message:
         rendered["message"] = condition.message
-    # Knative's convention, which KServe's clients rely on: only Ready's own failure is an error.
-    if condition.type != "Ready" and condition.status is not Truth.TRUE:
+    # Knative's convention: what Ready does not depend on is for information.
+    if condition.type not in _DECIDING:
         rendered["severity"] = "Info"
     return rendered
 

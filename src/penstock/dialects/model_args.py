@@ -7,7 +7,7 @@ effect and say so, and any other is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,17 +38,13 @@ _NO_EFFECT = {
     "disable_log_requests": _PROGRAM,
     "disable_log_stats": _PROGRAM,
 }
-_WITHOUT_VALUE = frozenset(
-    ("disable_log_requests", "disable_log_stats", "trust_remote_code", "return_probabilities",
-     "disable_lower_case", "disable_special_tokens", "return_token_type_ids")
-)  # fmt: skip
-#: Flags of KServe's Hugging Face server that are options of the runtime here.
-_HUGGINGFACE_OPTIONS = {
-    "task": str,
-    "max_length": int,
-    "tokenizer_revision": str,
-    "dtype": str,
-    "return_probabilities": bool,
+_WITHOUT_VALUE = frozenset(("disable_log_requests", "disable_log_stats", "trust_remote_code"))
+#: KServe's names of tasks, where transformers has another one.
+_TASKS = {"sequence_classification": "text-classification"}
+#: Flags of KServe's Hugging Face server that are options of the runtime here: option and value.
+_HUGGINGFACE_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "task": ("task", lambda text: _TASKS.get(text, text.replace("_", "-"))),
+    "trust_remote_code": ("trustRemoteCode", lambda text: text != "false"),
 }
 
 
@@ -84,12 +80,15 @@ def read_args(format_: str, args: Sequence[str], at: tuple[int | str, ...]) -> A
         elif format_ == "huggingface" and name == "backend":
             if value not in ("huggingface", "auto"):
                 found.problems.append(FieldProblem(here, f"the backend {value} is not supported"))
+        elif format_ == "huggingface" and name == "task" and value == "text_embedding":
+            # KServe's embeddings are normalised; those of the runtime's own pooling are not.
+            message = (
+                "text_embedding is not supported; use feature-extraction with the option pooling"
+            )
+            found.problems.append(FieldProblem(here, message))
         elif format_ == "huggingface" and name in _HUGGINGFACE_OPTIONS:
-            kind = _HUGGINGFACE_OPTIONS[name]
-            try:
-                found.options[name] = (value != "false") if kind is bool else kind(value or "")
-            except ValueError:
-                found.problems.append(FieldProblem(here, f"--{name} must be a number"))
+            option, read = _HUGGINGFACE_OPTIONS[name]
+            found.options[option] = read(value or "")
         elif name in _NO_EFFECT:
             found.warnings.append(FieldProblem(here, f"--{name} {_NO_EFFECT[name]}"))
         else:
