@@ -94,6 +94,8 @@ def parse(text: str, file: str) -> list[Manifest]:
         mark = exc.problem_mark or exc.context_mark
         at = f"{file}:{mark.line + 1}" if mark is not None else file
         raise CliError(f"{at}: {exc.problem or exc.context}.", FAILED) from exc
+    except RecursionError:
+        raise CliError(f"{file}: it refers to itself, or is nested too deep.") from None
     except yaml.YAMLError as exc:
         raise CliError(f"{file}: {str(exc).splitlines()[0]}.", FAILED) from exc
     return found
