@@ -569,6 +569,17 @@ class StoreContract:
         await store.record_event(key("a"), type_="Normal", reason="One", message="m")
         assert [e["reason"] for e in await store.events(about=key("a"))] == ["Two", "One"]
 
+    async def test_a_clock_that_is_stepped_back_loses_no_event(
+        self, store: Store, clock: Clock
+    ) -> None:
+        for i in range(120):
+            await store.record_event(key(), type_="Normal", reason="Before", message=f"m{i}")
+        clock.now -= 3600
+        await store.record_event(key(), type_="Normal", reason="After", message="m")
+        events = await store.events()
+        assert events[-1]["reason"] == "After"
+        assert events[-1]["lastTimestamp"] == "2023-11-14T21:13:20Z"
+
     async def test_events_of_a_new_object_of_the_same_name_are_new(self, store: Store) -> None:
         for uid in ("first", "second"):
             await store.record_event(key(), type_="Normal", reason="R", message="m", uid=uid)

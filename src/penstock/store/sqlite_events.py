@@ -37,11 +37,13 @@ def record(db: sqlite3.Connection, event: Event, *, now: float) -> None:
     api_version = obj.get("apiVersion", about.kind.group)
     uid = event.uid or (obj.get("metadata") or {}).get("uid", "")
     key = (*about.kind, about.namespace, about.name)
+    db.execute("UPDATE counters SET value = value + 1 WHERE name = 'event'")
+    turn = db.execute("SELECT value FROM counters WHERE name = 'event'").fetchone()[0]
     db.execute(
         "INSERT INTO events (uid, grp, kind, namespace, name, object_uid, api_version, type, "
-        "reason, message, count, first, last) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?) "
+        "reason, message, count, first, last, turn) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?) "
         "ON CONFLICT (grp, kind, namespace, name, object_uid, type, reason, message) "
-        "DO UPDATE SET count = count + 1, last = excluded.last",
+        "DO UPDATE SET count = count + 1, last = excluded.last, turn = excluded.turn",
         (
             str(uuid.uuid4()),
             *key,
@@ -52,11 +54,12 @@ def record(db: sqlite3.Connection, event: Event, *, now: float) -> None:
             event.message,
             now,
             now,
+            turn,
         ),
     )
     db.execute(
         f"DELETE FROM events WHERE id IN (SELECT id FROM events WHERE {KEY} "
-        "ORDER BY last DESC, id DESC LIMIT -1 OFFSET ?)",
+        "ORDER BY turn DESC LIMIT -1 OFFSET ?)",
         (*key, KEEP_PER_OBJECT),
     )
 
@@ -64,7 +67,7 @@ def record(db: sqlite3.Connection, event: Event, *, now: float) -> None:
 def prune(db: sqlite3.Connection) -> None:
     """Remove the oldest beyond `KEEP`."""
     db.execute(
-        "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY last DESC, id DESC "
+        "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY turn DESC "
         "LIMIT -1 OFFSET ?)",
         (KEEP,),
     )
@@ -81,7 +84,7 @@ def select(db: sqlite3.Connection, *, namespace: str | None, about: Key | None) 
         values += [*about.kind, about.namespace, about.name]
     rows = db.execute(
         "SELECT id, uid, kind, namespace, name, object_uid, api_version, type, reason, message, "
-        f"count, first, last FROM events WHERE {' AND '.join(where)} ORDER BY last, id",
+        f"count, first, last FROM events WHERE {' AND '.join(where)} ORDER BY turn",
         values,
     )
     return [_rendered(*row) for row in rows]

@@ -44,13 +44,14 @@ CREATE TABLE events (
   grp TEXT NOT NULL, kind TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
   object_uid TEXT NOT NULL, api_version TEXT NOT NULL,
   type TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL,
-  count INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL
+  count INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
+  turn INTEGER NOT NULL      -- what came after what, whatever the clock said
 );
 CREATE UNIQUE INDEX events_same
   ON events (grp, kind, namespace, name, object_uid, type, reason, message);
-CREATE INDEX events_age ON events (last, id);
+CREATE INDEX events_turn ON events (turn);
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO counters VALUES ('version', 0);
+INSERT INTO counters VALUES ('version', 0), ('event', 0);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """

@@ -1,0 +1,16 @@
+"""The catalogue of built-in runtimes and the frameworks that there really are name each other."""
+
+from __future__ import annotations
+
+from penstock import runtimes
+from penstock.domain.builtin_runtimes import ALIASES, BUILT_IN, FRAMEWORKS
+
+
+def test_every_framework_has_a_built_in_runtime_and_no_runtime_lacks_its_framework() -> None:
+    assert frozenset(runtimes.names()) == FRAMEWORKS
+
+
+def test_every_format_is_one_that_its_framework_reads() -> None:
+    for runtime in (*BUILT_IN, *ALIASES.values()):
+        for format_, framework in runtime.frameworks.items():
+            assert format_ in runtimes.find(framework).formats, (runtime.name, format_)
