@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from penstock.control.clock import Clock, Timer
 from penstock.control.loop import Backoff
 from penstock.control.plan import FetchPhase, FetchState
+from penstock.domain.service import Service
 from penstock.errors import PenstockError
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,34 @@ class Files(Protocol):
     def digest(self) -> str: ...
     @property
     def size_bytes(self) -> int: ...
+
+
+class ModelFiles(Protocol):
+    """Where models' files come from (`control.model_files` over `penstock.storage`)."""
+
+    async def fetch(
+        self, service: Service, progress: Callable[[int, int | None], None]
+    ) -> Files: ...
+
+    def uri(self, service: Service) -> str:
+        """For people, without secrets."""
+        ...
+
+    async def retain(self, revisions: Iterable[str]) -> None:
+        """Only these revisions exist."""
+        ...
+
+    async def pin(self, revision: str, files: Files) -> None:
+        """Keep the files for as long as the revision exists."""
+        ...
+
+    async def release(self, revision: str) -> None:
+        """The revision is gone."""
+        ...
+
+    def present(self, path: str) -> bool:
+        """The files are still there."""
+        ...
 
 
 #: Fetches: (progress callback) -> files. Made by the controller, credentials inside.
@@ -135,7 +164,8 @@ class Fetches:
 
         try:
             async with self._gate:
-                entry.state = FetchState(FetchPhase.RUNNING, uri)
+                # The last failure is still what is known, until there is something better.
+                entry.state = FetchState(FetchPhase.RUNNING, uri, message=entry.state.message)
                 entry.files = await entry.job(progress)
         except PenstockError as exc:
             self._failed(key, entry, str(exc))

@@ -53,6 +53,7 @@ class FetchState:
     uri: str
     done_bytes: int = 0
     total_bytes: int | None = None
+    #: Why it failed last; stays while it is tried again, until bytes arrive.
     message: str = ""
     retry_at: float | None = None
 
@@ -267,7 +268,7 @@ def _route(
             message = one_line(broken[0].message or broken[0].reason)
     elif o.problem is not None:
         message = one_line(o.problem.message)
-    elif o.fetch is not None and o.fetch.phase is FetchPhase.FAILED:
+    elif o.fetch is not None and o.fetch.message and not o.fetch.done_bytes:
         message = one_line(o.fetch.message)
     timeout_s = service.predictor.timeout_s
     model = service.predictor.model
@@ -343,7 +344,7 @@ def _judge(
         )
     if not o.current:
         f = o.fetch
-        if f is not None and f.phase is FetchPhase.FAILED:
+        if f is not None and f.message and not f.done_bytes:
             failure = Failure(FailureReason.MODEL_LOAD_FAILED, one_line(f.message))
             return _Judgement(
                 Truth.FALSE,

@@ -17,7 +17,7 @@ from penstock.backends.base import Backend, Phase, ReplicaStatus
 from penstock.control.activity import Activity
 from penstock.control.clock import Clock
 from penstock.control.feeds import follow
-from penstock.control.fetches import Fetches
+from penstock.control.fetches import Fetches, ModelFiles
 from penstock.control.loop import Backoff, Loop
 from penstock.control.manifests import ManifestCache
 from penstock.control.metrics import MetricsCollector
@@ -25,7 +25,7 @@ from penstock.control.replicas import ReplicaCache
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import KINDS as RUNTIME_KINDS
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
-from penstock.control.services import ControlSettings, ModelFiles, ServiceController
+from penstock.control.services import ControlSettings, ServiceController
 from penstock.domain.status import conditions_of
 from penstock.errors import Unavailable
 from penstock.observe.metrics import Registry
@@ -131,7 +131,7 @@ class ControlPlane:
         """Read everything, look at every service, let gateways in."""
         self.routes.load()
         version = await self.manifests.load(self.store)
-        await self.services.release_orphans()
+        await self.services.revisions.load()
         await self._first_sync()
         self._tasks = [
             asyncio.create_task(self._follow_store(version), name="store-watch"),
@@ -141,7 +141,8 @@ class ControlPlane:
         ]
         for task in self._tasks:
             task.add_done_callback(_say_failure)
-        for key in self.manifests.names() | self.replicas.services():
+        known = self.replicas.services() | self.services.revisions.services()
+        for key in self.manifests.names() | known:
             self.loop.enqueue(key)
         try:
             async with asyncio.timeout(FIRST_LOOK_S):

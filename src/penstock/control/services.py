@@ -14,15 +14,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from penstock import dialects
 from penstock.backends.base import Backend, Phase, ReplicaStatus
 from penstock.control.activity import Activity
 from penstock.control.clock import Clock
-from penstock.control.fetches import Fetches, Files
+from penstock.control.drains import Drains
+from penstock.control.fetches import Fetches, Files, ModelFiles
 from penstock.control.manifests import ManifestCache
 from penstock.control.plan import (
     Event,
@@ -38,17 +39,11 @@ from penstock.control.plan import (
 )
 from penstock.control.process_spec import process_spec
 from penstock.control.replicas import ReplicaCache
+from penstock.control.revision_keeper import RevisionKeeper
 from penstock.control.revisions import (
-    REVISION,
-    SERVICE_LABEL,
     Kept,
     asked_digest,
-    from_object,
-    key_of,
     next_number,
-    ready_status,
-    superfluous,
-    to_object,
 )
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import runtimes_for
@@ -91,40 +86,11 @@ class ControlSettings:
     """Seconds a draining replica has to finish what it was sent."""
 
 
-class ModelFiles(Protocol):
-    """Where models' files come from (`control.model_files` over `penstock.storage`)."""
-
-    async def fetch(
-        self, service: Service, progress: Callable[[int, int | None], None]
-    ) -> Files: ...
-
-    def uri(self, service: Service) -> str:
-        """For people, without secrets."""
-        ...
-
-    async def retain(self, revisions: Iterable[str]) -> None:
-        """Only these revisions exist."""
-        ...
-
-    async def pin(self, revision: str, files: Files) -> None:
-        """Keep the files for as long as the revision exists."""
-        ...
-
-    async def release(self, revision: str) -> None:
-        """The revision is gone."""
-        ...
-
-    def present(self, path: str) -> bool:
-        """The files are still there."""
-        ...
-
-
 @dataclass
 class _State:
     """What is remembered of a service between two looks."""
 
     uid: str
-    revisions: tuple[Kept, ...] = ()
     #: Counts requests to look at the files again.
     refresh: int = 0
     refreshed: int = 0
@@ -167,8 +133,15 @@ class ServiceController:
         self._clock = clock
         self._on_gone = on_gone
         self._states: dict[ServiceKey, _State] = {}
-        #: Replicas that are being drained, whichever service they were of.
-        self._draining: dict[str, asyncio.Task[None]] = {}
+        self.revisions = RevisionKeeper(store, files)
+        self._drains = Drains(
+            backend,
+            routes,
+            enqueue,
+            applied_s=settings.routes_applied_s,
+            grace_s=settings.drain_grace_s,
+            clock=clock,
+        )
 
     # -- what others tell --------------------------------------------------------------------------
 
@@ -195,7 +168,7 @@ class ServiceController:
         assert about is not None  # noqa: S101 - the cache never reports nothing about nothing
         key = (about.namespace, about.service)
         state = self._states.get(key)
-        if state is not None and new is not None and about.id not in self._draining:
+        if state is not None and new is not None and about.id not in self._drains:
             event = _replica_event(old, new)
             if event is not None:
                 state.pending.append(event)
@@ -203,10 +176,7 @@ class ServiceController:
 
     async def close(self) -> None:
         """Cancel drains under way; the next start finds the replicas and drains them again."""
-        tasks = list(self._draining.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._drains.close()
 
     def sleepy(self, key: ServiceKey) -> bool:
         """The service may scale to zero."""
@@ -216,15 +186,6 @@ class ServiceController:
             and state.translated is not None
             and state.translated[1].predictor.scaling.min_replicas == 0
         )
-
-    async def release_orphans(self) -> None:
-        """Let go of files whose revisions are no more. Before the first look."""
-        names = []
-        for obj in (await self._store.list(REVISION)).items:
-            meta = obj["metadata"]
-            owners = meta.get("ownerReferences") or [{}]
-            names.append(f"{meta['namespace']}/{meta['name']}/{owners[0].get('uid', '')}")
-        await self._files.retain(names)
 
     # -- a look ------------------------------------------------------------------------------------
 
@@ -278,21 +239,9 @@ class ServiceController:
             return state
         if state is not None:
             self._forget(key)
-        state = _State(uid)
-        kept: list[Kept] = []
-        for obj in await self._revision_objects(key):
-            owners = {o.get("uid") for o in obj["metadata"].get("ownerReferences") or ()}
-            if uid in owners:
-                kept.append(from_object(obj))
-            else:  # of a service of the same name that was deleted
-                await self._delete_revision(key, obj["metadata"]["name"], None)
-        state.revisions = tuple(sorted(kept, key=lambda k: k.number))
-        self._states[key] = state
+        await self.revisions.delete_others(key, uid)  # of a service of this name that was deleted
+        state = self._states[key] = _State(uid)
         return state
-
-    async def _revision_objects(self, key: ServiceKey) -> list[Object]:
-        listing = await self._store.list(REVISION, namespace=key[0], labels={SERVICE_LABEL: key[1]})
-        return listing.items
 
     async def _observe(
         self,
@@ -303,7 +252,8 @@ class ServiceController:
         state: _State,
     ) -> Observed:
         asked = asked_digest(service)
-        current = bool(state.revisions) and state.revisions[-1].asked == asked
+        revisions = self.revisions.of(key, state.uid)
+        current = bool(revisions) and revisions[-1].asked == asked
         fetch: FetchState | None = None
         problem: Problem | None = None
         selection: Selection | None = None
@@ -334,12 +284,12 @@ class ServiceController:
         return Observed(
             service=service,
             generation=int(manifest["metadata"].get("generation", 0)),
-            revisions=state.revisions,
+            revisions=self.revisions.of(key, state.uid),
             current=current,
             fetch=fetch,
             problem=problem,
             replicas=self._replicas.of(key),
-            draining=frozenset(self._draining),
+            draining=self._drains.ids,
             awake=self._awake(key),
             previous=conditions_of(manifest.get("status") or {}),
             warnings=warnings,
@@ -383,8 +333,11 @@ class ServiceController:
                 state.refreshed = state.refresh
                 self._fetches.forget(key)
             return (None if current else got), current
-        if not current or state.revisions[-1].revision.files != got.digest:
+        revisions = self.revisions.of(key, state.uid)
+        if not current or revisions[-1].revision.files != got.digest:
             await self._add_revision(key, manifest, service, state, asked, selection, got, uri)
+        elif state.refresh != state.refreshed:
+            self._try_again(key)
         state.refreshed = state.refresh
         state.missing = False
         self._fetches.forget(key)
@@ -401,7 +354,7 @@ class ServiceController:
         files: Files,
         uri: str,
     ) -> None:
-        number = next_number(state.revisions)
+        number = next_number(self.revisions.of(key, state.uid))
         model = service.predictor.model
         assert model is not None  # noqa: S101 - only models are fetched
         kept = Kept(
@@ -424,9 +377,7 @@ class ServiceController:
             options={**selection.runtime.options, **model.options},
             env=self._env(service, selection),
         )
-        await self._files.pin(f"{key[0]}/{kept.name}/{state.uid}", files)
-        await self._store.create(to_object(kept, service, manifest))
-        state.revisions = (*state.revisions, kept)
+        await self.revisions.add(key, kept, service, manifest, files)
         state.pending.append(
             Event("Normal", "RevisionCreated", f"{kept.name}: {uri} with {selection.runtime.name}.")
         )
@@ -444,31 +395,23 @@ class ServiceController:
         dialect: Any,
     ) -> None:
         if wanted.rolled_out is not None:
-            event = rollout_event(serving_of(state.revisions), wanted.rolled_out)
-            await self._mark_ready(key, state, wanted.rolled_out)
-            state.pending.append(event)
+            before = serving_of(self.revisions.of(key, state.uid))
+            await self.revisions.mark_ready(key, wanted.rolled_out.name, self._clock.now())
+            state.pending.append(rollout_event(before, wanted.rolled_out))
             self._activity.touch(key)
         if wanted.route is not None:
             sequence = self._routes.put(wanted.route)
         else:
             sequence = self._routes.remove(f"{key[0]}/{key[1]}")
         for replica_id in wanted.drain:
-            self._start_drain(key, replica_id, sequence)
+            self._drains.begin(key, replica_id, sequence)
         try:
             await self._start_replicas(service, state, wanted)
         finally:
             # Events first: said twice after a crash in between is better than not at all.
             await self._record(kind, manifest, state, wanted)
             await self._write_status(kind, manifest, dialect, wanted)
-        await self._prune(key, state, wanted.in_use)
-
-    async def _mark_ready(self, key: ServiceKey, state: _State, kept: Kept) -> None:
-        now = self._clock.now()
-        obj = await self._store.get(key_of(key[0], kept.name))
-        await self._store.update_status({**obj, "status": ready_status(now)})
-        state.revisions = tuple(
-            replace(k, ready_at=now) if k.name == kept.name else k for k in state.revisions
-        )
+        await self.revisions.prune(key, state.uid, wanted.in_use)
 
     async def _start_replicas(self, service: Service, state: _State, wanted: Wanted) -> None:
         if not wanted.start:
@@ -526,20 +469,11 @@ class ServiceController:
             )
             self._enqueue((service.namespace, service.name))
 
-    def _start_drain(self, key: ServiceKey, replica_id: str, sequence: int) -> None:
-        async def drain() -> None:
-            try:
-                await self._routes.applied(sequence, timeout_s=self._settings.routes_applied_s)
-                await self._backend.stop(replica_id, grace_s=self._settings.drain_grace_s)
-            except PenstockError as exc:
-                log.warning("%s could not be stopped: %s", replica_id, exc)
-                await self._clock.sleep(1.0)
-            finally:
-                self._draining.pop(replica_id, None)
-                self._enqueue(key)
-
-        if replica_id not in self._draining:
-            self._draining[replica_id] = asyncio.create_task(drain())
+    def _try_again(self, key: ServiceKey) -> None:
+        """Somebody applied the same again: replicas that gave up get another chance."""
+        for r in self._replicas.of(key):
+            if r.phase is Phase.FAILED:
+                self._drains.begin(key, r.id, self._routes.sequence)
 
     async def _write_status(
         self, kind: Kind, manifest: Object, dialect: Any, wanted: Wanted
@@ -570,28 +504,13 @@ class ServiceController:
             uid=meta.get("uid", ""),
         )
 
-    async def _prune(self, key: ServiceKey, state: _State, in_use: frozenset[str]) -> None:
-        for kept in superfluous(state.revisions, in_use):
-            await self._delete_revision(key, kept.name, state.uid)
-            state.revisions = tuple(k for k in state.revisions if k is not kept)
-
-    async def _delete_revision(self, key: ServiceKey, name: str, uid: str | None) -> None:
-        try:
-            obj = await self._store.delete(key_of(key[0], name))
-        except NotFound:
-            return
-        owners: list[dict[str, str]] = obj["metadata"].get("ownerReferences") or []
-        owner = uid or (owners[0].get("uid", "") if owners else "")
-        await self._files.release(f"{key[0]}/{name}/{owner}")
-
     async def _gone(self, key: ServiceKey) -> None:
         """The service was deleted: nothing of it stays."""
         sequence = self._routes.remove(f"{key[0]}/{key[1]}")
         for r in self._replicas.of(key):
             if r.phase not in (Phase.DRAINING, Phase.STOPPED):
-                self._start_drain(key, r.id, sequence)
-        for obj in await self._revision_objects(key):
-            await self._delete_revision(key, obj["metadata"]["name"], None)
+                self._drains.begin(key, r.id, sequence)
+        await self.revisions.delete_others(key, None)
         if self._states.get(key) is not None:
             self._forget(key)
             self._on_gone(key)

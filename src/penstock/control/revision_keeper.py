@@ -1,0 +1,111 @@
+"""Revisions of all services: read once, then kept in step with the store by the only one who writes them.
+
+Reading them per service would cost a pass over all revisions for each service at start. The files of each
+revision are pinned as long as it exists, and released with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+
+from penstock.control.fetches import Files, ModelFiles
+from penstock.control.revisions import (
+    REVISION,
+    SERVICE_LABEL,
+    Kept,
+    from_object,
+    key_of,
+    ready_status,
+    superfluous,
+    to_object,
+)
+from penstock.domain.service import Service
+from penstock.errors import Internal, NotFound
+from penstock.store.base import Object, Store
+
+log = logging.getLogger(__name__)
+
+ServiceKey = tuple[str, str]
+
+
+class RevisionKeeper:
+    """What revisions there are. `load` before anything else."""
+
+    def __init__(self, store: Store, files: ModelFiles) -> None:
+        self._store = store
+        self._files = files
+        #: By service and revision name: the uid of the service it belongs to, and the revision.
+        self._known: dict[ServiceKey, dict[str, tuple[str, Kept]]] = {}
+
+    async def load(self) -> None:
+        """Read all, and let go of files that none of them needs."""
+        for obj in (await self._store.list(REVISION)).items:
+            meta = obj["metadata"]
+            service = (meta.get("labels") or {}).get(SERVICE_LABEL, "")
+            owners = meta.get("ownerReferences") or [{}]
+            try:
+                kept = from_object(obj)
+            except Internal as exc:
+                # Of a newer release, perhaps. It is left alone; the service makes another one.
+                log.error("%s", exc)
+                continue
+            of_service = self._known.setdefault((meta["namespace"], service), {})
+            of_service[kept.name] = (str(owners[0].get("uid", "")), kept)
+        await self._files.retain(
+            _pin(key, name, uid)
+            for key, revisions in self._known.items()
+            for name, (uid, _) in revisions.items()
+        )
+
+    def services(self) -> set[ServiceKey]:
+        """Services that have a revision, whether they exist or not."""
+        return set(self._known)
+
+    def of(self, key: ServiceKey, uid: str) -> tuple[Kept, ...]:
+        """Revisions of the service with that uid, oldest first."""
+        found = (kept for owner, kept in self._known.get(key, {}).values() if owner == uid)
+        return tuple(sorted(found, key=lambda k: k.number))
+
+    async def add(
+        self, key: ServiceKey, kept: Kept, service: Service, manifest: Object, files: Files
+    ) -> None:
+        """Keep a new revision and its files."""
+        uid = manifest["metadata"]["uid"]
+        await self._files.pin(_pin(key, kept.name, uid), files)
+        await self._store.create(to_object(kept, service, manifest))
+        self._known.setdefault(key, {})[kept.name] = (uid, kept)
+
+    async def mark_ready(self, key: ServiceKey, name: str, unix_s: float) -> None:
+        """It was ready for the first time."""
+        obj = await self._store.get(key_of(key[0], name))
+        await self._store.update_status({**obj, "status": ready_status(unix_s)})
+        uid, kept = self._known[key][name]
+        self._known[key][name] = (uid, replace(kept, ready_at=unix_s))
+
+    async def prune(self, key: ServiceKey, uid: str, in_use: frozenset[str]) -> None:
+        """Forget old revisions beyond those that are kept for history."""
+        await self._delete(key, [k.name for k in superfluous(self.of(key, uid), in_use)])
+
+    async def delete_others(self, key: ServiceKey, uid: str | None) -> None:
+        """Forget those of services of that name with another uid; all of them with None."""
+        known = self._known.get(key, {})
+        await self._delete(key, [name for name, (owner, _) in known.items() if owner != uid])
+
+    async def _delete(self, key: ServiceKey, names: Iterable[str]) -> None:
+        known = self._known.get(key, {})
+        for name in names:
+            uid, _ = known[name]
+            try:
+                await self._store.delete(key_of(key[0], name))
+            except NotFound:
+                pass
+            await self._files.release(_pin(key, name, uid))
+            del known[name]
+        if not known:
+            self._known.pop(key, None)
+
+
+def _pin(key: ServiceKey, name: str, uid: str) -> str:
+    return f"{key[0]}/{name}/{uid}"
