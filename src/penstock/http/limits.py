@@ -34,5 +34,7 @@ class Limits:
     max_pipeline_bytes: int = 65536
     #: Connections of one server. One more is answered 503 and closed.
     max_connections: int = 16384
+    #: Requests under way on one HTTP/2 connection. One more is refused, to be sent again.
+    max_streams: int = 128
     #: Bytes that may wait in a connection's write buffer before `write` says to wait for `on_drain`.
     write_high_water: int = 256 * 1024

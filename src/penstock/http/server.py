@@ -10,6 +10,7 @@ import ssl as ssl_module
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from penstock.domain.routes import Address
 from penstock.http.connection import Connection
@@ -26,6 +27,14 @@ logger = logging.getLogger(__name__)
 SWEEP_S = 1.0
 #: Seconds at the start of a drain in which requests that are already on the wire still get in.
 LAST_CALL_S = 0.05
+
+
+class Held(Protocol):
+    """What a server asks of its connections, whatever is spoken on them."""
+
+    def check(self, now: float) -> None: ...
+    def close_if_idle(self) -> None: ...
+    def break_off_from_outside(self, exc: Exception | None = None) -> None: ...
 
 
 class HttpServer:
@@ -54,7 +63,7 @@ class HttpServer:
         self.half_close = half_close
         self.scheme = "https" if ssl is not None else "http"
         self.heads: HeadCache[RequestHead] = HeadCache(parse_request_head, self.limits)
-        self.connections: set[Connection] = set()
+        self.connections: set[Held] = set()
         self.draining = False
         #: Bytes set aside for bodies that are on their way in.
         self.gathered = 0
@@ -148,12 +157,12 @@ class HttpServer:
         self._paths.append((path, os.stat(path).st_ino))
         return sock
 
-    def _accept(self) -> Connection:
+    def _accept(self) -> asyncio.Protocol:
         return Connection(self)
 
     # -- connections ------------------------------------------------------------------------------
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: Held) -> bool:
         """A connection was accepted; False when it is one too many."""
         if len(self.connections) >= self.limits.max_connections:
             return False
@@ -161,7 +170,7 @@ class HttpServer:
         self._schedule()
         return True
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Held) -> None:
         self.connections.discard(connection)
         if not self.connections and self._empty is not None:
             self._empty.set()

@@ -12,6 +12,7 @@ import os
 import socket
 
 from penstock.errors import PenstockError
+from penstock.http.connection import Connection
 from penstock.http.exchange import OPEN
 from penstock.http.head import status_line
 from penstock.http.server import HttpServer
@@ -34,6 +35,8 @@ def answer_all(server: HttpServer, error: PenstockError) -> int:
         return 0  # the keys are the loop's
     answered = 0
     for connection in tuple(server.connections):
+        if not isinstance(connection, Connection):
+            continue  # HTTP/2 frames are the loop's too
         exchange = connection.exchange
         if exchange is None or exchange.state != OPEN or exchange.body is None:
             continue
