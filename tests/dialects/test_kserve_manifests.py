@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 import timeit
 from typing import Any
 
@@ -483,7 +484,7 @@ def test_the_deployment_mode_stays_once_there_is_a_status() -> None:
 
 
 def test_translating_takes_far_less_than_a_millisecond() -> None:
-    """The issue's bound is 1 ms; a plain manifest takes some 30 us. The best of several runs is noise-free."""
+    """The bound is 1 ms; this takes some 0.15 ms, a plain manifest 0.03."""
     manifest = isvc(
         {
             "minReplicas": 1,
@@ -497,5 +498,9 @@ def test_translating_takes_far_less_than_a_millisecond() -> None:
         }
     )
     dialects.translate(manifest)
-    best = min(timeit.repeat(lambda: dialects.translate(manifest), number=20, repeat=10)) / 20
+    # The processor's time, so that a busy machine is no slow dialect.
+    runs = timeit.repeat(
+        lambda: dialects.translate(manifest), number=20, repeat=10, timer=time.thread_time
+    )
+    best = min(runs) / 20
     assert best < 0.001
