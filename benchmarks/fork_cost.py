@@ -1,10 +1,10 @@
 """What a replica costs that is forked from a process which has imported its framework: time and memory.
 
-    python -m benchmarks.fork_cost [FRAMEWORK ...] [--forks N] [--json]
+    python -m benchmarks.fork_cost [FRAMEWORK ...] [--forks N] [--threads N] [--json]
 
-For each framework one process makes a small model and its framework's own answer, another imports the
-framework as a zygote does, freezes its garbage and forks N children, one after the other. Each child loads
-the model, answers one request, and reports
+For each framework one process imports it as a zygote does, freezes its garbage and forks: a first child
+makes a small model and the framework's own answer to a request, then N children, one after the other, load
+the model, answer the request, and report
 
 * the milliseconds from before the fork to the answer, and those of them spent in loading and predicting,
 * its private memory then (`Private_*` of /proc/self/smaps_rollup): what one more replica costs,
@@ -25,12 +25,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
+
+from penstock import runtimes
+from penstock.runtimes.base import LoadOptions
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 X = np.random.default_rng(1).random((60, 4)).astype(np.float32)
@@ -76,16 +81,29 @@ def make_catboost(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def make_onnx(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    import onnx
     import onnxruntime
-    from skl2onnx import to_onnx
-    from sklearn.linear_model import LogisticRegression
+    from onnx import TensorProto, helper, numpy_helper
 
-    model = LogisticRegression(max_iter=500).fit(X, Y)
-    proto = to_onnx(model, X[:1], options={"zipmap": False}, target_opset=17)
-    (path / "model.onnx").write_bytes(proto.SerializeToString())
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["scores"]),
+            helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 4])],
+        [
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 3]),
+            helper.make_tensor_value_info("label", TensorProto.INT64, ["rows"]),
+        ],
+        [numpy_helper.from_array(X[:3].T.copy(), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, path / "model.onnx")
     session = onnxruntime.InferenceSession(str(path / "model.onnx"))
-    names = [o.name for o in session.get_outputs()]
-    return {"X": X[:1]}, dict(zip(names, session.run(None, {"X": X[:1]}), strict=True))
+    answer = session.run(["scores", "label"], {"x": X[:1]})
+    return {"x": X[:1]}, dict(zip(("scores", "label"), answer, strict=True))
 
 
 def make_torch(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -169,8 +187,6 @@ def private_kib() -> int:
 
 def imported(framework: str) -> tuple[Any, float]:
     """Everything a zygote does before its first fork; seconds."""
-    from penstock import runtimes
-
     began = time.monotonic()
     found = runtimes.find(framework)
     runtimes.prepare_environment(found)
@@ -183,20 +199,21 @@ def imported(framework: str) -> tuple[Any, float]:
     return found, time.monotonic() - began
 
 
-def child(found: Any, path: Path, inputs: Any, want: Any, began: float) -> dict[str, Any]:
+def child(found: Any, path: Path, threads: int, began: float) -> dict[str, Any]:
     """Load, answer and report, in a fork."""
-    from penstock.runtimes.base import LoadOptions
-
     gc.disable()
+    inputs, want = pickle.loads((path.parent / "request.pkl").read_bytes())
     forked = time.monotonic()
+    if threads > 1:
+        threadpool_limits(threads)
     if found.set_threads is not None:
-        found.set_threads(1)
-    runtime = found.load(path, LoadOptions(name="m"))
+        found.set_threads(threads)
+    runtime = found.load(path, LoadOptions(name="m", threads=threads))
     loaded = time.monotonic()
     answer = runtime.predict(inputs, {})
     answered = time.monotonic()
     same = all(np.asarray(answer[n]).tolist() == np.asarray(w).tolist() for n, w in want.items())
-    return {
+    report = {
         "total_ms": (answered - began) * 1e3,
         "fork_ms": (forked - began) * 1e3,
         "load_ms": (loaded - forked) * 1e3,
@@ -204,21 +221,26 @@ def child(found: Any, path: Path, inputs: Any, want: Any, began: float) -> dict[
         "private_kib": private_kib(),
         "same": same,
     }
+    if threads > 1 and all(a.dtype.kind == "f" for a in inputs.values()):
+        # Enough rows for the framework's own threads to start.
+        many = runtime.predict({n: np.repeat(a, 20_000, axis=0) for n, a in inputs.items()}, {})
+        report["same"] = same and all(len(a) == 20_000 for a in many.values())
+    return report
 
 
-def fork_once(found: Any, path: Path, inputs: Any, want: Any) -> dict[str, Any]:
-    """One child's report; a child that dies or hangs (60 s) reports that."""
+def forked(work: Callable[[], Any], limit_s: int = 60) -> dict[str, Any]:
+    """What `work` returns, done in a child; a child that dies or takes too long reports that."""
     read, write = os.pipe()
-    began = time.monotonic()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            signal.alarm(60)
+            signal.alarm(limit_s)
             os.close(read)
-            report = json.dumps(child(found, path, inputs, want, began)).encode()
-            os.write(write, report)
+            os.write(write, json.dumps(work()).encode())
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(write)
@@ -232,36 +254,51 @@ def fork_once(found: Any, path: Path, inputs: Any, want: Any) -> dict[str, Any]:
     return report
 
 
-def measure(framework: str, path: Path, forks: int) -> dict[str, Any]:
-    """The reports of `forks` children of one process that has only imported `framework`."""
-    inputs, want = pickle.loads((path.parent / "request.pkl").read_bytes())
+def make(framework: str, path: Path) -> dict[str, Any]:
+    path.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        request = MAKERS[framework](path)
+    (path.parent / "request.pkl").write_bytes(pickle.dumps(request))
+    return {}
+
+
+def measure(framework: str, path: Path, forks: int, threads: int) -> dict[str, Any]:
+    """The reports of `forks` children of this process, which has only imported `framework`."""
     found, seconds = imported(framework)
-    threads = len(os.listdir("/proc/self/task"))
+    tasks = len(os.listdir("/proc/self/task"))
     base = private_kib()
-    reports = [fork_once(found, path, inputs, want) for _ in range(forks)]
+    made = forked(lambda: make(framework, path))
+    if "died" in made:
+        raise SystemExit(f"the child that makes the model died: {made['died']}")
+    reports = []
+    for _ in range(forks):
+        began = time.monotonic()
+        reports.append(forked(lambda began=began: child(found, path, threads, began)))
     return {
         "framework": framework,
         "import_s": seconds,
-        "threads": threads,
+        "threads": tasks,
         "zygote_kib": base,
         "forks": reports,
     }
 
 
-def run(framework: str, forks: int) -> dict[str, Any]:
-    """`measure` in processes of its own, model included."""
-    env = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "TF_CPP_MIN_LOG_LEVEL": "2"}
+def run(framework: str, forks: int, threads: int) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    env = {**os.environ, **dict.fromkeys(ONE_THREAD, "1")}
     with tempfile.TemporaryDirectory() as folder:
-        for step in ("make", "measure"):
-            command = [sys.executable, "-m", "benchmarks.fork_cost", framework]
-            command += ["--step", step, "--folder", folder, "--forks", str(forks)]
-            done = subprocess.run(
-                command, env=env, capture_output=True, text=True, timeout=300, check=False
-            )
-            if done.returncode:
-                raise SystemExit(f"{framework}: {step} failed\n{done.stderr[-3000:]}")
+        command = [sys.executable, "-m", "benchmarks.fork_cost", framework, "--folder", folder]
+        command += ["--forks", str(forks), "--threads", str(threads)]
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=300, check=False
+        )
+        if done.returncode:
+            raise SystemExit(f"{framework} failed\n{done.stderr[-3000:]}")
         result = json.loads(done.stdout.splitlines()[-1])
         assert isinstance(result, dict)
+        if any("died" in report for report in result["forks"]):
+            print(done.stderr[-3000:], file=sys.stderr)
         return result
 
 
@@ -269,31 +306,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("frameworks", nargs="*", default=list(MAKERS))
     parser.add_argument("--forks", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1, help="of each child, 1")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--step", choices=("make", "measure"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.step == "make":
-        from penstock import runtimes
-
+    if asked.folder is not None:
         (name,) = asked.frameworks
-        runtimes.prepare_environment(runtimes.find(name))
         path = asked.folder / "model"
-        path.mkdir()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            request = MAKERS[name](path)
-        (asked.folder / "request.pkl").write_bytes(pickle.dumps(request))
-        return
-    if asked.step == "measure":
-        (name,) = asked.frameworks
-        print(json.dumps(measure(name, asked.folder / "model", asked.forks)))
+        print(json.dumps(measure(name, path, asked.forks, asked.threads)))
         return
     results = []
     if not asked.json:
         print(f"{'':12} {'import':>8} {'threads':>8}   fork to first answer   of it load   private")
     for name in asked.frameworks:
-        result = run(name, asked.forks)
+        result = run(name, asked.forks, asked.threads)
         results.append(result)
         if asked.json:
             continue

@@ -104,9 +104,9 @@ def test_labels_are_those_of_the_model(model, labels, tmp_path, load):
 )
 @pytest.mark.parametrize("targets", [1, 2])
 def test_regressors_answer_the_same_bits(model, targets, tmp_path, load):
+    if isinstance(model, (SGDRegressor, LinearSVR)):
+        targets = 1  # they take no more
     y = YD if targets == 1 else np.stack([YD, -YD], axis=1)
-    if targets == 2 and isinstance(model, (SGDRegressor, LinearSVR)):
-        pytest.skip("these take one target")
     runtime = load("sklearn", save(model.fit(XD, y), tmp_path))
     assert runtime._fast is not None
     for x in (XD, XD[:1], XD[:5].astype(np.float32), np.zeros((1, 10), np.int32)):
@@ -428,8 +428,10 @@ def test_a_fault_of_the_users_own_step_is_no_invalid_input(tmp_path, load):
 
 def test_jobs_are_held_to_the_replicas_share(tmp_path, load):
     forest = RandomForestClassifier(3, n_jobs=-1)
-    model = VotingClassifier([("f", forest), ("l", LogisticRegression(max_iter=500))], n_jobs=2)
-    path = save(make_pipeline(StandardScaler(), model).fit(X, Y), tmp_path)
+    model = VotingClassifier([("f", forest), ("l", LogisticRegression(max_iter=500))])
+    pipe = make_pipeline(StandardScaler(), model).fit(X, Y)
+    model.n_jobs = 2  # not while it is trained: that starts processes
+    path = save(pipe, tmp_path)
     voting = load("sklearn", path)._model.steps[1][1]
     assert voting.n_jobs is None
     assert voting.estimators_[0].n_jobs is None
