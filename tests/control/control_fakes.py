@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +212,9 @@ class FakeFiles:
 
     async def release(self, revision: str) -> None:
         self.pinned.discard(revision)
+
+    async def retain(self, revisions: Iterable[str]) -> None:
+        self.pinned &= set(revisions)
 
     def present(self, path: str) -> bool:
         return path not in self.missing

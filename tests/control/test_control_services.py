@@ -80,7 +80,10 @@ class World:
         return await self.store.get(Key(ISVC, "default", name))
 
     async def until(self, what: Callable[[], Any]) -> Any:
-        """Wait for something to become true. The store answers from a thread, so tasks need real turns."""
+        """Wait for something to become true; time goes on meanwhile.
+
+        The store answers from a thread, so tasks need real turns.
+        """
         async with asyncio.timeout(10):
             while True:
                 found = what()
@@ -89,6 +92,7 @@ class World:
                 if found:
                     return found
                 await asyncio.sleep(0.002)
+                await self.clock.advance(0.01)  # a lost compare-and-swap waits for its next look
 
     async def ready(
         self, name: str = "iris", status: str = "True", reason: str | None = None
@@ -524,3 +528,15 @@ async def test_a_start_that_is_refused_once_is_tried_again(world: World) -> None
     await world.settled()
     await world.clock.advance(1.0)
     await world.ready()
+
+
+async def test_applying_the_same_again_gives_replicas_that_gave_up_another_chance(
+    world: World,
+) -> None:
+    world.backend.behave = lambda replica_id, spec: Phase.FAILED
+    await world.apply(manifest())
+    await world.ready(status="False", reason="ModelLoadFailed")
+    world.backend.behave = lambda replica_id, spec: Phase.READY  # the missing package was installed
+    world.plane.services.refresh(("default", "iris"))
+    await world.ready()
+    assert await world.revisions() == ["iris-00001"]

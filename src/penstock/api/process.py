@@ -51,6 +51,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cache-gib", type=float, default=50.0, help="most that models may take")
     parser.add_argument("--inference-url", default="http://127.0.0.1:8080")
+    parser.add_argument("--inference-scheme", choices=("http", "https"), help="of that address")
     parser.add_argument("--gateways", type=int, default=0, help="how many should be connected")
     parser.add_argument("--scale-to-zero-grace", type=float, default=300.0, help="seconds")
     parser.add_argument("--pvc-root", type=Path, help="folder that pvc://CLAIM/PATH is below")
@@ -118,7 +119,7 @@ async def _run(
         backend,
         files,
         settings=ControlSettings(
-            inference_url=options.inference_url.rstrip("/"),
+            inference_url=_inference_url(options.inference_url, options.inference_scheme),
             cores=len(os.sched_getaffinity(0)),
             scale_to_zero_grace_s=options.scale_to_zero_grace,
         ),
@@ -165,6 +166,12 @@ async def _run(
 async def _start(plane: ControlPlane, status_fd: int | None) -> None:
     await plane.start()
     say(status_fd, {"event": "ready"})
+
+
+def _inference_url(url: str, scheme: str | None) -> str:
+    """Without a slash at its end, and with another scheme if one is given."""
+    url = url.rstrip("/")
+    return f"{scheme}://{url.partition('://')[2]}" if scheme else url
 
 
 def say(status_fd: int | None, event: dict[str, object]) -> None:

@@ -59,7 +59,7 @@ def _seconds(text: str) -> float:
     try:
         return seconds(text)
     except ValueError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--timeout") from exc
+        raise typer.BadParameter(str(exc)) from exc
 
 
 def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
@@ -102,9 +102,33 @@ def serve(
         bool, typer.Option("--insecure", help="Let other machines in without a token.")
     ] = False,
     token_file: TokenFile = None,
+    sleep_after: Annotated[
+        str,
+        typer.Option(help="A service with minReplicas: 0 sleeps this long after its last request."),
+    ] = "5m",
+    cache_size: Annotated[
+        float, typer.Option(min=0.01, help="Most that fetched models may take on the disk, GiB.")
+    ] = 50.0,
+    pvc_root: Annotated[
+        Path | None,
+        typer.Option(help="Folder that pvc://CLAIM/PATH is below, one folder per claim."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Certificate chain (PEM) for the inference port; with --tls-key."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
+    allow_host: Annotated[
+        list[str], typer.Option(help="Further Host names for the control API; repeatable.")
+    ] = [],  # noqa: B006 - typer copies it
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Run the platform on this machine until Ctrl-C."""
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key go together")
+    options = [f"--scale-to-zero-grace={_seconds(sleep_after):g}", f"--cache-gib={cache_size:g}"]
+    options += [f"--pvc-root={pvc_root.absolute()}"] if pvc_root is not None else []
+    options += [f"--allow-host={host_name}" for host_name in allow_host]
     level = _one_of(log_level.upper(), ("DEBUG", "INFO", "WARNING", "ERROR"), "--log-level")
     from penstock.cli import serving
 
@@ -120,6 +144,8 @@ def serve(
         insecure=insecure,
         token_file=token_file,
         log_level=level,
+        control_options=options,
+        tls=(tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None,
     )
     raise typer.Exit(code)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import sys
 import threading
 from pathlib import Path
 
@@ -29,6 +29,8 @@ def serve(
     insecure: bool,
     token_file: Path | None,
     log_level: str,
+    control_options: list[str],
+    tls: tuple[Path, Path] | None,
 ) -> int:
     """Run the node; the exit code. `files` are applied once it is up."""
     # At the terminal only what matters; the processes' own logs are in files.
@@ -47,11 +49,15 @@ def serve(
         insecure=insecure,
         token_file=token,
         log_level=log_level.upper(),
+        control_options=(*control_options, *(["--inference-scheme=https"] if tls else [])),
+        gateway_options=(f"--tls-cert={tls[0].absolute()}", f"--tls-key={tls[1].absolute()}")
+        if tls
+        else (),
         **({"gateways": gateways} if gateways is not None else {}),  # type: ignore[arg-type]
     )
 
     def on_ready(serving: Serving) -> None:
-        _announce(serving, folder)
+        _announce(serving, folder, "https" if tls else "http")
         if files:
             # Beside the node's loop: the client is plain blocking code.
             threading.Thread(
@@ -70,16 +76,14 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _announce(serving: Serving, folder: Path) -> None:
+def _announce(serving: Serving, folder: Path, scheme: str) -> None:
     bold, plain = ("\033[1m", "\033[0m") if colourful() else ("", "")
     say(f"{bold}Penstock serves.{plain}  Ctrl-C ends it.")
-    say(f"  inference  http://{serving.http}")
+    say(f"  inference  {scheme}://{serving.http}")
     say(f"  control    http://{serving.api}")
     say(f"  data       {folder}")
     if serving.api != "127.0.0.1:8090":
         say(f"  For commands in another terminal: export PENSTOCK_SERVER=http://{serving.api}")
-    import sys
-
     sys.stdout.flush()
 
 
@@ -106,8 +110,3 @@ def _reachable(address: str) -> str:
     """An address to connect to, for one that is listened on everywhere."""
     host, _, port = address.rpartition(":")
     return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "") else address  # noqa: S104
-
-
-def default_gateways() -> int:
-    """As the node decides: half the cores, models need the others."""
-    return max(1, (os.cpu_count() or 1) // 2)

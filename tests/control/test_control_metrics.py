@@ -1,0 +1,199 @@
+"""Metrics of many processes as one text, read over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from control_fakes import FakeClock
+
+from penstock.control.metrics import MetricsCollector, counter_by, read_snapshot, went_back
+from penstock.observe.metrics import Registry
+
+
+class Process:
+    """Something that answers GET /metrics.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.registry = Registry()
+        self.requests = self.registry.counter("penstock_x", "X.", ("namespace", "service"))
+        self.gauge = self.registry.gauge("penstock_g", "G.")
+        self.hist = self.registry.histogram("penstock_h", "H.", bounds=(1.0, 2.0))
+        self.readings = 0
+        self.hang = False
+        self.status = 200
+        self.server: asyncio.Server | None = None
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.path}"
+
+    async def start(self) -> Process:
+        self.server = await asyncio.start_unix_server(self._serve, str(self.path))
+        return self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.readings += 1
+        try:
+            if self.hang:
+                await asyncio.Event().wait()
+            body = msgspec.json.encode(self.registry.snapshot())
+            writer.write(
+                b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (self.status, len(body), body)
+            )
+            await writer.drain()
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.close()
+
+
+Make = Callable[[str], Awaitable[Process]]
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Make]:
+    made: list[Process] = []
+
+    async def one(name: str) -> Process:
+        made.append(await Process(tmp_path / f"{name}.sock").start())
+        return made[-1]
+
+    yield one
+    for p in made:
+        p.stop()
+
+
+def samples(text: bytes, name: str) -> dict[str, float]:
+    found = {}
+    for line in text.decode().splitlines():
+        if line.startswith(name):
+            key, _, value = line.rpartition(" ")
+            found[key] = float(value)
+    return found
+
+
+async def test_counters_of_all_processes_are_added_and_survive_their_ends(make: Make) -> None:
+    a, b = await make("a"), await make("b")
+    live = {"a": a.address, "b": b.address}
+    clock = FakeClock()
+    collector = MetricsCollector(lambda: live, Registry(), clock=clock)
+    a.requests.labels("default", "iris").inc(3)
+    b.requests.labels("default", "iris").inc(4)
+    a.gauge.labels().set(1)
+    b.gauge.labels().set(1)
+    b.hist.labels().observe(1.5)
+    text = await collector.text()
+    assert samples(text, "penstock_x_total") == {
+        'penstock_x_total{namespace="default",service="iris"}': 7
+    }
+    assert samples(text, "penstock_g") == {"penstock_g": 2}
+    del live["b"]
+    await clock.advance(2)
+    text = await collector.text()
+    assert samples(text, "penstock_x_total") == {
+        'penstock_x_total{namespace="default",service="iris"}': 7
+    }
+    assert samples(text, "penstock_g") == {"penstock_g": 1}
+    assert samples(text, 'penstock_h_bucket{le="2.0"}') == {'penstock_h_bucket{le="2.0"}': 1}
+    collector.forget("default", "iris")
+    text = await collector.text()
+    assert samples(text, "penstock_x_total") == {
+        'penstock_x_total{namespace="default",service="iris"}': 3
+    }
+
+
+async def test_a_process_that_starts_anew_at_its_address_takes_nothing_back(make: Make) -> None:
+    a = await make("a")
+    clock = FakeClock()
+    collector = MetricsCollector(lambda: {"a": a.address}, Registry(), clock=clock)
+    counter = a.requests.labels("default", "iris")
+    counter.inc(10)
+    await collector.text()
+    counter.value = 2  # another process
+    await clock.advance(2)
+    (value,) = samples(await collector.text(), "penstock_x_total").values()
+    assert value == 12
+
+
+async def test_scrapes_within_a_second_are_one_reading_and_scrapers_share_it(make: Make) -> None:
+    a = await make("a")
+    clock = FakeClock()
+    collector = MetricsCollector(lambda: {"a": a.address}, Registry(), clock=clock)
+    await asyncio.gather(*(collector.text() for _ in range(5)))
+    await collector.text()
+    assert a.readings == 1
+    await clock.advance(1.1)
+    await collector.text()
+    assert a.readings == 2
+
+
+async def test_a_process_that_hangs_or_fails_costs_only_its_own_numbers(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.control.metrics.DEADLINE_S", 0.1)
+    good, bad, hung = await make("good"), await make("bad"), await make("hung")
+    for p in (good, bad, hung):
+        p.requests.labels("default", p.path.stem).inc()
+    bad.status = 500
+    hung.hang = True
+    live = {p.path.stem: p.address for p in (good, bad, hung)} | {"gone": "unix:/nowhere"}
+    collector = MetricsCollector(lambda: live, Registry(), clock=FakeClock())
+    async with asyncio.timeout(5):
+        text = await collector.text()
+    assert samples(text, "penstock_x_total") == {
+        'penstock_x_total{namespace="default",service="good"}': 1
+    }
+    assert samples(text, "penstock_metrics_unread_total") == {"penstock_metrics_unread_total": 3}
+
+
+async def test_reading_says_what_is_wrong(make: Make) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        await read_snapshot("unix:/nowhere")
+    p = await make("p")
+    p.status = 404
+    with pytest.raises(OSError, match="404"):
+        await read_snapshot(p.address)
+    with pytest.raises(ValueError, match="no address"):
+        await read_snapshot("nonsense")
+
+
+def test_a_counter_that_is_lower_or_gone_shows_another_process() -> None:
+    r = Registry()
+    c = r.counter("a", "A.", ("x",))
+    h = r.histogram("h", "H.", bounds=(1.0,))
+    g = r.gauge("g", "G.")
+    c.labels("1").inc(5)
+    h.labels().observe(0.5)
+    g.labels().set(9)
+    old = r.snapshot()
+    assert not went_back(old, old)
+    g.labels().set(0)
+    assert not went_back(old, r.snapshot())
+    c.remove("1")
+    assert not went_back(old, r.snapshot())  # a child that was forgotten, e.g. of a deleted service
+    assert went_back(old, Registry().snapshot())
+    h.labels().counts = [0, 0]
+    assert went_back(old, r.snapshot())
+
+
+def test_sums_by_labels() -> None:
+    r = Registry()
+    c = r.counter("a", "A.", ("ns", "s", "code"))
+    c.labels("x", "y", "200").inc(2)
+    c.labels("x", "y", "500").inc(1)
+    r.histogram("h", "H.", ("ns",), bounds=(1.0,)).labels("x").observe(3)
+    snapshot = r.snapshot()
+    assert counter_by(snapshot, "a", ("ns", "s")) == {("x", "y"): 3}
+    assert counter_by(snapshot, "h", ("ns",)) == {("x",): 1}
+    assert counter_by(snapshot, "a", ("nope",)) == {}
+    assert counter_by(snapshot, "nope", ()) == {}
