@@ -51,7 +51,7 @@ class Answers:
 def inline(runtime: Runtime, **fields: Any) -> Batcher:
     """A batcher whose model runs in the loop."""
     executor = Executor(runtime, name="m", timeout_s=30, hung=not_hung, inline_below_s=float("inf"))
-    executor.estimate.add(0, 0.0)
+    executor.estimate.in_loop(0, 0.0)
     return Batcher(executor, batches=runtime.batchable, **fields)
 
 

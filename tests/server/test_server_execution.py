@@ -14,7 +14,7 @@ from server_models import Doubler, Function, Gated, not_hung, rows
 
 from penstock.errors import DeadlineExceeded, InvalidInput, ModelError
 from penstock.runtimes.base import Arrays, Runtime
-from penstock.server.execution import Call, Estimate, Executor, checked
+from penstock.server.execution import FIRST_TRIAL, Call, Estimate, Executor, checked
 from penstock.server.workers import Watchdog, Workers
 
 
@@ -42,7 +42,7 @@ async def test_a_call_known_to_be_short_runs_in_the_loop() -> None:
 async def test_a_long_call_runs_in_a_thread_while_the_loop_turns() -> None:
     model = Gated()
     executor = executor_of(model)
-    executor.estimate.add(8, 0.002)
+    executor.estimate.in_loop(8, 0.002)
     call = asyncio.create_task(run(executor, rows(1)))
     assert await asyncio.to_thread(model.entered.acquire, timeout=10)
     for _ in range(5):
@@ -62,7 +62,7 @@ async def test_a_model_that_gets_slow_moves_to_a_thread_and_back() -> None:
         return inputs
 
     executor = executor_of(Function(predict), inline_below_s=0.02)
-    executor.estimate.add(8, 0.0)
+    executor.estimate.in_loop(8, 0.0)
     await run(executor, rows(1))
     pause = 0.15
     await run(executor, rows(1))
@@ -75,14 +75,71 @@ async def test_a_model_that_gets_slow_moves_to_a_thread_and_back() -> None:
 
 
 def test_an_estimate_grows_with_size_until_it_is_measured() -> None:
-    estimate = Estimate()
-    assert estimate.expect(100) is None
-    estimate.add(100, 0.001)
-    assert estimate.expect(120) == 0.001
-    assert estimate.expect(1000) == pytest.approx(0.008)
-    assert estimate.expect(1) == 0.001
-    estimate.add(1000, 0.002)
-    assert estimate.expect(1000) == 0.002
+    estimate = Estimate(0.005)
+    assert not estimate.short(100)  # nothing is known
+    estimate.in_loop(100, 0.001)
+    assert estimate.short(120)
+    assert estimate.short(1)
+    assert estimate.short(500)
+    assert not estimate.short(1000)  # 8 times as much
+    estimate.in_thread(1000, 0.002, 0.002)
+    assert estimate.short(1000)
+
+
+def test_one_slow_call_in_the_loop_is_forgiven_and_several_are_not() -> None:
+    estimate = Estimate(0.001)
+    estimate.in_loop(100, 0.0003)
+    estimate.in_loop(100, 0.015)
+    assert estimate.short(100)
+    for _ in range(5):
+        estimate.in_loop(100, 0.015)
+    assert not estimate.short(100)
+
+
+def test_a_very_slow_call_in_the_loop_is_the_last_one_there() -> None:
+    estimate = Estimate(0.001)
+    estimate.in_loop(100, 0.0001)
+    estimate.in_loop(100, 0.5)
+    assert not estimate.short(100)
+
+
+def sent_to_a_thread() -> Estimate:
+    estimate = Estimate(0.001)
+    estimate.in_loop(8, 0.5)
+    for _ in range(40):
+        estimate.in_thread(8, 0.005, 0.005)
+    assert not estimate.short(8)
+    return estimate
+
+
+def test_a_short_call_that_only_waits_for_the_lock_gets_back_to_the_loop() -> None:
+    """In a thread beside a busy loop its time is mostly the lock's, its processor time is not."""
+    estimate = sent_to_a_thread()
+    for _ in range(FIRST_TRIAL):
+        assert not estimate.short(8)
+        estimate.in_thread(8, 0.005, 0.0002)
+    assert estimate.short(8)  # one trial
+    estimate.in_loop(8, 0.0003)
+    assert estimate.short(8)  # and it stays there
+
+
+def test_a_call_that_waits_for_something_else_is_tried_ever_more_seldom() -> None:
+    estimate = sent_to_a_thread()
+    trials: list[int] = []
+    for i in range(8 * FIRST_TRIAL):
+        if estimate.short(8):
+            trials.append(i)
+            estimate.in_loop(8, 0.005)
+        else:
+            estimate.in_thread(8, 0.005, 0.0002)
+    assert trials == [FIRST_TRIAL, 3 * FIRST_TRIAL + 1, 7 * FIRST_TRIAL + 2]
+
+
+def test_a_call_that_would_hold_the_loop_for_long_is_never_tried() -> None:
+    estimate = sent_to_a_thread()
+    for _ in range(10 * FIRST_TRIAL):
+        estimate.in_thread(8, 0.2, 0.0002)
+        assert not estimate.short(8)
 
 
 async def test_a_reentrant_model_runs_in_several_threads() -> None:
@@ -147,7 +204,7 @@ async def test_what_a_model_raises_becomes_an_error_without_the_users_data(
         raise raised
 
     executor = executor_of(Function(predict), inline_below_s=float("inf") if where == "loop" else 0)
-    executor.estimate.add(8, 0.0)
+    executor.estimate.in_loop(8, 0.0)
     for _ in range(2):  # and the next call is served
         call = await run(executor, rows(1))
         assert type(call.error) is expected
@@ -197,7 +254,7 @@ async def test_a_call_that_hangs_in_the_loop_is_reported_by_the_watchdog() -> No
         return inputs
 
     executor = executor_of(Function(predict), watchdog=watchdog, inline_below_s=float("inf"))
-    executor.estimate.add(8, 0.0)
+    executor.estimate.in_loop(8, 0.0)
     call = await run(executor, rows(1))
     assert call.error is None
     watchdog.close()

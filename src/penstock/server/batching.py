@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 #: Rows in a call when the manifest says nothing.
 DEFAULT_ROWS: Final = 32
 #: Bytes of input in a call when the manifest says nothing: beyond it copying costs more than a call saves.
-DEFAULT_BYTES: Final = 1 << 20
+DEFAULT_BYTES: Final = 1 << 18
 
 #: Takes the request's outputs, or the error that is its answer. Called once, in the loop, and must not raise.
 Done: TypeAlias = Callable[[Outputs | None, PenstockError | None], None]

@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 INLINE_BELOW_S: Final = 0.001
 #: Weight of the newest duration in the moving estimate.
 NEWEST: Final = 0.2
+#: A call in the loop that takes longer counts in full, and one in a thread is not tried in the loop.
+OUTLIER_S: Final = 0.02
+#: Calls in a thread before one is tried in the loop: at first, and at most after trials that failed.
+FIRST_TRIAL: Final = 32
+LAST_TRIAL: Final = 8192
 #: Awaited calls that may be in flight at once; they wait for others, so they cost little.
 AWAITED_AT_ONCE: Final = 64
 #: numpy's kinds that have a place on the wire: bool, int, uint, float, object, bytes, text.
@@ -84,37 +89,85 @@ def join(parts: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([p[name] for p in parts]) for name in first}
 
 
+class _Size:
+    """What is known of calls of about one size."""
+
+    __slots__ = ("patience", "seconds", "until_trial")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.patience = self.until_trial = FIRST_TRIAL
+
+
 class Estimate:
-    """Moving estimates of a call's duration, one per power of two of its size in bytes."""
+    """Moving estimates of a call's duration, one per power of two of its size in bytes.
 
-    __slots__ = ("_seconds",)
+    In a thread, a call's time has the waits for the interpreter's lock in it, which a busy loop makes ten
+    times longer than the call. So a size whose calls need little processor time is tried in the loop now
+    and then, ever more seldom as long as that is a disappointment.
+    """
 
-    def __init__(self) -> None:
-        self._seconds: list[float | None] = [None] * 66
+    __slots__ = ("_limit_s", "_sizes")
 
-    def expect(self, nbytes: int) -> float | None:
-        """Seconds a call with `nbytes` of input should take; None when nothing like it was seen.
+    def __init__(self, limit_s: float = INLINE_BELOW_S) -> None:
+        self._limit_s = limit_s
+        self._sizes: list[_Size | None] = [None] * 66
 
-        From the nearest smaller size it is scaled up as if time grew with size; a larger size's time is
-        an upper bound.
+    def short(self, nbytes: int) -> bool:
+        """Whether a call with `nbytes` of input should be over within the limit.
+
+        What is not known is taken from the nearest smaller size, scaled up as if time grew with size; else
+        from a larger one; and is not short when nothing is known.
         """
         bucket = nbytes.bit_length()
-        known = self._seconds[bucket]
+        known = self._sizes[bucket]
         if known is not None:
-            return known
+            return known.seconds < self._limit_s
         for b in range(bucket - 1, -1, -1):
-            smaller = self._seconds[b]
+            smaller = self._sizes[b]
             if smaller is not None:
-                return smaller * float(1 << (bucket - b))
-        for larger in self._seconds[bucket + 1 :]:
+                return smaller.seconds * (1 << (bucket - b)) < self._limit_s
+        for larger in self._sizes[bucket + 1 :]:
             if larger is not None:
-                return larger
-        return None
+                return larger.seconds < self._limit_s
+        return False
 
-    def add(self, nbytes: int, seconds: float) -> None:
+    def in_loop(self, nbytes: int, seconds: float) -> None:
+        """A call ran in the loop and took `seconds`."""
         bucket = nbytes.bit_length()
-        old = self._seconds[bucket]
-        self._seconds[bucket] = seconds if old is None else old + NEWEST * (seconds - old)
+        known = self._sizes[bucket]
+        if known is None:
+            self._sizes[bucket] = _Size(seconds)
+        elif known.until_trial <= 0:
+            self._judge_trial(known, seconds)
+        else:
+            # One slow call may be another process's doing; a really slow one is not taken chances with.
+            if seconds < OUTLIER_S:
+                seconds = min(seconds, 4 * known.seconds)
+            known.seconds += NEWEST * (seconds - known.seconds)
+
+    def in_thread(self, nbytes: int, seconds: float, cpu_s: float) -> None:
+        """A call ran in a thread, took `seconds` and that thread's processor for `cpu_s`."""
+        bucket = nbytes.bit_length()
+        known = self._sizes[bucket]
+        if known is None:
+            self._sizes[bucket] = _Size(seconds)
+            return
+        known.seconds += NEWEST * (seconds - known.seconds)
+        if known.seconds < self._limit_s:
+            known.until_trial = known.patience
+        elif cpu_s < self._limit_s and seconds < OUTLIER_S:
+            known.until_trial -= 1
+            if known.until_trial <= 0:
+                known.seconds = 0.0  # the next one is the trial
+
+    def _judge_trial(self, known: _Size, seconds: float) -> None:
+        known.seconds = seconds
+        if seconds < self._limit_s:
+            known.patience = FIRST_TRIAL
+        else:
+            known.patience = min(2 * known.patience, LAST_TRIAL)
+        known.until_trial = known.patience
 
 
 class Executor:
@@ -133,13 +186,12 @@ class Executor:
         on_thread_start: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
-        self.estimate = Estimate()
+        self.estimate = Estimate(inline_below_s)
         self._predict: Callable[[Arrays, Mapping[str, Any]], Any] = runtime.predict
         self._awaits = inspect.iscoroutinefunction(runtime.predict)
         self.slots = AWAITED_AT_ONCE if self._awaits else cores if runtime.reentrant else 1
         self._timeout_s = timeout_s
         self._watchdog = watchdog
-        self._inline_below_s = inline_below_s
         self._workers = Workers(
             name=name,
             threads=self.slots,
@@ -156,8 +208,7 @@ class Executor:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
-        expected = self.estimate.expect(call.nbytes)
-        if expected is not None and expected < self._inline_below_s:
+        if self.estimate.short(call.nbytes):
             watchdog = self._watchdog
             if watchdog is not None:
                 watchdog.enter(self.name, perf_counter())
@@ -165,9 +216,22 @@ class Executor:
                 watchdog.leave()
             else:
                 self._perform(call)
-            self._finish(call)
+            self.estimate.in_loop(call.nbytes, call.ended - call.started)
+            call.done(call)
             return
-        self._workers.run(Job(lambda: self._perform(call), lambda: self._finish(call)))
+        cpu_s = 0.0
+
+        def work() -> None:
+            nonlocal cpu_s
+            before = thread_time()
+            self._perform(call)
+            cpu_s = thread_time() - before
+
+        def finish() -> None:
+            self.estimate.in_thread(call.nbytes, call.ended - call.started, cpu_s)
+            call.done(call)
+
+        self._workers.run(Job(work, finish))
 
     @property
     def late(self) -> bool:
@@ -179,10 +243,6 @@ class Executor:
         self._workers.close()
         for task in self._tasks:
             task.cancel()
-
-    def _finish(self, call: Call) -> None:
-        self.estimate.add(call.nbytes, call.ended - call.started)
-        call.done(call)
 
     def _perform(self, call: Call) -> None:
         call.started = call.joined = perf_counter()

@@ -51,6 +51,8 @@ HUNG_GRACE_S: Final = 2.0
 #: Longest a call may hold the loop. It ran there because it was expected to take a millisecond, and the
 #: supervisor replaces a process that gives no sign of life for ten seconds.
 LOOP_HELD_S: Final = 8.0
+#: Seconds a thread may hold the interpreter while another waits for it. Python's own is five times that.
+SWITCH_S: Final = 0.001
 #: Container objects before the collector looks. A request makes a few dozen, nearly none in a cycle.
 GC_THRESHOLD: Final = 20_000
 
@@ -75,6 +77,8 @@ class ModelProcess:
         self._stop = asyncio.Event()
         self._hung: str | None = None
         self._pools = Pools(share(spec))
+        # A model's thread that computes in Python lets the loop wait for as long as this.
+        sys.setswitchinterval(SWITCH_S)
         self.metrics = Metrics(
             Registry(), namespace=spec.namespace, service=spec.service, revision=spec.revision
         )

@@ -341,7 +341,7 @@ class Repository:
         )
         probed = await probe_arrays(model.name, runtime, self._limits.timeout_s, self._off_loop)
         if probed.seconds is not None:
-            executor.estimate.add(probed.nbytes, probed.seconds)
+            executor.estimate.in_loop(probed.nbytes, probed.seconds)
         asked = model.batching
         batcher = Batcher(
             executor,
