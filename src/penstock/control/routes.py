@@ -70,6 +70,7 @@ class RoutePublisher:
         self._routes: dict[str, Route] = {}
         #: Sequence number of the latest change of a key, removals included while somebody is untold.
         self._changed: dict[str, int] = {}
+        self._withdrawn: set[str] = set()
         self.sequence = 0
         self._gateways: set[_Gateway] = set()
         self._acks = asyncio.Condition()
@@ -106,12 +107,14 @@ class RoutePublisher:
         if self._routes.get(route.key) == route:
             return self._changed.get(route.key, self.sequence)
         self._routes[route.key] = route
+        self._withdrawn.discard(route.key)
         return self._tell(route.key)
 
     def remove(self, key: str) -> int:
         """Withdraw a route; no-op when absent."""
         if self._routes.pop(key, None) is None:
             return self._changed.get(key, self.sequence)
+        self._withdrawn.add(key)
         return self._tell(key)
 
     def retain(self, keys: Iterable[str]) -> None:
@@ -126,15 +129,15 @@ class RoutePublisher:
             gateway.untold.pop(key, None)  # to the end: keys go out in the order of their sequence
             gateway.untold[key] = None
             gateway.wakeup.set()
-        if not self._gateways:
+        if self._withdrawn:
             self._forget()
         self._dirty.set()
         return self.sequence
 
     def _forget(self) -> None:
         """Drop change numbers of withdrawn routes that nobody need be told about any more."""
-        untold = {k for g in self._gateways for k in g.untold}
-        for key in [k for k in self._changed if k not in self._routes and k not in untold]:
+        for key in [k for k in self._withdrawn if all(k not in g.untold for g in self._gateways)]:
+            self._withdrawn.discard(key)
             del self._changed[key]
 
     # -- the socket --------------------------------------------------------------------------------
