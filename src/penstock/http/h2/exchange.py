@@ -453,8 +453,8 @@ class H2Exchange:
 
     def drain(self) -> None:
         """Tell a writer that was told to wait that it may go on."""
-        if self._told and self.state == STARTED:
-            if self.queued <= self._connection.limits.write_high_water // 2:
-                self._told = False
-                if self.on_drain is not None:
-                    self.on_drain()
+        low = self._connection.limits.write_high_water // 2
+        if self._told and self.state == STARTED and self.queued <= low:
+            self._told = False
+            if self.on_drain is not None:
+                self.on_drain()

@@ -158,10 +158,7 @@ def _literal(name: bytes, value: bytes) -> bytes:
     if known is not None:
         return _integer(known, 7, 0x80)
     at = _STATIC_NAMES.get(name)
-    if at is not None:
-        start = _integer(at, 4, 0)
-    else:
-        start = b"\x00" + _integer(len(name), 7, 0) + name
+    start = _integer(at, 4, 0) if at is not None else b"\0%b%b" % (_integer(len(name), 7, 0), name)
     return start + _integer(len(value), 7, 0) + value
 
 

@@ -1,0 +1,276 @@
+"""ModelInfer's messages as arrays, and arrays as its answers.
+
+protobuf's C decoder reads the request; raw tensors become views of what it hands out. An answer with raw
+tensors is put together from remembered pieces and the arrays' own memory: protobuf allows fields in any
+order and in several pieces, so only the tensors differ from answer to answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from penstock.errors import InvalidInput, ModelError, Unsupported
+from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse
+from penstock.protocols.grpc.wire import varint
+from penstock.protocols.infer import InferRequest, InferResponse, RequestedOutput
+from penstock.protocols.tensors import (
+    count_of,
+    datatype,
+    datatype_of,
+    from_binary,
+    to_binary,
+)
+
+if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
+    from penstock.runtimes.base import Array
+
+#: Which list of `InferTensorContents` holds a datatype's elements. FP16 and BF16 have none: raw only.
+CONTENTS: Final = {
+    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
+    "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents",
+    "UINT32": "uint_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents",
+    "FP64": "fp64_contents", "BYTES": "bytes_contents",
+}  # fmt: skip
+_NARROW: Final = frozenset({"INT8", "INT16", "UINT8", "UINT16"})
+#: Answers' first pieces remembered.
+_MAX_HEADS: Final = 4096
+_heads: dict[tuple[Any, ...], bytes] = {}
+
+
+def parse(kind: Any, message: Buffer) -> Any:
+    """A protobuf message of class `kind`; InvalidInput when it is none."""
+    try:
+        return kind.FromString(message)
+    except (DecodeError, RecursionError):
+        raise InvalidInput("The message cannot be decoded.") from None
+
+
+def parameters_of(entries: Any) -> dict[str, Any]:
+    """A map of parameters as Python values."""
+    found: dict[str, Any] = {}
+    for name, value in entries.items():
+        which = value.WhichOneof("parameter_choice")
+        if which is None:
+            raise InvalidInput(f"the parameter '{name}' has no value")
+        found[name] = getattr(value, which)
+    return found
+
+
+def decode_infer(message: Buffer, model_name: str = "", model_version: str = "") -> InferRequest:
+    """The request in a ModelInferRequest. Raises InvalidInput, Unsupported.
+
+    `binary_output` is true where the inputs were raw: then the answer is too.
+    """
+    request = parse(ModelInferRequest, message)
+    tensors = request.inputs
+    if not tensors:
+        raise InvalidInput("the request has no inputs")
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(tensors):
+        raise InvalidInput(
+            f"the request has {len(tensors)} inputs, but {len(raw)} raw_input_contents"
+        )
+    inputs: dict[str, Array] = {}
+    datatypes: dict[str, str] = {}
+    input_parameters: dict[str, dict[str, Any]] = {}
+    for i, tensor in enumerate(tensors):
+        name = tensor.name
+        if name in inputs:
+            raise InvalidInput(f"input '{name}' is given twice")
+        kind = tensor.datatype
+        datatypes[name] = kind
+        shape = list(tensor.shape)
+        for size in shape:
+            if size < 0:
+                raise InvalidInput(f"input '{name}' has shape {shape}, with a negative size")
+        if tensor.parameters:
+            found = input_parameters[name] = parameters_of(tensor.parameters)
+            if "shared_memory_region" in found:
+                raise Unsupported(
+                    f"input '{name}' is in shared memory, which is not served.",
+                    hint="Send its data in the message.",
+                )
+        if raw:
+            if tensor.HasField("contents") and tensor.contents.ListFields():
+                raise InvalidInput(
+                    f"input '{name}' has contents beside the request's raw_input_contents; one of"
+                    " them is expected"
+                )
+            inputs[name] = from_binary(name, kind, shape, memoryview(raw[i]))
+        else:
+            inputs[name] = _typed(name, kind, shape, tensor.contents)
+    outputs = tuple(
+        RequestedOutput(o.name, None, parameters_of(o.parameters) if o.parameters else {})
+        for o in request.outputs
+    )
+    return InferRequest(
+        inputs,
+        datatypes,
+        outputs or None,
+        request.id or None,
+        model_name or request.model_name,
+        model_version or request.model_version,
+        parameters_of(request.parameters) if request.parameters else {},
+        input_parameters,
+        bool(raw),
+    )
+
+
+def _typed(name: str, kind: str, shape: Sequence[int], contents: Any) -> Array:
+    """A tensor's typed contents as an array."""
+    described = datatype(kind, name)
+    count = count_of(shape, f"input '{name}'")
+    wanted = CONTENTS.get(kind)
+    if wanted is None:
+        raise InvalidInput(
+            f"input '{name}' has datatype {kind}, which has no typed contents.",
+            hint="Send it in raw_input_contents.",
+        )
+    for field, _ in contents.ListFields():
+        if field.name != wanted:
+            raise InvalidInput(
+                f"input '{name}' has datatype {kind}, whose elements belong into {wanted}, not"
+                f" {field.name}"
+            )
+    values = getattr(contents, wanted)
+    if len(values) != count:
+        raise InvalidInput(
+            f"input '{name}' has shape {list(shape)}, that is {count} elements, but its contents"
+            f" have {len(values)}"
+        )
+    if kind == "BYTES":
+        objects = np.empty(count, dtype=object)
+        objects[:] = list(values)
+        return objects.reshape(shape)
+    if kind in _NARROW:
+        wide = np.fromiter(values, np.int64, count)
+        narrow: Array = wide.astype(described.dtype)
+        if not np.array_equal(narrow, wide):
+            raise InvalidInput(f"input '{name}' has a value that {kind} cannot hold")
+        return narrow.reshape(shape)
+    return np.fromiter(values, described.dtype, count).reshape(shape)
+
+
+def encode_infer(response: InferResponse, request: InferRequest) -> list[Buffer]:
+    """The framed ModelInferResponse, in pieces. Raises InvalidInput, ModelError.
+
+    Raw tensors where the request's were, or where an output's datatype has no typed contents.
+    """
+    model = response.model_name or request.model_name
+    version = response.model_version or request.model_version
+    outputs = response.outputs
+    declared = response.datatypes
+    if request.outputs is None:
+        chosen: Sequence[str] = list(outputs)
+    else:
+        chosen = [o.name for o in request.outputs]
+        for o in request.outputs:
+            if o.name not in outputs:
+                raise InvalidInput(
+                    f"unexpected inference output '{o.name}' for model '{model}'.",
+                    hint=f"Its outputs are {', '.join(repr(n) for n in outputs)}.",
+                )
+            if o.parameters.get("classification") or "shared_memory_region" in o.parameters:
+                raise Unsupported(f"output '{o.name}' asks for what is not served.")
+    kinds = {n: (declared and declared.get(n)) or datatype_of(outputs[n], n) for n in chosen}
+    raw = request.binary_output or any(k not in CONTENTS for k in kinds.values())
+    identity = response.id if response.id is not None else request.id
+    if not raw:
+        return _frame([_typed_answer(response, model, version, identity, kinds)])
+    key = (model, version, *((n, kinds[n], outputs[n].shape) for n in chosen))
+    head = _heads.get(key) or _head(key)
+    pieces: list[Buffer] = [head]
+    if identity:
+        text = identity.encode()
+        pieces.append(b"\x1a%b%b" % (varint(len(text)), text))
+    if response.parameters:
+        pieces.append(_parameters(response.parameters))
+    for name in chosen:
+        data = to_binary(name, kinds[name], outputs[name])
+        pieces += (b"\x32" + varint(len(data)), data)
+    return _frame(pieces)
+
+
+def _frame(pieces: list[Buffer]) -> list[Buffer]:
+    size = sum([len(p) for p in pieces])
+    if size >= 1 << 32:
+        raise ModelError("The model's answer is too large for one message.")
+    pieces.insert(0, b"\0" + size.to_bytes(4, "big"))
+    return pieces
+
+
+def _head(key: tuple[Any, ...]) -> bytes:
+    """Everything of a raw answer that is not a tensor's bytes."""
+    message = ModelInferResponse(model_name=key[0], model_version=key[1])
+    for name, kind, shape in key[2:]:
+        message.outputs.add(name=name, datatype=kind, shape=shape)
+    made: bytes = message.SerializeToString()
+    if len(_heads) >= _MAX_HEADS:
+        _heads.clear()
+    _heads[key] = made
+    return made
+
+
+def _set_parameters(entries: Any, parameters: Mapping[str, Any]) -> None:
+    for name, value in parameters.items():
+        if isinstance(value, bool):
+            entries[name].bool_param = value
+        elif isinstance(value, int):
+            if not -(2**63) <= value < 2**64:
+                raise ModelError(f"The answer's parameter {name!r} is too large a number.")
+            if value < 2**63:
+                entries[name].int64_param = value
+            else:
+                entries[name].uint64_param = value
+        elif isinstance(value, float):
+            entries[name].double_param = value
+        else:
+            entries[name].string_param = value if isinstance(value, str) else str(value)
+
+
+def _parameters(parameters: Mapping[str, Any]) -> bytes:
+    message = ModelInferResponse()
+    _set_parameters(message.parameters, parameters)
+    made: bytes = message.SerializeToString()
+    return made
+
+
+def _typed_answer(
+    response: InferResponse,
+    model: str,
+    version: str,
+    identity: str | None,
+    kinds: Mapping[str, str],
+) -> bytes:
+    message = ModelInferResponse(model_name=model, model_version=version, id=identity or "")
+    if response.parameters:
+        _set_parameters(message.parameters, response.parameters)
+    for name, kind in kinds.items():
+        values = response.outputs[name]
+        tensor = message.outputs.add(name=name, datatype=kind, shape=values.shape)
+        # By way of the raw bytes, which do all the checking and casting.
+        data = memoryview(to_binary(name, kind, values))
+        flat = from_binary(name, kind, (values.size,), data)
+        getattr(tensor.contents, CONTENTS[kind]).extend(flat.tolist())
+    made: bytes = message.SerializeToString()
+    return made
+
+
+def decode_answer(message: Buffer) -> tuple[dict[str, Array], Any]:
+    """A ModelInferResponse's outputs as arrays, and the message; for tests and clients."""
+    answer = parse(ModelInferResponse, message)
+    outputs: dict[str, Array] = {}
+    for i, tensor in enumerate(answer.outputs):
+        if answer.raw_output_contents:
+            data = memoryview(answer.raw_output_contents[i])
+            outputs[tensor.name] = from_binary(tensor.name, tensor.datatype, tensor.shape, data)
+        else:
+            outputs[tensor.name] = _typed(
+                tensor.name, tensor.datatype, tensor.shape, tensor.contents
+            )
+    return outputs, answer
