@@ -22,6 +22,8 @@ from penstock.errors import InvalidInput, NotFound, PenstockError, Unavailable
 from penstock.http.server import Exchange, RequestHead
 from penstock.observe.metrics import render
 from penstock.protocols import documents
+from penstock.protocols.grpc.wire import is_grpc
+from penstock.server.grpc import GrpcCalls
 from penstock.server.inference import TargetType, V1Explain, V1Predict, V2Infer
 from penstock.server.memory import private_bytes
 from penstock.server.payloads import Payloads
@@ -76,6 +78,7 @@ class Application:
         self.repository = repository
         self.metrics = metrics
         self.payloads = Payloads(self)
+        self.grpc = GrpcCalls(self)
         #: True from SIGTERM on: health says not ready, requests under way are answered.
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +91,8 @@ class Application:
         route(exchange)
 
     def _route(self, head: RequestHead) -> Handler:
+        if is_grpc(head):
+            return self.grpc.route(head)
         path = head.path
         if len(path) > 1 and path.endswith("/"):
             path = path[:-1]

@@ -101,6 +101,29 @@ class Target(ABC):
         self.answered = app.metrics.requests(self.name, self.protocol, 200)
         self.seconds = app.metrics.request_seconds(self.name, self.protocol)
 
+    # -- payload models
+
+    def requested_s(self, exchange: Exchange) -> float | None:
+        """The caller's own deadline."""
+        return self.timeout_s
+
+    def answer(
+        self, exchange: Exchange, request: InferRequest, response: InferResponse, extra: bytes
+    ) -> None:
+        """Send what a payload model answered; `extra` are further header lines."""
+        try:
+            headers, body = encode_infer(response, request)
+        except PenstockError:
+            raise
+        except Exception:
+            log.exception("the answer of model %s could not be encoded", self.name)
+            raise unencodable(self.name) from None
+        exchange.send(200, headers + extra, body)
+
+    def send_error(self, exchange: Exchange, error: PenstockError) -> None:
+        """An error in this protocol's shape."""
+        send_error(exchange, error)
+
     # -- counting
 
     def refuse(self, exchange: Exchange, error: PenstockError, began: float) -> None:

@@ -20,16 +20,15 @@ from penstock.errors import (
     ModelError,
     PenstockError,
     Unavailable,
+    Unsupported,
 )
 from penstock.http.exchange import OPEN
 from penstock.http.head import render_headers
 from penstock.http.server import Exchange
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.v1 import decode_predict, is_json
-from penstock.protocols.v2 import encode_infer
 from penstock.runtimes.base import CallContext, RawReply, StreamReply
-from penstock.server.inference import CLIENT_GONE, Target, V2Infer, unencodable
-from penstock.server.replies import send_error
+from penstock.server.inference import CLIENT_GONE, Target, V2Infer
 from penstock.server.repository import Loaded
 
 if TYPE_CHECKING:
@@ -104,14 +103,20 @@ class Payloads:
             run=workers.call,
         )
         limit = self._app.spec.timeout_s
-        if target.timeout_s is not None:
-            limit = min(limit, target.timeout_s)
+        asked = target.requested_s(exchange)
+        if asked is not None:
+            limit = min(limit, asked)
         try:
             async with asyncio.timeout(limit):
                 reply = await model.call(payload, context)
         except TimeoutError:
             raise _late(target.name, limit) from None
         extra = _response_headers(target.name, context.response_headers)
+        if target.protocol == "grpc" and isinstance(reply, StreamReply | RawReply):
+            raise Unsupported(
+                f"Model {target.name} answers with a body of its own, which gRPC cannot carry.",
+                hint="Call it over HTTP.",
+            )
         if isinstance(reply, StreamReply):
             await _stream(target.name, exchange, reply, extra, limit)
         elif isinstance(reply, RawReply):
@@ -122,14 +127,7 @@ class Payloads:
                     f"Model {target.name} answered {type(reply).__name__}, "
                     "which this protocol cannot carry."
                 )
-            try:
-                headers, body = encode_infer(reply, payload)
-            except PenstockError:
-                raise
-            except Exception:
-                log.exception("the answer of model %s could not be encoded", target.name)
-                raise unencodable(target.name) from None
-            exchange.send(200, headers + extra, body)
+            target.answer(exchange, payload, reply, extra)
 
     async def drain(self) -> None:
         """Return when every call has ended."""
@@ -220,7 +218,7 @@ def _send_or_break(target: Target, exchange: Exchange, error: PenstockError) -> 
     """An error's answer; where a stream has begun, the broken connection that says it is not whole."""
 
     if exchange.state == OPEN:
-        send_error(exchange, error)
+        target.send_error(exchange, error)
         return
     log.warning("a stream of model %s broke: %s", target.name, error)
     exchange.abort()

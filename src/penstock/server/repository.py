@@ -67,6 +67,8 @@ class Loaded:
     executor: Executor | None = None
     payload: PayloadRuntime | None = None
     workers: Workers | None = None
+    #: Rows that may share a call; 0 where requests are not batched.
+    batch_rows: int = 0
     #: Payload calls that run now; the batcher counts its own.
     calls: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -343,10 +345,12 @@ class Repository:
         if probed.seconds is not None:
             executor.estimate.in_loop(probed.nbytes, probed.seconds)
         asked = model.batching
+        batches = runtime.batchable and (asked is None or asked.max_batch_size > 1)
+        most_rows = asked.max_batch_size if asked else DEFAULT_ROWS
         batcher = Batcher(
             executor,
-            batches=runtime.batchable and (asked is None or asked.max_batch_size > 1),
-            max_rows=asked.max_batch_size if asked else DEFAULT_ROWS,
+            batches=batches,
+            max_rows=most_rows,
             max_bytes=float("inf") if asked else DEFAULT_BYTES,
             max_latency_s=asked.max_latency_s if asked else 0.0,
             max_queue=self._limits.max_queue,
@@ -363,6 +367,7 @@ class Repository:
             load_s=0.0,
             batcher=batcher,
             executor=executor,
+            batch_rows=most_rows if batches else 0,
         )
 
     async def _ready_payload(
