@@ -129,7 +129,8 @@ def answer(
         request.send_header(name, value)
     request.send_header("content-length", str(len(body)))
     request.end_headers()
-    request.wfile.write(body)
+    if request.command != "HEAD":  # it would be taken for the beginning of the next answer
+        request.wfile.write(body)
 
 
 @contextmanager
@@ -147,7 +148,7 @@ def serving(
             except OSError:  # the client went away, as tests have it do
                 self.close_connection = True
 
-        do_HEAD = do_GET
+        do_HEAD = do_POST = do_GET
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -30,7 +30,7 @@ AZURITE_VERSION = "3.37.0"
 
 @contextmanager
 def server_process(
-    command: list[str], ready: str, *, cwd: Path, wait_s: float = 60
+    command: list[str], ready: str, *, cwd: Path, wait_s: float = 60, **variables: str
 ) -> Iterator[str]:
     """Run a server until the block ends; the first group of the line that matches `ready`."""
     if setpriv := shutil.which("setpriv"):  # it also ends when this process is killed
@@ -39,7 +39,7 @@ def server_process(
     process = subprocess.Popen(
         command,
         cwd=cwd,
-        env={**environment, "PYTHONUNBUFFERED": "1"},
+        env={**environment, "PYTHONUNBUFFERED": "1", **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -229,9 +229,11 @@ class GcsPlace(Place):
 
 @contextmanager
 def moto(cwd: Path) -> Iterator[str]:
-    """An S3 server; its URL."""
+    """An S3 server that lists ten objects a page; its URL."""
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    with server_process(command, r"Running on (http://\S+)", cwd=cwd) as url:
+    with server_process(
+        command, r"Running on (http://\S+)", cwd=cwd, MOTO_S3_DEFAULT_MAX_KEYS="10"
+    ) as url:
         yield url
 
 

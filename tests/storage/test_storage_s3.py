@@ -190,22 +190,22 @@ async def test_folder_markers_are_no_files(server: str, cache: Any, settings: Se
     assert found.files == ("1/model.bin",)
 
 
-async def test_thousands_of_objects_are_listed_over_pages(
+async def test_more_objects_than_a_page_holds_are_listed(
     server: str, cache: Any, settings: Settings
 ) -> None:
-    """A page holds a thousand."""
+    """Amazon's hold a thousand, this server's ten."""
     place = S3Place(server)
-    for i in range(1005):
+    for i in range(35):
         place.put(f"many/{i}", b"")
-    with pytest.raises(Exception, match="more than 1004 files"):
+    with pytest.raises(Exception, match="more than 34 files"):
         await fetch(
             place.uri("many"),
             cache=cache,
-            settings=replace(settings, max_files=1004),
+            settings=replace(settings, max_files=34),
             credentials=place.credentials,
         )
     source = open_source(parse(place.uri("many")), place.credentials, settings)
     try:
-        assert len((await source.list()).entries) == 1005
+        assert len((await source.list()).entries) == 35
     finally:
         await source.close()

@@ -419,6 +419,14 @@ class TestEnvironment:
         assert found.gcs == GcsCredentials(endpoint="http://localhost:1")
         assert found.hdfs == HdfsCredentials(namenode="http://n:1")
 
+    def test_half_a_key_is_left_alone_with_a_warning(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A shell's mistake keeps no model in a folder from being served."""
+        found = self.found({"AWS_ACCESS_KEY_ID": "key", "HF_TOKEN": "hf"}, tmp_path)
+        assert (found.s3, found.hub) == (S3Credentials(), HubCredentials("hf"))
+        assert "not AWS_SECRET_ACCESS_KEY" in caplog.text
+
     def test_files(self, tmp_path: Path) -> None:
         """~/.aws with profiles, the hub's login."""
         (tmp_path / ".aws").mkdir()

@@ -178,19 +178,16 @@ async def test_a_file_that_changes_between_two_tries_is_listed_again(
     web: Files, bring: Any, after: int
 ) -> None:
     """Never the first half of one and the second of another."""
-    old = File(BIG, breaks=[after])
-    new = BIG[::-1]
-    web.files["/m.bin"] = old
-    original = web.handle
+    old, new = File(BIG, breaks=[after]), File(BIG[::-1])
 
     def handle(request: Any) -> None:
-        if web.seen:
-            web.files["/m.bin"] = File(new)
-        original(request)
+        web.files["/m.bin"] = new if web.seen else old
+        web.handle(request)
 
-    web.handle = handle  # type: ignore[method-assign]
     with serving(handle) as url:
-        assert read(await bring(f"{url}/m.bin")) == {"m.bin": new}
+        assert read(await bring(f"{url}/m.bin")) == {"m.bin": new.data}
+        web.seen.clear()
+        assert read(await bring(f"{url}/m.bin")) == {"m.bin": old.data}
 
 
 async def test_a_body_without_length_is_taken(web: Files, bring: Any) -> None:

@@ -13,10 +13,12 @@ claims gigabytes is caught before they are in memory.
 from __future__ import annotations
 
 import bz2
+import errno
 import hashlib
 import io
 import lzma
 import posixpath
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -230,7 +232,14 @@ def unpack(
             RuntimeError,
         ) as error:  # zipfile: encrypted, unknown compression
             raise target.error(str(error)) from error
-        except (UnicodeError, ValueError) as error:
+        except (UnicodeError, ValueError, struct.error) as error:
+            raise target.error(f"it is damaged ({error})") from error
+        except InterruptedError:
+            raise
+        except OSError as error:
+            # bz2's own have no number, a seek before the beginning has this one; the rest is the disk's.
+            if error.errno not in (None, errno.EINVAL):
+                raise
             raise target.error(f"it is damaged ({error})") from error
     target.resolve_links()
     if not target.files:

@@ -12,10 +12,11 @@ import logging
 import os
 import random
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from penstock.errors import LoadError, Unavailable
 from penstock.storage.settings import Settings
@@ -23,6 +24,10 @@ from penstock.storage.source import CHUNK_BYTES, Changed, Entry, Source, Transie
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+#: Own threads, started on first use: unpacking takes minutes, and the loop's default executor, a few threads
+#: on a small machine, is everybody's.
+_THREADS: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="penstock-storage")
 
 
 @dataclass(slots=True)
@@ -34,11 +39,11 @@ class Meter:
 
 
 async def in_thread(function: Callable[..., T], *args: object) -> T:
-    """As `asyncio.to_thread`, but a cancelled caller waits for the thread to end.
+    """Run `function` in a thread of storage's own; a cancelled caller waits for it to end.
 
     Otherwise a lock is let go while a write goes on, and somebody else writes to the same file.
     """
-    task = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    task = asyncio.get_running_loop().run_in_executor(_THREADS, function, *args)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -9,10 +9,12 @@ environment for credentials, and it is called, not implied.
 from __future__ import annotations
 
 import configparser
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from penstock.errors import PenstockError
 from penstock.storage.credentials import (
     AzureCredentials,
     Credentials,
@@ -21,6 +23,8 @@ from penstock.storage.credentials import (
     S3Credentials,
 )
 from penstock.storage.secrets import Secret, from_secrets
+
+log = logging.getLogger(__name__)
 
 _ROLE_VARIABLES: Final = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -41,7 +45,12 @@ def from_environment(
     if "AZURE_CLIENT_SECRET" not in kept:  # workload identity has the other two: ambient, below
         kept.pop("AZURE_CLIENT_ID", None)
         kept.pop("AZURE_TENANT_ID", None)
-    found = from_secrets([Secret("of the environment", data=kept)])
+    try:
+        found = from_secrets([Secret("(the environment)", data=kept)])
+    except PenstockError as error:
+        # Half a key in a shell must not keep models in folders from being served.
+        log.warning("the environment's storage credentials are not used: %s", error)
+        found = Credentials()
     return Credentials(
         s3=_s3(found.s3, environ, home, dmi),
         gcs=_gcs(environ, home, dmi),

@@ -37,6 +37,7 @@ from penstock.storage.uris import Location, redact
 
 T = TypeVar("T")
 _GOOGLE: Final = "https://storage.googleapis.com"
+_SCOPES: Final = ["https://www.googleapis.com/auth/devstorage.read_only"]
 _RANGE_BYTES: Final = 16 * MIB
 
 
@@ -148,19 +149,45 @@ class GcsSource(Source):
         return self._fs
 
     def _token(self) -> Any:
-        if self._credentials.key_json:
-            return json.loads(self._credentials.key_json)
-        if not self._credentials.ambient:
+        """Credentials that have been tried: gcsfs would try a bad key for half a minute."""
+        if not self._credentials.key_json and not self._credentials.ambient:
             return "anon"
+        import google.auth
         import google.auth.exceptions
+        import requests
+        from google.auth.transport.requests import Request
 
         try:
-            credentials, _ = google.auth.default(
-                scopes=["https://www.googleapis.com/auth/devstorage.read_only"]
+            credentials = (
+                self._own_key() if self._credentials.key_json else google.auth.default(_SCOPES)[0]
             )
         except google.auth.exceptions.DefaultCredentialsError:
             return "anon"
+        with requests.Session() as session:
+            session.trust_env = False  # ~/.netrc is not the service's
+            credentials.refresh(Request(session))
         return credentials
+
+    def _own_key(self) -> Any:
+        import google.oauth2.credentials
+        import google.oauth2.service_account
+
+        key = json.loads(self._credentials.key_json)
+        try:
+            if key["type"] == "authorized_user":
+                return google.oauth2.credentials.Credentials.from_authorized_user_info(key, _SCOPES)
+            host = urlsplit(str(key.get("token_uri", ""))).hostname or ""
+            refuse_endpoint(host, self.shown, self._settings)
+            return google.oauth2.service_account.Credentials.from_service_account_info(
+                key, scopes=_SCOPES
+            )
+        except ValueError as error:
+            # Its message may quote the key.
+            raise Unauthorized(
+                f"{self.shown}: gcloud-application-credentials.json is no usable key "
+                f"({type(error).__name__}).",
+                hint="Download it again from the Google Cloud console.",
+            ) from None
 
     async def _call(self, function: Callable[..., T], *args: object) -> T:
         try:
@@ -185,6 +212,10 @@ class GcsSource(Source):
         )
         if isinstance(error, FileNotFoundError):
             return nothing_there(self.shown, f"the bucket {self._bucket}")
+        if isinstance(error, google.auth.exceptions.TransportError) or getattr(
+            error, "retryable", False
+        ):
+            return Unavailable(f"{self.shown}: {said}.", hint="It is worth trying again later.")
         if str(code) == "401" or isinstance(error, google.auth.exceptions.GoogleAuthError):
             return Unauthorized(f"{self.shown} wants credentials, or others ({said}).", hint=hint)
         if str(code) == "403" or (isinstance(error, OSError) and said.startswith("Forbidden")):

@@ -12,7 +12,6 @@ out of the claim for `pvc://`.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from penstock.errors import Forbidden, LoadError, NotFound, PenstockError, Unsupported
+from penstock.storage.download import in_thread
 from penstock.storage.settings import Settings
 from penstock.storage.source import (
     CHUNK_BYTES,
@@ -68,7 +68,7 @@ class LocalSource(Source):
         self.identity = f"file:{self._path}"
 
     async def list(self) -> Listing:
-        return await asyncio.to_thread(self._scan)
+        return await in_thread(self._scan)
 
     def _scan(self) -> Listing:
         try:
@@ -141,11 +141,11 @@ class LocalSource(Source):
             )
 
     async def read(self, entry: Entry, offset: int) -> AsyncIterator[bytes]:
-        descriptor = await asyncio.to_thread(self._open, entry)
+        descriptor = await in_thread(self._open, entry)
         try:
             while True:
                 try:
-                    data = await asyncio.to_thread(os.pread, descriptor, CHUNK_BYTES, offset)
+                    data = await in_thread(os.pread, descriptor, CHUNK_BYTES, offset)
                 except OSError as error:
                     raise Transient(f"{self.shown}: reading {entry.path}: {error}") from error
                 if not data:
