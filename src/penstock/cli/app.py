@@ -406,6 +406,9 @@ def run(
     ] = [],  # noqa: B006 - typer copies it
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port.")] = 8080,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port for gRPC; none if not given.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="For numeric libraries; 0: all cores.")] = 0,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
@@ -421,6 +424,7 @@ def run(
             options=option,
             host=host,
             port=port,
+            grpc_port=grpc_port,
             threads=threads,
             log_level=level,
         )

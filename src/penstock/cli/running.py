@@ -21,6 +21,7 @@ def run(
     options: list[str],
     host: str,
     port: int,
+    grpc_port: int | None,
     threads: int,
     log_level: str,
 ) -> int:
@@ -34,6 +35,8 @@ def run(
             say(f"{served.name} ({served.framework}) at {base}; Ctrl-C ends it.")
             say(f"  {base}/v1/models/{served.name}:predict")
             say(f"  {base}/v2/models/{served.name}/infer")
+            if grpc_port is not None:
+                say(f"  gRPC at {address.host}:{grpc_port}")
 
         return model_process.run(
             model,
@@ -42,6 +45,7 @@ def run(
             options=parse_options(options),
             host=host,
             port=port,
+            grpc_port=grpc_port,
             threads=threads,
             on_listening=listening,
             on_ready=lambda: say("ready"),

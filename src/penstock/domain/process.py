@@ -47,6 +47,8 @@ class ProcessSpec:
     #: `unix:/path.sock` or `tcp:host:port`.
     listen: str
     models: tuple[ServedModel, ...]
+    #: Where gRPC is spoken over HTTP/2, in the same form; empty: only to gateways, over HTTP/1.1.
+    listen_grpc: str = ""
     namespace: str = "default"
     service: str = ""
     revision: str = ""

@@ -90,6 +90,13 @@ class Application:
             route = memo[_ROUTE] = self._route(exchange.head)
         route(exchange)
 
+    def streamed(self, exchange: Exchange) -> None:
+        """For a server that calls its handler at the head: all but gRPC wants whole bodies."""
+        if exchange.body is None and not is_grpc(exchange.head):
+            exchange.gather(self)
+        else:
+            self(exchange)
+
     def _route(self, head: RequestHead) -> Handler:
         if is_grpc(head):
             return self.grpc.route(head)

@@ -22,9 +22,11 @@ from penstock import runtimes
 from penstock.domain.process import ProcessSpec
 from penstock.domain.routes import Address
 from penstock.errors import DeadlineExceeded, LoadError, PenstockError
+from penstock.http.h2.server import Http2Server
 from penstock.http.limits import Limits as HttpLimits
 from penstock.http.server import HttpServer
 from penstock.observe.metrics import Registry
+from penstock.protocols.grpc.wire import refusal
 from penstock.runtimes.base import Framework
 from penstock.server.application import Application
 from penstock.server.farewell import answer_all
@@ -95,7 +97,20 @@ class ModelProcess:
             prepare_thread=self._pools.prepare_thread,
         )
         self.application = Application(spec, self.repository, self.metrics)
-        self.server = HttpServer(self.application, limits=HttpLimits(max_body=spec.max_body_bytes))
+        limits = HttpLimits(max_body=spec.max_body_bytes)
+        self.server = HttpServer(self.application, limits=limits)
+        #: For clients that come without a gateway.
+        self.grpc = (
+            Http2Server(
+                self.application.streamed,
+                limits=limits,
+                streaming=True,
+                http1=False,
+                refusal=refusal,
+            )
+            if spec.listen_grpc
+            else None
+        )
 
     async def serve(self) -> int:
         loop = asyncio.get_running_loop()
@@ -103,6 +118,8 @@ class ModelProcess:
             loop.add_signal_handler(number, self._stop.set)
         try:
             address = await self.server.listen(Address.parse(self.spec.listen), mode=0o600)
+            if self.grpc is not None:
+                await self.grpc.listen(Address.parse(self.spec.listen_grpc), mode=0o600)
             self.status.say("listening", address=_text(address))
             self._beat(loop)
             if self._on_listening is not None:
@@ -114,6 +131,8 @@ class ModelProcess:
             return await self._end()
         finally:
             self.server.close()
+            if self.grpc is not None:
+                self.grpc.close()
             self._watchdog.close()
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -162,7 +181,8 @@ class ModelProcess:
         self.application.draining = True
         hung = self._hung is not None
         grace_s = min(self.spec.grace_s, HUNG_GRACE_S) if hung else self.spec.grace_s
-        await self.server.drain(grace_s)
+        servers = [self.server] if self.grpc is None else [self.server, self.grpc]
+        await asyncio.gather(*(s.drain(grace_s) for s in servers))
         if hung:
             return EXIT_HUNG
         try:

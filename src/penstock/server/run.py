@@ -56,6 +56,7 @@ def run(
     options: Mapping[str, Any] | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
+    grpc_port: int | None = None,
     threads: int = 0,
     timeout_s: float = 60.0,
     on_listening: Callable[[Address], None] | None = None,
@@ -66,6 +67,7 @@ def run(
     spec = ProcessSpec(
         listen=f"tcp:{host}:{port}",
         models=(served,),
+        listen_grpc="" if grpc_port is None else f"tcp:{host}:{grpc_port}",
         service=served.name,
         revision="local",
         replica="local",
