@@ -273,12 +273,12 @@ def test_replicas_of_a_deleted_service_of_the_same_name_are_no_replicas_of_this_
 
 def test_a_service_that_may_sleep_proves_itself_first() -> None:
     s = service(min_replicas=0)
-    assert len(decide(s, (kept(1),), awake=False).start) == 1
+    assert len(decide(s, (kept(1),), scale=0).start) == 1
 
 
 def test_an_idle_service_drains_its_replica_and_stays_ready_with_a_route_to_wake_it() -> None:
     s = service(min_replicas=0)
-    w = decide(s, (kept(1, ready=True),), (replica(1),), awake=False)
+    w = decide(s, (kept(1, ready=True),), (replica(1),), scale=0)
     assert w.drain == (replica(1).id,)
     assert ready(w) == (Truth.TRUE, "Asleep")
     assert w.route is not None
@@ -287,7 +287,7 @@ def test_an_idle_service_drains_its_replica_and_stays_ready_with_a_route_to_wake
     assert w.route.message == ""
     assert w.status.active is ModelState.STANDBY
 
-    woken = decide(s, (kept(1, ready=True),), (), awake=True)
+    woken = decide(s, (kept(1, ready=True),), (), scale=1)
     assert len(woken.start) == 1
     assert ready(woken) == (Truth.TRUE, "Waking")
 

@@ -145,7 +145,7 @@ async def test_a_wake_reaches_the_controllers_and_nonsense_breaks_nothing(
     tmp_path: Path, connect: Connect
 ) -> None:
     heard: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-    p = RoutePublisher(on_wake=lambda ns, name: heard.put_nowait((ns, name)))
+    p = RoutePublisher(on_wake=lambda ns, name, waiting: heard.put_nowait((ns, name)))
     await p.serve(tmp_path / "routes.sock")
     g = await connect()
     for line in (b"no json\n", b"[1]\n", b'{"type":"wake"}\n', b'{"ack":"x"}\n'):

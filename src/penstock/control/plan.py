@@ -91,8 +91,8 @@ class Observed:
     replicas: tuple[ReplicaStatus, ...] = ()
     #: Ids of replicas that are being drained already.
     draining: frozenset[str] = frozenset()
-    #: A service that may scale to zero: somebody used it within the grace period.
-    awake: bool = True
+    #: Replicas that its load asks for (see `scaler`), within the manifest's bounds; None: the least.
+    scale: int | None = None
     previous: tuple[Condition, ...] = ()
     warnings: tuple[str, ...] = ()
     url: str = ""
@@ -144,13 +144,11 @@ def size(n: int) -> str:
     return f"{value:.1f} TB"
 
 
-def wanted_replicas(scaling: Scaling, *, awake: bool, stopped: bool) -> int:
+def wanted_replicas(scaling: Scaling, *, scale: int | None, stopped: bool) -> int:
     """How many replicas of the revision that serves."""
     if stopped:
         return 0
-    if scaling.min_replicas == 0:
-        return 1 if awake else 0
-    return scaling.min_replicas
+    return max(1, scaling.min_replicas) if scale is None else scale
 
 
 def replica_id(namespace: str, revision: str, index: int, uid: str) -> str:
@@ -184,7 +182,7 @@ def plan(o: Observed, *, uid: str, now: float) -> Wanted:
                 foreign.append(r.id)
 
     scaling = service.predictor.scaling
-    count = wanted_replicas(scaling, awake=o.awake, stopped=service.stopped)
+    count = wanted_replicas(scaling, scale=o.scale, stopped=service.stopped)
     # Readiness has to be proven once, also by a service that will sleep.
     proving = 0 if service.stopped else max(1, count)
     rolled_out: Kept | None = None

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from penstock import dialects
 from penstock.backends.base import Backend, Phase, ReplicaStatus
-from penstock.control.activity import Activity
 from penstock.control.clock import Clock
 from penstock.control.feeds import follow
 from penstock.control.fetches import Fetches, ModelFiles
@@ -24,6 +23,7 @@ from penstock.control.metrics import MetricsCollector
 from penstock.control.replicas import ReplicaCache
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import KINDS as RUNTIME_KINDS
+from penstock.control.scaler import Scaler
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
 from penstock.control.services import ControlSettings, ServiceController
 from penstock.domain.status import conditions_of
@@ -74,11 +74,18 @@ class ControlPlane:
         self.loop: Loop[ServiceKey] = Loop(self._look, clock=self._clock, backoff=backoff)
         self.manifests = ManifestCache(service_kinds())
         self.replicas = ReplicaCache(backend, self._replica_changed, clock=self._clock)
-        self.activity = Activity(self._clock)
+        self.scaler = Scaler(
+            self.loop.enqueue,
+            clock=self._clock,
+            zero_grace_s=settings.scale_to_zero_grace_s,
+            gateways=lambda: (expected_gateways, self.routes.gateways),
+        )
         self.fetches = Fetches(self.loop.enqueue, clock=self._clock)
         self.routes = RoutePublisher(
             file=routes_file,
-            on_wake=lambda namespace, name: self.services.wake(namespace, name),
+            on_wake=lambda *waiting: self.services.wake(*waiting),
+            on_load=self.scaler.heard,
+            on_hung_up=self.scaler.loads.hung_up,
             expected_gateways=expected_gateways,
         )
         self.services = ServiceController(
@@ -89,7 +96,7 @@ class ControlPlane:
             routes=self.routes,
             files=files,
             fetches=self.fetches,
-            activity=self.activity,
+            scaler=self.scaler,
             enqueue=self.loop.enqueue,
             settings=settings,
             clock=self._clock,
@@ -137,7 +144,7 @@ class ControlPlane:
             asyncio.create_task(self._follow_store(version), name="store-watch"),
             asyncio.create_task(self.replicas.run(), name="replica-watch"),
             asyncio.create_task(self.metrics.run(), name="metrics"),
-            asyncio.create_task(self._read_activity(), name="activity"),
+            asyncio.create_task(self.scaler.run(), name="autoscaler"),
         ]
         for task in self._tasks:
             task.add_done_callback(_say_failure)
@@ -248,13 +255,6 @@ class ControlPlane:
         self.metrics.forget(*key)
         for labels in [k for k in self._restarts.children if k[:2] == key]:
             self._restarts.remove(*labels)
-
-    async def _read_activity(self) -> None:
-        every_s = min(5.0, self.settings.scale_to_zero_grace_s / 4)
-        while True:
-            await self._clock.sleep(every_s)
-            if any(self.services.sleepy(key) for key in self.manifests.names()):
-                self.activity.read(await self.metrics.total(), self.services.sleepy)
 
     # -- metrics -----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -24,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.control.files import write_atomic
-from penstock.domain.routes import Put, Remove, Route, Snapshot, ToGateway
+from penstock.domain.routes import Load, Put, Remove, Route, Snapshot, ToGateway
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,9 @@ _encode = msgspec.json.Encoder().encode
 class _Gateway:
     """One connected gateway: what it has not been told, and what it has said it applied."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, number: int) -> None:
         self.writer = writer
+        self.number = number
         #: Keys to tell, in the order of their latest change.
         self.untold: dict[str, None] = {}
         self.snapshot = True
@@ -60,11 +62,17 @@ class RoutePublisher:
         self,
         *,
         file: Path | None = None,
-        on_wake: Callable[[str, str], None] | None = None,
+        on_wake: Callable[[str, str, int], None] | None = None,
+        on_load: Callable[[int, Load], None] | None = None,
+        on_hung_up: Callable[[int], None] | None = None,
         expected_gateways: int = 0,
     ) -> None:
         self._file = file
         self._on_wake = on_wake
+        #: Called with a number for the gateway's connection, never used again.
+        self._on_load = on_load
+        self._on_hung_up = on_hung_up
+        self._connections = itertools.count()
         #: How many gateways should be connected; while fewer are, `applied` waits its whole time.
         self.expected_gateways = expected_gateways
         self._routes: dict[str, Route] = {}
@@ -207,7 +215,7 @@ class RoutePublisher:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.set_write_buffer_limits(high=HIGH_WATER)
-        gateway = _Gateway(writer)
+        gateway = _Gateway(writer, next(self._connections))
         self._gateways.add(gateway)
         sender = asyncio.create_task(self._send(gateway))
         self._tasks.add(sender)
@@ -221,6 +229,8 @@ class RoutePublisher:
             pass  # closing: asyncio's stream server cancels handlers, there is nothing to hand on
         finally:
             self._gateways.discard(gateway)
+            if self._on_hung_up is not None:
+                self._on_hung_up(gateway.number)
             sender.cancel()
             writer.close()
             async with self._acks:
@@ -241,8 +251,14 @@ class RoutePublisher:
                 self._acks.notify_all()
         elif message.get("type") == "wake" and self._on_wake is not None:
             namespace, _, name = str(message.get("key", "")).partition("/")
-            if namespace and name:
-                self._on_wake(namespace, name)
+            waiting = message.get("waiting", 1)
+            if namespace and name and isinstance(waiting, int):
+                self._on_wake(namespace, name, waiting)
+        elif message.get("type") == "load" and self._on_load is not None:
+            try:
+                self._on_load(gateway.number, msgspec.convert(message, Load))
+            except msgspec.ValidationError as exc:
+                log.warning("a gateway's load cannot be read: %s", exc)
 
     async def _send(self, gateway: _Gateway) -> None:
         try:

@@ -20,12 +20,12 @@ from typing import Any
 
 from penstock import dialects
 from penstock.backends.base import Backend, Phase, ReplicaStatus
-from penstock.control.activity import Activity
 from penstock.control.clock import Clock
 from penstock.control.drains import Drains
 from penstock.control.fetches import Fetches, Files, ModelFiles
 from penstock.control.manifests import ManifestCache
 from penstock.control.plan import (
+    LIVE,
     Event,
     FetchPhase,
     FetchState,
@@ -47,6 +47,7 @@ from penstock.control.revisions import (
 )
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import runtimes_for
+from penstock.control.scaler import Scaler
 from penstock.control.secrets import environment
 from penstock.domain.revision import Revision, digest, revision_name
 from penstock.domain.runtime_selection import RuntimeNotSelected, Selection, select
@@ -114,7 +115,7 @@ class ServiceController:
         routes: RoutePublisher,
         files: ModelFiles,
         fetches: Fetches,
-        activity: Activity,
+        scaler: Scaler,
         enqueue: Callable[[ServiceKey], None],
         settings: ControlSettings,
         clock: Clock,
@@ -127,7 +128,7 @@ class ServiceController:
         self._routes = routes
         self._files = files
         self._fetches = fetches
-        self._activity = activity
+        self._scaler = scaler
         self._enqueue = enqueue
         self._settings = settings
         self._clock = clock
@@ -145,14 +146,13 @@ class ServiceController:
 
     # -- what others tell --------------------------------------------------------------------------
 
-    def wake(self, namespace: str, name: str) -> None:
+    def wake(self, namespace: str, name: str, waiting: int = 1) -> None:
         """Requests wait for a service that may be asleep."""
         key = (namespace, name)
-        if self._manifests.get(key) is not None:
-            asleep = not self._awake(key)
-            self._activity.touch(key)
-            if asleep or not self._replicas.of(key):
-                self._enqueue(key)
+        if self._manifests.get(key) is not None and (
+            self._scaler.wake(key, waiting) or not self._replicas.of(key)
+        ):
+            self._enqueue(key)
 
     def refresh(self, key: ServiceKey) -> None:
         """Look whether the model's files changed; if so, they become a new revision."""
@@ -177,15 +177,6 @@ class ServiceController:
     async def close(self) -> None:
         """Cancel drains under way; the next start finds the replicas and drains them again."""
         await self._drains.close()
-
-    def sleepy(self, key: ServiceKey) -> bool:
-        """The service may scale to zero."""
-        state = self._states.get(key)
-        return (
-            state is not None
-            and state.translated is not None
-            and state.translated[1].predictor.scaling.min_replicas == 0
-        )
 
     # -- a look ------------------------------------------------------------------------------------
 
@@ -215,7 +206,7 @@ class ServiceController:
         observed = await self._observe(key, manifest, service, warnings, state)
         wanted = plan(observed, uid=state.uid, now=self._clock.now())
         await self._carry_out(key, kind, manifest, service, state, wanted, dialect)
-        return self._look_again(key, service)
+        return None
 
     def _translate(
         self, dialect: Any, manifest: Object, state: _State
@@ -290,7 +281,7 @@ class ServiceController:
             problem=problem,
             replicas=self._replicas.of(key),
             draining=self._drains.ids,
-            awake=self._awake(key),
+            scale=self._scale(key, service, revisions),
             previous=conditions_of(manifest.get("status") or {}),
             warnings=warnings,
             url=self._url(service),
@@ -398,7 +389,6 @@ class ServiceController:
             before = serving_of(self.revisions.of(key, state.uid))
             await self.revisions.mark_ready(key, wanted.rolled_out.name, self._clock.now())
             state.pending.append(rollout_event(before, wanted.rolled_out))
-            self._activity.touch(key)
         if wanted.route is not None:
             sequence = self._routes.put(wanted.route)
         else:
@@ -518,7 +508,7 @@ class ServiceController:
     def _forget(self, key: ServiceKey) -> None:
         self._states.pop(key, None)
         self._fetches.cancel(key)
-        self._activity.forget(key)
+        self._scaler.forget(key)
 
     async def _refuse_name(self, kind: Kind, manifest: Object) -> None:
         """Tell an object that an older one of another dialect has its name."""
@@ -530,15 +520,15 @@ class ServiceController:
             ),
         )
 
+    def _scale(self, key: ServiceKey, service: Service, revisions: tuple[Kept, ...]) -> int:
+        return self._scaler.want(
+            key,
+            service.predictor.scaling,
+            running=sum(r.phase in LIVE for r in self._replicas.of(key)),
+            proven=serving_of(revisions) is not None,
+        )
+
     # -- small questions ---------------------------------------------------------------------------
-
-    def _awake(self, key: ServiceKey) -> bool:
-        return self._activity.idle_s(key) < self._settings.scale_to_zero_grace_s
-
-    def _look_again(self, key: ServiceKey, service: Service) -> float | None:
-        if service.predictor.scaling.min_replicas == 0 and self._awake(key):
-            return self._settings.scale_to_zero_grace_s - self._activity.idle_s(key) + 0.01
-        return None
 
     def _url(self, service: Service) -> str:
         return f"{self._settings.inference_url}/serving/{service.namespace}/{service.name}"

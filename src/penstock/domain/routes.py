@@ -6,7 +6,8 @@ cost of a change does not depend on how many services there are. Every message c
 sequence number. A gateway that loses the channel keeps the table it has and reconnects; the control plane
 also keeps the newest snapshot in a file so that a gateway started meanwhile can serve.
 
-In the other direction a gateway sends `Wake` when a request waits for a sleeping service.
+In the other direction a gateway sends `Wake` when a request waits for a sleeping service, and each second
+its `Load`.
 """
 
 from __future__ import annotations
@@ -85,8 +86,29 @@ class Wake(msgspec.Struct, frozen=True, tag="wake"):
     waiting: int = 1
 
 
+class ServiceLoad(msgspec.Struct, frozen=True):
+    """What one service had to do at one gateway since that gateway's last `Load`."""
+
+    key: str
+    #: Seconds that its requests were under way, added up; over the period: requests at a time.
+    request_s: float
+    #: Requests that ended.
+    requests: int
+    #: Under way now, and those of them that wait for a replica.
+    in_flight: int = 0
+    waiting: int = 0
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """From a gateway, each second: the services that had requests. One that is left out had none."""
+
+    #: Seconds that this message covers; 0 when it goes on with the one before.
+    seconds: float
+    services: tuple[ServiceLoad, ...] = ()
+
+
 ToGateway: TypeAlias = Snapshot | Put | Remove
-FromGateway: TypeAlias = Wake
+FromGateway: TypeAlias = Wake | Load
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,13 @@ class Scaling:
     metric: ScaleMetric = ScaleMetric.CONCURRENCY
     #: Hard limit of requests in one replica at a time; 0 is no limit.
     container_concurrency: int = 0
+    #: Load is averaged over this long; over the panic window when that asks for twice the replicas.
+    window_s: float = 60.0
+    panic_window_s: float = 6.0
+    #: Replicas are taken away when fewer were enough for this long.
+    scale_down_delay_s: float = 0.0
+    #: The last replica goes after this long without a request; None is the platform's setting.
+    scale_to_zero_grace_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

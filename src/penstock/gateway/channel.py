@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from penstock.domain.routes import Snapshot, ToGateway, Wake
+from penstock.domain.routes import FromGateway, Snapshot, ToGateway
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ RETRY_FIRST_S: Final = 0.05
 RETRY_MOST_S: Final = 1.0
 #: Longest message. A snapshot of 10,000 services is about 3 MB.
 MESSAGE_BYTES: Final = 256 * 1024 * 1024
+#: What the control plane may leave unread before it is told no more.
+UNREAD_BYTES: Final = 4 * 1024 * 1024
 
 _decode = msgspec.json.Decoder(ToGateway).decode
 _encode = msgspec.json.encode
@@ -91,8 +93,12 @@ class Channel:
             self.filled.set()
             writer.write(b'{"ack":%d}\n' % message.sequence)
 
-    def wake(self, message: Wake) -> None:
-        """Tell the control plane that requests wait; dropped when it is away (it is told again)."""
+    def say(self, message: FromGateway) -> None:
+        """Tell the control plane; dropped when it is away or does not read (it is told again)."""
         writer = self._writer
-        if writer is not None and not writer.is_closing():
+        if (
+            writer is not None
+            and not writer.is_closing()
+            and writer.transport.get_write_buffer_size() < UNREAD_BYTES
+        ):
             writer.write(_encode(message) + b"\n")

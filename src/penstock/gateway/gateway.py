@@ -95,6 +95,11 @@ class Gateway:
         except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
             refuse(exchange, internal(exc))
 
+    def admit(self, forward: Forward) -> None:
+        """Take a request that another front made, its body all here."""
+        self.active[forward] = None
+        self.place(forward)
+
     def _gathered(self, forward: Forward) -> None:
         if not forward.done:
             self.place(forward)
@@ -221,6 +226,20 @@ class Gateway:
             self._requests.labels(*names, "canceled" if status == 499 else str(status)),
             self._seconds.labels(*names),
         )
+
+    def ended(self) -> dict[str, tuple[float, float]]:
+        """By service that ever had a request here: requests that ended, and the seconds they took."""
+        sums: dict[str, tuple[float, float]] = {}
+        # Counters and sums are single numbers; a histogram's count would be nineteen.
+        for labels, counter in self._requests.children.items():
+            key = f"{labels[0]}/{labels[1]}"
+            count, seconds = sums.get(key, (0.0, 0.0))
+            sums[key] = (count + counter.value, seconds)
+        for labels, histogram in self._seconds.children.items():
+            key = f"{labels[0]}/{labels[1]}"
+            count, seconds = sums.get(key, (0.0, 0.0))
+            sums[key] = (count, seconds + histogram.sum)
+        return sums
 
     def snapshot(self) -> dict[str, Any]:
         """The registry's snapshot with the gauges brought up to date."""

@@ -23,8 +23,12 @@ import uvloop
 from penstock.domain.routes import Address
 from penstock.gateway.channel import Channel
 from penstock.gateway.gateway import Gateway
+from penstock.gateway.grpc_front import GrpcFront
+from penstock.gateway.load import LoadMeter
+from penstock.http.h2.server import Http2Server
 from penstock.http.server import HttpServer, Limits
 from penstock.observe.metrics import render
+from penstock.protocols.grpc.wire import refusal
 
 if TYPE_CHECKING:
     from penstock.http.server import Exchange
@@ -41,6 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--control", required=True, help="Unix socket of the control plane")
     parser.add_argument("--listen", default="127.0.0.1:8080", help="HOST:PORT for inference")
+    parser.add_argument("--listen-grpc", help="HOST:PORT for gRPC; none if not given")
     parser.add_argument("--admin", help="Unix socket for health and metrics of this process")
     parser.add_argument("--snapshot", help="file with the newest route table")
     parser.add_argument("--status-fd", type=int, help="file descriptor for status lines")
@@ -60,7 +65,7 @@ async def serve(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stop.set)
 
     channel: Channel
-    gateway = Gateway(loop, wake=lambda message: channel.wake(message))
+    gateway = Gateway(loop, wake=lambda message: channel.say(message))
     channel = Channel(
         options.control,
         gateway.apply,
@@ -70,12 +75,19 @@ async def serve(options: argparse.Namespace) -> None:
     if options.tls_cert:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(options.tls_cert, options.tls_key)
-        tls.set_alpn_protocols(["http/1.1"])
-    server = HttpServer(
-        gateway.handle, limits=Limits(max_body=options.max_body), streaming=True, ssl=tls
+        tls.set_alpn_protocols(["h2", "http/1.1"])
+    limits = Limits(max_body=options.max_body)
+    # Without TLS only HTTP/1.1 is spoken there; with it a client chooses.
+    kind = HttpServer if tls is None else Http2Server
+    server = kind(gateway.handle, limits=limits, streaming=True, ssl=tls)
+    front = GrpcFront(gateway, time=loop.time, most=limits.max_body)
+    calls = Http2Server(
+        front.handle, limits=limits, streaming=True, ssl=tls, http1=False, refusal=refusal
     )
     admin = HttpServer(lambda exchange: _admin(exchange, gateway), limits=Limits(), streaming=False)
     reader = loop.create_task(channel.run())
+    meter = LoadMeter(gateway, channel.say)
+    meter.begin()
     try:
         try:
             await asyncio.wait_for(channel.filled.wait(), TABLE_WAIT_S)
@@ -85,12 +97,18 @@ async def serve(options: argparse.Namespace) -> None:
             await admin.listen(Address(path=options.admin), mode=0o600)
         host, _, port = options.listen.rpartition(":")
         await server.listen(Address(host=host.strip("[]"), port=int(port)), reuse_port=True)
+        if options.listen_grpc:
+            host, _, port = options.listen_grpc.rpartition(":")
+            await calls.listen(Address(host=host.strip("[]"), port=int(port)), reuse_port=True)
         _say(options.status_fd, {"event": "ready", "listen": options.listen})
         await stop.wait()
-        await server.drain(options.grace)
+        front.draining = True
+        await asyncio.gather(server.drain(options.grace), calls.drain(options.grace))
     finally:
+        meter.close()
         reader.cancel()
         server.close()
+        calls.close()
         admin.close()
         gateway.close()
 

@@ -1,0 +1,152 @@
+"""Keeps the number of replicas of every service that may change it, once a second.
+
+Remembers each service's policy and state, asks `autoscale.decide` with what `loads` measured, and enqueues
+the services whose number changed. What is remembered can be lost: a new control plane begins with the
+replicas it finds, and takes none away before it has listened for a whole window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from penstock.control.autoscale import Policy, Signal, State, decide, policy_of
+from penstock.control.clock import Clock
+from penstock.control.loads import Loads
+from penstock.domain.routes import Load
+from penstock.domain.service import ScaleMetric, Scaling
+
+ServiceKey = tuple[str, str]
+
+TICK_S = 1.0
+#: Ticks between two clean-ups.
+PRUNE_EVERY = 60
+
+
+class Scaler:
+    """The wanted number of replicas by service."""
+
+    def __init__(
+        self,
+        enqueue: Callable[[ServiceKey], None],
+        *,
+        clock: Clock,
+        zero_grace_s: float,
+        gateways: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        self._enqueue = enqueue
+        self._clock = clock
+        self._zero_grace_s = zero_grace_s
+        #: (gateways that should be connected, those that are).
+        self._gateways = gateways
+        self.loads = Loads(clock)
+        self._scalings: dict[ServiceKey, Scaling] = {}
+        self._policies: dict[ServiceKey, Policy] = {}
+        self._states: dict[ServiceKey, State] = {}
+
+    def want(self, key: ServiceKey, scaling: Scaling, *, running: int, proven: bool) -> int:
+        """How many replicas the revision that serves should have.
+
+        `running` is how many there are and `proven` whether any revision was ever ready; both matter for
+        a service that is seen for the first time.
+        """
+        if self._scalings.get(key) != scaling:
+            policy = policy_of(scaling, zero_grace_s=self._zero_grace_s)
+            self._scalings[key] = scaling
+            self._policies[key] = policy
+            self.loads.keep(key, policy.window_s)
+        policy = self._policies[key]
+        state = self._states.get(key)
+        if state is None:
+            first = min(policy.high, max(policy.low, running if proven else 1))
+            if first:
+                self.loads.touch(key)
+            state = self._states[key] = State(first)
+        low = policy.low
+        if not low <= state.replicas <= policy.high:
+            state = self._states[key] = replace(
+                state, replicas=min(policy.high, max(low, state.replicas))
+            )
+        return state.replicas
+
+    def wake(self, key: ServiceKey, waiting: int) -> bool:
+        """Requests wait and there is no replica. True when the wanted number changed."""
+        self.loads.touch(key)
+        policy, state = self._policies.get(key), self._states.get(key)
+        if policy is None or state is None or state.replicas:
+            return False
+        signal = Signal(in_flight=max(1, waiting), waiting=max(1, waiting))
+        self._states[key] = decide(policy, signal, state, now=self._clock.monotonic())
+        return True
+
+    def heard(self, gateway: int, load: Load) -> None:
+        """A gateway's message."""
+        self.loads.take(gateway, load)
+
+    def put_to_sleep(self, key: ServiceKey) -> bool:
+        """Take a service's last replica now, if it may have none and nothing is under way there."""
+        policy, state = self._policies.get(key), self._states.get(key)
+        if policy is None or state is None or policy.low or not state.replicas:
+            return False
+        if any(self.loads.under_way(key)):
+            return False
+        self._states[key] = State(0)
+        self._enqueue(key)
+        return True
+
+    def sleepers(self) -> list[ServiceKey]:
+        """Services that have replicas and could do without, the least recently used first."""
+        return sorted(
+            (k for k, s in self._states.items() if s.replicas and not self._policies[k].low),
+            key=self.loads.used_at,
+        )
+
+    def forget(self, key: ServiceKey) -> None:
+        """The service is gone."""
+        for by_key in (self._scalings, self._policies, self._states):
+            by_key.pop(key, None)
+        self.loads.forget(key)
+
+    def tick(self) -> None:
+        """Decide for every service whose number may change."""
+        now = self._clock.monotonic()
+        heard = self.loads.heard(*self._gateways())
+        for key, policy in self._policies.items():
+            state = self._states.get(key)
+            if state is None or (policy.fixed and policy.low):
+                continue
+            new = decide(policy, self._signal(key, policy, heard), state, now=now)
+            if new is not state:
+                self._states[key] = new
+                if new.replicas != state.replicas:
+                    self._enqueue(key)
+
+    def _signal(self, key: ServiceKey, policy: Policy, heard: bool) -> Signal:
+        in_flight, waiting = self.loads.under_way(key)
+        stable = panic = 0.0
+        if not policy.fixed:
+            long = self.loads.average(key, policy.window_s)
+            short = self.loads.average(key, policy.panic_window_s)
+            if policy.metric is ScaleMetric.RPS:
+                stable, panic = long.rps, short.rps
+            else:
+                stable, panic = long.concurrency, short.concurrency
+        return Signal(
+            stable=stable,
+            panic=panic,
+            in_flight=in_flight,
+            waiting=waiting,
+            idle_s=self.loads.idle_s(key),
+            covered_s=self.loads.covered_s,
+            heard=heard,
+        )
+
+    async def run(self) -> None:
+        """Tick for ever. Cancelled from outside."""
+        ticks = 0
+        while True:
+            await self._clock.sleep(TICK_S)
+            self.tick()
+            ticks += 1
+            if ticks % PRUNE_EVERY == 0:
+                self.loads.prune()
