@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from penstock.gateway.table import Service, Table
     from penstock.http.server import Exchange
 
+#: V2 extensions that every service has.
+EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
+
 _JSON: Final = b"content-type: application/json\r\n"
 
 
@@ -35,7 +38,8 @@ def _can_answer(service: Service) -> bool:
     return any(r.up for t in service.targets for r in t.replicas)
 
 
-def _index(table: Table) -> list[dict[str, str]]:
+def index(table: Table, namespace: str = DEFAULT_NAMESPACE) -> list[dict[str, str]]:
+    """The repository index: a namespace's services, and whether they can answer."""
     return [
         {
             "name": s.name,
@@ -45,7 +49,7 @@ def _index(table: Table) -> list[dict[str, str]]:
             if _can_answer(s)
             else s.route.message or "asleep; the first request wakes it",
         }
-        for s in sorted(table.services(DEFAULT_NAMESPACE), key=lambda s: s.name)
+        for s in sorted(table.services(namespace), key=lambda s: s.name)
     ]
 
 
@@ -61,7 +65,7 @@ _PAGES: Final[dict[str, tuple[tuple[str, ...], Callable[[Table], tuple[int, Any]
             {
                 "name": "penstock",
                 "version": __version__,
-                "extensions": ["binary_tensor_data", "model_repository", "statistics"],
+                "extensions": EXTENSIONS,
             },
         ),
     ),
@@ -70,7 +74,7 @@ _PAGES: Final[dict[str, tuple[tuple[str, ...], Callable[[Table], tuple[int, Any]
         ("GET", "HEAD"),
         lambda t: (200, {"ready": True}) if t.filled else (503, {"ready": False}),
     ),
-    "/v2/repository/index": (("POST",), lambda t: (200, _index(t))),
+    "/v2/repository/index": (("POST",), lambda t: (200, index(t))),
 }
 
 
