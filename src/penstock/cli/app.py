@@ -85,6 +85,14 @@ def serve(
     ] = Path("."),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="Port for inference; 0 takes a free one.")] = 8080,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port for gRPC inference; if not given 8081, or a free one beside another --http-port.",
+        ),
+    ] = None,
     api_port: Annotated[
         int, typer.Option(help="Port for control and metrics; 0 takes a free one.")
     ] = 8090,
@@ -138,6 +146,7 @@ def serve(
         model_dir=model_dir,
         host=host,
         http_port=http_port,
+        grpc_port=grpc_port,
         api_port=api_port,
         gateways=gateways,
         warm=warm,

@@ -15,6 +15,9 @@ from penstock.cli.exits import REFUSED, CliError
 from penstock.cli.output import colourful, note, say
 from penstock.errors import Conflict, PenstockError
 
+DEFAULT_HTTP_PORT = 8080
+DEFAULT_GRPC_PORT = 8081
+
 
 def serve(
     *,
@@ -23,6 +26,7 @@ def serve(
     model_dir: Path,
     host: str,
     http_port: int,
+    grpc_port: int | None,
     api_port: int,
     gateways: int | None,
     warm: list[str],
@@ -44,6 +48,7 @@ def serve(
         data_dir=folder,
         model_dir=model_dir.absolute(),
         listen_http=_address(host, http_port),
+        listen_grpc=_address(host, _grpc_port(grpc_port, http_port)),
         listen_api=_address(host, api_port),
         warm=tuple(dict.fromkeys(w for word in warm for w in word.split(",") if w)),
         insecure=insecure,
@@ -72,6 +77,13 @@ def serve(
         raise CliError(str(exc)) from exc
 
 
+def _grpc_port(asked: int | None, http_port: int) -> int:
+    """Beside the usual HTTP port the usual one; a node that was moved aside takes a free one."""
+    if asked is not None:
+        return asked
+    return DEFAULT_GRPC_PORT if http_port == DEFAULT_HTTP_PORT else 0
+
+
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -80,6 +92,7 @@ def _announce(serving: Serving, folder: Path, scheme: str) -> None:
     bold, plain = ("\033[1m", "\033[0m") if colourful() else ("", "")
     say(f"{bold}Penstock serves.{plain}  Ctrl-C ends it.")
     say(f"  inference  {scheme}://{serving.http}")
+    say(f"  gRPC       {serving.grpc}")
     say(f"  control    http://{serving.api}")
     say(f"  data       {folder}")
     if serving.api != "127.0.0.1:8090":

@@ -26,6 +26,9 @@ class NodeConfig:
     listen_http: str = "127.0.0.1:8080"
     """HOST:PORT of the inference port. Port 0 takes a free one."""
 
+    listen_grpc: str = ""
+    """HOST:PORT of the gRPC inference port; empty: none. Port 0 takes a free one."""
+
     listen_api: str = "127.0.0.1:8090"
     """HOST:PORT of the control API and metrics. Port 0 takes a free one."""
 
@@ -90,8 +93,10 @@ class NodeConfig:
             argv += ("--token-file", str(self.token_file))
         return (*argv, *self.control_options)
 
-    def gateway_command(self, layout: Layout, listen: str, number: int) -> tuple[str, ...]:
-        """Command of gateway `number`, without its status descriptor."""
+    def gateway_command(
+        self, layout: Layout, listen: str, number: int, grpc: str = ""
+    ) -> tuple[str, ...]:
+        """Command of gateway `number`, without its status descriptor. `grpc`: where it listens too."""
         if self.gateway_argv is not None:
             return self.gateway_argv
         return (
@@ -99,6 +104,7 @@ class NodeConfig:
             *("--control", str(layout.routes_socket)),
             *("--snapshot", str(layout.routes_file)),
             *("--listen", listen),
+            *(("--listen-grpc", grpc) if grpc else ()),
             *("--admin", str(layout.gateway_socket(number))),
             *("--grace", f"{self.grace_s:g}"),
             *("--log-level", self.log_level),

@@ -50,6 +50,8 @@ class Serving:
     http: str
     api: str
     pid: int
+    #: Empty without a gRPC port.
+    grpc: str = ""
 
 
 async def run_node(config: NodeConfig, *, on_ready: Callable[[Serving], None] | None = None) -> int:
@@ -61,8 +63,12 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[Serving], None] | 
     runs then. Must be the only asyncio program of its process: it takes the signals, and the process's
     orphans.
     """
-    for listen, option in ((config.listen_http, "--http-port"), (config.listen_api, "--api-port")):
-        if not is_loopback(listen) and config.token_file is None and not config.insecure:
+    for listen, option in (
+        (config.listen_http, "--http-port"),
+        (config.listen_grpc, "--grpc-port"),
+        (config.listen_api, "--api-port"),
+    ):
+        if listen and not is_loopback(listen) and config.token_file is None and not config.insecure:
             raise InvalidInput(
                 f"{listen} can be reached from other machines.",
                 hint=f"Give a --token-file, or --insecure to allow it, or leave {option} on 127.0.0.1.",
@@ -71,11 +77,12 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[Serving], None] | 
     try:
         http = probe(config.listen_http, "--http-port")
         api = probe(config.listen_api, "--api-port")
+        grpc = probe(config.listen_grpc, "--grpc-port") if config.listen_grpc else ""
         try:
             limiter = Limiter(config.cgroup)
         except OSError as e:
             raise InvalidInput(f"The cgroup {config.cgroup} cannot be used: {e}.") from e
-        node = _Node(config, lock, limiter, Serving(http, api, os.getpid()))
+        node = _Node(config, lock, limiter, Serving(http, api, os.getpid(), grpc))
         return await node.run(on_ready or _announce)
     finally:
         lock.release()
@@ -116,7 +123,9 @@ class _Node:
         )
         self._gateways = [
             self._child(
-                f"gateway-{n}", config.gateway_command(self._layout, serving.http, n), clock
+                f"gateway-{n}",
+                config.gateway_command(self._layout, serving.http, n, serving.grpc),
+                clock,
             )
             for n in range(config.gateways)
         ]
