@@ -13,11 +13,11 @@ RNG = np.random.default_rng(5)
 X = RNG.random((60, 3)).astype(np.float32)
 TOWNS = np.array(["Ulm", "Bonn", "Köln"])
 ROWS = [
-    [str(t), float(x), i]
+    [str(t), float(x), i % 3]
     for i, (t, x) in enumerate(zip(RNG.choice(TOWNS, 60), X[:, 0], strict=True))
 ]
 SETTINGS = {"iterations": 5, "verbose": False, "allow_writing_files": False, "thread_count": 1}
-LABELS = np.where(X[:, 0] > 0.5, "high", "low")
+LABELS = np.array(["low" if plan == 1 else "high" for _, _, plan in ROWS])
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,7 @@ def test_answers_are_the_pipelines(task, folders, load):
     ]
     assert have.shape == (2,)
     assert have.tolist() == approximately(want)
+    json.dumps(have.tolist())  # nothing of numpy's is left in it
     # One text gives the row that it gives among others.
     one = runtime.predict({"any": column(texts[:1])}, keywords)["output"]
     assert one.tolist() == approximately(want[:1])

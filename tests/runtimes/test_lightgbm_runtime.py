@@ -111,6 +111,10 @@ def test_categories_of_a_data_frame(values, tmp_path, load):
     have = runtime.predict({"t": t[3:4], "a": X[3:4, 0]}, {})["predict"]
     np.testing.assert_array_equal(have, want[3:4])
     assert runtime.inputs[1] == TensorSpec("t", "BYTES" if text else "INT64", (-1,), False)
+    # A category that training did not have is a missing value, as LightGBM has it.
+    new = pd.DataFrame({"a": X[:1, 0], "t": pd.Categorical(["zz" if text else 77])})
+    have = runtime.predict({"t": np.array(new.t, dtype=object), "a": X[:1, 0]}, {})["predict"]
+    np.testing.assert_array_equal(have, booster.predict(new))
     with pytest.raises(InvalidInput, match="Column 'a' has text"):
         runtime.predict({"t": t[:1], "a": np.array(["x"], dtype=object)}, {})
 

@@ -178,6 +178,20 @@ def test_data_frames_as_answers_and_parameters(tmp_path, load):
         runtime.predict({"q": q}, {"times": "many"})
 
 
+def test_a_refusal_by_mlflow_itself_repeats_no_data(tmp_path, load):
+    def predict(self, context, model_input, params=None):
+        raise mlflow.exceptions.MlflowException(
+            "Failed to enforce schema of data '   q\n0  secret' with schema 'q'. Error: No column\n 'p'.",
+            error_code=mlflow.exceptions.INVALID_PARAMETER_VALUE,
+        )
+
+    signature = ModelSignature(inputs=Schema([ColSpec("string", "q")]))
+    runtime = load("mlflow", python_model(tmp_path / "m", predict, signature=signature))
+    with pytest.raises(InvalidInput) as e:
+        runtime.predict({"q": np.array(["a"], dtype=object)}, {})
+    assert e.value.message == "The model refused the input: No column 'p'."
+
+
 def test_objects_as_answers(tmp_path, load):
     def predict(self, context, model_input, params=None):
         return [{"label": v, "scores": [0.5, 1]} for v in model_input["q"]]

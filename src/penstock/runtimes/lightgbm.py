@@ -78,10 +78,9 @@ class LightgbmRuntime(Runtime):
 
         x = frames.frame(inputs, self._names)
         for name in self._names:
-            known = self._categories.get(name)
-            if known is not None:
-                # A category that was not in the training data is a missing value to LightGBM.
-                x[name] = pd.Categorical(x[name], categories=known)
+            if name in self._categories:
+                # LightGBM finds its own code for each; a category that it does not know is missing.
+                x[name] = pd.Categorical(x[name])
             elif x[name].dtype.kind not in "fiub":
                 raise InvalidInput(f"Column {name!r} has text; the model expects numbers.")
         return x

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import logging
 import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ from penstock.runtimes.loading import (
     require,
 )
 from penstock.runtimes.objects import row_objects
+
+log = logging.getLogger(__name__)
 
 SUFFIXES: Final = (".pt", ".pt2", ".pth", ".ts")
 OPTIONS: Final = (
@@ -241,6 +244,8 @@ def load(path: Path, options: LoadOptions) -> Runtime:
 
     device = option(options, "device", str) or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = _kind(file)
+    if kind != "state dict" and "modelClassName" in options.options:
+        log.warning("%s is a %s, which needs no class: modelClassName is not used", file.name, kind)
     with opening(file, f"a PyTorch model ({kind})"):
         try:
             torch.device(device)
