@@ -165,9 +165,9 @@ def test_the_list_of_supported_fields_has_each_known_field_once() -> None:
 
 #: Fields of pods and containers that are read, or whose meaning is kept otherwise.
 READ_IN_COMPONENT = {
-    "containers", "serviceAccountName", "serviceAccount", "minReplicas", "maxReplicas",
+    "containers", "serviceAccountName", "serviceAccount", "minReplicas",
     "containerConcurrency", "timeout", "canaryTrafficPercent", "batcher", "labels", "annotations", "name",
-    "storageUris", "model", "scaleTarget", "scaleMetric", "scaleMetricType",
+    "storageUris", "model", "scaleTarget", "scaleMetric", "scaleMetricType", "maxReplicas", "scaling",
 }  # fmt: skip
 READ_IN_BLOCK = {
     "args", "env", "resources", "storageUri", "storage", "runtimeVersion", "protocolVersion",

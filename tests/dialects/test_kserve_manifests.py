@@ -403,14 +403,10 @@ def test_a_manifest_for_a_cluster_runs_unchanged_and_tells_what_has_no_effect() 
         "spec.predictor.nodeSelector",
         "spec.predictor.tolerations",
         "spec.predictor.imagePullSecrets",
-        "spec.predictor.maxReplicas",
-        "spec.predictor.scaleTarget",
-        "spec.predictor.scaleMetric",
         "spec.predictor.tensorflow.runtimeVersion",
         "spec.predictor.tensorflow.ports",
         "spec.predictor.tensorflow.readinessProbe",
         'metadata.annotations["serving.kserve.io/deploymentMode"]',
-        'metadata.annotations["autoscaling.knative.dev/target"]',
     }
     assert said['metadata.annotations["serving.kserve.io/deploymentMode"]'] == (
         "there is no Serverless here; the service runs as Standard"
@@ -429,7 +425,7 @@ def test_a_manifest_for_a_cluster_runs_unchanged_and_tells_what_has_no_effect() 
         ("stopped", "true", "unknown annotation, did you mean serving.kserve.io/stop?"),
         ("zzz", "", "unknown annotation"),
         ("autoscalerClass", "none", None),
-        ("autoscalerClass", "keda", "replicas are not scaled by load yet; minReplicas of them run"),
+        ("autoscalerClass", "keda", "replicas are scaled by the autoscaler built in, by concurrency or rps"),
         ("enable-tag-routing", "true", "addresses of single revisions are not supported yet"),
         ("exp-dra-x", "1", "is for a cluster; it has no effect here"),
     ],

@@ -30,6 +30,7 @@ from penstock.dialects.metadata import (
 )
 from penstock.dialects.model_args import read_args
 from penstock.dialects.pod import POD_FIELDS, At, env_of, resources_of
+from penstock.dialects.scaling_fields import Said, ScalingBlock, read_annotations, read_block
 from penstock.dialects.schema import path, read
 from penstock.dialects.support import Table
 from penstock.domain.names import service_problem
@@ -89,10 +90,6 @@ def translate_service(
     predictor = reader.predictor(parsed.spec.predictor, ("spec", "predictor"))
     if problems or predictor is None:
         refuse(manifest, _without_repeats(problems))
-    scaling = predictor.scaling
-    if scaling.max_replicas == scaling.min_replicas:
-        # Nothing to scale, so nothing is missed.
-        warnings = [w for w in warnings if w.path != "spec.predictor.maxReplicas"]
     service = Service(
         namespace=meta.namespace or DEFAULT_NAMESPACE,
         name=meta.name or "",
@@ -311,12 +308,22 @@ class _Reader:
         )
 
     def _scaling(self, given: Predictor, at: At) -> Scaling:
-        low = 1 if given.min_replicas is None else given.min_replicas
-        high = given.max_replicas or None
+        said = Said()
+        self._problems += read_annotations(self._annotations, ("metadata", "annotations"), said)
+        self._problems += read_annotations(given.annotations or {}, (*at, "annotations"), said)
+        block: ScalingBlock | None = getattr(given, "scaling", None)
+        if block is not None:
+            self._problems += read_block(block, (*at, "scaling"), said)
+        low = given.min_replicas
+        if low is None:
+            low = 1 if said.low is None else said.low
+        high = given.max_replicas or said.high or None
         if high is not None and high < low:
             self._wrong((*at, "maxReplicas"), f"must not be less than minReplicas ({low})")
-        metric = ScaleMetric(given.scale_metric) if given.scale_metric else ScaleMetric.CONCURRENCY
-        target = float(given.scale_target) if given.scale_target else None
+        if self._annotations.get(notes.AUTOSCALER_CLASS) in notes.FIXED:
+            high = max(1, low)
+        metric = ScaleMetric(given.scale_metric or said.metric or ScaleMetric.CONCURRENCY)
+        target = float(given.scale_target) if given.scale_target else said.target
         percents = metric in (ScaleMetric.CPU, ScaleMetric.MEMORY)
         if (
             percents
@@ -325,12 +332,21 @@ class _Reader:
             and given.scale_metric_type in (None, "Utilization")
         ):
             self._wrong((*at, "scaleTarget"), f"must be 1 to 100 percent for {metric}")
+        default = Scaling()
+        window_s = said.window_s or default.window_s
+        panic_s = said.panic_window_s
+        if panic_s is None:
+            panic_s = max(1.0, window_s * (said.panic_percent or 10.0) / 100)
         return Scaling(
             min_replicas=low,
             max_replicas=high,
             target=target,
             metric=metric,
             container_concurrency=given.container_concurrency or 0,
+            window_s=window_s,
+            panic_window_s=panic_s,
+            scale_down_delay_s=said.scale_down_delay_s or 0.0,
+            scale_to_zero_grace_s=said.scale_to_zero_grace_s,
         )
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from penstock.dialects.scaling_fields import KNATIVE, is_read
 from penstock.dialects.schema import nearest, path
 from penstock.errors import FieldProblem
 
@@ -13,7 +14,8 @@ DEPLOYMENT_MODE = PREFIX + "deploymentMode"
 AUTOSCALER_CLASS = PREFIX + "autoscalerClass"
 STORAGE_SECRET = PREFIX + "storageSecretName"
 
-_AUTOSCALING = "replicas are not scaled by load yet; minReplicas of them run"
+_AUTOSCALER = "replicas are scaled by the autoscaler built in, by concurrency or rps"
+_AUTOSCALING = "is not read here; minReplicas, maxReplicas, scaleMetric and scaleTarget are"
 _CLUSTER = "is for a cluster; it has no effect here"
 
 #: Known annotation -> what to say when it is there; None: it is read, or means what is so anyway.
@@ -37,6 +39,8 @@ _KNOWN: dict[str, str | None] = {
 }
 _MODES = ("Standard", "RawDeployment")
 _OTHER_MODES = ("Knative", "Serverless", "ModelMesh")
+#: Classes that mean: nobody here changes the number of replicas.
+FIXED = ("none", "external")
 _AUTOSCALERS = ("hpa", "keda", "external", "none")
 
 
@@ -62,8 +66,8 @@ def problems(annotations: Mapping[str, str], at: tuple[int | str, ...]) -> list[
 
 
 def _about(key: str, value: str) -> str | None:
-    if key.startswith("autoscaling.knative.dev/"):
-        return _AUTOSCALING
+    if key.startswith(KNATIVE):
+        return None if is_read(key) else _AUTOSCALING
     if key.startswith("queue.sidecar.serving.knative.dev/"):
         return _CLUSTER
     if not key.startswith(PREFIX):
@@ -79,8 +83,6 @@ def _about(key: str, value: str) -> str | None:
             return f"there is no {value} here; the service runs as Standard"
         near = nearest(value, _MODES + _OTHER_MODES)
         return f"unknown mode; the service runs as Standard{f' (did you mean {near}?)' if near else ''}"
-    if key == AUTOSCALER_CLASS and value != "none":
-        return (
-            _AUTOSCALING if value in _AUTOSCALERS else f"must be one of {', '.join(_AUTOSCALERS)}"
-        )
+    if key == AUTOSCALER_CLASS and value not in FIXED:
+        return _AUTOSCALER if value in _AUTOSCALERS else f"must be one of {', '.join(_AUTOSCALERS)}"
     return _KNOWN[name]

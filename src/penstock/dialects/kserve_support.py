@@ -7,7 +7,9 @@ from penstock.dialects.pod import CLUSTER, model_container_rows, pod_rows
 from penstock.dialects.support import Table, no_effect, refused
 
 _BLOCKS = "{" + ",".join([*BLOCKS, "model"]) + "}"
-_AUTOSCALING = "replicas are not scaled by load yet; minReplicas of them run"
+_METRIC = (
+    "cpu and memory do not scale replicas here, minReplicas of them run; concurrency and rps do"
+)
 
 TABLE = Table(
     (
@@ -26,7 +28,8 @@ TABLE = Table(
         ),
         refused("spec.predictor.logger", "logging of payloads is not supported yet"),
         refused(
-            "spec.predictor.autoScaling", "scaling by metrics is not supported yet; set minReplicas"
+            "spec.predictor.autoScaling",
+            "scaling by further metrics is not supported; set scaleMetric and scaleTarget",
         ),
         refused(
             "spec.predictor.batcher.timeout",
@@ -46,8 +49,14 @@ TABLE = Table(
             f"spec.predictor.{_BLOCKS}.storage.schemaPath", "ModelMesh's schemas are not supported"
         ),
         no_effect(
-            "spec.predictor.{maxReplicas,scaleTarget,scaleMetric,scaleMetricType}",
-            _AUTOSCALING,
+            "spec.predictor.scaleMetric",
+            _METRIC,
+            only_processes=False,
+            harmless=("concurrency", "rps"),
+        ),
+        no_effect(
+            "spec.predictor.scaleMetricType",
+            "is for scaling by cpu and memory, which is not done here",
             only_processes=False,
         ),
         no_effect("spec.predictor.deploymentStrategy", CLUSTER),

@@ -1,7 +1,7 @@
 """Penstock's own InferenceService, penstock.dev/v1alpha1: KServe's field names, and what KServe lacks.
 
 More than KServe has: `options` in every framework block (what the runtime understands, such as `method:
-predict_proba`), `python` for a class of one's own, `catboost` and `mlflow`.
+predict_proba`), `python` for a class of one's own, `catboost` and `mlflow`; `scaling` in the predictor.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from penstock.dialects.kserve_fields import (
     PyTorchBlock,
 )
 from penstock.dialects.kserve_support import TABLE
+from penstock.dialects.scaling_fields import ScalingBlock
 
 
 class Block(FrameworkBlock):
@@ -73,6 +74,8 @@ class OwnPredictor(Predictor):
     mlflow: Block | None = None
     python: PythonBlock | None = None
     model: OwnModelBlock | None = None
+    #: The autoscaler's windows and delays.
+    scaling: ScalingBlock | None = None
 
 
 class OwnInferenceServiceSpec(InferenceServiceSpec):
