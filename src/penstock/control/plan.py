@@ -4,10 +4,10 @@
 reads a clock or remembers: the same observation always gives the same plan, so a test is a table and a
 restart is no special case.
 
-Two revisions matter at a time. The one that *serves* is the newest that was ever ready. The *candidate* is
-the newest one of the present manifest, if it was not ready yet. The candidate gets replicas of its own;
-when they answer it becomes the one that serves and the old one's replicas drain. A candidate that cannot
-load leaves the old one serving and says so.
+The newest revision that was ever ready *serves*, alone or with the one before it (`control.rollout` says
+with which shares). The *candidate* is the newest one of the present manifest, if it was not ready yet. It
+gets replicas of its own; when they answer it becomes the newest one that serves, and replicas of revisions
+without a share drain. A candidate that cannot load leaves the others serving and says so.
 """
 
 from __future__ import annotations
@@ -19,8 +19,19 @@ from types import MappingProxyType
 
 from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.revisions import Kept
+from penstock.control.rollout import (
+    LATEST,
+    PINNED,
+    Share,
+    divide,
+    effective,
+    latest_of,
+    pinned,
+    replicas_for,
+    rolled_out,
+)
 from penstock.domain.routes import Replica, Route, Target
-from penstock.domain.service import Role, Scaling, Service
+from penstock.domain.service import EMPTY, Role, Scaling, Service
 from penstock.domain.status import (
     ComponentStatus,
     Condition,
@@ -93,6 +104,8 @@ class Observed:
     draining: frozenset[str] = frozenset()
     #: Replicas that its load asks for (see `scaler`), within the manifest's bounds; None: the least.
     scale: int | None = None
+    #: Weights by revision, as gateways were told last.
+    weights: Mapping[str, int] = EMPTY
     previous: tuple[Condition, ...] = ()
     warnings: tuple[str, ...] = ()
     url: str = ""
@@ -129,6 +142,8 @@ class Wanted:
     drain: tuple[str, ...] = ()
     #: A revision that is ready for the first time.
     rolled_out: Kept | None = None
+    #: A revision that takes all requests, and was not the last to do so.
+    took_all: Kept | None = None
     events: tuple[Event, ...] = ()
     #: Revisions that serve, come up, or still have replicas: not to be forgotten.
     in_use: frozenset[str] = frozenset()
@@ -161,17 +176,16 @@ def is_of(replica: str, uid: str) -> bool:
     return replica.rpartition(".")[2] == uid[:8]
 
 
-def serving_of(revisions: tuple[Kept, ...]) -> Kept | None:
-    """The newest revision that was ever ready."""
-    return next((k for k in reversed(revisions) if k.ready_at is not None), None)
-
-
 def plan(o: Observed, *, uid: str, now: float) -> Wanted:
     """Decide. `uid` is the service object's; `now` is Unix seconds, for transition times only."""
     service = o.service
-    serving = serving_of(o.revisions)
-    newest = o.revisions[-1] if o.revisions else None
-    candidate = newest if newest is not None and newest is not serving and o.current else None
+    revisions = o.revisions
+    latest = latest_of(revisions)
+    newest = revisions[-1] if revisions else None
+    candidate = newest if newest is not None and newest is not latest and o.current else None
+    pin = pinned(service, revisions)
+    if pin is not None:
+        candidate = None  # it would take nothing
     live: dict[str, list[ReplicaStatus]] = {}
     foreign: list[str] = []
     for r in o.replicas:
@@ -180,21 +194,45 @@ def plan(o: Observed, *, uid: str, now: float) -> Wanted:
                 live.setdefault(r.revision, []).append(r)
             else:  # of an earlier service of the same name
                 foreign.append(r.id)
+    ready = {name: _ready(replicas) for name, replicas in live.items()}
 
     scaling = service.predictor.scaling
     count = wanted_replicas(scaling, scale=o.scale, stopped=service.stopped)
-    # Readiness has to be proven once, also by a service that will sleep.
-    proving = 0 if service.stopped else max(1, count)
-    rolled_out: Kept | None = None
+    proving = 0
+    first_ready: Kept | None = None
     if candidate is not None:
-        ready = sum(r.phase is Phase.READY for r in live.get(candidate.name, ()))
-        if ready >= (proving if serving is not None else 1) and ready > 0:
-            rolled_out, serving, candidate = candidate, candidate, None
+        to_be = divide(service, revisions, candidate)
+        # Readiness has to be proven once, also by a service that will sleep.
+        proving = 0 if service.stopped else max(1, replicas_for(to_be[0].percent, scaling, count))
+        if ready.get(candidate.name, 0) >= (max(1, proving) if latest is not None else 1):
+            first_ready, latest, candidate = candidate, candidate, None
 
-    want: dict[str, int] = {}
-    by_name = {k.name: k for k in o.revisions}
-    if serving is not None:
-        want[serving.name] = count
+    shares = divide(service, revisions, latest) if latest is not None else ()
+    numbers = {s.name: replicas_for(s.percent, scaling, count) for s in shares}
+    percents = effective(
+        shares,
+        # Who serves stays up as long as anything of it answers; who shall serve comes with all it needs.
+        up=[
+            name
+            for name, n in numbers.items()
+            if not n or ready.get(name, 0) >= (1 if o.weights.get(name) else n)
+        ],
+        ready=[name for name, n in ready.items() if n],
+        serving={} if service.stopped else o.weights,
+    )
+    by_name = {k.name: k for k in revisions}
+    # Replicas follow the requests: nobody is taken away from before its share has gone elsewhere.
+    want = {
+        name: max(
+            numbers.get(name, 0),
+            replicas_for(percent, scaling, count) if percent else 0,
+        )
+        for name, percent in percents.items()
+        if name in by_name
+    }
+    took_all = next((s.revision for s in shares if s.percent == percents[s.name] == 100), None)
+    if pin is not None or rolled_out(revisions)[:1] == [took_all]:
+        took_all = None
     if candidate is not None:
         want[candidate.name] = proving
 
@@ -213,18 +251,52 @@ def plan(o: Observed, *, uid: str, now: float) -> Wanted:
             taken.add(id_)
             start.append(Start(id_, by_name[name]))
 
-    leaving = frozenset(drain)
-    route = _route(o, serving, candidate, live, leaving)
-    status = _status(o, serving, candidate, rolled_out, live, count, proving, now)
+    look = _Look(o, latest, candidate, shares, percents, numbers, live, proving, pin)
     return Wanted(
-        status=status,
-        route=route,
+        status=(status := _status(look, now)),
+        route=_route(look, by_name, frozenset(drain)),
         start=tuple(start),
         drain=tuple(drain),
-        rolled_out=rolled_out,
+        rolled_out=first_ready,
+        took_all=took_all,
         events=_events(o, status),
         in_use=frozenset({*want, *(r.revision for r in o.replicas)}),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was found out, for the route and the status."""
+
+    o: Observed
+    latest: Kept | None
+    candidate: Kept | None
+    shares: tuple[Share, ...]
+    #: Percent of requests by revision, now.
+    percents: Mapping[str, int]
+    #: Replicas wanted by revision that has a share.
+    numbers: Mapping[str, int]
+    live: Mapping[str, list[ReplicaStatus]]
+    proving: int
+    pin: Kept | None
+
+    @property
+    def count(self) -> int:
+        return sum(self.numbers.values())
+
+    @property
+    def serving(self) -> list[ReplicaStatus]:
+        """Replicas of the revisions that have a share."""
+        return [r for s in self.shares for r in self.live.get(s.name, ())]
+
+    @property
+    def names(self) -> str:
+        """Who serves, for a sentence."""
+        return " and ".join(n for n, percent in self.percents.items() if percent)
+
+
+def _ready(replicas: list[ReplicaStatus]) -> int:
+    return sum(r.phase is Phase.READY for r in replicas)
 
 
 def _worth(r: ReplicaStatus) -> tuple[int, str]:
@@ -233,34 +305,38 @@ def _worth(r: ReplicaStatus) -> tuple[int, str]:
     return (order.get(r.phase, 0), r.id)
 
 
-def _route(
-    o: Observed,
-    serving: Kept | None,
-    candidate: Kept | None,
-    live: Mapping[str, list[ReplicaStatus]],
-    leaving: frozenset[str],
-) -> Route:
+def _route(look: _Look, by_name: Mapping[str, Kept], leaving: frozenset[str]) -> Route:
+    o = look.o
     service = o.service
     message = ""
-    targets: tuple[Target, ...] = ()
-    # Before anything was ever ready, requests wait for the first candidate.
-    target = serving or candidate
+    targets: list[Target] = []
+    tags = {s.name: (s.tag,) for s in look.shares if s.tag}
+    percents = dict(look.percents)
+    if not percents and look.candidate is not None:
+        # Before anything was ever ready, requests wait for the first candidate.
+        percents = {look.candidate.name: 100}
+        tags = {look.candidate.name: (LATEST,)}
     if service.stopped:
         message = "it is stopped (annotation serving.kserve.io/stop)"
-    elif target is not None:
-        replicas = live.get(target.name, [])
-        targets = (
-            Target(
-                revision=target.name,
-                weight=100,
-                replicas=tuple(
-                    Replica(r.id, r.address)
-                    for r in sorted(replicas, key=lambda r: r.id)
-                    if r.phase is Phase.READY and r.id not in leaving
-                ),
-                concurrency=service.predictor.scaling.container_concurrency,
-            ),
-        )
+    elif percents:
+        replicas = [r for name in percents for r in look.live.get(name, ())]
+        for name, percent in percents.items():
+            kept = by_name.get(name)
+            if kept is None:
+                continue
+            targets.append(
+                Target(
+                    revision=name,
+                    weight=percent,
+                    replicas=tuple(
+                        Replica(r.id, r.address)
+                        for r in sorted(look.live.get(name, ()), key=lambda r: r.id)
+                        if r.phase is Phase.READY and r.id not in leaving
+                    ),
+                    concurrency=service.predictor.scaling.container_concurrency,
+                    tags=tags.get(name, ()),
+                )
+            )
         broken = [r for r in replicas if r.phase is Phase.FAILED]
         if broken and len(broken) == len(replicas):
             message = one_line(broken[0].message or broken[0].reason)
@@ -273,7 +349,7 @@ def _route(
     return Route(
         namespace=service.namespace,
         name=service.name,
-        targets=targets,
+        targets=tuple(targets),
         models=(model.served_name,) if model is not None and model.served_name else (),
         timeout_s=timeout_s if timeout_s is not None else DEFAULT_TIMEOUT_S,
         message=message,
@@ -316,15 +392,16 @@ class _Judgement:
     failure: Failure | None = None
 
 
-def _judge(
-    o: Observed,
-    serving: Kept | None,
-    candidate: Kept | None,
-    live: Mapping[str, list[ReplicaStatus]],
-    count: int,
-    proving: int,
-) -> _Judgement:
-    keeps = f" {serving.name} keeps serving." if serving is not None else ""
+def _judge(look: _Look) -> _Judgement:
+    o, candidate, live, count, proving = (
+        look.o,
+        look.candidate,
+        look.live,
+        look.count,
+        look.proving,
+    )
+    names = look.names
+    keeps = f" {names} keep{'' if ' and ' in names else 's'} serving." if names else ""
     if o.service.stopped:
         return _Judgement(
             Truth.FALSE, "Stopped", "Stopped on request.", Transition.UP_TO_DATE, ModelState.PENDING
@@ -381,9 +458,8 @@ def _judge(
             Transition.IN_PROGRESS,
             ModelState.LOADING,
         )
-    assert serving is not None  # noqa: S101 - current and no candidate: the newest one serves
-    replicas = live.get(serving.name, [])
-    ready = sum(r.phase is Phase.READY for r in replicas)
+    replicas = look.serving
+    ready = _ready(replicas)
     if count == 0:
         return _Judgement(
             Truth.TRUE,
@@ -394,11 +470,18 @@ def _judge(
         )
     failure_ = _failure_of(replicas)
     if ready:
-        more = "" if ready >= count else f" {ready} of {count} replicas are ready."
+        said = []
+        if look.pin is not None:
+            said.append(f"Pinned to {look.pin.name} by the annotation {PINNED}.")
+        elif len(look.percents) > 1:
+            shares = sorted(look.percents.items(), key=lambda item: -item[1])
+            said.append(", ".join(f"{name} takes {percent}%" for name, percent in shares) + ".")
+        if ready < count:
+            said.append(f"{ready} of {count} replicas are ready.")
         return _Judgement(
             Truth.TRUE,
             "",
-            more.strip(),
+            " ".join(said),
             Transition.UP_TO_DATE,
             ModelState.LOADED,
             failure_,
@@ -434,40 +517,47 @@ def _sentence(text: str) -> str:
     return text if not text or text[-1] in ".!?…" else text + "."
 
 
-def _status(
-    o: Observed,
-    serving: Kept | None,
-    candidate: Kept | None,
-    rolled_out: Kept | None,
-    live: Mapping[str, list[ReplicaStatus]],
-    count: int,
-    proving: int,
-    now: float,
-) -> ServiceStatus:
-    j = _judge(o, serving, candidate, live, count, proving)
-    served = live.get(serving.name, []) if serving is not None else []
-    ready = sum(r.phase is Phase.READY for r in served)
-    before = tuple(k for k in o.revisions if k.ready_at is not None and k is not serving)
+def _status(look: _Look, now: float) -> ServiceStatus:
+    o, latest, candidate, shares = look.o, look.latest, look.candidate, look.shares
+    j = _judge(look)
+    count = look.count
+    served = look.serving
+    ready = _ready(served)
+    # The last share is of the revision that would take all if the newest one were given up.
+    full = shares[-1].name if shares else ""
+    before = [k for k in rolled_out(o.revisions) if k.name != full]
+    if not before and not rolled_out(o.revisions):
+        before = [k for k in reversed(o.revisions) if k.ready_at is not None and k.name != full]
     newest = o.revisions[-1].name if o.revisions else ""
-    everyone = [r for rs in live.values() for r in rs]
+    everyone = [r for rs in look.live.values() for r in rs]
+    tags = {s.name: s.tag for s in shares}
     component = ComponentStatus(
         ready=j.ready,
         reason=j.reason,
         message=j.message,
         latest_created_revision=newest,
-        latest_ready_revision=serving.name if serving is not None else "",
-        latest_rolledout_revision=serving.name if serving is not None else "",
-        previous_rolledout_revision=before[-1].name if before else "",
-        traffic=(RevisionTraffic(serving.name, 100, latest=serving.name == newest),)
-        if serving is not None
-        else (),
+        latest_ready_revision=latest.name if latest is not None else "",
+        latest_rolledout_revision=full,
+        previous_rolledout_revision=before[0].name if before else "",
+        traffic=tuple(
+            RevisionTraffic(
+                name,
+                percent,
+                latest=name == newest,
+                tag=tags.get(name, "") if len(look.percents) > 1 else "",
+                url=f"{o.url}@{tags[name]}"
+                if o.url and len(look.percents) > 1 and tags.get(name)
+                else "",
+            )
+            for name, percent in look.percents.items()
+        ),
         url=o.url,
-        replicas=count if serving is not None else proving if candidate is not None else 0,
+        replicas=count if shares else look.proving if candidate is not None else 0,
         ready_replicas=ready,
         failed_replicas=sum(r.phase in (Phase.FAILED, Phase.BACKOFF) for r in everyone),
         limits=next((r.limits for r in everyone if r.limits), ""),
     )
-    routed = Truth.TRUE if serving is not None and not o.service.stopped else Truth.UNKNOWN
+    routed = Truth.TRUE if shares and not o.service.stopped else Truth.UNKNOWN
     if o.service.stopped:
         routed = Truth.FALSE
     conditions = [
@@ -477,7 +567,7 @@ def _status(
     ]
     if o.service.stopped:
         conditions.append(Condition("Stopped", Truth.TRUE, "Stopped", "Stopped on request."))
-    if serving is None or o.service.stopped:
+    if not shares or o.service.stopped:
         active = None
     elif count == 0:
         active = ModelState.STANDBY
@@ -487,7 +577,7 @@ def _status(
         active = ModelState.FAILED
     else:
         active = ModelState.LOADING
-    current = serving or candidate
+    current = latest or candidate
     status = ServiceStatus(
         observed_generation=o.generation,
         conditions=tuple(conditions),
@@ -506,10 +596,16 @@ def _status(
     return with_conditions(status, o.previous, now)
 
 
-def rollout_event(before: Kept | None, kept: Kept) -> Event:
-    """A revision took the traffic, from `before` if one had it."""
-    instead = f" in place of {before.name}" if before is not None else ""
-    return Event("Normal", "RevisionReady", f"{kept.name} is ready and serves{instead}.")
+def rollout_event(before: Kept | None, kept: Kept, status: ServiceStatus) -> Event:
+    """A revision is ready for the first time, `before` was the newest one until then."""
+    traffic = {t.revision: t.percent for t in status.components[Role.PREDICTOR].traffic}
+    percent = traffic.get(kept.name, 0)
+    if percent == 100:
+        instead = f" in place of {before.name}" if before is not None else ""
+        return Event("Normal", "RevisionReady", f"{kept.name} is ready and serves{instead}.")
+    return Event(
+        "Normal", "RevisionReady", f"{kept.name} is ready and takes {percent}% of the requests."
+    )
 
 
 def _events(o: Observed, status: ServiceStatus) -> tuple[Event, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
 
 from penstock.control.fetches import Files, ModelFiles
 from penstock.control.revisions import (
@@ -17,7 +16,7 @@ from penstock.control.revisions import (
     Kept,
     from_object,
     key_of,
-    ready_status,
+    revision_status,
     superfluous,
     to_object,
 )
@@ -77,12 +76,14 @@ class RevisionKeeper:
         await self._store.create(to_object(kept, service, manifest))
         self._known.setdefault(key, {})[kept.name] = (uid, kept)
 
-    async def mark_ready(self, key: ServiceKey, name: str, unix_s: float) -> None:
-        """It was ready for the first time."""
-        obj = await self._store.get(key_of(key[0], name))
-        await self._store.update_status({**obj, "status": ready_status(unix_s)})
-        uid, kept = self._known[key][name]
-        self._known[key][name] = (uid, replace(kept, ready_at=unix_s))
+    async def change(self, key: ServiceKey, kept: Kept) -> None:
+        """Write down what became of a revision that is known."""
+        uid, old = self._known[key][kept.name]
+        if kept == old:
+            return
+        obj = await self._store.get(key_of(key[0], kept.name))
+        await self._store.update_status({**obj, "status": revision_status(kept)})
+        self._known[key][kept.name] = (uid, kept)
 
     async def prune(self, key: ServiceKey, uid: str, in_use: frozenset[str]) -> None:
         """Forget old revisions beyond those that are kept for history."""

@@ -45,6 +45,8 @@ class Kept:
     env: tuple[EnvVar, ...] = ()
     #: Unix seconds when it first was ready; None while it never was.
     ready_at: float | None = None
+    #: Counts, over the service's revisions, when this one last took all requests; 0 while it never did.
+    rollout: int = 0
 
     @property
     def name(self) -> str:
@@ -119,7 +121,8 @@ def from_object(obj: Object) -> Kept:
             runtime=spec.get("runtime", ""),
             framework=spec.get("framework", ""),
         )
-        ready_at = (obj.get("status") or {}).get("readyAt")
+        status = obj.get("status") or {}
+        ready_at = status.get("readyAt")
         return Kept(
             revision,
             asked=spec["asked"],
@@ -129,15 +132,21 @@ def from_object(obj: Object) -> Kept:
             options=spec.get("options") or {},
             env=msgspec.convert(spec.get("env") or [], tuple[EnvVar, ...]),
             ready_at=from_rfc3339(ready_at) if ready_at else None,
+            rollout=int(status.get("rollout", 0)),
         )
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as exc:
         name = obj.get("metadata", {}).get("name")
         raise Internal(f"The stored revision {name} cannot be read: {exc!r}.") from exc
 
 
-def ready_status(unix_s: float) -> dict[str, Any]:
-    """The status of a revision that was ready."""
-    return {"readyAt": rfc3339(unix_s)}
+def revision_status(kept: Kept) -> dict[str, Any]:
+    """The status of a revision: when it was ready first, when it took all requests."""
+    status: dict[str, Any] = {}
+    if kept.ready_at is not None:
+        status["readyAt"] = rfc3339(kept.ready_at)
+    if kept.rollout:
+        status["rollout"] = kept.rollout
+    return status
 
 
 def key_of(namespace: str, name: str) -> Key:

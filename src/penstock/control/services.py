@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock import dialects
@@ -35,7 +35,6 @@ from penstock.control.plan import (
     one_line,
     plan,
     rollout_event,
-    serving_of,
 )
 from penstock.control.process_spec import process_spec
 from penstock.control.replicas import ReplicaCache
@@ -45,6 +44,7 @@ from penstock.control.revisions import (
     asked_digest,
     next_number,
 )
+from penstock.control.rollout import latest_of
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import runtimes_for
 from penstock.control.scaler import Scaler
@@ -282,6 +282,7 @@ class ServiceController:
             replicas=self._replicas.of(key),
             draining=self._drains.ids,
             scale=self._scale(key, service, revisions),
+            weights=self._weights(key),
             previous=conditions_of(manifest.get("status") or {}),
             warnings=warnings,
             url=self._url(service),
@@ -385,10 +386,7 @@ class ServiceController:
         wanted: Wanted,
         dialect: Any,
     ) -> None:
-        if wanted.rolled_out is not None:
-            before = serving_of(self.revisions.of(key, state.uid))
-            await self.revisions.mark_ready(key, wanted.rolled_out.name, self._clock.now())
-            state.pending.append(rollout_event(before, wanted.rolled_out))
+        await self._record_rollout(key, state, wanted)
         if wanted.route is not None:
             sequence = self._routes.put(wanted.route)
         else:
@@ -402,6 +400,21 @@ class ServiceController:
             await self._record(kind, manifest, state, wanted)
             await self._write_status(kind, manifest, dialect, wanted)
         await self.revisions.prune(key, state.uid, wanted.in_use)
+
+    async def _record_rollout(self, key: ServiceKey, state: _State, wanted: Wanted) -> None:
+        """Write down that a revision was ready for the first time, or took all requests."""
+        revisions = self.revisions.of(key, state.uid)
+        changed = {k.name: k for k in (wanted.rolled_out, wanted.took_all) if k is not None}
+        if wanted.rolled_out is not None:
+            kept = wanted.rolled_out
+            state.pending.append(rollout_event(latest_of(revisions), kept, wanted.status))
+            changed[kept.name] = replace(kept, ready_at=self._clock.now())
+        if wanted.took_all is not None:
+            kept = changed[wanted.took_all.name]
+            last = max((k.rollout for k in revisions), default=0)
+            changed[kept.name] = replace(kept, rollout=last + 1)
+        for kept in changed.values():
+            await self.revisions.change(key, kept)
 
     async def _start_replicas(self, service: Service, state: _State, wanted: Wanted) -> None:
         if not wanted.start:
@@ -525,10 +538,14 @@ class ServiceController:
             key,
             service.predictor.scaling,
             running=sum(r.phase in LIVE for r in self._replicas.of(key)),
-            proven=serving_of(revisions) is not None,
+            proven=latest_of(revisions) is not None,
         )
 
     # -- small questions ---------------------------------------------------------------------------
+
+    def _weights(self, key: ServiceKey) -> dict[str, int]:
+        route = self._routes.get(f"{key[0]}/{key[1]}")
+        return {t.revision: t.weight for t in route.targets} if route is not None else {}
 
     def _url(self, service: Service) -> str:
         return f"{self._settings.inference_url}/serving/{service.namespace}/{service.name}"

@@ -1,0 +1,129 @@
+"""Which revisions of a service take which share of its requests, as pure functions.
+
+Three numbers decide: the newest revision that was ever ready (`latest`), the one that took all requests last
+(`stable`), and the percent that `latest` shall have. Without a percent `latest` takes all. With one below
+100, `stable` takes the rest; 0 therefore is a rollback, and taking the field away a promotion. When `latest`
+itself took all requests before, `stable` is the one that did so before it: a rollback is possible after a
+promotion too. This is what `canaryTrafficPercent` means in KServe on Knative. An annotation pins one kept
+revision instead, whatever the manifest asks for.
+
+A share is only worth something when its revision answers: `effective` gives the share of a revision that is
+not up to one that is, so traffic never leaves a revision before another one is ready to take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from penstock.control.revisions import Kept
+from penstock.domain.service import Scaling, Service
+
+#: Names a kept revision that takes all requests until the annotation is removed.
+PINNED = "penstock.dev/pinned-revision"
+LATEST = "latest"
+PREVIOUS = "previous"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A revision and the percent of requests it shall have. Those of a service add up to 100."""
+
+    revision: Kept
+    percent: int
+    #: The name it can be addressed by, besides its own.
+    tag: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.revision.name
+
+
+def latest_of(revisions: tuple[Kept, ...]) -> Kept | None:
+    """The newest revision that was ever ready."""
+    return next((k for k in reversed(revisions) if k.ready_at is not None), None)
+
+
+def rolled_out(revisions: Iterable[Kept]) -> list[Kept]:
+    """Those that took all requests once, the last to do so first."""
+    return sorted((k for k in revisions if k.rollout), key=lambda k: k.rollout, reverse=True)
+
+
+def stable_of(revisions: tuple[Kept, ...], latest: Kept) -> Kept | None:
+    """The revision beside which `latest` is tried."""
+    others = [k for k in revisions if k.name != latest.name]
+    found = rolled_out(others)
+    if found:
+        return found[0]
+    if any(k.rollout for k in revisions):
+        return None
+    # Of a release that did not write down who took all: every one that was ready did.
+    return latest_of(tuple(others))
+
+
+def pinned(service: Service, revisions: tuple[Kept, ...]) -> Kept | None:
+    """The revision that the annotation names, if it is kept and was ever ready."""
+    name = service.annotations.get(PINNED)
+    if not name:
+        return None
+    return next((k for k in revisions if k.name == name and k.ready_at is not None), None)
+
+
+def percent_of(service: Service, latest: Kept) -> int | None:
+    """The percent that the newest revision shall have; None: all, with nothing beside it."""
+    percent = service.predictor.canary_percent
+    return None if percent is None or percent >= 100 else percent
+
+
+def divide(service: Service, revisions: tuple[Kept, ...], latest: Kept) -> tuple[Share, ...]:
+    """The shares that are asked for, with `latest` first."""
+    pin = pinned(service, revisions)
+    if pin is not None:
+        return (Share(pin, 100, LATEST if pin.name == latest.name else PREVIOUS),)
+    percent = percent_of(service, latest)
+    stable = stable_of(revisions, latest) if percent is not None else None
+    if percent is None or stable is None:
+        return (Share(latest, 100, LATEST),)
+    return (Share(latest, percent, LATEST), Share(stable, 100 - percent, PREVIOUS))
+
+
+def replicas_for(percent: int, scaling: Scaling, count: int) -> int:
+    """Replicas of a share, when the service as a whole asks for `count`.
+
+    Never fewer than the manifest's least: who gets everything at the next moment must be able to take it.
+    """
+    if not count or percent == 100:
+        return count
+    return max(1, min(count, scaling.min_replicas), -(-count * percent // 100))
+
+
+def effective(
+    shares: tuple[Share, ...],
+    *,
+    up: Collection[str],
+    ready: Collection[str],
+    serving: Mapping[str, int],
+) -> dict[str, int]:
+    """Percent by revision's name, with the shares of those that are not up given to one that is.
+
+    `up` are revisions that can take their share, `ready` those with at least one replica that answers,
+    `serving` what gateways were told last. Preferred is one that serves now; a revision with a share of 0
+    that does not serve never gets any.
+    """
+    percents = {s.name: s.percent for s in shares}
+    missing = sum(s.percent for s in shares if s.name not in up)
+    if not missing:
+        return percents
+    holders = [n for n in serving if serving[n] > 0 and n in ready]
+    weights: Mapping[str, int] = serving
+    if not holders:
+        holders = [s.name for s in shares if s.percent and s.name in up]
+        weights = percents
+    if not holders:
+        return percents
+    for share in shares:
+        if share.name not in up:
+            percents[share.name] = 0
+    best = max(holders, key=lambda n: weights[n])
+    percents[best] = percents.get(best, 0) + missing
+    return percents
