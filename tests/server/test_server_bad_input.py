@@ -303,6 +303,20 @@ async def test_a_model_that_answers_nonsense(tmp_path: Path, answer: Any, said: 
         assert (await s.v1([[1, 1]])).status_code == 200
 
 
+async def test_an_answer_that_cannot_be_encoded_at_all_is_500(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    async with serving(tmp_path, {"m": lambda: Function(lambda x, _: x)}) as s:
+        for name, ask in (("encode_infer", s.v2), ("encode_predictions", s.v1)):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"penstock.server.inference.{name}", lambda *_: 1 / 0)
+                answer = await ask([[1, 1]])
+            assert answer.status_code == 500
+            assert "cannot be sent" in error_of(answer)
+            assert "ZeroDivisionError" in caplog.text
+            assert (await ask([[1, 1]])).status_code == 200
+
+
 async def test_a_model_that_raises_is_500_without_the_callers_data(
     tmp_path: Path, caplog: Any
 ) -> None:

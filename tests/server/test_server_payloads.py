@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from server_client import Served, error_of, serving
 
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, ModelError
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.runtimes.base import CallContext, PayloadRuntime, RawReply, StreamReply
 
@@ -295,8 +295,11 @@ async def test_a_stream_that_fails_at_once_has_a_status(tmp_path: Path) -> None:
         assert "no prompt" in error_of(reply)
 
 
-async def test_a_stream_that_breaks_does_not_look_complete(tmp_path: Path) -> None:
-    async with serving(tmp_path, model(stream(b"part", RuntimeError("boom")))) as s:
+@pytest.mark.parametrize("fault", [RuntimeError("boom"), ModelError("boom")], ids=["any", "own"])
+async def test_a_stream_that_breaks_does_not_look_complete(
+    tmp_path: Path, fault: Exception
+) -> None:
+    async with serving(tmp_path, model(stream(b"part", fault))) as s:
         reader, writer = await s.raw()
         writer.write(POST)
         everything = await asyncio.wait_for(reader.read(), 10)
