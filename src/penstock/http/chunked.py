@@ -17,7 +17,7 @@ MAX_SIZE_LINE: Final = 256
 MAX_EXTENSIONS: Final = 16 * 1024
 
 #: Sixteen digits are 64 bits. White space only where an extension follows (RFC 9112, 7.1.1).
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t -~\x80-\xff]*)?")
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t -~\x80-\xff]*")
 #: Fields that would frame or route the message if somebody merged trailers into its head.
 _FORBIDDEN: Final = frozenset({b"content-length", b"transfer-encoding", b"host"})
