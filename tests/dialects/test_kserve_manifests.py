@@ -118,14 +118,14 @@ def test_scaling_batching_and_limits_of_requests() -> None:
             "scaleMetric": "rps",
             "containerConcurrency": 4,
             "timeout": 60,
-            "canaryTrafficPercent": 100,
+            "canaryTrafficPercent": 25,
             "batcher": {"maxBatchSize": 16, "maxLatency": 5},
             "sklearn": {"storageUri": "x"},
         }
     )
     assert found.scaling == Scaling(0, 5, 10.0, ScaleMetric.RPS, 4)
     assert found.timeout_s == 60.0
-    assert found.canary_percent == 100
+    assert found.canary_percent == 25
     assert found.batching == Batching(16, 0.005)
 
 
@@ -426,7 +426,6 @@ def test_a_manifest_for_a_cluster_runs_unchanged_and_tells_what_has_no_effect() 
         ("zzz", "", "unknown annotation"),
         ("autoscalerClass", "none", None),
         ("autoscalerClass", "keda", "replicas are scaled by the autoscaler built in, by concurrency or rps"),
-        ("enable-tag-routing", "true", "addresses of single revisions are not supported yet"),
         ("exp-dra-x", "1", "is for a cluster; it has no effect here"),
     ],
 )  # fmt: skip

@@ -29,7 +29,7 @@ _KNOWN: dict[str, str | None] = {
     "enable-metric-aggregation": None,
     "metrics": _AUTOSCALING,
     "targetUtilizationPercentage": _AUTOSCALING,
-    "enable-tag-routing": "addresses of single revisions are not supported yet",
+    "enable-tag-routing": None,
     "nodegroup": _CLUSTER,
     "gke-accelerator": _CLUSTER,
     "gpu-resource-types": _CLUSTER,

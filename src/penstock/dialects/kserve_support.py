@@ -20,12 +20,6 @@ TABLE = Table(
             "named canaries are not supported yet; a change moves all traffic when it is ready",
             harmless=([],),
         ),
-        refused(
-            "spec.predictor.canaryTrafficPercent",
-            "splitting traffic between revisions is not supported yet; a change moves all of it when it is "
-            "ready",
-            harmless=(100,),
-        ),
         refused("spec.predictor.logger", "logging of payloads is not supported yet"),
         refused(
             "spec.predictor.autoScaling",
