@@ -193,7 +193,7 @@ class FakeFiles:
         return service.predictor.model.storage.uri
 
     async def fetch(
-        self, service: Service, progress: Callable[[int, int | None], None]
+        self, service: Service, progress: Callable[[int, int | None], None], *, revision: str
     ) -> FakeFetched:
         uri = self.uri(service)
         self.fetched.append(uri)
@@ -205,10 +205,8 @@ class FakeFiles:
         if isinstance(found, PenstockError):
             raise found
         self.missing.discard(f"/models/{found}")
-        return FakeFetched(found)
-
-    async def pin(self, revision: str, files: object) -> None:
         self.pinned.add(revision)
+        return FakeFetched(found)
 
     async def release(self, revision: str) -> None:
         self.pinned.discard(revision)

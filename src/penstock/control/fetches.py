@@ -45,8 +45,10 @@ class ModelFiles(Protocol):
     """Where models' files come from (`control.model_files` over `penstock.storage`)."""
 
     async def fetch(
-        self, service: Service, progress: Callable[[int, int | None], None]
-    ) -> Files: ...
+        self, service: Service, progress: Callable[[int, int | None], None], *, revision: str
+    ) -> Files:
+        """Fetch, and keep the files for as long as the `revision` exists that they are for."""
+        ...
 
     def uri(self, service: Service) -> str:
         """For people, without secrets."""
@@ -56,12 +58,8 @@ class ModelFiles(Protocol):
         """Only these revisions exist."""
         ...
 
-    async def pin(self, revision: str, files: Files) -> None:
-        """Keep the files for as long as the revision exists."""
-        ...
-
     async def release(self, revision: str) -> None:
-        """The revision is gone."""
+        """The revision is gone, or never came to be."""
         ...
 
     def present(self, path: str) -> bool:

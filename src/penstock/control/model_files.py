@@ -21,8 +21,8 @@ from penstock.domain.service import Service, Storage
 from penstock.errors import NotFound
 from penstock.store.base import Key, Object, Store
 
-#: Pins of services (while they fetch) and of revisions have these before them.
-_SERVICE, _REVISION = "service:", "revision:"
+#: Pins of revisions have this before them.
+_REVISION = "revision:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,9 @@ class CachedFiles:
         s = _storage_of(service)
         return storage.redact(s.uri) if s.uri else (s.path or s.key or "no files")
 
-    async def fetch(self, service: Service, progress: Callable[[int, int | None], None]) -> Files:
+    async def fetch(
+        self, service: Service, progress: Callable[[int, int | None], None], *, revision: str
+    ) -> Files:
         """Raises what `storage.fetch` raises, and NotFound for a Secret that is named and missing."""
         s = _storage_of(service)
         if not s.uri and not s.path and not s.key:
@@ -74,15 +76,8 @@ class CachedFiles:
             progress=progress,
             base_dir=self._base_dir,
             settings=self._settings,
-            pin=f"{_SERVICE}{service.key}",
+            pin=f"{_REVISION}{revision}",
         )
-
-    async def pin(self, revision: str, files: Files) -> None:
-        if files.digest:
-            await asyncio.to_thread(self._cache.pin, f"{_REVISION}{revision}", files.digest)
-            namespace, name, _ = revision.split("/")
-            service = f"{_SERVICE}{namespace}/{name.rpartition('-')[0]}"
-            await asyncio.to_thread(self._cache.unpin, service)
 
     async def release(self, revision: str) -> None:
         await asyncio.to_thread(self._cache.unpin, f"{_REVISION}{revision}")

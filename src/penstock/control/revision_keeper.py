@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from penstock.control.fetches import Files, ModelFiles
+from penstock.control.fetches import ModelFiles
 from penstock.control.revisions import (
     REVISION,
     SERVICE_LABEL,
@@ -53,7 +53,7 @@ class RevisionKeeper:
             of_service = self._known.setdefault((meta["namespace"], service), {})
             of_service[kept.name] = (str(owners[0].get("uid", "")), kept)
         await self._files.retain(
-            _pin(key, name, uid)
+            owner_of(key, name, uid)
             for key, revisions in self._known.items()
             for name, (uid, _) in revisions.items()
         )
@@ -67,12 +67,9 @@ class RevisionKeeper:
         found = (kept for owner, kept in self._known.get(key, {}).values() if owner == uid)
         return tuple(sorted(found, key=lambda k: k.number))
 
-    async def add(
-        self, key: ServiceKey, kept: Kept, service: Service, manifest: Object, files: Files
-    ) -> None:
-        """Keep a new revision and its files."""
+    async def add(self, key: ServiceKey, kept: Kept, service: Service, manifest: Object) -> None:
+        """Keep a new revision, whose files were fetched under its `owner_of` name."""
         uid = manifest["metadata"]["uid"]
-        await self._files.pin(_pin(key, kept.name, uid), files)
         await self._store.create(to_object(kept, service, manifest))
         self._known.setdefault(key, {})[kept.name] = (uid, kept)
 
@@ -102,11 +99,12 @@ class RevisionKeeper:
                 await self._store.delete(key_of(key[0], name))
             except NotFound:
                 pass
-            await self._files.release(_pin(key, name, uid))
+            await self._files.release(owner_of(key, name, uid))
             del known[name]
         if not known:
             self._known.pop(key, None)
 
 
-def _pin(key: ServiceKey, name: str, uid: str) -> str:
+def owner_of(key: ServiceKey, name: str, uid: str) -> str:
+    """The name that a revision's files are kept under."""
     return f"{key[0]}/{name}/{uid}"

@@ -38,7 +38,7 @@ from penstock.control.plan import (
 )
 from penstock.control.process_spec import process_spec
 from penstock.control.replicas import ReplicaCache
-from penstock.control.revision_keeper import RevisionKeeper
+from penstock.control.revision_keeper import RevisionKeeper, owner_of
 from penstock.control.revisions import (
     Kept,
     asked_digest,
@@ -313,9 +313,11 @@ class ServiceController:
     ) -> tuple[FetchState | None, bool]:
         """How the fetch stands, and whether there is a revision of the present manifest now."""
         uri = self._files.uri(service)
+        number = next_number(self.revisions.of(key, state.uid))
+        owner = owner_of(key, revision_name(service.name, number), state.uid)
 
         async def job(progress: Callable[[int, int | None], None]) -> Files:
-            return await self._files.fetch(service, progress)
+            return await self._files.fetch(service, progress, revision=owner)
 
         got = self._fetches.want(key, f"{asked}#{state.refresh}", uri, job)
         if isinstance(got, FetchState):
@@ -328,7 +330,8 @@ class ServiceController:
         revisions = self.revisions.of(key, state.uid)
         if not current or revisions[-1].revision.files != got.digest:
             await self._add_revision(key, manifest, service, state, asked, selection, got, uri)
-        elif state.refresh != state.refreshed:
+        else:
+            await self._files.release(owner)
             self._try_again(key)
         state.refreshed = state.refresh
         state.missing = False
@@ -369,7 +372,7 @@ class ServiceController:
             options={**selection.runtime.options, **model.options},
             env=self._env(service, selection),
         )
-        await self.revisions.add(key, kept, service, manifest, files)
+        await self.revisions.add(key, kept, service, manifest)
         state.pending.append(
             Event("Normal", "RevisionCreated", f"{kept.name}: {uri} with {selection.runtime.name}.")
         )
