@@ -22,22 +22,34 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest.fixture
-async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """`await serve(handler, unix=False, **HttpServer arguments)`: a server on a real socket."""
+async def make_server() -> AsyncIterator[Callable[..., HttpServer]]:
+    """`HttpServer`, closed at the end of the test (uvloop's loops hang when a listener is left)."""
     servers: list[HttpServer] = []
+
+    def make(handler: Callable[[Exchange], None], **options: Any) -> HttpServer:
+        servers.append(HttpServer(handler, **options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+    await asyncio.sleep(0)
+
+
+@pytest.fixture
+def serve(make_server: Callable[..., HttpServer], tmp_path: Path) -> Callable[..., Any]:
+    """`await serve(handler, unix=False, **HttpServer arguments)`: a server on a real socket."""
+    count = 0
 
     async def start(
         handler: Callable[[Exchange], None], *, unix: bool = False, **options: Any
     ) -> Serving:
-        server = HttpServer(handler, **options)
-        servers.append(server)
+        nonlocal count
+        count += 1
+        server = make_server(handler, **options)
+        address = Address(host="127.0.0.1", port=0)
         if unix:
-            address = Address(path=str(tmp_path / f"{len(servers)}.sock"))
-        else:
-            address = Address(host="127.0.0.1", port=0)
+            address = Address(path=str(tmp_path / f"{count}.sock"))
         return Serving(server, await server.listen(address), tmp_path)
 
-    yield start
-    for server in servers:
-        server.close()
-    await asyncio.sleep(0)
+    return start

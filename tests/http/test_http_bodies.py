@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from http_peers import GET, Wire, post, wired
 
-from penstock.http.incoming import MAPPED_BYTES, allocate
+from penstock.http.incoming import MAPPED_BYTES, _DirectReader, allocate
 from penstock.http.limits import Limits
 from penstock.http.server import Exchange
 
@@ -99,6 +99,31 @@ async def test_a_large_gathered_body_is_in_memory_once() -> None:
         tracemalloc.stop()
     assert len(bodies[0]) == size
     assert peak < 200_000
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_the_loop_reads_a_large_body_into_its_buffer(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    """Both loops really change to direct reads, and back for the next request."""
+    direct = 0
+    updated = _DirectReader.buffer_updated
+
+    def buffer_updated(self: _DirectReader, count: int) -> None:
+        nonlocal direct
+        direct += count
+        updated(self, count)
+
+    monkeypatch.setattr(_DirectReader, "buffer_updated", buffer_updated)
+    handler = (lambda e: e.gather(digest)) if streaming else digest
+    serving = await serve(handler, streaming=streaming)
+    async with await serving.peer() as peer:
+        for i in (1, 2):
+            peer.send(post(b"x" * 2_000_000))
+            await peer.answer()
+            peer.send(post(b"small"))
+            await peer.answer()
+            assert i * 1_500_000 < direct < i * 2_000_000
 
 
 def test_a_huge_announced_body_costs_no_memory_until_it_comes() -> None:

@@ -287,7 +287,7 @@ async def test_a_stream_that_began_before_the_drain_ends_in_peace(
 
 
 async def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_left_at_the_end(
-    tmp_path: Path,
+    make_server: Callable[..., HttpServer], tmp_path: Path
 ) -> None:
     """A dead process's socket is in nobody's way; closing removes only what is still one's own."""
     path = tmp_path / "s"
@@ -295,8 +295,8 @@ async def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_left_at_the_end
     stale.bind(str(path))
     stale.close()
     address = Address(path=str(path))
-    first = HttpServer(lambda e: e.send(200, b"", b"first"))
-    second = HttpServer(lambda e: e.send(200, b"", b"second"))
+    first = make_server(lambda e: e.send(200, b"", b"first"))
+    second = make_server(lambda e: e.send(200, b"", b"second"))
     await first.listen(address, mode=0o600)
     assert (await fetch(address, "GET", "/"))[2] == b"first"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -308,22 +308,24 @@ async def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_left_at_the_end
     assert os.listdir(tmp_path) == []
 
 
-async def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_socket_is_not_replaced(
+    make_server: Callable[..., HttpServer], tmp_path: Path
+) -> None:
     """Somebody's data, perhaps."""
     path = tmp_path / "data"
     path.write_text("precious")
-    server = HttpServer(silent)
+    server = make_server(silent)
     with pytest.raises(OSError, match="no socket"):
         await server.listen(Address(path=str(path)))
     assert path.read_text() == "precious"
 
 
-async def test_two_servers_share_a_port(serve: Callable[..., Any]) -> None:
+async def test_two_servers_share_a_port(make_server: Callable[..., HttpServer]) -> None:
     """SO_REUSEPORT, for several gateway processes."""
-    servers = [HttpServer(lambda e: e.send(200, b"")) for _ in range(2)]
+    servers = [make_server(lambda e: e.send(200, b"")) for _ in range(2)]
     address = await servers[0].listen(Address(host="127.0.0.1", port=0), reuse_port=True)
     assert (await servers[1].listen(address, reuse_port=True)) == address
-    third = HttpServer(silent)
+    third = make_server(silent)
     with pytest.raises(OSError):  # noqa: PT011 - in use, by whichever errno
         await third.listen(address)
     assert (await fetch(address, "GET", "/"))[0] == 200
@@ -331,11 +333,11 @@ async def test_two_servers_share_a_port(serve: Callable[..., Any]) -> None:
         server.close()
 
 
-async def test_a_bound_socket_can_be_listened_on() -> None:
+async def test_a_bound_socket_can_be_listened_on(make_server: Callable[..., HttpServer]) -> None:
     """For sockets that a supervisor opened."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    server = HttpServer(lambda e: e.send(200, b"", b"ok"))
+    server = make_server(lambda e: e.send(200, b"", b"ok"))
     address = await server.listen(sock)
     assert address.port == sock.getsockname()[1]
     assert (await fetch(address, "GET", "/"))[2] == b"ok"

@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
         """A direct read brought bytes of the body."""
         self.progress += 1
         if complete:
-            self._switch(self)
+            self.transport.set_protocol(self)
             incoming = self._incoming
             if incoming is not None:
                 self._complete(incoming, b"")
@@ -323,15 +323,7 @@ class Connection(asyncio.Protocol):
     def read_into(self, reader: _DirectReader) -> None:
         """Let the transport fill a body's buffer by itself."""
         reader.connection = self
-        self._switch(reader)
-
-    def _switch(self, protocol: asyncio.BaseProtocol) -> None:
-        transport = self.transport
-        transport.set_protocol(protocol)
-        # uvloop chooses how to read when reading starts.
-        if not self._paused:
-            transport.pause_reading()
-            transport.resume_reading()
+        self.transport.set_protocol(reader)
 
     # -- reading on and off -----------------------------------------------------------------------
 
@@ -495,7 +487,7 @@ class Connection(asyncio.Protocol):
             return
         self.state = LINGER
         if transport.get_protocol() is not self:
-            self._switch(self)
+            self.transport.set_protocol(self)
         self._resume(self._paused)
         if transport.can_write_eof():
             try:
