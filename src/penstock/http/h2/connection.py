@@ -78,7 +78,7 @@ class H2Connection(asyncio.Protocol):
 
     __slots__ = (
         "_blocks", "_budget", "_budget_at", "_buffer", "_closing", "_continued", "_decoder",
-        "_forgotten", "_fragments", "_goaway", "_handler", "_last", "_need", "_open_block",
+        "_forgotten", "_fragments", "_goaway", "_handler", "_last", "_lingers_since", "_need", "_open_block",
         "_pending", "_received_window", "_seen", "_seen_at", "_settled", "_stalled_at", "_started",
         "_unannounced", "_waiting", "initial_window", "limits", "max_frame", "now", "progress",
         "scheme", "server", "stream_window", "streams", "transport", "window", "write_paused",
@@ -124,6 +124,7 @@ class H2Connection(asyncio.Protocol):
         self._seen_at = self.now
         self._waiting = 0
         self._stalled_at = self.now
+        self._lingers_since: float | None = None
 
     # -- the transport's calls --------------------------------------------------------------------
 
@@ -630,7 +631,18 @@ class H2Connection(asyncio.Protocol):
         self._buffer.clear()
         self.transport.write(frames.goaway(self._last, fault.code, str(fault)))
         self._lose_streams(ConnectionAbortedError(str(fault)))
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close for writing, and read on for a moment: a plain close would reset what is on its way out."""
+        transport = self.transport
+        if not transport.can_write_eof():
+            transport.close()
+            return
+        try:
+            transport.write_eof()
+        except OSError:  # asyncio's transport, when the client has reset the connection
+            transport.abort()
 
     def _lose_streams(self, exc: Exception) -> None:
         streams = tuple(self.streams.values())
@@ -652,12 +664,18 @@ class H2Connection(asyncio.Protocol):
     def _close_when_empty(self) -> None:
         if self._goaway and not self.streams and not self._closing:
             self._closing = True
-            self.transport.close()
+            self._linger()
 
     def check(self, now: float) -> None:
         """Close what has waited too long. Called by the server's sweep."""
         self.now = now
         limits = self.limits
+        if self._closing:
+            if self._lingers_since is None:
+                self._lingers_since = now
+            elif now - self._lingers_since >= limits.linger_s:
+                self.transport.abort()
+            return
         elapsed = now - self._budget_at
         if elapsed >= 1.0:
             self._budget_at = now
