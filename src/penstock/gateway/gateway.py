@@ -16,6 +16,7 @@ from penstock.errors import PenstockError, Unavailable
 from penstock.gateway import own
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
 from penstock.gateway.resolve import plan as make_plan
+from penstock.gateway.resolve import unknown_revision
 from penstock.gateway.table import Service, Table
 from penstock.observe.metrics import Registry
 
@@ -116,6 +117,10 @@ class Gateway:
                 return
             forward.service = newest
             forward.target = None
+            wanted = forward.plan.wanted
+            if wanted and newest.named(wanted) is None:
+                forward.fail(unknown_revision(newest, wanted))
+                return
         if forward.service.waiting or not forward.dispatch():
             self._queue(forward)
 
@@ -127,6 +132,13 @@ class Gateway:
         if route.message and not any(t.replicas for t in service.targets):
             forward.fail(Unavailable(f"{service.key} cannot answer: {route.message}"))
             return
+        wanted = forward.plan.wanted
+        if wanted and any(t.replicas for t in service.targets):
+            named = service.named(wanted)
+            if named is None or not named.replicas:
+                # The service is awake: the others' requests shall not wait in a line with this one.
+                forward.fail(Unavailable(f"{service.key}: no replica of {wanted} is ready."))
+                return
         body = forward.exchange.body
         forward.body_bytes = len(body) if body is not None else 0
         if (
@@ -165,7 +177,7 @@ class Gateway:
         for _ in range(len(waiting)):
             forward = waiting[0]
             if not forward.dispatch():
-                if len(service.weighted) <= 1:
+                if len(service.weighted) <= 1 and not forward.plan.wanted:
                     return
                 forward.target = None  # another revision may have room
                 if not forward.dispatch():

@@ -23,7 +23,14 @@ from penstock.errors import (
 )
 from penstock.gateway import own
 from penstock.gateway.proxy import REVISION_HEADER, Forward, internal
-from penstock.gateway.resolve import DEFAULT_NAMESPACE, HOP_BY_HOP, Plan, by_host, unknown_service
+from penstock.gateway.resolve import (
+    DEFAULT_NAMESPACE,
+    HOP_BY_HOP,
+    Plan,
+    by_host,
+    revision_asked,
+    unknown_service,
+)
 from penstock.protocols.grpc import side
 from penstock.protocols.grpc.infer import parse
 from penstock.protocols.grpc.schema import METHODS, SERVICE
@@ -112,7 +119,7 @@ class GrpcFront:
 
             def server_call(exchange: Any) -> None:
                 # Under a service's own name its process answers for itself.
-                named = by_host(head, self.gateway.table) is not None
+                named = by_host(head, self.gateway.table)[0] is not None
                 (elsewhere if named else own_call)(exchange)
 
             return server_call
@@ -225,7 +232,7 @@ class _ModelCall:
     def _plan(self, name: str, size: int) -> Plan:
         head = self._head
         table = self._front.gateway.table
-        service = by_host(head, table)
+        service, tag = by_host(head, table)
         if service is None:
             seldon = head.get(b"seldon-model")
             if seldon is not None:
@@ -250,7 +257,14 @@ class _ModelCall:
                 f"{service.name} is a service; what is loaded follows its manifest.",
                 hint=f"`penstock delete isvc {service.name}` removes it.",
             )
-        return Plan(service, self._render(service, size), "grpc", service.route.timeout_s)
+        wanted = revision_asked(head, service, tag)
+        return Plan(
+            service,
+            self._render(service, size),
+            "grpc",
+            service.route.timeout_s,
+            wanted=wanted,
+        )
 
     def _render(self, service: Service, size: int) -> bytes:
         """The head to send on."""

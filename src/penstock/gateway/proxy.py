@@ -87,7 +87,9 @@ class Forward:
         """Send to a replica that is free; False when there is none now."""
         target = self.target
         if target is None or self._attempts:
-            target = self.target = self.service.pick_target()
+            wanted = self.plan.wanted
+            service = self.service
+            target = self.target = service.named(wanted) if wanted else service.pick_target()
             if target is None:
                 return False
         replica = target.pick()

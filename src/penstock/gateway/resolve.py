@@ -2,8 +2,10 @@
 
 Addresses of a service, all equivalent: `/v1/models/NAME...` and `/v2/models/NAME/...` (namespace
 `default`), `/serving/NAMESPACE/NAME/...`, and any path under `Host: NAME.NAMESPACE.DOMAIN` or
-`Host: NAME-NAMESPACE.DOMAIN` where such a service exists. A plan depends on nothing but the head's bytes
-and the table, so it is made once per distinct head and kept in the head's memo.
+`Host: NAME-NAMESPACE.DOMAIN` where such a service exists. One revision of it, whatever its share, is at
+`/serving/NAMESPACE/NAME@latest/...` and `latest-NAME` as the host's name (`latest`, `previous` or `prev`, in
+the path also a revision's name), or anywhere with the header `x-penstock-revision`. A plan depends on
+nothing but the head's bytes and the table, so it is made once per distinct head and kept in its memo.
 """
 
 from __future__ import annotations
@@ -26,14 +28,24 @@ HOP_BY_HOP: Final = frozenset(
 
 DEFAULT_NAMESPACE: Final = "default"
 
+#: Names of revisions by the place they have; Knative says `prev`.
+TAGS: Final = {"latest": "latest", "previous": "previous", "prev": "previous"}
+REVISION_HEADER: Final = b"x-penstock-revision"
+
 
 class Plan:
     """What to do with every request whose head has these bytes."""
 
-    __slots__ = ("head", "own", "protocol", "service", "timeout_s")
+    __slots__ = ("head", "own", "protocol", "service", "timeout_s", "wanted")
 
     def __init__(
-        self, service: Service | None, head: bytes, protocol: str, timeout_s: float, own: str = ""
+        self,
+        service: Service | None,
+        head: bytes,
+        protocol: str,
+        timeout_s: float,
+        own: str = "",
+        wanted: str = "",
     ) -> None:
         #: None when the gateway answers by itself (`own` is the path).
         self.service = service
@@ -42,6 +54,8 @@ class Plan:
         self.protocol = protocol
         self.timeout_s = timeout_s
         self.own = own
+        #: The tag or name of the one revision that shall answer; empty: any, by the shares.
+        self.wanted = wanted
 
 
 def plan(head: RequestHead, table: Table) -> Plan:
@@ -54,13 +68,14 @@ def plan(head: RequestHead, table: Table) -> Plan:
                 "No such path.",
                 hint="Services are at /serving/NAMESPACE/NAME/v2/models/NAME/infer.",
             )
-        service = table.get(parts[2], parts[3])
+        name, _, tag = parts[3].partition("@")
+        service = table.get(parts[2], name)
         if service is None:
-            raise unknown_service(parts[3], parts[2])
-        return _make(head, service, "/" + (parts[4] if len(parts) == 5 else ""))
-    service = by_host(head, table)
+            raise unknown_service(name, parts[2])
+        return _make(head, service, "/" + (parts[4] if len(parts) == 5 else ""), tag)
+    service, tag = by_host(head, table)
     if service is not None:
-        return _make(head, service, path)
+        return _make(head, service, path, tag)
     name = model_in(path)
     if name:
         service = table.get(DEFAULT_NAMESPACE, name)
@@ -78,6 +93,26 @@ def unknown_service(name: str, namespace: str) -> NotFound:
         f"There is no service {name} in namespace {namespace}.",
         hint=f"`penstock get isvc -n {namespace}` lists them.",
     )
+
+
+def unknown_revision(service: Service, wanted: str) -> NotFound:
+    names = [n for t in service.targets for n in (t.revision, *t.tags)]
+    return NotFound(
+        f"{service.key} has no revision {wanted} that takes requests.",
+        hint=f"There is {', '.join(names) or 'none'}.",
+    )
+
+
+def revision_asked(head: RequestHead, service: Service, tag: str = "") -> str:
+    """Tag or name of the revision that the address or the head asks for; NotFound for one not there."""
+    asked = head.get(REVISION_HEADER)
+    wanted = tag or (asked.decode("latin-1").strip() if asked is not None else "")
+    if not wanted:
+        return ""
+    wanted = TAGS.get(wanted, wanted)
+    if service.targets and service.named(wanted) is None:
+        raise unknown_revision(service, wanted)
+    return wanted
 
 
 def model_in(path: str) -> str:
@@ -101,18 +136,28 @@ def protocol_of(path: str) -> str:
     return "v1" if path.startswith("/v1") else "other"
 
 
-def by_host(head: RequestHead, table: Table) -> Service | None:
-    """The service that the Host header names, if there is one of that name."""
+def by_host(head: RequestHead, table: Table) -> tuple[Service | None, str]:
+    """The service that the Host header names, if there is one of that name, and the tag before it."""
     host = head.get(b"host")
     if host is None or b"." not in host:
-        return None
+        return None, ""
     labels = host.decode("latin-1").lower().split(":", 1)[0].split(".")
     first = labels[0]
     if first.isdigit():
-        return None
-    service = table.get(labels[1], first)
+        return None, ""
+    service = _named_by(first, labels[1], table)
+    if service is None:
+        tag, _, rest = first.partition("-")
+        if rest and tag in TAGS:
+            return _named_by(rest, labels[1], table), tag
+    return service, ""
+
+
+def _named_by(first: str, second: str, table: Table) -> Service | None:
+    """NAME.NAMESPACE or NAME-NAMESPACE."""
+    service = table.get(second, first)
     if service is None and "-" in first:
-        # NAME-NAMESPACE: both may hold dashes, so each cut is tried; the longest name wins.
+        # Both may hold dashes, so each cut is tried; the longest name wins.
         cut = first.rfind("-")
         while cut > 0 and service is None:
             service = table.get(first[cut + 1 :], first[:cut])
@@ -120,7 +165,7 @@ def by_host(head: RequestHead, table: Table) -> Service | None:
     return service
 
 
-def _make(head: RequestHead, service: Service, path: str) -> Plan:
+def _make(head: RequestHead, service: Service, path: str, tag: str = "") -> Plan:
     if path.startswith("/v2/repository/models/") and path.endswith("/unload"):
         # One replica would unload and the others not, against what the manifest says runs.
         raise Unsupported(
@@ -135,7 +180,8 @@ def _make(head: RequestHead, service: Service, path: str) -> Plan:
                 "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
             )
         timeout_s = min(timeout_s, int(asked) / 1000)
-    return Plan(service, render(head, service, path), protocol_of(path), timeout_s)
+    wanted = revision_asked(head, service, tag)
+    return Plan(service, render(head, service, path), protocol_of(path), timeout_s, wanted=wanted)
 
 
 def render(head: RequestHead, service: Service, path: str) -> bytes:

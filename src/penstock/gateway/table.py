@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 class Target:
     """One revision of a service and its replicas. `current` is the smooth round-robin's own number."""
 
-    __slots__ = ("concurrency", "credit", "replicas", "revision", "series", "weight")
+    __slots__ = ("concurrency", "credit", "replicas", "revision", "series", "tags", "weight")
 
     def __init__(self, route: TargetRoute, replicas: list[Replica]) -> None:
         self.revision = route.revision
         self.weight = route.weight
+        self.tags = route.tags
         self.concurrency = route.concurrency
         self.replicas = replicas
         self.credit = 0
@@ -62,6 +63,13 @@ class Service:
         self.current = True
         self.waiting: deque[Forward] = deque()
         self.waiting_bytes = 0
+
+    def named(self, name: str) -> Target | None:
+        """The target with that tag, or of that revision, whatever its share."""
+        for target in self.targets:
+            if name == target.revision or name in target.tags:
+                return target
+        return None
 
     def pick_target(self) -> Target | None:
         """A target by smooth weighted round-robin: every window of requests has the shares asked for."""
