@@ -7,8 +7,11 @@ a model sets it for itself.
 from __future__ import annotations
 
 import os
+import sys
 from math import ceil
 from typing import Final
+
+from threadpoolctl import ThreadpoolController
 
 from penstock.domain.process import ProcessSpec
 from penstock.runtimes.base import Framework
@@ -33,6 +36,40 @@ def share(spec: ProcessSpec) -> int:
     return max(1, cores or 1)
 
 
+class _Loaded:
+    """The numeric libraries in this process and their switches.
+
+    Looking for them costs 40 ms and, in a fork, 5 MB of private memory; a zygote has looked before it forks,
+    and its children find all that their framework has loaded.
+    """
+
+    def __init__(self) -> None:
+        self._controller: ThreadpoolController | None = None
+        self._modules: frozenset[str] = frozenset()
+
+    def look(self) -> ThreadpoolController:
+        # Before the look: what is imported during it in another thread may be missing from it.
+        modules = frozenset(sys.modules)
+        controller = self._controller = ThreadpoolController()
+        self._modules = modules
+        return controller
+
+    def libraries(self, framework: Framework) -> ThreadpoolController:
+        """Those that `framework` calls, as far as its packages are imported."""
+        known = self._controller
+        if known is not None and framework.preload and self._modules.issuperset(framework.preload):
+            return known
+        return self.look()
+
+
+_loaded = _Loaded()
+
+
+def find_libraries() -> None:
+    """For zygotes, when their framework is imported: look once for all children."""
+    _loaded.look()
+
+
 class Pools:
     """Sets `threads` for every library, where it differs from the one thread a zygote holds them to."""
 
@@ -47,13 +84,11 @@ class Pools:
     def prepare_thread(self, framework: Framework) -> None:
         """To be called in each thread that will call a model, after the framework's packages are there."""
         if self.threads > 1:
-            # Looking through the loaded libraries takes milliseconds, so not where one thread is right.
-            from threadpoolctl import threadpool_limits
-
-            threadpool_limits(self.threads, user_api="openmp")
+            libraries = _loaded.libraries(framework)
+            libraries.limit(limits=self.threads, user_api="openmp")
             if not self._blas_done:
                 self._blas_done = True
-                threadpool_limits(self.threads, user_api="blas")
+                libraries.limit(limits=self.threads, user_api="blas")
         if framework.set_threads is not None and framework.name not in self._done:
             self._done.add(framework.name)
             framework.set_threads(self.threads)

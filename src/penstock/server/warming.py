@@ -27,6 +27,7 @@ from penstock.server.application import Application
 from penstock.server.repository import Repository
 from penstock.server.statistics import Metrics
 from penstock.server.status import Status
+from penstock.server.threads import find_libraries
 from penstock.server.workers import in_place
 
 #: Enough for the interpreter to specialise what runs once a request.
@@ -59,6 +60,7 @@ def warm() -> None:
     """Run a model process's code once over. Starts no thread, and closes what it opens."""
     level = logging.root.manager.disable
     logging.disable(logging.INFO)
+    find_libraries()
     try:
         loop = uvloop.new_event_loop()
         try:
