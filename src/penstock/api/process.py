@@ -107,11 +107,15 @@ async def _run(
     stop: asyncio.Event,
 ) -> None:
     backend = LocalBackend(options.data_dir)
+    # Others than this machine's user may apply manifests: they get no files of this process's user.
+    roots = None if loopback else (options.model_dir.resolve(),)
+    if roots is not None and options.pvc_root is not None:
+        roots += (options.pvc_root.resolve(),)
     files = CachedFiles(
         store,
         storage.Cache(options.data_dir / "models", int(options.cache_gib * GIB)),
         base_dir=options.model_dir,
-        settings=storage.Settings(pvc_root=options.pvc_root),
+        settings=storage.Settings(pvc_root=options.pvc_root, file_roots=roots),
         environment=loopback and not options.no_environment_credentials,
     )
     plane = ControlPlane(
