@@ -245,7 +245,7 @@ def changed(**predictor: Any) -> dict[str, Any]:
         (
             {"apiVersion": "serving.kserve.io/v1beta2", "kind": "InferenceService"},
             "apiVersion: unknown version 'serving.kserve.io/v1beta2'; InferenceService is known as "
-            "penstock.dev/v1alpha1 and serving.kserve.io/v1beta1 and serving.kubeflow.org/v1beta1",
+            "penstock.dev/v1alpha1 and serving.kserve.io/v1beta1 and serving.kubeflow.org/v1beta1 and serving.kubeflow.org/v1alpha2 and serving.kubeflow.org/v1alpha1",
         ),
         (
             {"apiVersion": "penstock.dev/v1alpha2", "kind": "Widget"},

@@ -60,7 +60,7 @@ def apply(
         for warning in warnings:
             path, _, text = warning.partition(": ")
             note(f"warning: {manifest.where(path)}: {path}: {text}")
-        if target.kind.kind == "InferenceService":
+        if target.kind.is_service:
             services.append(target)
     if failures:
         codes = {f.code for f in failures}

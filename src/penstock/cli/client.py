@@ -200,6 +200,8 @@ class Served:
     singular: str
     short_names: tuple[str, ...]
     namespaced: bool
+    #: Objects of this kind are services, whatever the kind is called.
+    is_service: bool = False
 
     @property
     def api_version(self) -> str:
@@ -242,13 +244,15 @@ class Kinds:
                         r["singularName"],
                         tuple(r.get("shortNames", ())),
                         r["namespaced"],
+                        "all" in r.get("categories", ()),
                     )
                 )
 
     def named(self, word: str) -> list[Served]:
         """All kinds of that name: `isvc`, `inferenceservices`, `inferenceservice.serving.kserve.io`.
 
-        Several dialects may have a kind of one name. Raises CliError when there is none.
+        Several dialects may have a kind of one name; of a kind's versions, which are the same objects, the
+        first is taken. Raises CliError when there is none.
         """
         short, _, group = word.lower().partition(".")
         found = [
@@ -265,8 +269,21 @@ class Kinds:
             plurals = ", ".join(sorted({k.plural for k in self.all}))
             hint = f" Did you mean {near[0]}?" if near else f" There are {plurals}."
             raise CliError(f"There is no kind {word!r}.{hint}", FAILED)
-        return found
+        return _first_versions(found)
+
+    def services(self) -> list[Served]:
+        """Every kind that means a service, InferenceService first."""
+        found = [k for k in self.all if k.is_service]
+        return _first_versions(sorted(found, key=lambda k: k.kind != "InferenceService"))
 
     def of(self, api_version: str, kind: str) -> Served | None:
         """The kind of a manifest."""
         return next((k for k in self.all if k.api_version == api_version and k.kind == kind), None)
+
+
+def _first_versions(kinds: list[Served]) -> list[Served]:
+    """One of each kind in a group: its versions are the same objects."""
+    first: dict[tuple[str, str], Served] = {}
+    for kind in kinds:
+        first.setdefault((kind.group, kind.kind), kind)
+    return list(first.values())

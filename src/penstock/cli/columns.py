@@ -165,6 +165,8 @@ _BY_KIND: dict[str, tuple[Column, ...]] = {
     ),
 }
 _BY_KIND["ClusterServingRuntime"] = _BY_KIND["ServingRuntime"]
+for _kind in ("KFService", "KFServing", "KFSERVICE", "SeldonDeployment", "Model"):
+    _BY_KIND[_kind] = _BY_KIND["InferenceService"]
 
 
 def columns_of(kind: str, *, wide: bool, all_namespaces: bool) -> list[Column]:

@@ -202,7 +202,7 @@ def description(client: Client, served: Served, obj: Object) -> str:
     status = obj.get("status") or {}
     if status.get("url"):
         lines.append(f"URL:         {status['url']}")
-    if served.kind == "InferenceService":
+    if served.is_service:
         lines += _describe_service(client, meta["name"], namespace, status)
     elif obj.get("spec") or obj.get("data"):
         lines += [

@@ -22,10 +22,13 @@ def logs(
 ) -> None:
     """Print what a service's replicas (or one replica, `replica/ID`) wrote."""
     kinds = Kinds(client)
-    word = name if "/" in name else f"isvc/{name}"
-    ((kind, (one,)),) = split_names(word, [])
-    served, _ = find(client, kinds.named(kind), namespace, one)
-    if served.kind not in ("InferenceService", "Replica"):
+    if "/" in name:
+        ((kind, (one,)),) = split_names(name, [])
+        candidates = kinds.named(kind)
+    else:
+        candidates, one = kinds.services(), name
+    served, _ = find(client, candidates, namespace, one)
+    if not served.is_service and served.kind != "Replica":
         raise CliError(f"A {served.singular} has no logs.", USAGE)
     query: dict[str, str] = {}
     if follow:

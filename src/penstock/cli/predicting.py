@@ -35,7 +35,7 @@ def predict(
     if binary and protocol != "v2":
         raise CliError("--binary is for V2 payloads.", USAGE)
     name = name.rpartition("/")[2]
-    kind, obj = find(client, Kinds(client).named("isvc"), namespace, name)
+    kind, obj = find(client, Kinds(client).services(), namespace, name)
     url = (obj.get("status") or {}).get("url")
     if not url:
         raise CliError(

@@ -171,7 +171,7 @@ def _exists(client: Client, t: Target) -> bool:
             raise
     else:
         return True
-    if t.kind.kind != "InferenceService":
+    if not t.kind.is_service:
         return False
     replicas = client.get(
         f"/apis/penstock.dev/v1alpha1/namespaces/{t.namespace}/replicas",
