@@ -97,6 +97,11 @@ async def serve(options: argparse.Namespace) -> None:
         sock.close()
 
 
+def _file_roots(model_dir: Path, pvc_root: Path | None) -> tuple[Path, ...]:
+    """Folders that manifests from other machines may name: never just any file of this process's user."""
+    return tuple(folder.resolve() for folder in (model_dir, pvc_root) if folder is not None)
+
+
 async def _run(
     options: argparse.Namespace,
     store: SqliteStore,
@@ -107,10 +112,7 @@ async def _run(
     stop: asyncio.Event,
 ) -> None:
     backend = LocalBackend(options.data_dir)
-    # Others than this machine's user may apply manifests: they get no files of this process's user.
-    roots = None if loopback else (options.model_dir.resolve(),)
-    if roots is not None and options.pvc_root is not None:
-        roots += (options.pvc_root.resolve(),)
+    roots = None if loopback else _file_roots(options.model_dir, options.pvc_root)
     files = CachedFiles(
         store,
         storage.Cache(options.data_dir / "models", int(options.cache_gib * GIB)),
