@@ -210,10 +210,16 @@ def test_rollouts(penstock: Penstock) -> None:
     assert "restarted" in penstock("rollout", "restart", "iris").out
     assert "iris-00002 takes 100%" in penstock("rollout", "status", "isvc/iris").out
     assert len(penstock("rollout", "history", "iris").out.splitlines()) == 3
-    for verb in ("promote", "rollback"):
-        ran = penstock("rollout", verb, "iris")
-        assert ran.code == 1
-        assert "not possible in this version" in ran.err
+    assert "iris-00001 takes all" in penstock("rollout", "rollback", "iris").out
+    penstock("wait", "--for", "condition=Ready", "isvc/iris")
+    assert "iris-00001 takes 100%" in penstock("rollout", "status", "iris").out
+    assert "iris-00002 takes all" in penstock("rollout", "promote", "iris").out
+    assert (
+        "iris-00002 takes all" in penstock("rollout", "rollback", "iris", "--to-revision", "2").out
+    )
+    ran = penstock("rollout", "rollback", "iris", "--to-revision", "9")
+    assert ran.code == 1
+    assert "no revision 9" in ran.err
 
 
 def test_get_with_watch_prints_what_changes(penstock: Penstock) -> None:

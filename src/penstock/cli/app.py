@@ -505,16 +505,29 @@ def rollout_restart(
 
 
 @rollout_app.command("promote")
-def rollout_promote(name: Annotated[str, typer.Argument(help="Service.")]) -> None:
-    """Not possible yet: traffic is not divided in this version."""
+def rollout_promote(
+    name: Annotated[str, typer.Argument(help="Service.")],
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Give all requests to the newest revision: ends a canary, and what rollback pinned."""
     from penstock.cli import rollout
 
-    rollout.refuse("promote")
+    rollout.promote(_client(server, token_file), name, namespace=namespace)
 
 
 @rollout_app.command("rollback")
-def rollout_rollback(name: Annotated[str, typer.Argument(help="Service.")]) -> None:
-    """Not possible yet: apply the earlier manifest."""
+def rollout_rollback(
+    name: Annotated[str, typer.Argument(help="Service.")],
+    to_revision: Annotated[
+        str | None, typer.Option(help="Number or name of a kept revision; the one before.")
+    ] = None,
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Give all requests to an earlier revision, until promote."""
     from penstock.cli import rollout
 
-    rollout.refuse("rollback")
+    rollout.rollback(_client(server, token_file), name, namespace=namespace, to=to_revision)

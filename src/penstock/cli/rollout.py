@@ -12,10 +12,27 @@ from penstock.cli.getting import find
 from penstock.cli.output import age, say, size, table
 from penstock.cli.waiting import Target, wait_for_condition
 
+#: `control.rollout.PINNED`: the command line knows the API, not the control plane's code.
+PINNED = "penstock.dev/pinned-revision"
+
 
 def _service(client: Client, namespace: str, name: str) -> tuple[Served, dict[str, Any]]:
     name = name.rpartition("/")[2]
-    return find(client, Kinds(client).named("isvc"), namespace, name)
+    return find(client, Kinds(client).services(), namespace, name)
+
+
+def _predictor(obj: dict[str, Any]) -> dict[str, Any]:
+    components = (obj.get("status") or {}).get("components") or {}
+    found: dict[str, Any] = components.get("predictor") or {}
+    return found
+
+
+def _revisions(client: Client, namespace: str, service: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = client.get(
+        f"/apis/penstock.dev/v1alpha1/namespaces/{namespace}/revisions",
+        labelSelector=f"penstock.dev/service={service}",
+    )["items"]
+    return items
 
 
 def status(client: Client, name: str, *, namespace: str, wait: bool, timeout_s: float) -> None:
@@ -26,7 +43,7 @@ def status(client: Client, name: str, *, namespace: str, wait: bool, timeout_s: 
         wait_for_condition(client, [target], "Ready", "True", timeout_s, give_up=True)
         kind, obj = _service(client, namespace, name)
     shown = obj.get("status") or {}
-    predictor = (shown.get("components") or {}).get("predictor") or {}
+    predictor = _predictor(obj)
     condition: dict[str, Any] = next(
         (c for c in shown.get("conditions") or () if c["type"] == "Ready"), {}
     )
@@ -46,22 +63,20 @@ def history(client: Client, name: str, *, namespace: str) -> None:
     """The revisions that are kept."""
     _, obj = _service(client, namespace, name)
     service = obj["metadata"]["name"]
-    revisions = client.get(
-        f"/apis/penstock.dev/v1alpha1/namespaces/{namespace}/revisions",
-        labelSelector=f"penstock.dev/service={service}",
-    )["items"]
+    serving = {t["revisionName"]: t["percent"] for t in _predictor(obj).get("traffic") or ()}
     rows = [
         (
             str(r["spec"]["number"]),
             r["metadata"]["name"],
+            f"{serving[r['metadata']['name']]}%" if r["metadata"]["name"] in serving else "-",
             "True" if (r.get("status") or {}).get("readyAt") else "False",
             r["spec"].get("uri", ""),
             size(r["spec"].get("sizeBytes")),
             age(r["metadata"].get("creationTimestamp")),
         )
-        for r in revisions
+        for r in _revisions(client, namespace, service)
     ]
-    say(table(("NUMBER", "NAME", "WAS READY", "FROM", "SIZE", "AGE"), rows))
+    say(table(("NUMBER", "NAME", "TRAFFIC", "WAS READY", "FROM", "SIZE", "AGE"), rows))
 
 
 def restart(client: Client, name: str, *, namespace: str) -> None:
@@ -69,19 +84,68 @@ def restart(client: Client, name: str, *, namespace: str) -> None:
     kind, obj = _service(client, namespace, name)
     mark = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     patch = {"metadata": {"annotations": {"penstock.dev/restartedAt": mark}}}
-    client.call(
-        "PATCH",
-        kind.path(namespace, obj["metadata"]["name"]),
-        body=json.dumps(patch).encode(),
-        content_type="application/merge-patch+json",
-    )
+    _patch(client, kind, namespace, obj["metadata"]["name"], patch)
     say(f"{kind.singular}.{kind.group}/{obj['metadata']['name']} restarted")
 
 
-def refuse(verb: str) -> None:
-    """Promotion and rollback need traffic that can be divided, which this version cannot do yet."""
-    raise CliError(
-        f"rollout {verb} is not possible in this version: all traffic goes to the newest ready revision. "
-        "To go back, apply the earlier manifest.",
-        FAILED,
+def promote(client: Client, name: str, *, namespace: str) -> None:
+    """All requests to the newest revision: takes `canaryTrafficPercent` and a pin away."""
+    kind, obj = _service(client, namespace, name)
+    service = obj["metadata"]["name"]
+    latest = _predictor(obj).get("latestReadyRevision")
+    if not latest:
+        raise CliError(f"{service} has no revision that is ready.", FAILED)
+    patch: dict[str, Any] = {"metadata": {"annotations": {PINNED: None}}}
+    given = (obj.get("spec") or {}).get("predictor")
+    if isinstance(given, dict) and "canaryTrafficPercent" in given:
+        patch["spec"] = {"predictor": {"canaryTrafficPercent": None}}
+    _patch(client, kind, namespace, service, patch)
+    created = _predictor(obj).get("latestCreatedRevision") or latest
+    say(f"{kind.singular}.{kind.group}/{service} promoted: {created} takes all requests"
+        + (" when it is ready" if created != latest else ""))  # fmt: skip
+
+
+def rollback(client: Client, name: str, *, namespace: str, to: str | None) -> None:
+    """All requests to a revision that is kept: the one before, or the one given by number or name.
+
+    An annotation pins it; `promote` takes the pin away.
+    """
+    kind, obj = _service(client, namespace, name)
+    service = obj["metadata"]["name"]
+    revisions = _revisions(client, namespace, service)
+    predictor = _predictor(obj)
+    serving = {t["revisionName"]: t["percent"] for t in predictor.get("traffic") or ()}
+    found: dict[str, Any] | None
+    if to is not None:
+        found = next(
+            (r for r in revisions if to in (str(r["spec"]["number"]), r["metadata"]["name"])), None
+        )
+        if found is None:
+            raise CliError(
+                f"{service} has no revision {to}; `penstock rollout history {service}` lists them.",
+                FAILED,
+            )
+    else:
+        # In a canary the stable one; else the one that took all requests before.
+        full = predictor.get("latestRolledoutRevision")
+        wanted = full if serving.get(full) != 100 else predictor.get("previousRolledoutRevision")
+        found = next((r for r in revisions if r["metadata"]["name"] == wanted), None)
+        if found is None:
+            raise CliError(f"{service} has no earlier revision that is kept.", FAILED)
+    target = found["metadata"]["name"]
+    if not (found.get("status") or {}).get("readyAt"):
+        raise CliError(f"{target} was never ready, so nothing is rolled back to it.", FAILED)
+    _patch(client, kind, namespace, service, {"metadata": {"annotations": {PINNED: target}}})
+    say(f"{kind.singular}.{kind.group}/{service} rolled back: {target} takes all requests; "
+        f"`penstock rollout promote {service}` ends that")  # fmt: skip
+
+
+def _patch(
+    client: Client, kind: Served, namespace: str, service: str, patch: dict[str, Any]
+) -> None:
+    client.call(
+        "PATCH",
+        kind.path(namespace, service),
+        body=json.dumps(patch).encode(),
+        content_type="application/merge-patch+json",
     )
