@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -540,3 +543,31 @@ async def test_applying_the_same_again_gives_replicas_that_gave_up_another_chanc
     world.plane.services.refresh(("default", "iris"))
     await world.ready()
     assert await world.revisions() == ["iris-00001"]
+
+
+async def test_ready_is_said_only_when_gateways_know_the_route(
+    world: World, tmp_path: Path
+) -> None:
+    await world.plane.routes.serve(tmp_path / "routes.sock")
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "routes.sock"))
+    applied = asyncio.Event()
+    held: list[int] = []
+
+    async def gateway() -> None:
+        while line := await reader.readline():
+            held.append(json.loads(line)["sequence"])
+            if applied.is_set():
+                writer.write(b'{"ack":%d}\n' % held[-1])
+
+    reading = asyncio.create_task(gateway())
+    world.plane.services._settings = replace(world.plane.settings, ready_applied_s=60.0)
+    await world.apply(manifest())
+    await world.until(world.routed)
+    await asyncio.sleep(0.05)
+    conditions = (await world.get()).get("status", {}).get("conditions", ())
+    assert "True" not in [c["status"] for c in conditions if c["type"] == "Ready"]
+    applied.set()
+    writer.write(b'{"ack":%d}\n' % held[-1])
+    await world.ready()
+    reading.cancel()
+    writer.close()

@@ -80,8 +80,14 @@ class ControlSettings:
     scale_to_zero_grace_s: float = 300.0
     """A service with `minReplicas: 0` keeps its replica for this long after its last request."""
 
+    memory_budget_bytes: int | None = None
+    """Private memory that all model processes together may hold; None is no bound."""
+
     routes_applied_s: float = 2.0
     """Most seconds to wait until gateways stop sending to a replica before it is told to drain."""
+
+    ready_applied_s: float = 0.5
+    """Most seconds to wait until gateways know a route before its service is said to be ready."""
 
     drain_grace_s: float = 30.0
     """Seconds a draining replica has to finish what it was sent."""
@@ -167,6 +173,10 @@ class ServiceController:
         about = new or old
         assert about is not None  # noqa: S101 - the cache never reports nothing about nothing
         key = (about.namespace, about.service)
+        if old is not None and new is not None and old.memory_bytes != new.memory_bytes:
+            old = replace(old, memory_bytes=new.memory_bytes)
+            if old == new:
+                return  # nothing is decided by it, and it changes all the time
         state = self._states.get(key)
         if state is not None and new is not None and about.id not in self._drains:
             event = _replica_event(old, new)
@@ -401,6 +411,9 @@ class ServiceController:
         finally:
             # Events first: said twice after a crash in between is better than not at all.
             await self._record(kind, manifest, state, wanted)
+            if wanted.status.ready:
+                # Ready means that a request is answered: gateways have to know it by then.
+                await self._routes.applied(sequence, timeout_s=self._settings.ready_applied_s)
             await self._write_status(kind, manifest, dialect, wanted)
         await self.revisions.prune(key, state.uid, wanted.in_use)
 
