@@ -1,0 +1,104 @@
+"""Rollouts through the real processes: shares, rollback, promotion, and no request lost under load."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections import Counter
+
+import httpx
+from platform_harness import Platform, manifest, until
+
+V1 = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
+
+
+def revisions_of(platform: Platform, name: str, count: int) -> Counter[str]:
+    with httpx.Client(timeout=30) as client:
+        seen: Counter[str] = Counter()
+        for _ in range(count):
+            answer = client.post(f"{platform.http}/v1/models/{name}:predict", json=V1)
+            assert answer.status_code == 200, answer.text
+            seen[answer.headers["x-penstock-revision"][-1]] += 1
+    return seen
+
+
+def traffic(platform: Platform, name: str) -> dict[str, int]:
+    predictor = platform.service(name)["status"]["components"]["predictor"]
+    return {t["revisionName"][-1]: t["percent"] for t in predictor.get("traffic", ())}
+
+
+def test_a_canary_is_tried_rolled_back_and_promoted(platform: Platform) -> None:
+    def apply(uri: str, **predictor: object) -> None:
+        platform.run("apply", "-f", "-", "--wait", stdin=manifest("canary", uri, **predictor))
+
+    apply("models/iris")
+    apply("models/other", canaryTrafficPercent=10)
+    until(lambda: traffic(platform, "canary") == {"2": 10, "1": 90}, "the split")
+    until(lambda: len(revisions_of(platform, "canary", 10)) == 2, "the gateway's split")
+    assert revisions_of(platform, "canary", 1000) == {"2": 100, "1": 900}
+
+    for tag, revision in (("latest", "2"), ("previous", "1")):
+        url = f"{platform.http}/serving/default/canary@{tag}/v1/models/canary:predict"
+        assert httpx.post(url, json=V1).headers["x-penstock-revision"].endswith(revision)
+
+    apply("models/other", canaryTrafficPercent=0)
+    until(lambda: revisions_of(platform, "canary", 20) == {"1": 20}, "the rollback")
+
+    platform.run("rollout", "promote", "canary")
+    until(lambda: revisions_of(platform, "canary", 20) == {"2": 20}, "the promotion")
+    until(lambda: len(platform.replicas("canary")) == 1, "the old replica to go")
+
+    assert "canary-00001 takes all" in platform.run("rollout", "rollback", "canary")
+    until(lambda: revisions_of(platform, "canary", 20) == {"1": 20}, "the rollback")
+    assert "Pinned to canary-00001" in json.dumps(platform.service("canary")["status"])
+    platform.run("delete", "isvc", "canary")
+
+
+def test_a_rollout_every_half_second_under_load_loses_no_request(platform: Platform) -> None:
+    platform.run("apply", "-f", "-", "--wait", stdin=manifest("moving"))
+    stop = threading.Event()
+    good: Counter[str] = Counter()
+    bad: list[str] = []
+
+    def ask() -> None:
+        with httpx.Client(timeout=30) as client:
+            while not stop.is_set():
+                try:
+                    answer = client.post(f"{platform.http}/v1/models/moving:predict", json=V1)
+                except httpx.HTTPError as exc:
+                    bad.append(repr(exc))
+                    continue
+                if answer.status_code == 200:
+                    good[answer.headers["x-penstock-revision"]] += 1
+                else:
+                    bad.append(f"{answer.status_code} {answer.text}")
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    url = f"{platform.api}/apis/penstock.dev/v1alpha1/namespaces/default/inferenceservices/moving"
+    try:
+        with httpx.Client(timeout=30) as client:
+            for turn, uri in zip(range(12), itertools.cycle(("models/other", "models/iris"))):
+                predictor = {
+                    "sklearn": {"storageUri": uri},
+                    "canaryTrafficPercent": [None, 20, 50, 0][turn % 4],
+                }
+                client.patch(
+                    url,
+                    content=json.dumps({"spec": {"predictor": predictor}}),
+                    headers={"content-type": "application/merge-patch+json"},
+                ).raise_for_status()
+                stop.wait(0.5)
+        platform.run("rollout", "promote", "moving")
+        platform.run("rollout", "status", "moving", "--timeout", "30s")
+        until(lambda: set(traffic(platform, "moving").values()) == {100}, "the last rollout")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert bad == []
+    assert sum(good.values()) > 100
+    assert len(good) >= 3, "hardly anything was rolled out"
+    platform.run("delete", "isvc", "moving")
