@@ -271,6 +271,7 @@ async def test_a_body_over_the_limit_is_refused_and_the_connection_goes_on(
     assert (await client.answer(client.request(bytes(1000)))).status == 200
     announced = client.request(bytes(2000), fields=[("content-length", "2000")])
     assert (await client.answer(announced)).status == 413
+    assert (await client.answer(client.request(bytes(1001)))).status == 413
     stream = client.request(None)
     client.h2.send_data(stream, bytes(900))
     client.h2.send_data(stream, bytes(900))

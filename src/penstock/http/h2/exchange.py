@@ -162,15 +162,15 @@ class H2Exchange:
         expected = self.head.content_length
         if expected >= 0 and (self._size > expected or (end and self._size != expected)):
             raise StreamFault(Code.PROTOCOL_ERROR, "the body is not as long as content-length says")
+        limits = self._connection.limits
+        if self._size > limits.max_body:
+            raise BadRequest(413, f"The body is over {limits.max_body} bytes.")
         callback = self._callback
         if callback is not None and end and self._held is None:
             self._callback = None
             self.body = data
             callback(self)
             return
-        limits = self._connection.limits
-        if self._size > limits.max_body:
-            raise BadRequest(413, f"The body is over {limits.max_body} bytes.")
         self.touched = self._connection.now
         if self._sink is not None and not self._paused and not self._held:
             if not end:
