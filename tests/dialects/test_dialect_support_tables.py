@@ -27,6 +27,21 @@ BASES: dict[str, dict[str, Any]] = {
         "spec": {"containers": [{"name": "kserve-container", "image": "x"}]},
     },
     "ServiceAccount": {"metadata": {"name": "a"}},
+    "SeldonDeployment": {
+        "metadata": {"name": "iris"},
+        "spec": {
+            "predictors": [
+                {
+                    "name": "default",
+                    "graph": {
+                        "name": "classifier",
+                        "implementation": "SKLEARN_SERVER",
+                        "modelUri": "x",
+                    },
+                }
+            ]
+        },
+    },
 }
 
 

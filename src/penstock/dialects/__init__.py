@@ -19,13 +19,14 @@ __all__ = ["Dialect", "Support", "Translation", "all_dialects", "find", "of", "t
 @cache
 def _registry() -> Mapping[tuple[str, str], Dialect]:
     # Imported on first use: building the models takes some 50 ms, and most of the command line needs none.
-    from penstock.dialects import core, kfserving, kserve, kserve_runtime, penstock
+    from penstock.dialects import core, kfserving, kserve, kserve_runtime, penstock, seldon_v1
 
     dialects = (
         penstock.DIALECT,
         *kserve_runtime.OWN,
         *kserve.DIALECTS,
         *kfserving.DIALECTS,
+        *seldon_v1.DIALECTS,
         *kserve_runtime.DIALECTS,
         *core.DIALECTS,
     )
