@@ -27,6 +27,7 @@ from penstock.api.security import check_bind, is_loopback, read_token
 from penstock.backends.local.client import LocalBackend
 from penstock.backends.local.lock import find_layout
 from penstock.backends.local.paths import Layout
+from penstock.control.budget import DEFAULT_SHARE, machine_bytes
 from penstock.control.model_files import CachedFiles
 from penstock.control.plane import ControlPlane
 from penstock.control.services import ControlSettings
@@ -54,6 +55,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--inference-scheme", choices=("http", "https"), help="of that address")
     parser.add_argument("--gateways", type=int, default=0, help="how many should be connected")
     parser.add_argument("--scale-to-zero-grace", type=float, default=300.0, help="seconds")
+    parser.add_argument(
+        "--memory-budget", type=int, help="bytes that model processes may hold; 0.8 of the machine"
+    )
     parser.add_argument("--pvc-root", type=Path, help="folder that pvc://CLAIM/PATH is below")
     parser.add_argument("--token-file", type=Path)
     parser.add_argument("--insecure", action="store_true")
@@ -128,6 +132,9 @@ async def _run(
             inference_url=_inference_url(options.inference_url, options.inference_scheme),
             cores=len(os.sched_getaffinity(0)),
             scale_to_zero_grace_s=options.scale_to_zero_grace,
+            memory_budget_bytes=int(DEFAULT_SHARE * machine_bytes())
+            if options.memory_budget is None
+            else options.memory_budget,
         ),
         routes_socket=layout.routes_socket,
         routes_file=layout.routes_file,

@@ -53,6 +53,18 @@ def _client(server: str | None, token_file: Path | None) -> Client:
     return Client(server, token_file)
 
 
+def _bytes(text: str) -> int:
+    from penstock.domain.quantity import parse_quantity
+
+    try:
+        size = int(parse_quantity(text))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--memory-budget") from exc
+    if size <= 0:
+        raise typer.BadParameter("must be more than 0", param_hint="--memory-budget")
+    return size
+
+
 def _seconds(text: str) -> float:
     from penstock.cli.output import seconds
 
@@ -117,6 +129,13 @@ def serve(
     cache_size: Annotated[
         float, typer.Option(min=0.01, help="Most that fetched models may take on the disk, GiB.")
     ] = 50.0,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Most memory that models may hold, such as 8Gi; over it idle services with "
+            "minReplicas: 0 sleep. If not given, 80% of the machine's."
+        ),
+    ] = None,
     pvc_root: Annotated[
         Path | None,
         typer.Option(help="Folder that pvc://CLAIM/PATH is below, one folder per claim."),
@@ -135,6 +154,8 @@ def serve(
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key go together")
     options = [f"--scale-to-zero-grace={_seconds(sleep_after):g}", f"--cache-gib={cache_size:g}"]
+    if memory_budget is not None:
+        options.append(f"--memory-budget={_bytes(memory_budget)}")
     options += [f"--pvc-root={pvc_root.absolute()}"] if pvc_root is not None else []
     options += [f"--allow-host={host_name}" for host_name in allow_host]
     level = _one_of(log_level.upper(), ("DEBUG", "INFO", "WARNING", "ERROR"), "--log-level")

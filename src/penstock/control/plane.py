@@ -14,12 +14,14 @@ from pathlib import Path
 
 from penstock import dialects
 from penstock.backends.base import Backend, Phase, ReplicaStatus
+from penstock.control.budget import MemoryBudget
 from penstock.control.clock import Clock
 from penstock.control.feeds import follow
 from penstock.control.fetches import Fetches, ModelFiles
 from penstock.control.loop import Backoff, Loop
 from penstock.control.manifests import ManifestCache
 from penstock.control.metrics import MetricsCollector
+from penstock.control.plan import Event
 from penstock.control.replicas import ReplicaCache
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import KINDS as RUNTIME_KINDS
@@ -102,6 +104,15 @@ class ControlPlane:
             clock=self._clock,
             on_gone=self._service_gone,
         )
+        self.budget: MemoryBudget | None = None
+        if settings.memory_budget_bytes is not None:
+            self.budget = MemoryBudget(
+                settings.memory_budget_bytes,
+                self.replicas,
+                self.scaler,
+                clock=self._clock,
+                tell=lambda key, why: self.services.tell(key, Event("Normal", "PutToSleep", why)),
+            )
         self.registry = Registry()
         self.metrics = MetricsCollector(
             self._processes, self.registry, clock=self._clock, refresh_own=self._refresh_gauges
@@ -145,6 +156,11 @@ class ControlPlane:
             asyncio.create_task(self.replicas.run(), name="replica-watch"),
             asyncio.create_task(self.metrics.run(), name="metrics"),
             asyncio.create_task(self.scaler.run(), name="autoscaler"),
+            *(
+                [asyncio.create_task(self.budget.run(), name="memory budget")]
+                if self.budget is not None
+                else []
+            ),
         ]
         for task in self._tasks:
             task.add_done_callback(_say_failure)

@@ -184,6 +184,13 @@ class ServiceController:
                 state.pending.append(event)
         self._enqueue(key)
 
+    def tell(self, key: ServiceKey, event: Event) -> None:
+        """Put an event about a service into its log, at its next look."""
+        state = self._states.get(key)
+        if state is not None:
+            state.pending.append(event)
+            self._enqueue(key)
+
     async def close(self) -> None:
         """Cancel drains under way; the next start finds the replicas and drains them again."""
         await self._drains.close()

@@ -1,0 +1,128 @@
+"""The memory budget: who sleeps when model processes hold too much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from control_fakes import FakeBackend, FakeClock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.backends.base import Phase, ReplicaStatus
+from penstock.control.budget import MemoryBudget, held, machine_bytes, to_sleep
+from penstock.control.replicas import ReplicaCache
+from penstock.control.scaler import Scaler
+from penstock.domain.routes import Load, ServiceLoad
+from penstock.domain.service import Scaling
+
+MIB = 2**20
+
+
+def replica(
+    name: str, memory_mib: int | None = 100, phase: Phase = Phase.READY, index: int = 0
+) -> ReplicaStatus:
+    return ReplicaStatus(
+        id=f"default.{name}-{index}",
+        namespace="default",
+        service=name,
+        revision=f"{name}-00001",
+        component="predictor",
+        phase=phase,
+        address="unix:/x",
+        memory_bytes=None if memory_mib is None else memory_mib * MIB,
+    )
+
+
+def key(name: str) -> tuple[str, str]:
+    return ("default", name)
+
+
+def test_what_was_not_measured_counts_as_the_mean_and_what_is_gone_not_at_all() -> None:
+    memory = held(
+        [
+            replica("a", 100),
+            replica("a", 200, index=1),
+            replica("b", None, Phase.STARTING),
+            replica("c", 500, Phase.DRAINING),
+        ]
+    )
+    assert memory == {key("a"): 300 * MIB, key("b"): 150 * MIB}
+    assert held([]) == {}
+
+
+@given(
+    st.dictionaries(st.text("abcdef", min_size=1), st.integers(1, 1000), max_size=12),
+    st.integers(1, 5000),
+    st.data(),
+)
+def test_no_more_sleep_than_must_and_only_those_that_may(
+    memory: dict[str, int], budget: int, data: st.DataObject
+) -> None:
+    by_key = {key(n): float(m) for n, m in memory.items()}
+    sleepers = data.draw(st.permutations(sorted(by_key)))
+    sleepers = sleepers[: data.draw(st.integers(0, len(sleepers)))]
+    chosen = to_sleep(by_key, sleepers, budget)
+    assert chosen == sleepers[: len(chosen)], "the least recently used first"
+    left = sum(by_key.values()) - sum(by_key[k] for k in chosen)
+    if sum(by_key.values()) <= budget:
+        assert not chosen
+    elif left > budget:
+        assert chosen == sleepers
+    if chosen:
+        assert left + by_key[chosen[-1]] > 0.95 * budget
+
+
+class World:
+    def __init__(self, budget_mib: int) -> None:
+        self.clock = FakeClock()
+        self.cache = ReplicaCache(FakeBackend(), lambda old, new: None, clock=self.clock)
+        self.scaler = Scaler(lambda key: None, clock=self.clock, zero_grace_s=300.0)
+        self.told: list[tuple[tuple[str, str], str]] = []
+        self.budget = MemoryBudget(
+            budget_mib * MIB,
+            self.cache,
+            self.scaler,
+            clock=self.clock,
+            tell=lambda k, why: self.told.append((k, why)),
+        )
+
+    async def add(self, name: str, low: int = 0) -> None:
+        self.scaler.want(key(name), Scaling(low), running=0, proven=False)
+        self.cache.put(replica(name))
+        await self.clock.advance(1.0)
+
+
+async def test_the_least_recently_used_that_may_sleep_goes() -> None:
+    w = World(250)
+    for name, low in (("a", 0), ("pinned", 1), ("b", 0)):
+        await w.add(name, low)
+    await w.clock.advance(60.0)
+    w.scaler.heard(1, Load(1.0, (ServiceLoad("default/a", 0.1, 1),)))
+    await w.clock.advance(10.0)
+    assert w.budget.look() == [key("b")]
+    assert w.scaler.want(key("b"), Scaling(0), running=1, proven=True) == 0
+    assert w.told == [(key("b"), "The memory budget of 250 MiB is used up.")]
+    w.cache.drop("default.b-0")
+    assert w.budget.look() == []
+
+
+async def test_what_works_or_was_used_just_now_stays(caplog: pytest.LogCaptureFixture) -> None:
+    w = World(50)
+    await w.add("a")
+    assert w.budget.look() == []
+    await w.clock.advance(60.0)
+    w.scaler.heard(1, Load(1.0, (ServiceLoad("default/a", 0.1, 0, in_flight=1),)))
+    await w.clock.advance(10.0)
+    assert w.budget.look() == []
+    assert "no idle service may sleep" in caplog.text
+
+
+def test_a_cgroups_limit_counts_where_it_is_lower(tmp_path: Path) -> None:
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    file = tmp_path / "sys/fs/cgroup/memory.max"
+    whole = machine_bytes(tmp_path)
+    file.write_text("max\n")
+    assert machine_bytes(tmp_path) == whole
+    file.write_text(f"{512 * MIB}\n")
+    assert machine_bytes(tmp_path) == 512 * MIB
