@@ -19,9 +19,9 @@ def main() -> int:
     unknown = sorted(set(names) - set(ROWS))
     if unknown:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    for program in ("wrk", "nginx"):
+    for program in ("wrk", "nginx", "h2load"):
         if shutil.which(program) is None:
-            sys.exit(f"{program} is not installed: apt-get install wrk nginx-light")
+            sys.exit(f"{program} is not installed: apt-get install wrk nginx-light nghttp2-client")
     rows = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)

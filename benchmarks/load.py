@@ -1,4 +1,4 @@
-"""Load from a separate process: wrk, and what it printed, as numbers."""
+"""Load from a separate process: wrk or h2load, and what it printed, as numbers."""
 
 from __future__ import annotations
 
@@ -58,6 +58,45 @@ def wrk(
     if done.returncode != 0:
         raise RuntimeError(f"wrk failed: {done.stderr or done.stdout}")
     return parse(done.stdout)
+
+
+def h2load(
+    url: str,
+    *,
+    connections: int,
+    streams: int,
+    seconds: float,
+    body: bytes,
+    headers: Mapping[str, str],
+) -> Load:
+    """Run h2load (HTTP/2 without TLS) against `url`; RuntimeError with its output when it fails.
+
+    It sees HTTP statuses only: that calls succeed is for the caller to check beforehand. Its report has no
+    median: `p50_s` is the mean and `p99_s` the longest time of a request.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        payload = Path(folder) / "body"
+        payload.write_bytes(body)
+        argv = ["h2load", f"-c{connections}", f"-m{streams}", f"-D{seconds:g}", "-d", str(payload)]
+        for name, value in headers.items():
+            argv += ["-H", f"{name}: {value}"]
+        done = subprocess.run(
+            [*argv, url], capture_output=True, text=True, timeout=seconds + 60, check=False
+        )
+    rate = re.search(r"finished in [\d.]+\w*, ([\d.]+) req/s", done.stdout)
+    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", done.stdout)
+    times = re.search(
+        r"time for request:\s+\S+\s+([\d.]+)(us|ms|s|m)\s+([\d.]+)(us|ms|s|m)", done.stdout
+    )
+    if done.returncode != 0 or rate is None or counts is None or times is None:
+        raise RuntimeError(f"h2load failed: {done.stderr or done.stdout}")
+    return Load(
+        rate=float(rate.group(1)),
+        p50_s=float(times.group(3)) * _UNITS[times.group(4)],
+        p99_s=float(times.group(1)) * _UNITS[times.group(2)],
+        requests=int(counts.group(1)),
+        failed=sum(int(n) for n in counts.groups()[1:]),
+    )
 
 
 def parse(text: str) -> Load:

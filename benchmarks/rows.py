@@ -19,7 +19,7 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks import peers
-from benchmarks.load import Load, wrk
+from benchmarks.load import Load, h2load, wrk
 from benchmarks.report import Row
 from benchmarks.system import System, free_port, manifest, system
 
@@ -239,6 +239,55 @@ proxy_set_header Connection ""; }} }} }}
     ]
 
 
+def grpc_row(seconds: float) -> list[Row]:
+    """iris, gRPC with raw tensors, 4 connections with 8 calls in flight each: the platform, MLServer."""
+    from tritonclient import grpc as triton
+    from tritonclient.grpc import service_pb2
+
+    point = np.array([[5.1, 3.5, 1.4, 0.2]])
+    request = service_pb2.ModelInferRequest(model_name="iris", raw_input_contents=[point.tobytes()])
+    request.inputs.add(name="input-0", datatype="FP64", shape=point.shape)
+    message = request.SerializeToString()
+    body = b"\0" + len(message).to_bytes(4, "big") + message
+
+    def measure(port: int) -> Load:
+        with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            tensor = triton.InferInput("input-0", [1, 4], "FP64")
+            tensor.set_data_from_numpy(point)
+            answer = client.infer("iris", [tensor]).as_numpy("predict")
+            if answer is None or answer.ravel().tolist() != [0]:
+                raise RuntimeError(f"a wrong answer: {answer}")
+        url = f"http://127.0.0.1:{port}/inference.GRPCInferenceService/ModelInfer"
+        headers = {"content-type": "application/grpc", "te": "trailers"}
+
+        def once(length: float) -> Load:
+            return h2load(url, connections=4, streams=8, seconds=length, body=body, headers=headers)
+
+        once(1)
+        return best(3, lambda: once(seconds))
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = iris_model(Path(folder))
+        port = free_port()
+        with system("--grpc-port", str(port), model_dir=Path(folder)) as s:
+            s.apply(manifest("iris", "sklearn", "iris"))
+            ours = measure(port)
+        port = free_port()
+        with peers.mlserver(model, port):
+            theirs = measure(port)
+    ratio = ours.rate / theirs.rate
+    return [
+        Row(
+            "iris, gRPC raw tensors, 4 connections with 8 calls each, through the gateway",
+            f"{ours.rate:,.0f}/s, mean {ours.p50_s * 1e3:.2f} ms",
+            f"MLServer 1.7.1: {theirs.rate:,.0f}/s, mean {theirs.p50_s * 1e3:.1f} ms: {ratio:.1f} times",
+            "10 times",
+            ratio >= 10,
+            {"ours": ours.rate, "theirs": theirs.rate, "ratio": ratio},
+        )
+    ]
+
+
 def apply_to_answer(_: float) -> list[Row]:
     """Eight lines applied to the first answer, warm zygote; command line not counted."""
     times = []
@@ -357,6 +406,7 @@ ROWS: dict[str, Callable[[float], list[Row]]] = {
     "iris-1": iris_1,
     "gateway": gateway_nginx,
     "tensor": tensor_600k,
+    "grpc": grpc_row,
     "apply": apply_to_answer,
     "many": many(200),
 }

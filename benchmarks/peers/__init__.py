@@ -28,7 +28,7 @@ def environment(name: str) -> Path:
     stamp = folder / ".installed"
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"installing {name} into {folder.relative_to(ROOT)}", file=sys.stderr, flush=True)
-        venv.create(folder, with_pip=True)
+        venv.create(folder, with_pip=True, clear=True)
         subprocess.run(
             [folder / "bin" / "pip", "install", "-q", "-r", HERE / f"{name}.txt"], check=True
         )
@@ -62,10 +62,10 @@ def _running(argv: list[str], ready: str, cwd: Path, env: dict[str, str]) -> Ite
 
 
 @contextlib.contextmanager
-def mlserver(model: Path) -> Iterator[str]:
+def mlserver(model: Path, grpc_port: int | None = None) -> Iterator[str]:
     """MLServer with the model file as `iris`; its base URL. In-process: faster for it than a worker."""
     binary = environment("mlserver")
-    port, grpc, metrics = free_port(), free_port(), free_port()
+    port, grpc, metrics = free_port(), grpc_port or free_port(), free_port()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "settings.json").write_text(
