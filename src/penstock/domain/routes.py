@@ -37,6 +37,19 @@ class Target(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
 
 
+class Shadow(msgspec.Struct, frozen=True):
+    """Copies of requests to one revision; answers are dropped."""
+
+    revision: str
+    percent: int
+
+
+class Sticky(msgspec.Struct, frozen=True):
+    """A client stays with a revision: by a header's hash, or (empty) by cookie and `x-penstock-route`."""
+
+    header: str = ""
+
+
 class Route(msgspec.Struct, frozen=True):
     """How requests for one service find a replica."""
 
@@ -50,6 +63,8 @@ class Route(msgspec.Struct, frozen=True):
     #: Requests that may wait for a replica, and their bytes; beyond: 503 with Retry-After.
     max_waiting: int = 1024
     max_waiting_bytes: int = 64 * 1024 * 1024
+    shadow: Shadow | None = None
+    sticky: Sticky | None = None
     #: Why nothing can answer, when nothing can (first line of the failure); empty when all is well.
     message: str = ""
 

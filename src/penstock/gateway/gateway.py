@@ -17,6 +17,7 @@ from penstock.gateway import own
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
 from penstock.gateway.resolve import plan as make_plan
 from penstock.gateway.resolve import unknown_revision
+from penstock.gateway.shadow import ShadowMetrics
 from penstock.gateway.table import Service, Table
 from penstock.observe.metrics import Registry
 
@@ -45,12 +46,12 @@ class Gateway:
         self._loop = loop
         self._time = loop.time
         self._wake = wake
-        self.table = Table(loop, self.flush)
         #: Requests under way, oldest first.
         self.active: dict[Forward, None] = {}
         self._lines: dict[str, float] = {}
         self.registry = registry if registry is not None else Registry()
         labels = ("namespace", "service", "revision", "protocol", "status")
+        self.table = Table(loop, self.flush, ShadowMetrics(self.registry))
         self._requests = self.registry.counter(
             "penstock_gateway_requests", "Requests answered by the gateway.", labels
         )
@@ -118,7 +119,7 @@ class Gateway:
             forward.service = newest
             forward.target = None
             wanted = forward.plan.wanted
-            if wanted and newest.named(wanted) is None:
+            if wanted and not forward.plan.soft and newest.named(wanted) is None:
                 forward.fail(unknown_revision(newest, wanted))
                 return
         if forward.service.waiting or not forward.dispatch():
@@ -133,7 +134,7 @@ class Gateway:
             forward.fail(Unavailable(f"{service.key} cannot answer: {route.message}"))
             return
         wanted = forward.plan.wanted
-        if wanted and any(t.replicas for t in service.targets):
+        if wanted and not forward.plan.soft and any(t.replicas for t in service.targets):
             named = service.named(wanted)
             if named is None or not named.replicas:
                 # The service is awake: the others' requests shall not wait in a line with this one.

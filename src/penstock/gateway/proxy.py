@@ -89,7 +89,10 @@ class Forward:
         if target is None or self._attempts:
             wanted = self.plan.wanted
             service = self.service
-            target = self.target = service.named(wanted) if wanted else service.pick_target()
+            target = service.named(wanted) if wanted else service.pick_target()
+            if wanted and self.plan.soft and (target is None or target.pick() is None):
+                target = service.pick_target()
+            self.target = target
             if target is None:
                 return False
         replica = target.pick()
@@ -103,6 +106,9 @@ class Forward:
             self._upstream = replica.upstream.request(
                 self.plan.head, body, self, method=exchange.head.method
             )
+            shadow = self.service.shadow
+            if shadow is not None and not self._attempts:
+                shadow.copy(self)
         else:
             self._stream_out(replica)
         return True
@@ -131,24 +137,24 @@ class Forward:
         assert target is not None  # noqa: S101 - a response comes from a replica of a target
         exchange = self.exchange
         if body is not None and head.content_length >= 0:
-            raw = head.memo.get(target.revision)
+            raw = head.memo.get(target.lines)
             if raw is None:
-                raw = head.memo[target.revision] = render_response(head, target.revision, True)
+                raw = head.memo[target.lines] = render_response(head, target.lines)
             request = exchange.head
             if request.keep_alive and request.minor:
                 exchange.send_raw(raw + body if len(body) < 65536 else (raw, body))
             else:
-                exchange.send(head.status, render_fields(head, target.revision), body)
+                exchange.send(head.status, render_fields(head, target.lines), body)
             self._finish(head.status)
         elif body is not None:
-            exchange.send(head.status, render_fields(head, target.revision), body)
+            exchange.send(head.status, render_fields(head, target.lines), body)
             self._finish(head.status)
         else:
             self._started = True
             exchange.on_drain = self._resume_upstream
             exchange.start(
                 head.status,
-                render_fields(head, target.revision),
+                render_fields(head, target.lines),
                 length=head.content_length if head.content_length >= 0 else None,
             )
 
@@ -276,8 +282,8 @@ class _BodySink:
         self._forward.body_lost()
 
 
-def render_fields(head: ResponseHead, revision: str) -> bytes:
-    """Header lines to pass on, without the framing that the engine writes."""
+def render_fields(head: ResponseHead, own: bytes) -> bytes:
+    """Header lines to pass on, and our `own`, without the framing that the engine writes."""
     named: set[bytes] = set()
     connection = head.get(b"connection")
     if connection is not None:
@@ -287,17 +293,17 @@ def render_fields(head: ResponseHead, revision: str) -> bytes:
         for name, value in head.headers
         if name not in HOP_BY_HOP and name not in named and name != REVISION_HEADER
     ]
-    lines.append(b"%b: %b\r\n" % (REVISION_HEADER, revision.encode()))
+    lines.append(own)
     return b"".join(lines)
 
 
-def render_response(head: ResponseHead, revision: str, keep_alive: bool) -> bytes:
+def render_response(head: ResponseHead, own: bytes) -> bytes:
     """A complete head for a body of the length that `head` declares."""
     first = head.raw[: head.raw.index(b"\r\n")]
     # The status line's version is ours to say, whatever the replica spoke.
     return b"HTTP/1.1%b\r\n%bcontent-length: %d\r\n\r\n" % (
         first[8:],
-        render_fields(head, revision),
+        render_fields(head, own),
         head.content_length,
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from penstock.errors import InvalidInput, NotFound, Unsupported
+from penstock.gateway.sticky import preferred
 
 if TYPE_CHECKING:
     from penstock.gateway.table import Service, Table
@@ -36,7 +37,7 @@ REVISION_HEADER: Final = b"x-penstock-revision"
 class Plan:
     """What to do with every request whose head has these bytes."""
 
-    __slots__ = ("head", "own", "protocol", "service", "timeout_s", "wanted")
+    __slots__ = ("head", "own", "protocol", "service", "soft", "timeout_s", "wanted")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Plan:
         timeout_s: float,
         own: str = "",
         wanted: str = "",
+        soft: bool = False,
     ) -> None:
         #: None when the gateway answers by itself (`own` is the path).
         self.service = service
@@ -56,6 +58,8 @@ class Plan:
         self.own = own
         #: The tag or name of the one revision that shall answer; empty: any, by the shares.
         self.wanted = wanted
+        #: Another one may answer when that one cannot.
+        self.soft = soft
 
 
 def plan(head: RequestHead, table: Table) -> Plan:
@@ -181,7 +185,12 @@ def _make(head: RequestHead, service: Service, path: str, tag: str = "") -> Plan
             )
         timeout_s = min(timeout_s, int(asked) / 1000)
     wanted = revision_asked(head, service, tag)
-    return Plan(service, render(head, service, path), protocol_of(path), timeout_s, wanted=wanted)
+    sticky = service.route.sticky
+    soft = sticky is not None and not wanted
+    if sticky is not None and soft:
+        wanted = preferred(head, service, sticky)
+    head_bytes = render(head, service, path)
+    return Plan(service, head_bytes, protocol_of(path), timeout_s, wanted=wanted, soft=soft)
 
 
 def render(head: RequestHead, service: Service, path: str) -> bytes:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from penstock.domain.routes import Put, Remove, Route, Snapshot, ToGateway
 from penstock.domain.routes import Target as TargetRoute
 from penstock.gateway.replicas import Replica, least_busy
+from penstock.gateway.shadow import Shadow, ShadowMetrics
+from penstock.gateway.sticky import answer_lines
 
 if TYPE_CHECKING:
     from penstock.gateway.proxy import Forward
@@ -23,12 +25,23 @@ if TYPE_CHECKING:
 class Target:
     """One revision of a service and its replicas. `current` is the smooth round-robin's own number."""
 
-    __slots__ = ("concurrency", "credit", "replicas", "revision", "series", "tags", "weight")
+    __slots__ = (
+        "concurrency",
+        "credit",
+        "lines",
+        "replicas",
+        "revision",
+        "series",
+        "tags",
+        "weight",
+    )
 
     def __init__(self, route: TargetRoute, replicas: list[Replica]) -> None:
         self.revision = route.revision
         self.weight = route.weight
         self.tags = route.tags
+        #: What answers say of the target that made them, as header lines.
+        self.lines = f"x-penstock-revision: {route.revision}\r\n".encode()
         self.concurrency = route.concurrency
         self.replicas = replicas
         self.credit = 0
@@ -48,7 +61,7 @@ class Service:
     """A route and what this process knows beyond it."""
 
     __slots__ = (
-        "current", "key", "name", "namespace", "route", "targets",
+        "current", "key", "name", "namespace", "route", "shadow", "targets",
         "waiting", "waiting_bytes", "weighted",
     )  # fmt: skip
 
@@ -63,6 +76,7 @@ class Service:
         self.current = True
         self.waiting: deque[Forward] = deque()
         self.waiting_bytes = 0
+        self.shadow: Shadow | None = None
 
     def named(self, name: str) -> Target | None:
         """The target with that tag, or of that revision, whatever its share."""
@@ -93,9 +107,13 @@ class Table:
     """All services of this gateway."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, on_capacity: Callable[[Service], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_capacity: Callable[[Service], None],
+        shadow_metrics: ShadowMetrics | None = None,
     ) -> None:
         self._loop = loop
+        self._shadow_metrics = shadow_metrics
         self._on_capacity = on_capacity
         self._services: dict[str, Service] = {}
         #: (namespace, model name) -> service, for models that are not named like their service.
@@ -146,10 +164,22 @@ class Table:
                     replica = Replica(r, self._loop, lambda key=route.key: self._up(key))  # type: ignore[misc]
                 replicas.append(replica)
             target = Target(t, replicas)
+            if route.sticky is not None and not route.sticky.header:
+                target.lines += answer_lines(t.revision, route.name)
             if t.revision in previous:
                 target.series = previous[t.revision].series
             targets.append(target)
         service = Service(route, targets)
+        if route.shadow is not None and self._shadow_metrics is not None:
+            copied = service.named(route.shadow.revision)
+            if copied is not None:
+                service.shadow = Shadow(
+                    (route.namespace, route.name),
+                    copied,
+                    route.shadow.percent,
+                    self._shadow_metrics,
+                    self._loop,
+                )
         self._services[route.key] = service
         self.generation += 1
         if old is not None:
