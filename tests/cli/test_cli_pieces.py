@@ -16,6 +16,7 @@ from penstock.cli.output import age, duration, seconds, size, table
 from penstock.cli.predicting import detect, to_binary
 from penstock.cli.running import parse_options
 from penstock.cli.top import quantile, rows_of
+from penstock.cli.waiting import condition_of
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -106,6 +107,22 @@ def test_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("PENSTOCK_DATA_DIR", "/y")
     assert places.data_dir(None) == Path("/y")
     assert places.data_dir(Path("/z")) == Path("/z")
+
+
+# -- wait ---------------------------------------------------------------------------------------------
+
+
+def test_a_condition_of_an_older_manifest_says_nothing() -> None:
+    conditions = [{"type": "Ready", "status": "True"}]
+    obj = {
+        "metadata": {"name": "iris", "generation": 2},
+        "status": {"observedGeneration": 1, "conditions": conditions},
+    }
+    assert condition_of(obj, "Ready")["status"] == "Unknown"
+    obj["status"]["observedGeneration"] = 2  # type: ignore[index]
+    assert condition_of(obj, "ready")["status"] == "True"
+    assert condition_of(obj, "Stopped")["status"] == "Unknown"
+    assert condition_of({"metadata": {"name": "iris"}}, "Ready")["status"] == "Unknown"
 
 
 # -- predict ------------------------------------------------------------------------------------------
