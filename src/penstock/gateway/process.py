@@ -26,6 +26,7 @@ from penstock.gateway.gateway import Gateway
 from penstock.gateway.grpc_front import GrpcFront
 from penstock.gateway.load import LoadMeter
 from penstock.http.h2.server import Http2Server
+from penstock.http.memory import keep_large_blocks
 from penstock.http.server import HttpServer, Limits
 from penstock.observe.metrics import render
 from penstock.protocols.grpc.wire import refusal
@@ -138,5 +139,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    keep_large_blocks()
     uvloop.run(serve(options))
     return 0

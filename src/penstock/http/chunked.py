@@ -16,7 +16,8 @@ from penstock.http.limits import Limits
 MAX_SIZE_LINE: Final = 256
 MAX_EXTENSIONS: Final = 16 * 1024
 
-#: Sixteen digits are 64 bits. White space only where an extension follows (RFC 9112, 7.1.1).
+#: Sixteen digits are 64 bits. The white space that RFC 9112, 7.1.1 lets a reader forgive before an
+#: extension is refused: no client sends it, and other strict readers do not take it either.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t -~\x80-\xff]*")
 #: Fields that would frame or route the message if somebody merged trailers into its head.

@@ -75,6 +75,25 @@ class ResponseSink(Protocol):
         """There will be no (more of the) response. Never called from within `request`."""
 
 
+class _Nobody:
+    """The sink of an exchange that is over."""
+
+    def on_response(self, head: ResponseHead, body: bytes | None) -> None:
+        pass
+
+    def on_data(self, data: Buffer) -> None:
+        pass
+
+    def on_end(self) -> None:
+        pass
+
+    def on_error(self, exc: UpstreamError) -> None:
+        pass
+
+
+_NOBODY: Final = _Nobody()
+
+
 class ClientExchange:
     """One request under way."""
 
@@ -155,11 +174,23 @@ class ClientExchange:
         """Give up: the connection is closed, the sink hears nothing more."""
         if self.done:
             return
-        self.done = True
-        self._early = None
-        connection, self._connection = self._connection, None
+        connection = self._connection
+        self.finish()
         if connection is not None:
             connection.drop()
+
+    def finish(self) -> ResponseSink:
+        """Nothing more will happen; the sink, for a last word.
+
+        Sinks hold their exchange most often, so it lets go of them: a cycle per request otherwise.
+        """
+        sink = self.sink
+        self.done = True
+        self.sink = _NOBODY
+        self.on_drain = None
+        self._connection = None
+        self._early = None
+        return sink
 
     def pause(self) -> None:
         """Let the upstream wait with its response. Pieces already read may still arrive."""
@@ -284,12 +315,12 @@ class _UpstreamConnection(asyncio.Protocol):
         size = len(data)
         if length == size - end or not length:
             # The common case: all of it is here.
-            self._finished(exchange, head, extra=length != size - end)
-            exchange.sink.on_response(head, data[end : end + length])
+            sink = self._finished(exchange, head, extra=length != size - end)
+            sink.on_response(head, data[end : end + length])
             return
         if 0 < length < size - end:
-            self._finished(exchange, head, extra=True)
-            exchange.sink.on_response(head, data[end : end + length])
+            sink = self._finished(exchange, head, extra=True)
+            sink.on_response(head, data[end : end + length])
             return
         self._state = _BODY
         self._head = head
@@ -367,14 +398,13 @@ class _UpstreamConnection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is None or exchange.done:
             return
-        exchange.done = True
-        exchange._connection = None
+        sink = exchange.finish()
         if state == _BODY and self._left < 0 and self._decoder is None and exc is None:
-            exchange.sink.on_end()  # the body was to last until the connection closed
+            sink.on_end()  # the body was to last until the connection closed
             return
         if state == _HEAD and self._buffer is None and not exchange.status and not self._interim:
             unread = self._unix and 0 <= exchange.size <= ONE_PIECE_BYTES and _unread(exc)
-            exchange.sink.on_error(
+            sink.on_error(
                 UpstreamError(
                     "idle-closed" if exchange.reused else "response",
                     "the connection was closed before the request was read"
@@ -384,9 +414,7 @@ class _UpstreamConnection(asyncio.Protocol):
                 )
             )
             return
-        exchange.sink.on_error(
-            UpstreamError("response", "the connection was closed within the answer")
-        )
+        sink.on_error(UpstreamError("response", "the connection was closed within the answer"))
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -399,10 +427,11 @@ class _UpstreamConnection(asyncio.Protocol):
 
     # -- ends -------------------------------------------------------------------------------------
 
-    def _finished(self, exchange: ClientExchange, head: ResponseHead, *, extra: bool) -> None:
+    def _finished(
+        self, exchange: ClientExchange, head: ResponseHead, *, extra: bool
+    ) -> ResponseSink:
         """The response is complete: back to the pool, unless something speaks against it."""
-        exchange.done = True
-        exchange._connection = None
+        sink = exchange.finish()
         self._exchange = None
         self._head = None
         self._decoder = None
@@ -416,14 +445,13 @@ class _UpstreamConnection(asyncio.Protocol):
             self._state = _IDLE
         else:
             self.drop()
+        return sink
 
     def _fail(self, message: str) -> None:
         exchange, self._exchange = self._exchange, None
         self.drop()
         if exchange is not None and not exchange.done:
-            exchange.done = True
-            exchange._connection = None
-            exchange.sink.on_error(UpstreamError("response", message))
+            exchange.finish().on_error(UpstreamError("response", message))
 
     def drop(self) -> None:
         """Close, whatever is under way."""
@@ -571,9 +599,7 @@ class Upstream:
 
     def _not_connected(self, exchange: ClientExchange, message: str) -> None:
         if not exchange.done:
-            exchange.done = True
-            exchange._early = None
-            exchange.sink.on_error(UpstreamError("connect", message, retryable=True))
+            exchange.finish().on_error(UpstreamError("connect", message, retryable=True))
 
     # -- the pool ---------------------------------------------------------------------------------
 

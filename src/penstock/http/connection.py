@@ -230,7 +230,7 @@ class Connection(asyncio.Protocol):
     def _begin_body(self, head: RequestHead, rest: bytes) -> None:
         exchange = self.exchange = Exchange(self, head, None)
         incoming = self._incoming = exchange._incoming = IncomingBody(
-            self, exchange, self.server.limits
+            self, head.content_length, self.server.limits
         )
         self.state = BODY
         self._continued = False
@@ -296,9 +296,12 @@ class Connection(asyncio.Protocol):
         if self.state == DISCARD:
             self._next()
             return
+        exchange = self.exchange
+        if exchange is None:
+            return
         self.state = BUSY
         try:
-            incoming.finish()
+            incoming.finish(exchange)
         except Exception:
             logger.exception("the receiver of a request body failed")
             if self.exchange is not None:
@@ -380,6 +383,10 @@ class Connection(asyncio.Protocol):
     def finished(self, keep: bool) -> None:
         """The response is out."""
         self.progress += 1
+        exchange = self.exchange
+        if exchange is not None:
+            # Callbacks are most often methods of what holds the exchange: a cycle per request, if left.
+            exchange.on_abort = exchange.on_drain = None
         if self.state == BUSY:
             self.exchange = None
             if not keep:
@@ -449,6 +456,7 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
         if exchange is not None:
             exchange.state = ABORTED
+            exchange.on_abort = exchange.on_drain = None
         if incoming is not None:
             incoming.detach()
 
@@ -463,9 +471,11 @@ class Connection(asyncio.Protocol):
             self._tell(exchange)
 
     def _tell(self, exchange: Exchange) -> None:
-        if exchange.on_abort is not None:
+        on_abort = exchange.on_abort
+        exchange.on_abort = exchange.on_drain = None
+        if on_abort is not None:
             try:
-                exchange.on_abort()
+                on_abort()
             except Exception:
                 logger.exception("on_abort of %r failed", exchange.head)
 

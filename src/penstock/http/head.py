@@ -156,8 +156,6 @@ def parse_request_head(raw: bytes, limits: Limits) -> RequestHead:
     _read_host(head)
     head.content_length = _request_length(head)
     if head.content_length > limits.max_body:
-        raise BadRequest(413, f"The body is over {limits.max_body} bytes.")
-    if head.content_length > limits.max_body:
         # Here, not where the body is read: a small one may have come in the same piece as its head.
         raise BadRequest(413, f"The body is over {limits.max_body} bytes.")
     head.keep_alive = _keep_alive(head.minor, fields)

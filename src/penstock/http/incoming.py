@@ -66,14 +66,12 @@ class IncomingBody:
     """One request body that was not whole when its head came."""
 
     __slots__ = (
-        "_buffer", "_callback", "_connection", "_decoder", "_exchange", "_growing", "_held",
+        "_buffer", "_callback", "_connection", "_decoder", "_growing", "_held",
         "_limits", "_missing", "_reserved", "_sink", "_size", "_view", "touched",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, exchange: Exchange, limits: Limits) -> None:
-        length = exchange.head.content_length
+    def __init__(self, connection: Connection, length: int, limits: Limits) -> None:
         self._connection = connection
-        self._exchange = exchange
         self._limits = limits
         self._size = length
         self._reserved = 0
@@ -146,9 +144,12 @@ class IncomingBody:
         self._missing -= count
         self._connection.body_progress(complete)
 
-    def finish(self) -> None:
-        """The body is complete: tell whoever claimed it, or leave it on the exchange."""
-        exchange = self._exchange
+    def finish(self, exchange: Exchange) -> None:
+        """The body is complete: tell whoever claimed it, or leave it on its exchange.
+
+        The exchange is not kept here: the two would hold each other, and a large body with them, until
+        the garbage collector's next full run.
+        """
         sink, callback = self._sink, self._callback
         self._sink = self._callback = None
         if sink is not None:
