@@ -27,6 +27,8 @@ BASES: dict[str, dict[str, Any]] = {
         "spec": {"containers": [{"name": "kserve-container", "image": "x"}]},
     },
     "ServiceAccount": {"metadata": {"name": "a"}},
+    "Model": {"metadata": {"name": "m"}, "spec": {"storageUri": "x", "requirements": ["sklearn"]}},
+    "Server": {"metadata": {"name": "s"}, "spec": {"serverConfig": "mlserver"}},
     "SeldonDeployment": {
         "metadata": {"name": "iris"},
         "spec": {

@@ -17,6 +17,7 @@ _ORDER = {
     "ServiceAccount": 2,
     "ClusterServingRuntime": 3,
     "ServingRuntime": 3,
+    "Server": 3,
 }
 
 

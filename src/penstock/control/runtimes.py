@@ -12,7 +12,11 @@ from penstock.store.base import Kind, Store
 log = logging.getLogger(__name__)
 
 GROUPS = ("penstock.dev", "serving.kserve.io")
-NAMESPACED = tuple(Kind(group, "ServingRuntime") for group in GROUPS)
+NAMESPACED = (
+    *(Kind(group, "ServingRuntime") for group in GROUPS),
+    # Seldon's name for a runtime that models may be pinned to.
+    Kind("mlops.seldon.io", "Server"),
+)
 CLUSTER = tuple(Kind(group, "ClusterServingRuntime") for group in GROUPS)
 KINDS = frozenset(NAMESPACED + CLUSTER)
 

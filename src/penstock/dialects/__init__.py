@@ -19,7 +19,15 @@ __all__ = ["Dialect", "Support", "Translation", "all_dialects", "find", "of", "t
 @cache
 def _registry() -> Mapping[tuple[str, str], Dialect]:
     # Imported on first use: building the models takes some 50 ms, and most of the command line needs none.
-    from penstock.dialects import core, kfserving, kserve, kserve_runtime, penstock, seldon_v1
+    from penstock.dialects import (
+        core,
+        kfserving,
+        kserve,
+        kserve_runtime,
+        penstock,
+        seldon_v1,
+        seldon_v2,
+    )
 
     dialects = (
         penstock.DIALECT,
@@ -27,6 +35,7 @@ def _registry() -> Mapping[tuple[str, str], Dialect]:
         *kserve.DIALECTS,
         *kfserving.DIALECTS,
         *seldon_v1.DIALECTS,
+        *seldon_v2.DIALECTS,
         *kserve_runtime.DIALECTS,
         *core.DIALECTS,
     )
@@ -46,6 +55,10 @@ def find(api_version: str, kind: str) -> Dialect:
         return found
     same_version = [k for v, k in registry if v == api_version]
     if same_version:
+        from penstock.dialects import seldon_v2
+
+        if api_version == seldon_v2.API_VERSION and kind in seldon_v2.LATER:
+            raise InvalidManifest([FieldProblem("kind", f"{kind}: {seldon_v2.LATER[kind]}")])
         near = difflib.get_close_matches(kind, same_version, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(same_version)}"
         raise InvalidManifest([FieldProblem("kind", f"{api_version} has no kind {kind!r}; {hint}")])
