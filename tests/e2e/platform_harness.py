@@ -124,8 +124,12 @@ class Platform:
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
-        if self.process is None or self.process.poll() is not None:
-            return self.process.returncode if self.process is not None else 0
+        if self.process is None:
+            return 0
+        if self.process.poll() is not None:
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+            return self.process.returncode
         self.pids = self.descendants()
         self.process.terminate()
         try:
