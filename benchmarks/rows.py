@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import http.client
 import json
 import os
 import statistics
@@ -382,6 +384,66 @@ def many(count: int) -> Callable[[float], list[Row]]:
     return run
 
 
+def ask(s: System, name: str) -> float:
+    """Seconds of one request on a connection of its own; RuntimeError when it is not answered."""
+    start = time.perf_counter()
+    connection = http.client.HTTPConnection(s.url.removeprefix("http://"), timeout=60)
+    connection.request("POST", f"/v2/models/{name}/infer", V2_BODY, JSON)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    if answer.status != 200:
+        raise RuntimeError(f"{name}: {answer.status} {text[:200]!r}")
+    return time.perf_counter() - start
+
+
+def until_asleep(s: System, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while replicas(s):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the services do not fall asleep")
+        time.sleep(0.1)
+
+
+def from_zero(count: int) -> Callable[[float], list[Row]]:
+    """The first request to a sleeping service, one after the other and `count` at once."""
+
+    def run(_: float) -> list[Row]:
+        names = [f"iris-{i}" for i in range(count)]
+        with tempfile.TemporaryDirectory() as folder:
+            iris_model(Path(folder))
+            with system("--sleep-after", "3s", model_dir=Path(folder)) as s:
+                s.apply("---\n".join(manifest(n, "sklearn", "iris", minReplicas=0) for n in names))
+                until_asleep(s)
+                single = sorted(ask(s, name) for name in names)
+                until_asleep(s)
+                start = time.perf_counter()
+                with concurrent.futures.ThreadPoolExecutor(count) as pool:
+                    together = sorted(pool.map(lambda name: ask(s, name), names))
+                whole_s = time.perf_counter() - start
+        median, p99 = statistics.median(single), single[int(0.99 * (count - 1))]
+        return [
+            Row(
+                "from zero: first answer of a sleeping scikit-learn service",
+                f"median {median * 1e3:.0f} ms, 99% {p99 * 1e3:.0f} ms of {count}",
+                "",
+                "median 100 ms, 99% 250 ms",
+                median < 0.1 and p99 < 0.25,
+                {"median_s": median, "p99_s": p99},
+            ),
+            Row(
+                f"{count} sleeping services woken at once",
+                f"all answered in {whole_s:.1f} s, median {statistics.median(together):.2f} s",
+                "",
+                "all answered",
+                True,
+                {"whole_s": whole_s, "median_s": statistics.median(together)},
+            ),
+        ]
+
+    return run
+
+
 def replicas(s: System) -> list[int]:
     """Process ids of the model processes: children of zygotes, which are children of the node."""
     return [
@@ -409,4 +471,6 @@ ROWS: dict[str, Callable[[float], list[Row]]] = {
     "grpc": grpc_row,
     "apply": apply_to_answer,
     "many": many(200),
+    "zero": from_zero(100),
+    "thousand": many(1000),
 }
