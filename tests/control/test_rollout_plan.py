@@ -13,8 +13,10 @@ from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.plan import Observed, Wanted, plan
 from penstock.control.revisions import Kept
 from penstock.control.rollout import PINNED, effective, replicas_for, rolled_out, stable_of
+from penstock.domain import routes
 from penstock.domain.service import Scaling, Service
 from penstock.domain.status import Role, Truth
+from penstock.domain.traffic import Shadow, Sticky, Traffic
 
 
 def canary(percent: int | None, pin: str = "", **scaling: object) -> Service:
@@ -240,3 +242,24 @@ def test_all_of_it_is_the_same_as_no_percent(percent: int | None) -> None:
         canary(percent), (took_all(1, 1), kept(2, ready=True)), (replica(1), replica(2)), {V1: 100}
     )
     assert weights(w) == {2: 100}
+
+
+def test_a_shadow_gets_copies_and_no_requests_until_it_is_promoted() -> None:
+    s = replace(canary(None), traffic=Traffic(shadow=Shadow(20), sticky=Sticky("x-user")))
+    revisions = (took_all(1, 1), kept(2, ready=True))
+    w = decide(s, revisions, (replica(1), replica(2)), {V1: 100})
+    assert weights(w) == {2: 0, 1: 100}
+    assert w.route is not None
+    assert w.route.shadow == routes.Shadow(V2, 20)
+    assert w.route.sticky == routes.Sticky("x-user")
+    alone = decide(s, (took_all(1, 1),), (replica(1),), {V1: 100})
+    assert alone.route is not None
+    assert alone.route.shadow is None
+
+
+def test_a_revision_that_still_serves_is_no_shadow_yet() -> None:
+    s = replace(canary(None), traffic=Traffic(shadow=Shadow()))
+    w = decide(s, (took_all(1, 1), took_all(2, 2)), (replica(2),), {V2: 100})
+    assert weights(w) == {2: 100, 1: 0}
+    assert w.route is not None
+    assert w.route.shadow is None

@@ -30,6 +30,7 @@ from penstock.control.rollout import (
     replicas_for,
     rolled_out,
 )
+from penstock.domain import routes
 from penstock.domain.routes import Replica, Route, Target
 from penstock.domain.service import EMPTY, Role, Scaling, Service
 from penstock.domain.status import (
@@ -345,6 +346,7 @@ def _route(look: _Look, by_name: Mapping[str, Kept], leaving: frozenset[str]) ->
     elif o.fetch is not None and o.fetch.message and not o.fetch.done_bytes:
         message = one_line(o.fetch.message)
     timeout_s = service.predictor.timeout_s
+    sticky = service.traffic.sticky
     model = service.predictor.model
     return Route(
         namespace=service.namespace,
@@ -352,8 +354,19 @@ def _route(look: _Look, by_name: Mapping[str, Kept], leaving: frozenset[str]) ->
         targets=tuple(targets),
         models=(model.served_name,) if model is not None and model.served_name else (),
         timeout_s=timeout_s if timeout_s is not None else DEFAULT_TIMEOUT_S,
+        shadow=_shadow(look),
+        sticky=routes.Sticky(sticky.header) if sticky is not None else None,
         message=message,
     )
+
+
+def _shadow(look: _Look) -> routes.Shadow | None:
+    """Copies go to the newest revision while another one has all requests."""
+    shadow = look.o.service.traffic.shadow
+    if shadow is None or len(look.shares) < 2:
+        return None
+    latest = look.shares[0].name
+    return routes.Shadow(latest, shadow.percent) if not look.percents[latest] else None
 
 
 def one_line(text: str, most: int = 400) -> str:

@@ -71,6 +71,8 @@ def pinned(service: Service, revisions: tuple[Kept, ...]) -> Kept | None:
 
 def percent_of(service: Service, latest: Kept) -> int | None:
     """The percent that the newest revision shall have; None: all, with nothing beside it."""
+    if service.traffic.shadow is not None:
+        return 0  # it gets copies
     percent = service.predictor.canary_percent
     return None if percent is None or percent >= 100 else percent
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
 
+from penstock.domain.traffic import Traffic
+
 
 class Empty(Mapping[str, Any]):
     """A mapping with nothing in it, hashable so that a dataclass takes it as a default in Python 3.11."""
@@ -206,6 +208,7 @@ class Service:
     explainer: Component | None = None
     labels: Mapping[str, str] = EMPTY
     annotations: Mapping[str, str] = EMPTY
+    traffic: Traffic = field(default_factory=Traffic)
     #: True when the user asked for the workloads to be removed while the object stays.
     stopped: bool = False
 
