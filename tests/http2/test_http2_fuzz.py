@@ -113,6 +113,7 @@ def test_random_frames_leave_nothing_behind(
             data = data[cut:]
         if data:
             connection.data_received(data)
+        loop.run_until_complete(asyncio.sleep(0))
         connection.check(0.0)
         connection.connection_lost(None)
         assert not connection.streams

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, cast
 
 from hpack import Decoder
@@ -43,6 +44,7 @@ from penstock.http.h2.frames import (
     StreamFault,
 )
 from penstock.http.head import BadRequest, RequestHead
+from penstock.http.incoming import Buffer
 
 if TYPE_CHECKING:
     from penstock.http.h2.server import Http2Server
@@ -68,6 +70,9 @@ MAX_BLOCKS: Final = 64
 MAX_BLOCK_BYTES: Final = 1024
 #: Bytes of small answers (to PING, SETTINGS) that a client which does not read may pile up.
 MAX_UNREAD_REPLIES: Final = 1024 * 1024
+#: Pieces gathered for one write at most; and frames of bodies, which are larger.
+MAX_PIECES: Final = 256
+PUMPED: Final = 8
 
 _unpack = HEADER.unpack_from
 _Found = tuple[RequestHead, bytes | None]
@@ -78,10 +83,11 @@ class H2Connection(asyncio.Protocol):
 
     __slots__ = (
         "_blocks", "_budget", "_budget_at", "_buffer", "_closing", "_continued", "_decoder",
-        "_forgotten", "_fragments", "_goaway", "_handler", "_last", "_lingers_since", "_need", "_open_block",
-        "_pending", "_received_window", "_seen", "_seen_at", "_settled", "_stalled_at", "_started",
-        "_unannounced", "_waiting", "initial_window", "limits", "max_frame", "now", "progress",
-        "scheme", "server", "stream_window", "streams", "transport", "window", "write_paused",
+        "_forgotten", "_fragments", "_goaway", "_handler", "_last", "_lingers_since", "_need",
+        "_open_block", "_out", "_pending", "_received_window", "_seen", "_seen_at", "_settled",
+        "_stalled_at", "_started", "_unannounced", "_waiting", "initial_window", "limits",
+        "max_frame", "now", "progress", "scheme", "server", "stream_window", "streams",
+        "transport", "window", "write_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -125,6 +131,7 @@ class H2Connection(asyncio.Protocol):
         self._waiting = 0
         self._stalled_at = self.now
         self._lingers_since: float | None = None
+        self._out: list[Buffer] = []
 
     # -- the transport's calls --------------------------------------------------------------------
 
@@ -197,6 +204,36 @@ class H2Connection(asyncio.Protocol):
         self._pump()
         for stream in tuple(self.streams.values()):
             stream.drain()
+
+    def write(self, data: Buffer) -> None:
+        """Send with all else that is sent in this turn of the loop: answers that come together cost one
+        call of the system.
+        """
+        if self._closing:
+            return
+        out = self._out
+        if not out:
+            self.server.loop.call_soon(self._flush)
+        out.append(data)
+        if len(out) > MAX_PIECES:
+            self._flush()
+
+    def write_all(self, pieces: Iterable[Buffer]) -> None:
+        """`write` for several pieces."""
+        if self._closing:
+            return
+        out = self._out
+        if not out:
+            self.server.loop.call_soon(self._flush)
+        out += pieces
+        if len(out) > MAX_PIECES:
+            self._flush()
+
+    def _flush(self) -> None:
+        out = self._out
+        if out:
+            self._out = []
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     # -- frames -----------------------------------------------------------------------------------
 
@@ -537,7 +574,7 @@ class H2Connection(asyncio.Protocol):
     def _announce(self) -> None:
         count, self._unannounced = self._unannounced, 0
         self._received_window += count
-        self.transport.write(frames.window_update(0, count))
+        self.write(frames.window_update(0, count))
 
     def consumed(self, exchange: H2Exchange, count: int) -> None:
         """A stream's bytes were taken in: let the client send as many more."""
@@ -545,7 +582,7 @@ class H2Connection(asyncio.Protocol):
         if exchange.unannounced >= STREAM_WINDOW // 2 and not exchange.remote_ended:
             increment, exchange.unannounced = exchange.unannounced, 0
             exchange.received_window += increment
-            self.transport.write(frames.window_update(exchange.id, increment))
+            self.write(frames.window_update(exchange.id, increment))
 
     def wait(self, exchange: H2Exchange) -> None:
         """A stream has something to send; it goes out as the windows allow."""
@@ -567,6 +604,8 @@ class H2Connection(asyncio.Protocol):
                     return
                 if exchange in pending and exchange.flush():
                     sent = True
+                    if len(self._out) > 2 * PUMPED:
+                        self._flush()  # which is what tells when the client does not keep up
                     self._budget = min(BUDGET, self._budget + EARNED)
                     exchange.drain()
             if not sent:
@@ -583,7 +622,7 @@ class H2Connection(asyncio.Protocol):
             # Answered before the request was all here: the rest is of no use.
             exchange.drop()
             self._forget(stream)
-            self.transport.write(frames.rst_stream(stream, Code.NO_ERROR))
+            self.write(frames.rst_stream(stream, Code.NO_ERROR))
         if self._goaway:
             self._close_when_empty()
 
@@ -597,7 +636,7 @@ class H2Connection(asyncio.Protocol):
     def _reply(self, data: bytes) -> None:
         if self.write_paused and self.transport.get_write_buffer_size() > MAX_UNREAD_REPLIES:
             raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "answers are not read")
-        self.transport.write(data)
+        self.write(data)
 
     def _forget(self, stream: int) -> None:
         forgotten = self._forgotten
@@ -610,7 +649,7 @@ class H2Connection(asyncio.Protocol):
         self._pending.pop(exchange, None)
         if self.streams.pop(exchange.id, None) is not None and not self._closing:
             self._forget(exchange.id)
-            self.transport.write(frames.rst_stream(exchange.id, code))
+            self.write(frames.rst_stream(exchange.id, code))
             self._close_when_empty()
 
     def _stream_fault(self, stream: int, fault: StreamFault) -> None:
@@ -627,14 +666,15 @@ class H2Connection(asyncio.Protocol):
         if self._closing:
             return
         logger.info("a connection is closed: %s (%s)", fault, fault.code.name)
+        self.write(frames.goaway(self._last, fault.code, str(fault)))
         self._closing = True
         self._buffer.clear()
-        self.transport.write(frames.goaway(self._last, fault.code, str(fault)))
         self._lose_streams(ConnectionAbortedError(str(fault)))
         self._linger()
 
     def _linger(self) -> None:
         """Close for writing, and read on for a moment: a plain close would reset what is on its way out."""
+        self._flush()
         transport = self.transport
         if not transport.can_write_eof():
             transport.close()
@@ -658,7 +698,7 @@ class H2Connection(asyncio.Protocol):
         """For a drain: no new requests; the end when those under way are answered."""
         if not self._goaway and not self._closing:
             self._goaway = True
-            self.transport.write(frames.goaway(self._last, Code.NO_ERROR))
+            self.write(frames.goaway(self._last, Code.NO_ERROR))
         self._close_when_empty()
 
     def _close_when_empty(self) -> None:

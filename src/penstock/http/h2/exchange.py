@@ -24,8 +24,6 @@ __all__ = ["ABORTED", "ENDED", "OPEN", "STARTED", "H2Exchange"]
 
 _END_HEADERS = frames.END_HEADERS
 _LAST_HEADERS = frames.END_HEADERS | frames.END_STREAM
-#: Up to here a response is joined to one piece.
-_JOIN_BYTES = 32 * 1024
 
 
 class H2Exchange:
@@ -287,7 +285,7 @@ class H2Exchange:
                 )
             else:
                 out = (HEADER.pack(length >> 16, length & 0xFFFF, 1, _LAST_HEADERS, stream), first)
-            connection.transport.write(b"".join(out))
+            connection.write_all(out)
             connection.sent(self)
             return None
         return self._send_slowly(first, pieces if size else (), block(0, trailers))
@@ -296,10 +294,10 @@ class H2Exchange:
         connection = self._connection
         most = connection.max_frame
         if not pieces and not trailers:
-            connection.transport.write(frames.headers(self.id, first, end=True, most=most))
+            connection.write(frames.headers(self.id, first, end=True, most=most))
             connection.sent(self)
             return
-        connection.transport.write(frames.headers(self.id, first, end=False, most=most))
+        connection.write(frames.headers(self.id, first, end=False, most=most))
         self._tail = frames.headers(self.id, trailers, end=True, most=most) if trailers else b""
         self._queue = deque(memoryview(flat(p)) for p in pieces if size_of(p))
         self.queued = sum(p.nbytes for p in self._queue)
@@ -321,9 +319,7 @@ class H2Exchange:
         if bare or self.head.method == "HEAD":
             self._framing = -2
         connection = self._connection
-        connection.transport.write(
-            frames.headers(self.id, first, end=False, most=connection.max_frame)
-        )
+        connection.write(frames.headers(self.id, first, end=False, most=connection.max_frame))
         return None
 
     def write(self, data: Buffer) -> bool:
@@ -431,21 +427,17 @@ class H2Exchange:
             self.touched = connection.now
             last = not queue and self._tail == b""
             first = HEADER.pack(size >> 16, size & 0xFFFF, 0, last, self.id)
-            if size <= _JOIN_BYTES:
-                connection.transport.write(b"".join((first, piece)))
-            else:
-                connection.transport.write(first)
-                connection.transport.write(piece)
+            connection.write_all((first, piece))
             if last:
                 connection.sent(self)
                 return True
             if not queue and self._tail is not None:
-                connection.transport.write(self._tail)
+                connection.write(self._tail)
                 connection.sent(self)
             return True
         if self._tail is not None:
             tail = self._tail or HEADER.pack(0, 0, 0, 1, self.id)
-            connection.transport.write(tail)
+            connection.write(tail)
             connection.sent(self)
         else:
             connection.drained(self)
