@@ -462,6 +462,24 @@ def run(
 
 
 @app.command()
+def kubeconfig(
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Into $KUBECONFIG or ~/.kube/config, as the current.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")
+    ] = None,
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Print a configuration for kubectl and other clients of Kubernetes."""
+    from penstock.cli.kubeconfig import kubeconfig as run
+
+    run(server, token_file, namespace=namespace, merge=merge, output=output)
+
+
+@app.command()
 def version(server: Server = None, token_file: TokenFile = None) -> None:
     """Show the version of this program, and of the server if there is one."""
     from penstock._version import __version__
