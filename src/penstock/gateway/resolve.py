@@ -1,7 +1,8 @@
 """From a request head to a plan: which service, which path there, which bytes to send ahead of the body.
 
 Addresses of a service, all equivalent: `/v1/models/NAME...` and `/v2/models/NAME/...` (namespace
-`default`), `/serving/NAMESPACE/NAME/...`, and any path under `Host: NAME.NAMESPACE.DOMAIN` or
+`default`), `/serving/NAMESPACE/NAME/...` (Seldon V1: `/seldon/...`), any path with Seldon's header
+`seldon-model: NAME`, and any path under `Host: NAME.NAMESPACE.DOMAIN` or
 `Host: NAME-NAMESPACE.DOMAIN` where such a service exists. One revision of it, whatever its share, is at
 `/serving/NAMESPACE/NAME@latest/...` and `latest-NAME` as the host's name (`latest`, `previous` or `prev`, in
 the path also a revision's name), or anywhere with the header `x-penstock-revision`. A plan depends on
@@ -65,7 +66,7 @@ class Plan:
 def plan(head: RequestHead, table: Table) -> Plan:
     """The plan for a head; NotFound for a service that does not exist, InvalidInput for a bad header."""
     path = head.path
-    if path.startswith("/serving/"):
+    if path.startswith(("/serving/", "/seldon/")):
         parts = path.split("/", 4)
         if len(parts) < 4 or not parts[2] or not parts[3]:
             raise NotFound(
@@ -77,6 +78,9 @@ def plan(head: RequestHead, table: Table) -> Plan:
         if service is None:
             raise unknown_service(name, parts[2])
         return _make(head, service, "/" + (parts[4] if len(parts) == 5 else ""), tag)
+    named = head.get(b"seldon-model")
+    if named is not None:
+        return _make(head, by_header(named, table), path)
     service, tag = by_host(head, table)
     if service is not None:
         return _make(head, service, path, tag)
@@ -90,6 +94,18 @@ def plan(head: RequestHead, table: Table) -> Plan:
             )
         return _make(head, service, path)
     return Plan(None, b"", protocol_of(path), 0, own=path)
+
+
+def by_header(value: bytes, table: Table) -> Service:
+    """The service that Seldon's header `seldon-model` names, whatever the path and Host say."""
+    name = value.decode("latin-1").strip()
+    service = table.get(DEFAULT_NAMESPACE, name)
+    if service is not None:
+        return service
+    kind = name.rpartition(".")[2]
+    if kind in ("pipeline", "experiment"):
+        raise Unsupported(f"The header seldon-model asks for a {kind}; {kind}s are not served yet.")
+    raise unknown_service(name, DEFAULT_NAMESPACE)
 
 
 def unknown_service(name: str, namespace: str) -> NotFound:
