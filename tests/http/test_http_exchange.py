@@ -282,6 +282,58 @@ async def test_a_handler_that_raises_within_a_stream_breaks_it_off(
     assert caplog.record_tuples[0][1] == logging.ERROR
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda e, n: e.send(200, b"", "x" * n),
+        lambda e, n: e.send(200, b"", [b"x" * n, "x"]),
+        lambda e, n: e.send(200, "a: b\r\n", b"x" * n),
+        lambda e, n: e.send(200, b"", None),
+        lambda e, n: e.send_raw([b"x" * n, "x"]),
+        lambda e, n: e.start(200, "a: b\r\n"),
+    ],
+)
+async def test_a_mistake_in_an_answer_is_a_500_not_half_an_answer(
+    serve: Callable[..., Any], say: Any, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wrong types show before the first byte is out, and the connection goes on."""
+    serving = await serve(lambda e: say(e, size))
+    async with await serving.peer() as peer:
+        for _ in range(2):
+            peer.send(GET)
+            assert (await peer.answer()).status == 500
+    assert "TypeError" in caplog.text
+
+
+def test_callbacks_that_raise_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """One that fails does not keep the other from being called."""
+
+    class Sink:
+        def on_data(self, data: Any) -> None:
+            pass
+
+        def on_end(self) -> None:
+            pass
+
+        def on_abort(self, exc: Exception) -> None:
+            raise KeyError("sink")
+
+    def bad() -> None:
+        raise KeyError("exchange")
+
+    def handler(exchange: Exchange) -> None:
+        exchange.on_abort = bad
+        exchange.receive(Sink())
+
+    wire, _ = wired(handler, streaming=True)
+    wire.feed(post(b"hello")[:-2])
+    wire.hang_up()
+    assert wire.closed
+    assert "'sink'" in caplog.text
+    assert "'exchange'" in caplog.text
+
+
 async def test_a_client_that_hangs_up_aborts_its_exchange(serve: Callable[..., Any]) -> None:
     """on_abort once; what the handler says afterwards goes nowhere."""
     arrived: asyncio.Queue[Exchange] = asyncio.Queue()

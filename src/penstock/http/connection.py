@@ -431,10 +431,7 @@ class Connection(asyncio.Protocol):
         incoming, self._incoming = self._incoming, None
         self._linger()
         if exchange is not None:
-            exchange.state = ABORTED
-            if incoming is not None:
-                incoming.abort(exc)
-            self._tell(exchange)
+            self._tell(exchange, incoming, exc)
 
     def _write_error(self, status: int, message: str) -> None:
         body = json.dumps({"error": message}).encode()
@@ -465,19 +462,23 @@ class Connection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         incoming, self._incoming = self._incoming, None
         if exchange is not None:
-            exchange.state = ABORTED
-            if incoming is not None:
-                incoming.abort(exc)
-            self._tell(exchange)
+            self._tell(exchange, incoming, exc)
 
-    def _tell(self, exchange: Exchange) -> None:
+    def _tell(self, exchange: Exchange, incoming: IncomingBody | None, exc: Exception) -> None:
+        """The exchange came to its end from outside: its handler's callbacks, each once."""
+        exchange.state = ABORTED
         on_abort = exchange.on_abort
         exchange.on_abort = exchange.on_drain = None
-        if on_abort is not None:
-            try:
+        try:
+            if incoming is not None:
+                incoming.abort(exc)
+        except Exception:
+            logger.exception("on_abort of the body of %r failed", exchange.head)
+        try:
+            if on_abort is not None:
                 on_abort()
-            except Exception:
-                logger.exception("on_abort of %r failed", exchange.head)
+        except Exception:
+            logger.exception("on_abort of %r failed", exchange.head)
 
     # -- ends -------------------------------------------------------------------------------------
 

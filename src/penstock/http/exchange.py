@@ -80,8 +80,8 @@ class Exchange:
             if body:
                 sink.on_data(body)
             sink.on_end()
-        elif self.state == ABORTED:
-            sink.on_abort(ConnectionError("the client has gone"))
+        elif self.state >= ENDED:
+            sink.on_abort(ConnectionError("the exchange is over"))
         else:
             self._connection.claim(self._incoming)
             self._incoming.receive(sink)
@@ -93,7 +93,7 @@ class Exchange:
         """
         if self.body is not None:
             callback(self)
-        elif self.state != ABORTED:
+        elif self.state < ENDED:
             self._connection.claim(self._incoming)
             try:
                 self._incoming.gather(callback)
@@ -115,35 +115,34 @@ class Exchange:
         """Answer at once. `headers` are rendered lines; framing and connection are added here."""
         if self.state:
             return self._late()
-        self.state = ENDED
+        # Whatever is wrong with the arguments must show before a byte is out: then it is a 500.
         connection = self._connection
         head = self.head
+        rest: tuple[Buffer, ...]
         if type(body) is bytes:
+            rest = (body,)
             length = len(body)
         elif isinstance(body, (bytearray, memoryview)):
+            rest = (body,)
             length = size_of(body)
         else:
-            length = sum(map(size_of, cast("Sequence[Buffer]", body)))
+            rest = tuple(map(memoryview, cast("Sequence[Buffer]", body)))
+            length = sum(map(size_of, rest))
         keep = connection.keeps(head)
         lines = status_line(status) + headers
         if not head.minor or not keep:
             lines += b"connection: keep-alive\r\n" if keep else b"connection: close\r\n"
         if status == 204 or status == 304:
             connection.transport.write(lines + b"\r\n")
-        elif head.method == "HEAD":
-            connection.transport.write(b"%bcontent-length: %d\r\n\r\n" % (lines, length))
-        elif length <= JOIN_BYTES:
-            first = b"%bcontent-length: %d\r\n\r\n" % (lines, length)
-            if isinstance(body, (bytes, bytearray, memoryview)):
-                connection.transport.write(b"".join((first, body)))
-            else:
-                connection.transport.write(b"".join((first, *body)))
         else:
             first = b"%bcontent-length: %d\r\n\r\n" % (lines, length)
-            if isinstance(body, (bytes, bytearray, memoryview)):
-                connection.write_all((first, body))
+            if head.method == "HEAD":
+                connection.transport.write(first)
+            elif length <= JOIN_BYTES:
+                connection.transport.write(b"".join((first, *rest)))
             else:
-                connection.write_all((first, *body))
+                connection.write_all((first, *rest))
+        self.state = ENDED
         connection.finished(keep)
         return None
 
@@ -155,12 +154,12 @@ class Exchange:
         """
         if self.state:
             return self._late()
-        self.state = ENDED
         connection = self._connection
         if type(data) is bytes:
             connection.transport.write(data)
         else:
-            connection.write_all(data)  # type: ignore[arg-type]
+            connection.write_all([memoryview(piece) for piece in cast("Sequence[Buffer]", data)])
+        self.state = ENDED
         connection.finished(connection.keeps(self.head) and not close)
         return None
 
@@ -171,7 +170,6 @@ class Exchange:
         """
         if self.state:
             return self._late()
-        self.state = STARTED
         connection = self._connection
         head = self.head
         lines = status_line(status) + headers
@@ -193,8 +191,9 @@ class Exchange:
             self._framing = _UNTIL_CLOSE
         if head.method == "HEAD":
             self._framing = _NONE
-        connection.closing = not keep
         connection.transport.write(lines + b"\r\n")
+        connection.closing = not keep
+        self.state = STARTED
         return None
 
     def write(self, data: Buffer) -> bool:
