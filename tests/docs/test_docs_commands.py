@@ -2,7 +2,7 @@
 
 A page's ```console blocks hold commands behind `$ `; lines between them are what the reader should see,
 and must be in the output. A block marked `file=NAME` is the file's content. The platform the pages talk
-to is a real one, on ports of the kernel's choice that take the place of 8080 and 8090.
+to is a real one, on ports of the kernel's choice that take the place of 8080, 8081 and 8090.
 """
 
 from __future__ import annotations
@@ -83,12 +83,17 @@ class Reader:
     env: dict[str, str]
     ports: dict[str, str]
 
-    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+    def real(self, text: str) -> str:
+        """The text with the ports that the platform listens on here."""
         for said, real in self.ports.items():
-            command = re.sub(rf"\b{said}\b", real, command)
+            text = re.sub(rf"\b{said}\b", real, text)
+        return text
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, env=self.env, text=True, timeout=100, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            ["bash", "-c", self.real(command)],
+            cwd=self.folder, env=self.env, text=True, timeout=100, check=False, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
 
@@ -98,7 +103,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     subprocess.run(
         [sys.executable, ROOT / "examples" / "train.py", "--to", folder / "models"], check=True
     )
-    http_port, api_port, run_port = _free_ports(3)
+    http_port, grpc_port, api_port, run_port = _free_ports(4)
     api = f"http://127.0.0.1:{api_port}"
     env = {
         **os.environ,
@@ -108,7 +113,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     with open(folder / "serve.log", "wb") as log:
         process = subprocess.Popen(
             ["penstock", "serve", "--data-dir", folder / "data", "--http-port", str(http_port),
-             "--api-port", str(api_port)],
+             "--grpc-port", str(grpc_port), "--api-port", str(api_port)],
             cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
@@ -122,9 +127,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
                 assert process.poll() is None, (folder / "serve.log").read_text()
                 assert time.monotonic() < deadline, (folder / "serve.log").read_text()
                 time.sleep(0.05)
-            yield Reader(
-                folder, env, {"8080": str(http_port), "8090": str(api_port), "9000": str(run_port)}
-            )
+            ports = {"8080": http_port, "8081": grpc_port, "8090": api_port, "9000": run_port}
+            yield Reader(folder, env, {said: str(real) for said, real in ports.items()})
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -139,7 +143,7 @@ def test_every_command_of_the_page_works(page: Path, reader: Reader) -> None:
         for step in steps(page):
             if step.file:
                 (reader.folder / step.file).parent.mkdir(parents=True, exist_ok=True)
-                (reader.folder / step.file).write_text(step.text)
+                (reader.folder / step.file).write_text(reader.real(step.text))
             elif step.text.startswith(_STANDS):
                 continue
             elif step.text.endswith(" &"):
