@@ -22,8 +22,25 @@ class Sticky:
 
 
 @dataclass(frozen=True, slots=True)
+class Rollout:
+    """How a new revision gets its requests by itself, in steps, and what makes it go back."""
+
+    #: Percents, growing; after the last one it takes all.
+    steps: tuple[int, ...] = (5, 25, 50)
+    #: Each step lasts at least this long, seconds.
+    hold_s: float = 60.0
+    #: And until the new revision has answered so many requests in it.
+    min_requests: int = 100
+    #: Most share of requests that may fail (0 to 1); None: no more than of the stable revision.
+    error_rate: float | None = None
+    #: At least 99% of requests are answered within this, seconds; None: not looked at.
+    p99_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """All of it. None is: not wanted."""
 
     shadow: Shadow | None = None
     sticky: Sticky | None = None
+    rollout: Rollout | None = None
