@@ -27,6 +27,7 @@ BASES: dict[str, dict[str, Any]] = {
         "spec": {"containers": [{"name": "kserve-container", "image": "x"}]},
     },
     "ServiceAccount": {"metadata": {"name": "a"}},
+    "ResourceQuota": {"metadata": {"name": "q"}, "spec": {"hard": {"cpu": 1}}},
     "Model": {"metadata": {"name": "m"}, "spec": {"storageUri": "x", "requirements": ["sklearn"]}},
     "Server": {"metadata": {"name": "s"}, "spec": {"serverConfig": "mlserver"}},
     "SeldonDeployment": {

@@ -240,7 +240,7 @@ def changed(**predictor: Any) -> dict[str, Any]:
         ),
         (
             {"apiVersion": "v1", "kind": "Pod"},
-            "kind: v1 has no kind 'Pod'; known are Secret, ServiceAccount, Namespace",
+            "kind: v1 has no kind 'Pod'; known are Secret, ServiceAccount, Namespace, ResourceQuota",
         ),
         (
             {"apiVersion": "serving.kserve.io/v1beta2", "kind": "InferenceService"},

@@ -14,6 +14,7 @@ from typing import Any
 from penstock.api import patches
 from penstock.api.admission import Admitted, admit
 from penstock.api.kinds import Resource, resources, service_kinds
+from penstock.api.quota import QuotaGate
 from penstock.api.redaction import redact
 from penstock.api.wire import ApiError, success
 from penstock.control.plane import ControlPlane
@@ -60,6 +61,7 @@ class Objects:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._store = plane.store
+        self._quotas = QuotaGate(plane.store, runs_containers=plane.backend.runs_containers)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -115,7 +117,8 @@ class Objects:
             return Written(redact(admitted.object, resource.dialect), "created", admitted.warnings)
         await self._make_namespace(admitted.object)
         try:
-            created = await self._store.create(admitted.object)
+            async with self._quotas.passing(resource, admitted.object, None):
+                created = await self._store.create(admitted.object)
         except Conflict:
             name = admitted.object["metadata"].get("name", "")
             raise ApiError(
@@ -198,7 +201,8 @@ class Objects:
                         shown = redact(admitted.object, resource.dialect)
                         return Written(shown, "created", admitted.warnings)
                     await self._make_namespace(admitted.object)
-                    created = await self._store.create(_without_version(admitted.object))
+                    async with self._quotas.passing(resource, admitted.object, None):
+                        created = await self._store.create(_without_version(admitted.object))
                     return Written(redact(created, resource.dialect), "created", admitted.warnings)
                 written = await self._update(
                     resource, stored, admitted, None, dry_run=dry_run, keep=_BESIDE
@@ -237,7 +241,8 @@ class Objects:
         new = {**admitted.object, "metadata": metadata}
         if dry_run:
             return Written(redact(new, resource.dialect), "configured", admitted.warnings)
-        updated = await self._store.update(new)
+        async with self._quotas.passing(resource, new, stored):
+            updated = await self._store.update(new)
         same = updated["metadata"]["resourceVersion"] == old["resourceVersion"]
         return Written(
             redact(updated, resource.dialect),

@@ -25,6 +25,7 @@ def _registry() -> Mapping[tuple[str, str], Dialect]:
         kserve,
         kserve_runtime,
         penstock,
+        quotas,
         seldon_v1,
         seldon_v2,
     )
@@ -38,6 +39,7 @@ def _registry() -> Mapping[tuple[str, str], Dialect]:
         *seldon_v2.DIALECTS,
         *kserve_runtime.DIALECTS,
         *core.DIALECTS,
+        *quotas.DIALECTS,
     )
     return {(d.api_version, d.kind): d for d in dialects}
 
