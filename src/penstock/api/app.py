@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from penstock.api import discovery, readings, streams
+from penstock.api import discovery, readings, streams, tables
 from penstock.api.admission import parse, warning_headers
 from penstock.api.kinds import EVENT, REPLICA
 from penstock.api.objects import Objects, Selection, Written
@@ -168,19 +168,22 @@ class _Api:
         if request.method != "GET":
             raise _not_allowed(request)
         if query.get("watch") in ("1", "true"):
-            return self._watch(target, selection, query)
+            return self._watch(request, target, selection)
         limit = _number(query, "limit", MAX_LIMIT)
-        return json_response(
+        return _shown(
+            request,
+            target,
             await self._objects.list(
                 target.resource,
                 target.namespace,
                 selection,
                 limit=limit or None,
                 continue_=query.get("continue", ""),
-            )
+            ),
         )
 
-    def _watch(self, target: Target, selection: Selection, query: Mapping[str, str]) -> Response:
+    def _watch(self, request: Request, target: Target, selection: Selection) -> Response:
+        query = request.query_params
         version = query.get("resourceVersion", "")
         if version and not version.isdigit():
             raise InvalidInput(f"resourceVersion {version!r} is no version.")
@@ -195,6 +198,7 @@ class _Api:
                 since,
                 self._stop,
                 float(seconds) if seconds else None,
+                _shape(request, target),
             ),
             media_type="application/json",
         )
@@ -205,8 +209,8 @@ class _Api:
         if request.method == "GET":
             if request.query_params.get("watch") in ("1", "true"):
                 fields = FieldSelector((("metadata.name", True, name),))
-                return self._watch(target, Selection(LabelSelector(), fields), request.query_params)
-            return json_response(await self._objects.get(resource, namespace, name))
+                return self._watch(request, target, Selection(LabelSelector(), fields))
+            return _shown(request, target, await self._objects.get(resource, namespace, name))
         if request.method == "PUT":
             document = await _document(request)
             return _written(
@@ -252,9 +256,10 @@ class _Api:
                 r for r in readings.replicas(self._plane, target.namespace) if selection.picks(r)
             ]
         if target.name is not None:
-            return json_response(readings.one(items, target.resource.plural, target.name))
+            found = readings.one(items, target.resource.plural, target.name)
+            return _shown(request, target, found)
         r = target.resource
-        return json_response(readings.list_of(r.kind, r.api_version, items, "0"))
+        return _shown(request, target, readings.list_of(r.kind, r.api_version, items, "0"))
 
     async def _below(self, request: Request, target: Target) -> Response:
         name = target.name or ""
@@ -312,6 +317,20 @@ async def _document(request: Request, *, empty: bool = False) -> dict[str, Any]:
     if not body and empty:
         return {}
     return parse(body, request.headers.get("content-type", "application/json"))
+
+
+def _shape(request: Request, target: Target) -> Callable[[dict[str, Any]], Any]:
+    """How objects are shown: as they are, or as the Table that kubectl prints."""
+    if not tables.is_wanted(request.headers.get("accept", "")):
+        return dict
+    include = request.query_params.get("includeObject", "")
+    if include not in tables.INCLUDES:
+        raise InvalidInput(f"includeObject is {include!r}; Metadata, Object or None is possible.")
+    return lambda obj: tables.table(target.resource, obj, include)
+
+
+def _shown(request: Request, target: Target, document: dict[str, Any]) -> Response:
+    return json_response(_shape(request, target)(document))
 
 
 def _selection(query: Mapping[str, str]) -> Selection:

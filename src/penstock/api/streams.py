@@ -7,8 +7,8 @@ never holds up the shutdown.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -72,8 +72,9 @@ async def watch(
     since: int | None,
     stop: asyncio.Event,
     timeout_s: float | None,
+    shape: Callable[[dict[str, Any]], Any] = dict,
 ) -> AsyncIterator[bytes]:
-    """One JSON line per change.
+    """One JSON line per change, the object in the `shape` that was asked for.
 
     An object that stops matching the selection is told as DELETED, and one that begins to as ADDED, so that
     a client's picture is always what a list would show.
@@ -87,7 +88,7 @@ async def watch(
             type_ = picked.type_of(change)
             if type_ is not None:
                 shown = redact(change.object, resource.dialect)
-                yield _encode({"type": type_.value, "object": shown}) + b"\n"
+                yield _encode({"type": type_.value, "object": shape(shown)}) + b"\n"
     except Expired as exc:
         gone = status_object(ApiError(410, f"too old resource version: {exc}"))
         yield _encode({"type": "ERROR", "object": gone}) + b"\n"

@@ -1,0 +1,238 @@
+"""Objects as the server prints them: the `Table` that kubectl asks for.
+
+A service's columns are those of KServe's CRD, so that scripts which cut them keep working; what Penstock adds
+shows with `-o wide`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from penstock.api.kinds import Resource
+
+Object = Mapping[str, Any]
+Cell = Callable[[Object], Any]
+
+MEDIA_TYPE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+#: What may go into a row's `object`.
+INCLUDES = ("", "Metadata", "Object", "None")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A printer column. `wide` ones show with `-o wide` only."""
+
+    name: str
+    cell: Cell
+    type: str = "string"
+    wide: bool = False
+
+
+def is_wanted(accept: str) -> bool:
+    """True when the client takes a Table rather than the object."""
+    for kind in accept.split(","):
+        parts = [p.strip() for p in kind.split(";")]
+        if parts[0] in ("application/json", "*/*", "application/*"):
+            return "as=Table" in parts and "v=v1" in parts
+    return False
+
+
+def table(resource: Resource, document: Object, include: str = "") -> dict[str, Any]:
+    """A list or one object as a Table. `include` says what each row carries of its object."""
+    items = document.get("items", (document,))
+    columns = _BY_KIND.get(resource.kind, (NAME, AGE))
+    if resource.is_service:
+        columns = SERVICE
+    meta = document.get("metadata") or {}
+    return {
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": {
+            k: meta[k] for k in ("resourceVersion", "continue", "remainingItemCount") if k in meta
+        },
+        "columnDefinitions": [
+            {
+                "name": c.name,
+                "type": c.type,
+                "format": "name" if c is NAME else "",
+                "description": "",
+                "priority": int(c.wide),
+            }
+            for c in columns
+        ],
+        "rows": [_row(columns, item, include) for item in items],
+    }
+
+
+def _row(columns: tuple[Column, ...], obj: Object, include: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"cells": [c.cell(obj) for c in columns]}
+    if include == "Object":
+        row["object"] = dict(obj)
+    elif include != "None":
+        row["object"] = {
+            "kind": "PartialObjectMetadata",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": obj["metadata"],
+        }
+    return row
+
+
+# -- cells --------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """Like kubectl's ages: the two largest units while the first is small."""
+    s = int(seconds)
+    if s < 0:
+        return "0s"
+    if s < 120:
+        return f"{s}s"
+    if s < 600:
+        return f"{s // 60}m{s % 60}s" if s % 60 else f"{s // 60}m"
+    if s < 3 * 3600:
+        return f"{s // 60}m"
+    if s < 8 * 3600:
+        return f"{s // 3600}h{s // 60 % 60}m" if s // 60 % 60 else f"{s // 3600}h"
+    if s < 48 * 3600:
+        return f"{s // 3600}h"
+    if s < 8 * 86400:
+        return f"{s // 86400}d{s // 3600 % 24}h" if s // 3600 % 24 else f"{s // 86400}d"
+    if s < 2 * 365 * 86400:
+        return f"{s // 86400}d"
+    return f"{s // (365 * 86400)}y"
+
+
+def at(*path: str, default: Any = None) -> Cell:
+    """The value at a path."""
+
+    def cell(obj: Object) -> Any:
+        value: Any = obj
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return default if value is None else value
+
+    return cell
+
+
+def _since(*path: str) -> Cell:
+    read = at(*path)
+
+    def cell(obj: Object) -> str:
+        try:
+            then = datetime.fromisoformat(str(read(obj)))
+        except ValueError:
+            return "<unknown>"
+        return duration(time.time() - then.timestamp())
+
+    return cell
+
+
+def _ready(field: str) -> Cell:
+    def cell(obj: Object) -> str:
+        for c in (obj.get("status") or {}).get("conditions") or ():
+            if c.get("type") == "Ready":
+                return str(c.get(field) or "")
+        return ""
+
+    return cell
+
+
+def _traffic(latest: bool, field: str) -> Cell:
+    read = at("status", "components", "predictor", "traffic")
+
+    def cell(obj: Object) -> Any:
+        for t in read(obj) or ():
+            if (t.get("latestRevision") is True) if latest else t.get("tag") == "prev":
+                return t.get(field)
+        return None
+
+    return cell
+
+
+def _replicas(obj: Object) -> str:
+    counts = at("status", "penstock", "replicas", "predictor")(obj) or {}
+    return f"{counts.get('ready', 0)}/{counts.get('wanted', 0)}"
+
+
+def _about(obj: Object) -> str:
+    about = obj.get("involvedObject") or {}
+    return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
+
+
+def _joined(*names: str, field: str) -> Cell:
+    read = at(*names)
+    return lambda obj: ",".join(str(entry.get(field, "")) for entry in read(obj) or ())
+
+
+NAME = Column("Name", at("metadata", "name"))
+AGE = Column("Age", _since("metadata", "creationTimestamp"), "date")
+
+SERVICE = (
+    NAME,
+    Column("URL", at("status", "url", default="")),
+    Column("Ready", _ready("status")),
+    Column("Prev", _traffic(False, "percent"), "integer"),
+    Column("Latest", _traffic(True, "percent"), "integer"),
+    Column("PrevRolledoutRevision", _traffic(False, "revisionName")),
+    Column("LatestReadyRevision", _traffic(True, "revisionName")),
+    AGE,
+    Column("Replicas", _replicas, wide=True),
+    Column("Message", _ready("message"), wide=True),
+)
+
+_BY_KIND: Mapping[str, tuple[Column, ...]] = {
+    "Secret": (
+        NAME,
+        Column("Type", at("type", default="Opaque")),
+        Column("Data", lambda o: len(o.get("data") or {}), "integer"),
+        AGE,
+    ),
+    "ServiceAccount": (
+        NAME,
+        Column("Secrets", lambda o: len(o.get("secrets") or ()), "integer"),
+        AGE,
+    ),
+    "Namespace": (
+        NAME,
+        Column(
+            "Status",
+            lambda o: "Terminating" if o["metadata"].get("deletionTimestamp") else "Active",
+        ),
+        AGE,
+    ),
+    "Event": (
+        Column("Last Seen", _since("lastTimestamp")),
+        Column("Type", at("type", default="")),
+        Column("Reason", at("reason", default="")),
+        Column("Object", _about),
+        Column("Count", at("count", default=1), "integer", wide=True),
+        Column("Message", at("message", default="")),
+        Column("Name", at("metadata", "name"), wide=True),
+    ),
+    "Replica": (
+        NAME,
+        Column("Phase", at("status", "phase", default="")),
+        Column("Restarts", at("status", "restarts", default=0), "integer"),
+        AGE,
+        Column("Address", at("status", "address", default=""), wide=True),
+        Column("Reason", at("status", "reason", default=""), wide=True),
+    ),
+    "Revision": (
+        NAME,
+        Column("Service", at("spec", "service", default="")),
+        Column("Runtime", at("spec", "runtime", default="")),
+        AGE,
+    ),
+    "ServingRuntime": (
+        NAME,
+        Column("Disabled", at("spec", "disabled", default=False), "boolean"),
+        Column("ModelType", _joined("spec", "supportedModelFormats", field="name")),
+        Column("Containers", _joined("spec", "containers", field="name")),
+        AGE,
+    ),
+}
+_BY_KIND = {**_BY_KIND, "ClusterServingRuntime": _BY_KIND["ServingRuntime"]}
