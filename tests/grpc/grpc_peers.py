@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -123,8 +124,16 @@ async def model_process(
 
 
 class Front:
-    def __init__(self, gateway: Gateway, front: GrpcFront, port: int, wakes: list[Wake]) -> None:
-        self.gateway, self.front, self.port, self.wakes = gateway, front, port, wakes
+    def __init__(
+        self,
+        gateway: Gateway,
+        front: GrpcFront,
+        server: Http2Server,
+        port: int,
+        wakes: list[Wake],
+    ) -> None:
+        self.gateway, self.front, self.server = gateway, front, server
+        self.port, self.wakes = port, wakes
 
     def route(
         self, name: str, *paths: str, namespace: str = "default", models: Any = (), **more: Any
@@ -138,17 +147,19 @@ class Front:
 
 
 @asynccontextmanager
-async def gateway(**limits: Any) -> AsyncIterator[Front]:
+async def gateway(tls: ssl.SSLContext | None = None, **limits: Any) -> AsyncIterator[Front]:
     """A gateway's gRPC port."""
     loop = asyncio.get_running_loop()
     wakes: list[Wake] = []
     made = Gateway(loop, wake=wakes.append)
     found = HttpLimits(**limits)
     front = GrpcFront(made, time=loop.time, most=found.max_body)
-    server = Http2Server(front.handle, limits=found, streaming=True, http1=False, refusal=refusal)
+    server = Http2Server(
+        front.handle, limits=found, streaming=True, ssl=tls, http1=False, refusal=refusal
+    )
     port = (await server.listen(Address(host="127.0.0.1", port=0))).port
     try:
-        yield Front(made, front, port, wakes)
+        yield Front(made, front, server, port, wakes)
     finally:
         server.close()
         made.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_peers import (
     METHOD,
     Doubling,
@@ -224,3 +227,39 @@ async def test_every_message_cut_in_two_reaches_the_same_answer(tmp_path: Path) 
             call = channel.unary_unary(METHOD + "ModelInfer")
             answer = await call(nameless + b"\x0a\x01m", timeout=10)
             assert floats(service_pb2.ModelInferResponse.FromString(answer)) == [2, 4]
+
+
+async def test_open_streams_do_not_hold_up_a_drain(tmp_path: Path) -> None:
+    """A stream with nothing under way ends at once; a health watch says the last word and ends."""
+    async with model_process(tmp_path, {"m": Doubling}) as (_, path, _), gateway() as front:
+        front.route("m", path)
+        async with dial(front.port) as channel:
+            stream = stub(channel).ModelStreamInfer()
+            await stream.write(request())
+            assert floats((await stream.read()).infer_response) == [2, 4]
+            health = health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == 1
+            front.front.draining = True
+            drained = asyncio.get_running_loop().create_task(front.server.drain(60))
+            assert (await watch.read()).status == 2
+            assert await code_of(watch.read()) is grpc.StatusCode.UNAVAILABLE
+            assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        async with asyncio.timeout(20):
+            assert await drained
+
+
+async def test_grpc_over_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server)
+    server.set_alpn_protocols(["h2", "http/1.1"])
+    trust = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    async with (
+        model_process(tmp_path, {"m": Doubling}) as (_, path, _),
+        gateway(tls=server) as front,
+        grpc.aio.secure_channel(f"localhost:{front.port}", trust) as channel,
+    ):
+        front.route("m", path)
+        large = request(data=[[1, 2]] * 50_000)
+        assert floats(await stub(channel).ModelInfer(large, timeout=20)) == [2, 4] * 50_000

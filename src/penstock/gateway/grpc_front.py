@@ -157,7 +157,7 @@ class GrpcFront:
                     lambda e, s: side.health_list(e, s, [x.name for x in table.services(namespace)])
                 )
             if method == "Watch":
-                return unary(side.health_watch, lambda: self.draining)
+                return unary(side.health_watch)
         elif service.endswith(".ServerReflection") and method == "ServerReflectionInfo":
             package = service.removesuffix(".ServerReflection")
             if package in ("grpc.reflection.v1", "grpc.reflection.v1alpha"):

@@ -186,7 +186,7 @@ class GrpcCalls:
             if method == "List":
                 return unary(lambda e, s: side.health_list(e, s, app.repository.names()))
             if method == "Watch":
-                return unary(side.health_watch, lambda: app.draining)
+                return unary(side.health_watch)
         elif service.endswith(".ServerReflection") and method == "ServerReflectionInfo":
             package = service.removesuffix(".ServerReflection")
             if package in ("grpc.reflection.v1", "grpc.reflection.v1alpha"):

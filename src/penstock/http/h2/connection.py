@@ -699,6 +699,9 @@ class H2Connection(asyncio.Protocol):
         if not self._goaway and not self._closing:
             self._goaway = True
             self.write(frames.goaway(self._last, Code.NO_ERROR))
+            for exchange in tuple(self.streams.values()):
+                if exchange.on_goaway is not None:
+                    exchange.on_goaway()
         self._close_when_empty()
 
     def _close_when_empty(self) -> None:

@@ -31,8 +31,9 @@ class H2Exchange:
 
     __slots__ = (
         "_callback", "_connection", "_framing", "_held", "_paused", "_queue", "_reserved", "_sink",
-        "_size", "_tail", "_told", "_unread", "body", "head", "id", "on_abort", "on_drain", "queued",
-        "received_window", "remote_ended", "state", "timeout", "touched", "unannounced", "window",
+        "_size", "_tail", "_told", "_unread", "body", "head", "id", "on_abort", "on_drain",
+        "on_goaway", "queued", "received_window", "remote_ended", "state", "timeout", "touched",
+        "unannounced", "window",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +53,8 @@ class H2Exchange:
         self.state = OPEN
         self.on_abort: Callable[[], None] | None = None
         self.on_drain: Callable[[], None] | None = None
+        #: Called when the connection takes no more requests: what could go on for ever should end.
+        self.on_goaway: Callable[[], None] | None = None
         self.remote_ended = ended
         #: Bytes that may be sent, and that may still come.
         self.window = connection.initial_window

@@ -70,7 +70,7 @@ def health_list(exchange: Exchange | H2Exchange, state: State, names: Iterable[s
     reply_message(exchange, answer)
 
 
-def health_watch(exchange: H2Exchange, state: State, ending: Callable[[], bool]) -> None:
+def health_watch(exchange: H2Exchange, state: State) -> None:
     """`Watch`: the state now, and again whenever it has changed, until the client goes."""
     if not isinstance(exchange, H2Exchange):
         raise Unsupported("Watch needs HTTP/2.")
@@ -90,16 +90,20 @@ def health_watch(exchange: H2Exchange, state: State, ending: Callable[[], bool])
             if exchange.state == OPEN:
                 exchange.start(200, CONTENT_TYPE)
             exchange.write(frame(_Response(status=now).SerializeToString()))
-        if ending():
-            exchange.end(error_lines(Unavailable("The server is being stopped.")))
-            return
         timer = loop.call_later(WATCH_S, look)
 
     def gone() -> None:
         if timer is not None:
             timer.cancel()
 
+    def stop() -> None:
+        gone()
+        look()
+        exchange.end(error_lines(Unavailable("The server is being stopped.")))
+        gone()
+
     exchange.on_abort = gone
+    exchange.on_goaway = stop
     look()
 
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.errors import Internal, InvalidInput, PenstockError, TooLarge
+from penstock.errors import Internal, InvalidInput, PenstockError, TooLarge, Unavailable
 from penstock.http.exchange import ABORTED, ENDED, OPEN, STARTED
 from penstock.http.head import RequestHead
 from penstock.protocols.grpc.wire import (
@@ -50,9 +50,11 @@ class MessageStream:
         self._cutting = False
         self._ended = False
         self._closed = False
+        self._stopping = False
         self.on_gone: Callable[[], None] | None = None
         exchange.on_abort = self._aborted
         exchange.on_drain = self._drained
+        exchange.on_goaway = self._stop
         exchange.receive(self)
 
     # -- the request (penstock.http's BodySink)
@@ -80,12 +82,17 @@ class MessageStream:
         self._blocked = False
         self._next()
 
+    def _stop(self) -> None:
+        """The server is being stopped: the message under way is the last."""
+        self._stopping = True
+        self._next()
+
     def _next(self) -> None:
         if self._cutting:
             return
         self._cutting = True
         try:
-            while not (self._busy or self._blocked or self._closed):
+            while not (self._busy or self._blocked or self._closed or self._stopping):
                 message = self._cut()
                 if message is None:
                     break
@@ -100,7 +107,9 @@ class MessageStream:
             self._cutting = False
         if self._busy or self._blocked or self._closed:
             return
-        if not self._ended:
+        if self._stopping and not (self._ended and not self._buffer):
+            self.fail(Unavailable("The server is being stopped.", hint="Open the stream again."))
+        elif not self._ended:
             self.exchange.resume_reading()
         elif self._buffer:
             self.fail(InvalidInput("The last message is cut off."))
