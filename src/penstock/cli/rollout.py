@@ -12,8 +12,9 @@ from penstock.cli.getting import find
 from penstock.cli.output import age, say, size, table
 from penstock.cli.waiting import Target, wait_for_condition
 
-#: `control.rollout.PINNED`: the command line knows the API, not the control plane's code.
+#: As in `control.rollout`: the command line knows the API, not the control plane's code.
 PINNED = "penstock.dev/pinned-revision"
+PROMOTED = "penstock.dev/promoted-revision"
 
 
 def _service(client: Client, namespace: str, name: str) -> tuple[Served, dict[str, Any]]:
@@ -97,6 +98,8 @@ def promote(client: Client, name: str, *, namespace: str) -> None:
         raise CliError(f"{service} has no revision that is ready.", FAILED)
     patch: dict[str, Any] = {"metadata": {"annotations": {PINNED: None}}}
     given = (obj.get("spec") or {}).get("predictor")
+    if (obj.get("spec") or {}).get("rollout") is not None:
+        patch["metadata"]["annotations"][PROMOTED] = latest
     if isinstance(given, dict) and "canaryTrafficPercent" in given:
         patch["spec"] = {"predictor": {"canaryTrafficPercent": None}}
     _patch(client, kind, namespace, service, patch)

@@ -148,6 +148,8 @@ class Wanted:
     events: tuple[Event, ...] = ()
     #: Revisions that serve, come up, or still have replicas: not to be forgotten.
     in_use: frozenset[str] = frozenset()
+    #: What was asked for: the newest revision's share first.
+    shares: tuple[Share, ...] = ()
 
 
 def size(n: int) -> str:
@@ -262,6 +264,7 @@ def plan(o: Observed, *, uid: str, now: float) -> Wanted:
         took_all=took_all,
         events=_events(o, status),
         in_use=frozenset({*want, *(r.revision for r in o.replicas)}),
+        shares=shares,
     )
 
 
@@ -486,7 +489,9 @@ def _judge(look: _Look) -> _Judgement:
         said = []
         if look.pin is not None:
             said.append(f"Pinned to {look.pin.name} by the annotation {PINNED}.")
-        elif len(look.percents) > 1:
+        elif look.latest is not None and look.latest.stage and look.latest.stage.back:
+            said.append(f"{look.latest.name} was given up: {look.latest.stage.back}.")
+        if look.pin is None and len(look.percents) > 1:
             shares = sorted(look.percents.items(), key=lambda item: -item[1])
             said.append(", ".join(f"{name} takes {percent}%" for name, percent in shares) + ".")
         if ready < count:

@@ -103,6 +103,7 @@ class ControlPlane:
             settings=settings,
             clock=self._clock,
             on_gone=self._service_gone,
+            total=lambda: self.metrics.total(),
         )
         self.budget: MemoryBudget | None = None
         if settings.memory_budget_bytes is not None:
@@ -156,6 +157,7 @@ class ControlPlane:
             asyncio.create_task(self.replicas.run(), name="replica-watch"),
             asyncio.create_task(self.metrics.run(), name="metrics"),
             asyncio.create_task(self.scaler.run(), name="autoscaler"),
+            asyncio.create_task(self.services.progressing.run(), name="rollouts"),
             *(
                 [asyncio.create_task(self.budget.run(), name="memory budget")]
                 if self.budget is not None

@@ -29,6 +29,16 @@ HISTORY = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a revision is that gets its requests in steps."""
+
+    #: Index of the step; as many as there are steps when it is through.
+    step: int = 0
+    #: Why it was given up; empty while it was not.
+    back: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """A revision and what became of it."""
 
@@ -47,6 +57,7 @@ class Kept:
     ready_at: float | None = None
     #: Counts, over the service's revisions, when this one last took all requests; 0 while it never did.
     rollout: int = 0
+    stage: Stage | None = None
 
     @property
     def name(self) -> str:
@@ -133,6 +144,7 @@ def from_object(obj: Object) -> Kept:
             env=msgspec.convert(spec.get("env") or [], tuple[EnvVar, ...]),
             ready_at=from_rfc3339(ready_at) if ready_at else None,
             rollout=int(status.get("rollout", 0)),
+            stage=msgspec.convert(status["stage"], Stage) if status.get("stage") else None,
         )
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as exc:
         name = obj.get("metadata", {}).get("name")
@@ -146,6 +158,8 @@ def revision_status(kept: Kept) -> dict[str, Any]:
         status["readyAt"] = rfc3339(kept.ready_at)
     if kept.rollout:
         status["rollout"] = kept.rollout
+    if kept.stage is not None:
+        status["stage"] = {"step": kept.stage.step, "back": kept.stage.back}
     return status
 
 

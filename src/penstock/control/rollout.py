@@ -16,11 +16,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from penstock.control.revisions import Kept
+from penstock.control.revisions import Kept, Stage
 from penstock.domain.service import Scaling, Service
 
 #: Names a kept revision that takes all requests until the annotation is removed.
 PINNED = "penstock.dev/pinned-revision"
+#: Names a revision that skips the steps of `spec.rollout`.
+PROMOTED = "penstock.dev/promoted-revision"
 LATEST = "latest"
 PREVIOUS = "previous"
 
@@ -73,6 +75,14 @@ def percent_of(service: Service, latest: Kept) -> int | None:
     """The percent that the newest revision shall have; None: all, with nothing beside it."""
     if service.traffic.shadow is not None:
         return 0  # it gets copies
+    policy = service.traffic.rollout
+    if policy is not None:
+        if latest.rollout or service.annotations.get(PROMOTED) == latest.name:
+            return None
+        stage = latest.stage or Stage()
+        if stage.back:
+            return 0
+        return policy.steps[stage.step] if stage.step < len(policy.steps) else None
     percent = service.predictor.canary_percent
     return None if percent is None or percent >= 100 else percent
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,10 +37,12 @@ from penstock.control.plan import (
     rollout_event,
 )
 from penstock.control.process_spec import process_spec
+from penstock.control.progressing import Progressing
 from penstock.control.replicas import ReplicaCache
 from penstock.control.revision_keeper import RevisionKeeper, owner_of
 from penstock.control.revisions import (
     Kept,
+    Stage,
     asked_digest,
     next_number,
 )
@@ -93,6 +95,10 @@ class ControlSettings:
     """Seconds a draining replica has to finish what it was sent."""
 
 
+async def _nothing_counted() -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass
 class _State:
     """What is remembered of a service between two looks."""
@@ -126,6 +132,7 @@ class ServiceController:
         settings: ControlSettings,
         clock: Clock,
         on_gone: Callable[[ServiceKey], None] = lambda key: None,
+        total: Callable[[], Awaitable[Mapping[str, Any]]] = _nothing_counted,
     ) -> None:
         self._store = store
         self._backend = backend
@@ -140,6 +147,7 @@ class ServiceController:
         self._clock = clock
         self._on_gone = on_gone
         self._states: dict[ServiceKey, _State] = {}
+        self.progressing = Progressing(total, self._advance, clock=clock)
         self.revisions = RevisionKeeper(store, files)
         self._drains = Drains(
             backend,
@@ -223,7 +231,30 @@ class ServiceController:
         observed = await self._observe(key, manifest, service, warnings, state)
         wanted = plan(observed, uid=state.uid, now=self._clock.now())
         await self._carry_out(key, kind, manifest, service, state, wanted, dialect)
+        self._follow(key, service, wanted)
         return None
+
+    def _follow(self, key: ServiceKey, service: Service, wanted: Wanted) -> None:
+        """Have the steps of the newest revision looked at, if it goes up in steps."""
+        policy = service.traffic.rollout
+        if policy is None or len(wanted.shares) < 2 or not wanted.shares[0].percent:
+            self.progressing.forget(key)
+            return
+        new, stable = wanted.shares
+        restarts = sum(r.restarts for r in self._replicas.of(key) if r.revision == new.name)
+        self.progressing.follow(key, policy, new.revision, stable.name, restarts)
+
+    async def _advance(self, key: ServiceKey, name: str, stage: Stage, event: Event) -> None:
+        """A revision is at another step, or is given up."""
+        state = self._states.get(key)
+        if state is None:
+            return
+        kept = next((k for k in self.revisions.of(key, state.uid) if k.name == name), None)
+        if kept is None:
+            return
+        await self.revisions.change(key, replace(kept, stage=stage))
+        state.pending.append(event)
+        self._enqueue(key)
 
     def _translate(
         self, dialect: Any, manifest: Object, state: _State
@@ -545,6 +576,7 @@ class ServiceController:
         self._states.pop(key, None)
         self._fetches.cancel(key)
         self._scaler.forget(key)
+        self.progressing.forget(key)
 
     async def _refuse_name(self, kind: Kind, manifest: Object) -> None:
         """Tell an object that an older one of another dialect has its name."""

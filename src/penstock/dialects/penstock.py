@@ -2,7 +2,7 @@
 
 More than KServe has: `options` in every framework block (what the runtime understands, such as `method:
 predict_proba`), `python` for a class of one's own, `catboost` and `mlflow`; `scaling` in the predictor;
-`traffic` with a shadow and stickiness.
+`traffic` with a shadow and stickiness; `rollout` for revisions that get their requests in steps.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from penstock.dialects.kserve_fields import (
     PyTorchBlock,
 )
 from penstock.dialects.kserve_support import TABLE
-from penstock.dialects.scaling_fields import ScalingBlock
+from penstock.dialects.scaling_fields import ScalingBlock, seconds
 from penstock.dialects.schema import Spec
-from penstock.domain.traffic import Shadow, Sticky, Traffic
+from penstock.domain.traffic import Rollout, Shadow, Sticky, Traffic
 from penstock.errors import FieldProblem
 
 
@@ -98,7 +98,22 @@ class TrafficFields(Spec):
     sticky: StickyFields | None = None
 
 
+class LimitFields(Spec):
+    #: Most share of requests that may fail; without it, no more than of the stable revision.
+    error_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    #: A duration that 99% of requests have to be answered within.
+    p99: str | float | None = None
+
+
+class RolloutFields(Spec):
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=99)]], Field(min_length=1)] | None = None
+    hold: str | float | None = None
+    min_requests: Annotated[int, Field(ge=1)] | None = None
+    limits: LimitFields | None = None
+
+
 class OwnInferenceServiceSpec(InferenceServiceSpec):
+    rollout: RolloutFields | None = None
     predictor: OwnPredictor
     traffic: TrafficFields | None = None
 
@@ -112,28 +127,58 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     translation = translate_service(
         OwnInferenceService, TABLE, manifest, runs_containers=runs_containers
     )
-    given = (manifest["spec"] or {}).get("traffic")
-    if not given:
+    spec = manifest["spec"]
+    if not spec.get("traffic") and spec.get("rollout") is None:
         return translation
     # Validated just now, as a part of the whole.
-    fields = TrafficFields.model_validate(given)
+    fields = TrafficFields.model_validate(spec.get("traffic") or {})
     service = translation.object
-    if fields.shadow is not None and service.predictor.canary_percent is not None:
-        refuse(
-            manifest,
-            [
-                FieldProblem(
-                    "spec.traffic.shadow",
-                    "may not be given together with canaryTrafficPercent: the newest revision gets copies "
-                    "or requests",
-                )
-            ],
+    problems: list[FieldProblem] = []
+    canary = service.predictor.canary_percent is not None
+    if fields.shadow is not None and canary:
+        problems.append(
+            FieldProblem("spec.traffic.shadow", _ONE_WAY.format("canaryTrafficPercent"))
         )
+    rollout = None
+    if spec.get("rollout") is not None:
+        if canary or fields.shadow is not None:
+            other = "canaryTrafficPercent" if canary else "traffic.shadow"
+            problems.append(FieldProblem("spec.rollout", _ONE_WAY.format(other)))
+        rollout = _rollout(RolloutFields.model_validate(spec["rollout"]), problems)
+    if problems:
+        refuse(manifest, problems)
     traffic = Traffic(
         shadow=Shadow(fields.shadow.percent) if fields.shadow is not None else None,
         sticky=Sticky((fields.sticky.header or "").lower()) if fields.sticky is not None else None,
+        rollout=rollout,
     )
     return replace(translation, object=replace(service, traffic=traffic))
+
+
+_ONE_WAY = "may not be given together with {}: one of them says what the newest revision gets"
+
+
+def _rollout(given: RolloutFields, problems: list[FieldProblem]) -> Rollout:
+    plain = Rollout()
+    limits = given.limits or LimitFields()
+    said = {"spec.rollout.hold": given.hold, "spec.rollout.limits.p99": limits.p99}
+    read: dict[str, float | None] = {}
+    for where, value in said.items():
+        try:
+            read[where] = seconds(value) if value is not None else None
+        except ValueError as exc:
+            problems.append(FieldProblem(where, str(exc)))
+    steps = tuple(given.steps or plain.steps)
+    if list(steps) != sorted(set(steps)):
+        problems.append(FieldProblem("spec.rollout.steps", "must grow from one to the next"))
+    hold = read.get("spec.rollout.hold")
+    return Rollout(
+        steps=steps,
+        hold_s=plain.hold_s if hold is None else hold,
+        min_requests=plain.min_requests if given.min_requests is None else given.min_requests,
+        error_rate=limits.error_rate,
+        p99_s=read.get("spec.rollout.limits.p99"),
+    )
 
 
 DIALECT = dialect("penstock.dev/v1alpha1", OwnInferenceService, translate)

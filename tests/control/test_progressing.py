@@ -1,0 +1,162 @@
+"""Progressive delivery through the controllers: steps, rollback, promotion, and a restart in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_control_services import World, manifest, world
+
+from penstock.backends.base import Phase
+from penstock.control.progress import CRASHES
+from penstock.control.progressing import count_of
+from penstock.control.rollout import PROMOTED
+
+__all__ = ["world"]
+
+POLICY = {"steps": [10, 50], "hold": "30s", "minRequests": 20, "limits": {"errorRate": 0.02}}
+
+
+class Counted:
+    """What gateways counted, as a test says."""
+
+    def __init__(self, w: World) -> None:
+        self.by: dict[tuple[str, str], float] = {}
+        self.world = w
+        self.install()
+
+    def install(self) -> None:
+        self.world.plane.services.progressing._total = self.total  # type: ignore[method-assign]
+
+    async def total(self) -> dict[str, Any]:
+        samples = [
+            [["default", "iris", revision, "v1", status], value]
+            for (revision, status), value in self.by.items()
+        ]
+        return {"penstock_gateway_requests": {"samples": samples}}
+
+    def add(self, revision: str, good: int, bad: int = 0) -> None:
+        for status, n in (("200", good), ("500", bad)):
+            key = (f"iris-{revision}", status)
+            self.by[key] = self.by.get(key, 0) + n
+
+
+def rolling(uri: str, **annotations: str) -> dict[str, Any]:
+    obj = manifest(uri=uri, annotations=annotations)
+    obj["spec"]["rollout"] = POLICY
+    return obj
+
+
+def shares(w: World) -> dict[str, int]:
+    route = w.plane.routes.get("default/iris")
+    assert route is not None
+    return {t.revision[-1]: t.weight for t in route.targets}
+
+
+async def at_first_step(w: World) -> Counted:
+    counted = Counted(w)
+    await w.apply(rolling("models/a"))
+    await w.ready()
+    assert shares(w) == {"1": 100}
+    await w.apply(rolling("models/b"))
+    await w.until(lambda: shares(w) == {"2": 10, "1": 90})
+    await w.settled()
+    await w.plane.services.progressing.tick()
+    return counted
+
+
+async def step(w: World, counted: Counted, good: int, bad: int = 0) -> None:
+    counted.add("00002", good, bad)
+    counted.add("00001", good)
+    await w.clock.advance(31)
+    await w.plane.services.progressing.tick()
+
+
+async def test_a_harmless_revision_goes_up_and_takes_all(world: World) -> None:
+    counted = await at_first_step(world)
+    await step(world, counted, 30)
+    await world.until(lambda: shares(world) == {"2": 50, "1": 50})
+    await world.settled()
+    await step(world, counted, 30)
+    await world.until(lambda: shares(world) == {"2": 100})
+    await world.settled()
+    events = await world.events()
+    assert "RolloutStep" in events
+    assert "RolloutDone" in events
+
+
+async def test_too_few_requests_hold_the_step(world: World) -> None:
+    counted = await at_first_step(world)
+    await step(world, counted, 5)
+    await world.settled()
+    assert shares(world) == {"2": 10, "1": 90}
+
+
+async def test_a_revision_that_errors_is_given_up_and_says_why_also_after_a_restart(
+    world: World,
+) -> None:
+    counted = await at_first_step(world)
+    await step(world, counted, 5, bad=20)
+    await world.until(lambda: shares(world) == {"2": 0, "1": 100})
+    await world.settled()
+    assert "RolledBack" in await world.events()
+    ready = await world.ready()
+    assert "was given up" in ready["message"]
+    assert "of its requests failed" in ready["message"]
+    await world.restart()
+    counted.install()
+    await world.settled()
+    assert shares(world) == {"2": 0, "1": 100}
+    # The next change is tried from the first step again.
+    await world.apply(rolling("models/c"))
+    await world.until(lambda: shares(world) == {"3": 10, "1": 90})
+
+
+async def test_a_restart_keeps_the_step(world: World) -> None:
+    counted = await at_first_step(world)
+    await step(world, counted, 30)
+    await world.until(lambda: shares(world) == {"2": 50, "1": 50})
+    await world.settled()
+    await world.restart()
+    counted.install()
+    await world.settled()
+    assert shares(world) == {"2": 50, "1": 50}
+
+
+async def test_a_revision_whose_processes_end_again_and_again_is_given_up(world: World) -> None:
+    await at_first_step(world)
+    (new,) = [r for r in world.backend.replicas if "00002" in r]
+    world.backend.set(new, Phase.BACKOFF, restarts=CRASHES, reason="Signal", message="SIGSEGV")
+    await world.settled()
+    await world.plane.services.progressing.tick()
+    await world.until(lambda: shares(world) == {"2": 0, "1": 100})
+    await world.settled()
+    assert "RolledBack" in await world.events()
+
+
+async def test_a_promotion_skips_the_steps(world: World) -> None:
+    await at_first_step(world)
+    await world.apply(rolling("models/b", **{PROMOTED: "iris-00002"}))
+    await world.until(lambda: shares(world) == {"2": 100})
+
+
+async def test_a_revision_that_never_becomes_ready_gets_nothing(world: World) -> None:
+    Counted(world)
+    await world.apply(rolling("models/a"))
+    await world.ready()
+    world.backend.behave = lambda replica_id, spec: Phase.FAILED
+    await world.apply(rolling("models/b"))
+    await world.ready(status="False")
+    assert shares(world) == {"1": 100}
+
+
+@pytest.mark.parametrize(("limit", "slow"), [(0.1, 7), (0.05, 9), (5.0, 0)])
+def test_slow_requests_are_those_above_the_limit(limit: float, slow: int) -> None:
+    total = {
+        "penstock_gateway_requests": {"samples": [[["d", "s", "r", "v1", "200"], 10.0]]},
+        "penstock_gateway_request_seconds": {
+            "bounds": [0.01, 0.05, 0.1, 1.0],
+            "samples": [[["d", "s", "r", "v1"], [[0, 1, 2, 6, 1], 3.0]]],
+        },
+    }
+    assert count_of(total, ("d", "s"), "r", limit).slow == slow
