@@ -14,7 +14,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 
 from penstock.domain.process import ProcessSpec, ServedModel
-from penstock.domain.routes import Address, Replica, Route, Snapshot, Target, Wake
+from penstock.domain.routes import Address, Replica, Route, Snapshot, Sticky, Target, Wake
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.grpc_front import GrpcFront
 from penstock.http.h2.server import Http2Server
@@ -134,6 +134,14 @@ class Front:
     ) -> None:
         self.gateway, self.front, self.server = gateway, front, server
         self.port, self.wakes = port, wakes
+
+    def weighted(self, name: str, sticky: Sticky | None = None, **paths: str) -> None:
+        """Describe one service with a revision for each path, of equal shares."""
+        targets = tuple(
+            Target(revision, 50, (Replica(p, f"unix:{p}"),)) for revision, p in paths.items()
+        )
+        route = Route("default", name, targets, sticky=sticky)
+        self.gateway.apply(Snapshot(self.gateway.table.sequence + 1, (route,)))
 
     def route(
         self, name: str, *paths: str, namespace: str = "default", models: Any = (), **more: Any

@@ -23,7 +23,7 @@ from grpc_peers import (
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import grpc
-from penstock.domain.routes import Address
+from penstock.domain.routes import Address, Sticky
 from penstock.http.server import HttpServer
 
 
@@ -227,6 +227,31 @@ async def test_every_message_cut_in_two_reaches_the_same_answer(tmp_path: Path) 
             call = channel.unary_unary(METHOD + "ModelInfer")
             answer = await call(nameless + b"\x0a\x01m", timeout=10)
             assert floats(service_pb2.ModelInferResponse.FromString(answer)) == [2, 4]
+
+
+async def test_shares_stickiness_and_a_named_revision_hold_for_calls_too(tmp_path: Path) -> None:
+    async with (
+        model_process(tmp_path, {"m": Doubling}, "one") as (_, one, _),
+        model_process(tmp_path, {"m": Doubling}, "two") as (_, two, _),
+        gateway() as front,
+        dial(front.port) as channel,
+    ):
+
+        async def revisions(*metadata: tuple[str, str]) -> list[str]:
+            found = []
+            for _ in range(10):
+                call = stub(channel).ModelInfer(request(), metadata=metadata, timeout=10)
+                assert floats(await call) == [2, 4]
+                found.append(dict(await call.initial_metadata())["x-penstock-revision"])
+            return found
+
+        front.weighted("m", a=one, b=two)
+        assert sorted(await revisions()) == ["a"] * 5 + ["b"] * 5
+        assert set(await revisions(("x-penstock-revision", "b"))) == {"b"}
+        front.weighted("m", sticky=Sticky(header="x-user"), a=one, b=two)
+        chosen = [await revisions(("x-user", f"user-{i}")) for i in range(12)]
+        assert all(len(set(c)) == 1 for c in chosen)
+        assert {c[0] for c in chosen} == {"a", "b"}
 
 
 async def test_open_streams_do_not_hold_up_a_drain(tmp_path: Path) -> None:

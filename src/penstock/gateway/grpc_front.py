@@ -31,6 +31,7 @@ from penstock.gateway.resolve import (
     revision_asked,
     unknown_service,
 )
+from penstock.gateway.sticky import preferred
 from penstock.protocols.grpc import side
 from penstock.protocols.grpc.infer import parse
 from penstock.protocols.grpc.schema import METHODS, SERVICE
@@ -232,11 +233,13 @@ class _ModelCall:
     def _plan(self, name: str, size: int) -> Plan:
         head = self._head
         table = self._front.gateway.table
-        service, tag = by_host(head, table)
+        seldon = head.get(b"seldon-model")
+        if seldon is not None:
+            name = seldon.decode("latin-1").strip()
+            service, tag = None, ""
+        else:
+            service, tag = by_host(head, table)
         if service is None:
-            seldon = head.get(b"seldon-model")
-            if seldon is not None:
-                name = seldon.decode("latin-1")
             if not name:
                 raise InvalidInput(
                     "The call names no model.",
@@ -258,12 +261,17 @@ class _ModelCall:
                 hint=f"`penstock delete isvc {service.name}` removes it.",
             )
         wanted = revision_asked(head, service, tag)
+        sticky = service.route.sticky
+        soft = sticky is not None and not wanted
+        if sticky is not None and soft:
+            wanted = preferred(head, service, sticky)
         return Plan(
             service,
             self._render(service, size),
             "grpc",
             service.route.timeout_s,
             wanted=wanted,
+            soft=soft,
         )
 
     def _render(self, service: Service, size: int) -> bytes:
@@ -289,10 +297,10 @@ class GrpcForward(Forward):
     def on_response(self, head: ResponseHead, body: Any) -> None:
         target = self.target
         assert target is not None  # noqa: S101 - a response comes from a replica of a target
-        key = ("grpc", target.revision)
+        key = ("grpc", target.lines)
         known = head.memo.get(key)
         if known is None:
-            known = head.memo[key] = _answer_of(head, target.revision)
+            known = head.memo[key] = _answer_of(head, target.lines)
         fields, trailers, status = known
         if body is not None:
             self.exchange.send(200, fields, body if status == 200 else b"", trailers)  # type: ignore[call-arg]
@@ -334,8 +342,8 @@ class GrpcForward(Forward):
         )
 
 
-def _answer_of(head: ResponseHead, revision: str) -> tuple[bytes, bytes, int]:
-    """Header lines, trailer lines and the HTTP status to count, for a model process's answer."""
+def _answer_of(head: ResponseHead, own_lines: bytes) -> tuple[bytes, bytes, int]:
+    """Header lines (ours among them), trailer lines and the HTTP status to count, for an answer."""
     fields = [CONTENT_TYPE]
     trailers = []
     for name, value in head.headers:
@@ -346,7 +354,7 @@ def _answer_of(head: ResponseHead, revision: str) -> tuple[bytes, bytes, int]:
             b"content-type", b"grpc-accept-encoding", REVISION_HEADER,
         ):  # fmt: skip
             fields.append(line)
-    fields.append(b"%b: %b\r\n" % (REVISION_HEADER, revision.encode()))
+    fields.append(own_lines)
     status = head.get(b"grpc-status")
     if status is None:
         lines = from_http(head.status)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from penstock.http.head import ResponseHead
     from penstock.observe.metrics import Registry
 
-#: Copies of one service under way at a time. Each holds a body that was gathered, at most 128 KiB.
+#: Copies of one service under way at a time, and the body that each may hold.
 MOST_AT_ONCE: Final = 64
+MOST_BYTES: Final = 128 * 1024
 
 
 class ShadowMetrics:
@@ -77,8 +78,12 @@ class Shadow:
         if replica is None:
             self.count("no replica")
             return
+        whole = forward.exchange.body or b""
+        if len(whole) > MOST_BYTES:
+            self.count("too large")  # a gRPC message, which is whole whatever its size
+            return
         # The original's buffer is its connection's; it may be reused before the copy is out.
-        body = bytes(forward.exchange.body or b"")
+        body = bytes(whole)
         copy = Copy(self, replica, forward.plan.timeout_s)
         self.under_way.add(copy)
         copy.upstream = replica.upstream.request(forward.plan.head, body, copy, method="POST")
