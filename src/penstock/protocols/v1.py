@@ -53,6 +53,7 @@ __all__ = [
     "encode_result",
     "error_body",
     "is_json",
+    "rows_of_json",
     "to_arrays",
 ]
 
@@ -352,7 +353,8 @@ def _plain(value: Any) -> Any:
 _encode = msgspec.json.Encoder(enc_hook=_fallback).encode
 
 
-def _rows(values: Array) -> Any:
+def rows_of_json(values: Array) -> Any:
+    """An array's rows as JSON has them."""
     rows = values.tolist()
     return _plain(rows) if values.dtype.kind in "OS" else rows
 
@@ -365,9 +367,9 @@ def encode_predictions(outputs: Mapping[str, Array]) -> bytes:
     """
     if len(outputs) == 1:
         (values,) = outputs.values()
-        return encode_result({"predictions": _rows(values)})
+        return encode_result({"predictions": rows_of_json(values)})
     rows = {a.shape[0] if a.ndim else -1 for a in outputs.values()}
-    columns = {name: _rows(a) for name, a in outputs.items()}
+    columns = {name: rows_of_json(a) for name, a in outputs.items()}
     if len(rows) == 1 and -1 not in rows:
         names = tuple(columns)
         by_row = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -21,11 +21,12 @@ from penstock.domain.process import ProcessSpec
 from penstock.errors import InvalidInput, NotFound, PenstockError, Unavailable
 from penstock.http.server import Exchange, RequestHead
 from penstock.observe.metrics import render
-from penstock.protocols import documents
+from penstock.protocols import documents, seldon, tfserving
 from penstock.protocols.grpc.wire import is_grpc
 from penstock.server.grpc import GrpcCalls
 from penstock.server.inference import TargetType, V1Explain, V1Predict, V2Infer
 from penstock.server.memory import private_bytes
+from penstock.server.other_protocols import MlflowInvocation, SeldonPredict, only_model
 from penstock.server.payloads import Payloads
 from penstock.server.replies import PROMETHEUS, send_error, send_json, send_not_allowed
 from penstock.server.repository import Repository, refuse_parameters
@@ -44,6 +45,9 @@ _TARGETS: Final[tuple[tuple[re.Pattern[str], TargetType], ...]] = (
     (re.compile(rf"{_MODEL}/infer"), V2Infer),
     (re.compile(rf"/v1/models/{_NAME}:predict"), V1Predict),
     (re.compile(rf"/v1/models/{_NAME}:explain"), V1Explain),
+    (re.compile(rf"/v1/models/{_NAME}/versions/([^/:]+):predict"), V1Predict),
+    (re.compile(r"/api/v(?:1\.0|0\.1)/predictions"), SeldonPredict),
+    (re.compile(r"/invocations"), MlflowInvocation),
 )
 #: Everything else: path, methods allowed, and the name of what answers with the path's parts. Compiled
 #: here, so that it is compiled once in a zygote and not in each of its children.
@@ -53,6 +57,14 @@ _PAGES: Final = tuple(
         (r"/", "GET", "_alive"),
         (r"/v1/models", "GET", "_models"),
         (rf"/v1/models/{_NAME}", "GET", "_v1_model"),
+        (rf"/v1/models/{_NAME}/versions/([^/:]+)", "GET", "_tensorflow_status"),
+        (rf"/v1/models/{_NAME}/metadata", "GET", "_tensorflow_metadata"),
+        (rf"/v1/models/{_NAME}/versions/([^/:]+)/metadata", "GET", "_tensorflow_metadata"),
+        (rf"/v1/models/{_NAME}(?:/versions/[^/:]+)?:(classify|regress)", "POST", "_no_examples"),
+        (rf"/v1/models/{_NAME}/labels/([^/:]+)(?::[a-z]+|/metadata)?", "ANY", "_no_labels"),
+        (r"/api/v(?:1\.0|0\.1)/feedback", "POST", "_feedback"),
+        (r"/api/v(?:1\.0|0\.1)/health/(?:status|ping)", "GET", "_ready"),
+        (r"/ping|/health", "GET", "_ready"),
         (r"/v2", "GET", "_server"),
         (r"/v2/health/live", "GET", "_live"),
         (r"/v2/health/ready", "GET", "_ready"),
@@ -108,14 +120,16 @@ class Application:
             if match is not None:
                 if head.method != "POST":
                     return partial(send_not_allowed, allow="POST")
-                name, version = (*(unquote(g) if g else None for g in match.groups()), None)[:2]
+                name, version = (*(unquote(g) if g else None for g in match.groups()), None, None)[
+                    :2
+                ]
                 return target(self, head, name or "", version)
         for pattern, allow, name_of_page in _PAGES:
             match = pattern.fullmatch(path)
             if match is None:
                 continue
             methods = ("GET", "HEAD") if allow == "GET" else (allow,)
-            if head.method not in methods:
+            if head.method not in methods and allow != "ANY":
                 return partial(send_not_allowed, allow=", ".join(methods))
             page: Callable[..., None] = getattr(self, name_of_page)
             parts = [unquote(g) if g else None for g in match.groups()]
@@ -185,6 +199,46 @@ class Application:
             return
         found = self.repository.loaded()
         send_json(exchange, documents.statistics(v.statistics.document() for v in found))
+
+    # -- TensorFlow Serving, beyond prediction
+
+    def _tensorflow_status(self, exchange: Exchange, name: str, version: str) -> None:
+        self.repository.get(name, version)
+        send_json(exchange, tfserving.version_status(version))
+
+    def _tensorflow_metadata(
+        self, exchange: Exchange, name: str, version: str | None = None
+    ) -> None:
+        loaded = self.repository.get(name, version)
+        runtime = loaded.runtime
+        send_json(
+            exchange, tfserving.metadata(name, loaded.version, runtime.inputs, runtime.outputs)
+        )
+
+    def _no_examples(self, exchange: Exchange, name: str, verb: str) -> None:
+        self.repository.get(name)
+        raise InvalidInput(
+            f"Model {name} has no signature for {verb}: tf.Example inputs are not served.",
+            hint="Use :predict.",
+        )
+
+    def _no_labels(self, exchange: Exchange, name: str, label: str) -> None:
+        self.repository.get(name)
+        raise NotFound(
+            f"Model {name} has no version with the label {label}; labels are not kept here.",
+            hint=f"Use /v1/models/{name}/versions/VERSION.",
+        )
+
+    # -- Seldon V1, beyond prediction
+
+    def _feedback(self, exchange: Exchange) -> None:
+        try:
+            reward = seldon.decode_feedback(exchange.body or b"")
+            self.metrics.feedback(only_model(self), reward)
+        except PenstockError as error:
+            send_json(exchange, seldon.seldon_error(error), error.status)
+        else:
+            send_json(exchange, b'{"meta":{}}')
 
     # -- the repository
 

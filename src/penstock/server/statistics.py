@@ -48,11 +48,22 @@ class Metrics:
         self._load_seconds = registry.histogram(
             "penstock_model_load_seconds", "Duration of a load, probe included.", names, LATENCY_S
         )
+        self._feedbacks = registry.counter(
+            "penstock_feedback_total", "Feedback messages (Seldon V1).", names
+        )
+        self._rewards = registry.gauge(
+            "penstock_feedback_reward", "Rewards of feedback messages, added up.", names
+        )
         self.memory = registry.gauge(
             "penstock_process_private_bytes",
             "Private memory of the model process.",
             ("namespace", "service", "revision", "replica"),
         )
+
+    def feedback(self, model: str, reward: float) -> None:
+        """Count a feedback message."""
+        self._feedbacks.labels(*self._labels, model).inc()
+        self._rewards.labels(*self._labels, model).inc(reward)
 
     def requests(self, model: str, protocol: str, status: int) -> Counter:
         counter: Counter = self._requests.labels(*self._labels, model, protocol, str(status))

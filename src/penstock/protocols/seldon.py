@@ -1,0 +1,193 @@
+"""Seldon Core V1's protocol: SeldonMessages in JSON to arrays, and rows back.
+
+A request holds one of `data.ndarray`, `data.tensor`, `strData`, `binData` and `jsonData`; the answer has the
+same kind of `data`. `meta.puid` names the request and comes back, as do `meta.tags`. Errors are a `status`
+object. Seldon's wrapper answers what a client did wrong with 500 or drops it; here it is always 400.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from penstock.errors import InvalidInput, PenstockError
+from penstock.protocols.tensors import JSON_FAULTS, Buffer, json_fault
+from penstock.protocols.v1 import encode_result, rows_of_json, to_arrays
+
+if TYPE_CHECKING:
+    from penstock.runtimes.base import Array, TensorSpec
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+#: Members of a SeldonMessage that hold the payload.
+KINDS: Final = ("data", "strData", "binData", "jsonData", "customData")
+#: Characters of a puid that a caller may send; it comes back in a header.
+MAX_PUID: Final = 256
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A request as arrays, and what of it the answer repeats."""
+
+    inputs: dict[str, Array]
+    #: `tensor` or `ndarray`: how the answer holds its numbers; empty where the request had neither.
+    kind: str
+    puid: str
+    tags: dict[str, Any] = {}
+
+
+def decode_object(body: Buffer) -> dict[str, Any]:
+    """The JSON object in `body`. Raises InvalidInput."""
+    try:
+        message = _decode(body)
+    except JSON_FAULTS as e:
+        raise json_fault(e, body) from None
+    if type(message) is not dict:
+        raise InvalidInput("the body is no SeldonMessage: a JSON object is expected")
+    return message
+
+
+def decode_message(
+    body: Buffer, specs: Sequence[TensorSpec] = (), puid: str | None = None
+) -> Message:
+    """The SeldonMessage in `body`; `puid` is the header's. Raises InvalidInput."""
+    message = decode_object(body)
+    given = [k for k in KINDS if message.get(k) is not None]
+    if len(given) != 1:
+        said = f", not {' and '.join(given)}" if given else ""
+        raise InvalidInput(f"the request must have one of {', '.join(KINDS)}{said}")
+    meta = message.get("meta")
+    if meta is None:
+        meta = {}
+    if type(meta) is not dict:
+        raise InvalidInput("'meta' is no object")
+    own = meta.get("puid") or puid or secrets.token_hex(13)
+    if type(own) is not str or len(own) > MAX_PUID or not own.isprintable() or not own.isascii():
+        raise InvalidInput(f"'meta.puid' must be text of at most {MAX_PUID} plain characters")
+    tags = meta.get("tags") or {}
+    if type(tags) is not dict:
+        raise InvalidInput("'meta.tags' is no object")
+    what = given[0]
+    value = message[what]
+    kind = ""
+    if what == "data":
+        rows, names, kind = _data(value)
+    else:
+        rows, names = _single(what, value), ()
+        if type(rows) is dict:
+            return Message(to_arrays(rows, specs).named(specs), kind, own, tags)
+    if names and len(specs) > 1 and {s.name for s in specs} == set(names):
+        rows = _by_name(rows, names)
+    return Message(to_arrays({"instances": rows}, specs).named(specs), kind, own, tags)
+
+
+def _data(data: Any) -> tuple[list[Any], Sequence[str], str]:
+    """(rows, names of columns, kind) of `data`."""
+    if type(data) is not dict:
+        raise InvalidInput("'data' is no object")
+    names = data.get("names") or ()
+    if names and (type(names) is not list or any(type(n) is not str for n in names)):
+        raise InvalidInput("'data.names' is no list of strings")
+    kinds = [k for k in ("ndarray", "tensor", "tftensor") if data.get(k) is not None]
+    if len(kinds) != 1:
+        raise InvalidInput("'data' must have one of ndarray, tensor")
+    kind = kinds[0]
+    if kind == "tftensor":
+        raise InvalidInput("'data.tftensor' is not supported; send ndarray or tensor")
+    value = data[kind]
+    if kind == "ndarray":
+        if type(value) is not list:
+            raise InvalidInput("'data.ndarray' is no list")
+        return value, names, kind
+    if type(value) is not dict or set(value) - {"shape", "values"}:
+        raise InvalidInput("'data.tensor' must be an object of 'shape' and 'values'")
+    shape, values = value.get("shape"), value.get("values")
+    if type(values) is not list or any(type(v) not in (int, float) for v in values):
+        raise InvalidInput("'data.tensor.values' is no list of numbers")
+    if shape is None:
+        shape = [len(values)]
+    if type(shape) is not list or any(type(n) is not int or n < 0 for n in shape) or not shape:
+        raise InvalidInput("'data.tensor.shape' is no list of sizes")
+    if prod(shape) != len(values):
+        raise InvalidInput(
+            f"'data.tensor' has {len(values)} values, its shape {shape} is of {prod(shape)}"
+        )
+    for width in reversed(shape[1:]):
+        if not width:
+            raise InvalidInput("'data.tensor' is empty; one value at least is expected")
+        values = [values[i : i + width] for i in range(0, len(values), width)]
+    return values, names, kind
+
+
+def _single(what: str, value: Any) -> Any:
+    """The payload of a message without `data`: rows, or a V1 object."""
+    if what == "customData":
+        raise InvalidInput("'customData' is not supported; send data, strData, binData or jsonData")
+    if what == "strData":
+        if type(value) is not str:
+            raise InvalidInput("'strData' is no string")
+        return [value]
+    if what == "binData":
+        if type(value) is not str:
+            raise InvalidInput("'binData' is no base64 text")
+        try:
+            base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidInput("'binData' is no base64") from None
+        return [{"b64": value}]
+    if type(value) is dict and ("instances" in value or "inputs" in value):
+        return value
+    return value if type(value) is list else [value]
+
+
+def _by_name(rows: list[Any], names: Sequence[str]) -> list[Any]:
+    found = []
+    for i, row in enumerate(rows):
+        if type(row) is not list or len(row) != len(names):
+            raise InvalidInput(f"row {i} has not the {len(names)} values of 'data.names'")
+        found.append(dict(zip(names, row, strict=True)))
+    return found
+
+
+def encode_message(outputs: dict[str, Array], message: Message, model: str) -> bytes:
+    """The SeldonMessage of a model's answer. Raises ModelError."""
+    meta: dict[str, Any] = {"puid": message.puid, "requestPath": {model: "penstock"}}
+    if message.tags:
+        meta["tags"] = message.tags
+    if len(outputs) > 1:
+        columns = {name: rows_of_json(a) for name, a in outputs.items()}
+        return encode_result({"jsonData": columns, "meta": meta})
+    (values,) = outputs.values()
+    numeric = values.dtype.kind in "fiub"
+    names = [f"t:{i}" for i in range(values.shape[1])] if values.ndim == 2 else []
+    data: dict[str, Any] = {"names": names}
+    if numeric and message.kind != "ndarray":
+        data["tensor"] = {"shape": list(values.shape), "values": values.ravel().tolist()}
+    else:
+        data["ndarray"] = rows_of_json(values)
+    return encode_result({"data": data, "meta": meta})
+
+
+def decode_feedback(body: Buffer) -> float:
+    """The reward of a Feedback message; 0 when it has none. Raises InvalidInput."""
+    message = decode_object(body)
+    for name in ("request", "response", "truth"):
+        if type(message.get(name)) not in (dict, type(None)):
+            raise InvalidInput(f"'{name}' is no SeldonMessage")
+    reward = message.get("reward") or 0.0
+    if type(reward) not in (int, float):
+        raise InvalidInput("'reward' is no number")
+    return float(reward)
+
+
+def seldon_error(error: PenstockError) -> bytes:
+    """Seldon's `status` object for an error."""
+    reason = "MICROSERVICE_BAD_DATA" if error.status == 400 else error.reason
+    status = {"code": error.status, "info": str(error), "reason": reason, "status": "FAILURE"}
+    return _encode({"status": status})

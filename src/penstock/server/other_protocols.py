@@ -1,0 +1,171 @@
+"""Protocols of other platforms on the process's model: Seldon V1's and MLflow's predictions.
+
+Neither names the model, so they are for the only one of the process. Each is a `Target` whose answers and
+errors have that platform's shape; queueing, deadlines and counting are the same as for V1 and V2. A model
+that takes payloads as they are has no arrays to be translated into, and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from math import ceil
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import InvalidInput, ModelError, PenstockError, Unavailable, Unsupported
+from penstock.http.server import Exchange, RequestHead
+from penstock.protocols.mlflow import decode_invocation, mlflow_error
+from penstock.protocols.seldon import decode_message, encode_message, seldon_error
+from penstock.protocols.v1 import JSON_HEADERS, encode_predictions
+from penstock.server.batching import Batcher, Pending
+from penstock.server.execution import Outputs
+from penstock.server.inference import CLIENT_GONE, Target, unencodable
+
+if TYPE_CHECKING:
+    from penstock.runtimes.base import Array
+    from penstock.server.application import Application
+
+log = logging.getLogger(__name__)
+
+#: Makes the response (header lines, body) of a model's outputs.
+Encode = Callable[[Outputs], tuple[bytes, bytes]]
+
+
+def only_model(app: Application) -> str:
+    """The name of the model that a path without one means. InvalidInput when there are several."""
+    names = app.repository.names()
+    if len(names) != 1:
+        raise InvalidInput(
+            f"This process has {len(names)} models, and the path names none.",
+            hint="Use V1 or V2, which name the model.",
+        )
+    return names[0]
+
+
+class Foreign(Target):
+    """A prediction by a protocol that names no model."""
+
+    def __init__(self, app: Application, head: RequestHead, name: str, version: str | None) -> None:
+        fault: PenstockError | None = None
+        try:
+            name = name or only_model(app)
+        except InvalidInput as error:
+            fault = error
+        super().__init__(app, head, name, version)
+        self.fault = fault or self.fault
+
+    @abstractmethod
+    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Encode]:
+        """(inputs, parameters, how to answer). Raises InvalidInput."""
+
+    @abstractmethod
+    def error_body(self, error: PenstockError) -> bytes:
+        """An error in this protocol's shape."""
+
+    def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
+        body = exchange.body
+        if not body:
+            raise InvalidInput("The request has no body.")
+        inputs, parameters, encode = self.read(body)
+        call = _Call(self, exchange, encode, began)
+        call.pending = batcher.submit(inputs, parameters, call.done, timeout_s=self.timeout_s)
+        exchange.on_abort = call.aborted
+
+    def _to_payload_model(self, exchange: Exchange, began: float) -> None:
+        raise Unsupported(
+            f"Model {self.name} takes its own payloads, which this protocol has none of.",
+            hint="Use V1 or V2.",
+        )
+
+    def refuse(self, exchange: Exchange, error: PenstockError, began: float) -> None:
+        headers = JSON_HEADERS
+        if isinstance(error, Unavailable) and error.retry_after_s is not None:
+            headers += b"retry-after: %d\r\n" % max(1, ceil(error.retry_after_s))
+        exchange.send(error.status, headers, self.error_body(error))
+        self.count(error.status, began)
+
+
+class _Call:
+    """One request between `submit` and its response."""
+
+    __slots__ = ("began", "encode", "exchange", "pending", "target")
+
+    pending: Pending | None
+
+    def __init__(self, target: Foreign, exchange: Exchange, encode: Encode, began: float) -> None:
+        self.target = target
+        self.exchange = exchange
+        self.encode = encode
+        self.began = began
+        self.pending = None
+
+    def aborted(self) -> None:
+        """The client has gone: leave the queue."""
+        pending = self.pending
+        if pending is not None:
+            self.pending = None
+            pending.cancel()
+            self.target.count(CLIENT_GONE, self.began)
+
+    def done(self, outputs: Outputs | None, error: PenstockError | None) -> None:
+        target, exchange = self.target, self.exchange
+        self.pending = None
+        exchange.on_abort = None
+        if outputs is None or error is not None:
+            unanswered = ModelError(f"Model {target.name} answered nothing.")
+            target.refuse(exchange, error or unanswered, self.began)
+            return
+        try:
+            headers, body = self.encode(outputs)
+        except PenstockError as fault:
+            target.refuse(exchange, fault, self.began)
+            return
+        except Exception:
+            log.exception("the answer of model %s could not be encoded", target.name)
+            target.refuse(exchange, unencodable(target.name), self.began)
+            return
+        exchange.send(200, headers, body)
+        target.answered.value += 1
+        target.seconds.observe(perf_counter() - self.began)
+
+
+class SeldonPredict(Foreign):
+    """POST /api/v1.0/predictions, /api/v0.1/predictions"""
+
+    protocol = "seldon"
+
+    def __init__(self, app: Application, head: RequestHead, name: str, version: str | None) -> None:
+        super().__init__(app, head, name, version)
+        puid = head.get(b"seldon-puid")
+        self._puid = puid.decode("latin-1") if puid else None
+
+    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Encode]:
+        message = decode_message(body, self.specs, self._puid)
+
+        def encode(outputs: Outputs) -> tuple[bytes, bytes]:
+            headers = b"%bseldon-puid: %b\r\n" % (JSON_HEADERS, message.puid.encode())
+            return headers, encode_message(outputs, message, self.name)
+
+        return message.inputs, {}, encode
+
+    def error_body(self, error: PenstockError) -> bytes:
+        return seldon_error(error)
+
+
+class MlflowInvocation(Foreign):
+    """POST /invocations"""
+
+    protocol = "mlflow"
+
+    def __init__(self, app: Application, head: RequestHead, name: str, version: str | None) -> None:
+        super().__init__(app, head, name, version)
+        self._content_type = (head.get(b"content-type") or b"").decode("latin-1")
+
+    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Encode]:
+        inputs, parameters = decode_invocation(body, self._content_type, self.specs)
+        return inputs, parameters, lambda o: (JSON_HEADERS, encode_predictions(o))
+
+    def error_body(self, error: PenstockError) -> bytes:
+        return mlflow_error(error)
