@@ -113,7 +113,7 @@ async def test_requests_at_once_share_calls_whatever_their_protocol(tmp_path: Pa
         ("GET", "/nowhere", 404, None),
         ("GET", "/v2/models/m/nowhere", 404, None),
         ("GET", "/v2/models/a/b/infer", 404, None),
-        ("POST", "/v1/models/m:classify", 404, None),
+        ("POST", "/v1/models/m:summarize", 404, None),
         ("GET", "/v2/models/m/infer", 405, "POST"),
         ("GET", "/v1/models/m:predict", 405, "POST"),
         ("POST", "/v2/health/live", 405, "GET, HEAD"),
