@@ -13,13 +13,12 @@ from http_peers import Loop, Wire
 
 from penstock.domain.routes import Address
 from penstock.http.client import (
-    MAX_INTERIM,
     Upstream,
     UpstreamError,
-    _UpstreamConnection,
     connects,
     fetch,
 )
+from penstock.http.client_connection import MAX_INTERIM, UpstreamConnection
 from penstock.http.head import ResponseHead
 from penstock.http.server import Exchange
 
@@ -105,7 +104,7 @@ async def upstream(raw: tuple[Raw, Address]) -> AsyncIterator[Upstream]:
 def wire() -> tuple[Upstream, Wire, Loop]:
     loop = Loop()
     upstream = Upstream(Address(path="/nowhere"), loop=loop)  # type: ignore[arg-type]
-    connection = _UpstreamConnection(upstream)
+    connection = UpstreamConnection(upstream)
     wire = Wire(connection, loop)
     upstream.keep(connection)
     return upstream, wire, loop

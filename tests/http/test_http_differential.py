@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from penstock.domain.routes import Address
-from penstock.http.client import ClientExchange, Upstream, UpstreamError, _UpstreamConnection
+from penstock.http.client import ClientExchange, Upstream, UpstreamError
+from penstock.http.client_connection import UpstreamConnection
 from penstock.http.head import ResponseHead
 from penstock.http.server import Exchange
 
@@ -195,11 +196,11 @@ class Collect:
         self.error = exc
 
 
-def upstream_wire() -> tuple[Upstream, _UpstreamConnection, Wire, Loop]:
+def upstream_wire() -> tuple[Upstream, UpstreamConnection, Wire, Loop]:
     """An upstream with one idle connection, in memory."""
     loop = Loop()
     upstream = Upstream(Address(path="/nowhere"), loop=loop)  # type: ignore[arg-type]
-    connection = _UpstreamConnection(upstream)
+    connection = UpstreamConnection(upstream)
     wire = Wire(connection, loop)
     upstream.keep(connection)
     return upstream, connection, wire, loop
