@@ -6,8 +6,10 @@ import itertools
 import json
 import threading
 from collections import Counter
+from pathlib import Path
 
 import httpx
+import pytest
 from platform_harness import Platform, manifest, until
 
 V1 = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
@@ -110,3 +112,67 @@ def test_a_rollout_every_half_second_under_load_loses_no_request(platform: Platf
     assert sum(good.values()) > 100
     assert len(good) >= 3, "hardly anything was rolled out"
     platform.run("delete", "isvc", "moving")
+
+
+BAD = {
+    "good": "return x[:, 0]",
+    "errors": "raise RuntimeError('no')",
+    "slow": "import time; time.sleep(0.3); return x[:, 0]",
+    "crashes": (
+        "import os\n"
+        "        self.n = getattr(self, 'n', 0) + 1\n"
+        "        if self.n >= 3: os._exit(9)\n"
+        "        return x[:, 0]"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(folder: Path) -> None:
+    for name, body in BAD.items():
+        (folder / "models" / name).mkdir()
+        (folder / "models" / name / "model.py").write_text(
+            "import numpy as np\nimport penstock\n\n\nclass M(penstock.Model):\n"
+            f"    def predict(self, x: np.ndarray) -> np.ndarray:\n        {body}\n"
+        )
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize("fault", ["errors", "slow", "crashes"])
+def test_a_bad_revision_is_taken_back_by_itself_and_the_stable_one_is_untouched(
+    platform: Platform, fault: str
+) -> None:
+    name = f"steps-{fault}"
+
+    def apply(uri: str) -> None:
+        obj = json.loads(manifest(name))
+        obj["spec"]["predictor"] = {"python": {"storageUri": f"models/{uri}"}}
+        obj["spec"]["rollout"] = {
+            "steps": [30],
+            "hold": "120s",
+            "minRequests": 1000,
+            "limits": {"p99": "100ms"},
+        }
+        platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(obj))
+
+    apply("good")
+    pids = {r["status"]["pid"] for r in platform.replicas() if r["spec"]["service"] == name}
+    apply(fault)
+    until(lambda: traffic(platform, name).get("2") == 30, "the first step")
+    stable: Counter[int] = Counter()
+    with httpx.Client(timeout=30) as client:
+
+        def given_up() -> bool:
+            for _ in range(10):
+                answer = client.post(f"{platform.http}/v1/models/{name}:predict", json=V1)
+                if answer.headers.get("x-penstock-revision", "").endswith("1"):
+                    stable[answer.status_code] += 1
+            message = json.dumps(platform.service(name)["status"]["conditions"])
+            return "was given up" in message
+
+        until(given_up, "the rollback", 40)
+    until(lambda: traffic(platform, name) == {"2": 0, "1": 100}, "all for the stable one")
+    assert set(stable) == {200}
+    assert "RolledBack" in platform.run("events", name)
+    assert pids <= {r["status"].get("pid") for r in platform.replicas()}
+    platform.run("delete", "isvc", name)
