@@ -7,7 +7,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from conftest import DEADLINE_S, spec
+from backend_harness import DEADLINE_S, spec
 
 from penstock.backends.base import Phase, ReplicaGone
 from penstock.errors import Conflict, NotFound

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from conftest import DEADLINE_S, gone, tell, until
+from backend_harness import DEADLINE_S, gone, tell, until
 
 from penstock.backends.base import Phase
 from penstock.backends.local.memory import anonymous_bytes, private_bytes

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import tell
+from backend_harness import tell
 
 from penstock.backends.base import Phase
 from penstock.backends.local import cgroups

@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 import pytest_asyncio
-from conftest import DEADLINE_S, spec
+from backend_harness import DEADLINE_S, spec
 from contract import BackendContract, is_phase, wait_for
 
 from penstock.backends.base import Phase, ReplicaGone

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from conftest import DEADLINE_S, dead, descendants, gone, spec, tell, until
+from backend_harness import DEADLINE_S, dead, descendants, gone, spec, tell, until
 from contract import is_phase, wait_for
 
 from penstock.backends.base import Phase

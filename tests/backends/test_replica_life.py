@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from conftest import FakeClock, gone, spec, tell, until
+from backend_harness import FakeClock, gone, spec, tell, until
 
 from penstock.backends.base import Phase, ReplicaGone
 from penstock.backends.local.replica import ReplicaPolicy

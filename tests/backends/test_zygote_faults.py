@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from conftest import FakeClock, gone, spec, until
+from backend_harness import FakeClock, gone, spec, until
 
 from penstock.backends.base import Phase
 from penstock.backends.local import pipes
