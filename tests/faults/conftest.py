@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def platform(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     p = Platform(folder, "--gateways", "2")
     p.data = tmp_path_factory.mktemp("data")

@@ -1,4 +1,7 @@
-"""Parts of the platform are broken under load: which requests fail, and that all is well afterwards."""
+"""Parts of the platform are broken under load: which requests fail, and that all is well afterwards.
+
+One platform for all, in this order: the last tests end it.
+"""
 
 from __future__ import annotations
 
@@ -92,6 +95,41 @@ def test_a_control_plane_killed_under_load_costs_nothing(platform: Platform) -> 
     assert set(seen) == {"200"}, seen
 
 
+def test_one_flooded_service_takes_nothing_from_the_others(platform: Platform) -> None:
+    """More wait than may: those are told to come back; the other service and health are as ever."""
+    slow = json.loads(manifest("slow", containerConcurrency=1))
+    del slow["spec"]["predictor"]["sklearn"]
+    slow["spec"]["predictor"]["python"] = {"storageUri": "models/slow"}
+    platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(slow))
+    platform.run("apply", "-f", "-", "--wait", stdin=manifest("iris"))
+    pids = gateways(platform)
+    before = sum(rss(p) for p in pids)
+    flood = Flood(platform.http, "slow", 3000)
+    try:
+        latencies = []
+        with httpx.Client(timeout=20) as client:
+            for _ in range(50):
+                began = time.monotonic()
+                answer = client.post(f"{platform.http}/v1/models/iris:predict", json=V1)
+                latencies.append(time.monotonic() - began)
+                assert answer.status_code == 200
+            assert client.get(f"{platform.http}/v2/health/live").status_code == 200
+        assert sorted(latencies)[25] < 0.5
+        refused = flood.refused()
+        assert refused, "no request was told that the line is full"
+        assert all(b"retry-after:" in head.lower() for head in refused)
+        assert sum(rss(p) for p in pids) - before < 150 * 2**20
+    finally:
+        flood.close()
+    until(
+        lambda: (
+            httpx.post(f"{platform.http}/v1/models/slow:predict", json=V1, timeout=30).status_code
+            == 200
+        ),
+        "recovery",
+    )
+
+
 def test_a_killed_supervisor_takes_all_with_it_and_the_next_serves_again(
     platform: Platform,
 ) -> None:
@@ -134,41 +172,6 @@ def test_a_damaged_store_is_refused_and_never_overwritten(platform: Platform) ->
     assert done.returncode == 1
     assert "store.db" in done.stderr + platform.node_logs()
     assert store.read_bytes() == damaged
-
-
-def test_one_flooded_service_takes_nothing_from_the_others(platform: Platform) -> None:
-    """More wait than may: those are told to come back; the other service and health are as ever."""
-    slow = json.loads(manifest("slow", containerConcurrency=1))
-    del slow["spec"]["predictor"]["sklearn"]
-    slow["spec"]["predictor"]["python"] = {"storageUri": "models/slow"}
-    platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(slow))
-    platform.run("apply", "-f", "-", "--wait", stdin=manifest("iris"))
-    pids = gateways(platform)
-    before = sum(rss(p) for p in pids)
-    flood = Flood(platform.http, "slow", 3000)
-    try:
-        latencies = []
-        with httpx.Client(timeout=20) as client:
-            for _ in range(50):
-                began = time.monotonic()
-                answer = client.post(f"{platform.http}/v1/models/iris:predict", json=V1)
-                latencies.append(time.monotonic() - began)
-                assert answer.status_code == 200
-            assert client.get(f"{platform.http}/v2/health/live").status_code == 200
-        assert sorted(latencies)[25] < 0.5
-        refused = flood.refused()
-        assert refused, "no request was told that the line is full"
-        assert all(b"retry-after:" in head.lower() for head in refused)
-        assert sum(rss(p) for p in pids) - before < 150 * 2**20
-    finally:
-        flood.close()
-    until(
-        lambda: (
-            httpx.post(f"{platform.http}/v1/models/slow:predict", json=V1, timeout=30).status_code
-            == 200
-        ),
-        "recovery",
-    )
 
 
 def gateways(platform: Platform) -> list[int]:
