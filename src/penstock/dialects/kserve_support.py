@@ -17,7 +17,7 @@ TABLE = Table(
         refused("spec.explainer", "explainers are not supported yet"),
         refused(
             "spec.canary",
-            "named canaries are not supported yet; a change moves all traffic when it is ready",
+            "named canaries are not supported yet; canaryTrafficPercent tries a new revision",
             harmless=([],),
         ),
         refused("spec.predictor.logger", "logging of payloads is not supported yet"),
