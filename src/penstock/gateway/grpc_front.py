@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 _ROUTE: Final = "grpc-route"
 _PREFIX: Final = f"/{SERVICE}/"
 #: Plans remembered per head: one for each model and length of message.
-_MAX_PLANS: Final = 256
+_MAX_PLANS: Final = 64
 #: Calls for a model, and the fields of their messages that may hold its name; the first that is set counts.
 _MODEL_CALLS: Final[dict[str, tuple[int, ...]]] = {
     "ModelInfer": (1,),
