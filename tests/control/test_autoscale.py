@@ -36,9 +36,9 @@ signals = st.builds(
     Signal,
     stable=loads,
     panic=loads,
-    in_flight=st.integers(0, 200),
-    waiting=st.integers(0, 200),
-    idle_s=st.floats(0, 1000),
+    in_flight=st.just(0) | st.integers(0, 200),
+    waiting=st.just(0) | st.integers(0, 200),
+    idle_s=st.just(1000.0) | st.floats(0, 1000),
     covered_s=st.sampled_from((0.0, 30.0, 60.0, 1e6)),
     heard=st.booleans(),
 )
@@ -184,6 +184,18 @@ def test_the_last_replica_goes_after_the_grace_and_comes_with_the_first_request(
     assert decide(POLICY, Signal(5, 5), asleep, now=1).replicas == 0
     assert decide(POLICY, Signal(in_flight=1, waiting=1), asleep, now=1).replicas == 1
     assert decide(POLICY, Signal(in_flight=41, waiting=41), asleep, now=1).replicas == 5
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [
+        Signal(in_flight=1, idle_s=1000),
+        Signal(waiting=1, idle_s=1000),
+        Signal(idle_s=1000, heard=False),
+    ],
+)
+def test_the_last_replica_stays_while_there_may_be_work(signal: Signal) -> None:
+    assert decide(POLICY, signal, State(1), now=0).replicas == 1
 
 
 def test_the_policy_of_a_manifest() -> None:
