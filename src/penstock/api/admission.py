@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from penstock.api.kinds import Resource
-from penstock.api.redaction import restore
+from penstock.api.redaction import restore, without_secrets_applied
 from penstock.api.wire import ApiError, invalid
 from penstock.errors import InvalidInput, InvalidManifest
 from penstock.store.base import Object
@@ -42,6 +42,14 @@ class Admitted:
 
 def parse(body: bytes, content_type: str) -> dict[str, Any]:
     """A JSON or YAML document that is a map. Raises InvalidInput."""
+    document = parse_any(body, content_type)
+    if not isinstance(document, dict):
+        raise InvalidInput("The body is no object.")
+    return document
+
+
+def parse_any(body: bytes, content_type: str) -> Any:
+    """A JSON or YAML document. Raises InvalidInput."""
     kind = content_type.partition(";")[0].strip().lower()
     try:
         document = (
@@ -52,9 +60,7 @@ def parse(body: bytes, content_type: str) -> dict[str, Any]:
     except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
         first = str(exc).partition("\n")[0]
         raise InvalidInput(f"The body cannot be read: {first}.") from exc
-    if not isinstance(document, dict):
-        raise InvalidInput("The body is no object.")
-    _check_depth(document)
+    check_depth(document)
     return document
 
 
@@ -73,8 +79,9 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _check_depth(document: Any) -> None:
-    level = [document]
+def check_depth(document: Any) -> None:
+    """InvalidInput when a document is nested deeper than what comes after can follow."""
+    level = [document] if isinstance(document, dict | list) else []
     for _ in range(MAX_DEPTH):
         level = [
             v
@@ -128,7 +135,7 @@ def admit(
         **{k: v for k, v in document.items() if k not in ("apiVersion", "kind", "status")},
         "metadata": metadata,
     }
-    obj = restore(obj, stored, dialect)
+    obj = without_secrets_applied(restore(obj, stored, dialect), dialect)
     try:
         translation = dialect.translate(obj, runs_containers=runs_containers)
         obj = dialect.admit(obj)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,10 +19,19 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from penstock.api import discovery, readings, streams, tables
-from penstock.api.admission import parse, warning_headers
-from penstock.api.kinds import EVENT, REPLICA
-from penstock.api.objects import Objects, Selection, Written
+from penstock.api import (
+    discovery,
+    openapi,
+    openapi_protobuf,
+    readings,
+    reviews,
+    scale,
+    streams,
+    tables,
+)
+from penstock.api.admission import parse, parse_any, warning_headers
+from penstock.api.kinds import EVENT, REPLICA, Resource
+from penstock.api.objects import PATCHES, Objects, Selection, Written
 from penstock.api.paths import Target
 from penstock.api.paths import parse as parse_path
 from penstock.api.security import Guard
@@ -36,6 +46,10 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Request], Awaitable[Response]]
 
 MAX_LIMIT = 5000
+#: What `penstock apply` calls itself: it means to replace the whole manifest.
+_OWN_MANAGER = "penstock"
+_NO_OWNERSHIP = "server-side apply replaces the whole manifest here: fields have no owners yet"
+_STRATEGIC = "application/strategic-merge-patch+json"
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -56,6 +70,10 @@ def build(
         Route("/metrics", _answer(api.metrics)),
         Route("/metrics.json", _answer(api.metrics_json)),
         Route("/version", _answer(api.version)),
+        Route("/openapi/v2", _answer(api.openapi_v2)),
+        Route("/openapi/v3", _answer(api.openapi_v3)),
+        Route("/openapi/v3/{path:path}", _answer(api.openapi_v3)),
+        *(Route(path, _answer(api.review), methods=["POST"]) for path in reviews.PATHS),
         Route("/api", _answer(api.core_versions)),
         Route("/api/v1", _answer(api.core_resources)),
         Route("/apis", _answer(api.groups)),
@@ -123,6 +141,20 @@ class _Api:
 
     async def version(self, request: Request) -> Response:
         return json_response(discovery.version())
+
+    async def openapi_v2(self, request: Request) -> Response:
+        if openapi_protobuf.is_wanted(request.headers.get("accept", "")):
+            return Response(openapi_protobuf.document(), media_type=openapi_protobuf.MEDIA_TYPE)
+        return json_response(openapi.v2())
+
+    async def openapi_v3(self, request: Request) -> Response:
+        path = request.path_params.get("path")
+        if path is None:
+            return json_response(openapi.index())
+        document = openapi.v3(path)
+        if document is None:
+            raise ApiError(404, f"There is no OpenAPI document {path}.")
+        return json_response(document)
 
     async def core_versions(self, request: Request) -> Response:
         return json_response(discovery.core_versions())
@@ -218,22 +250,18 @@ class _Api:
             )
         if request.method == "PATCH":
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            document = await _document(request)
             if kind == "application/apply-patch+yaml":
+                document = await _document(request)
                 written = await self._objects.apply(
                     resource, namespace, name, document, dry_run=dry
                 )
+                manager = request.query_params.get("fieldManager")
+                if manager not in (None, _OWN_MANAGER):
+                    written = replace(written, warnings=(*written.warnings, _NO_OWNERSHIP))
                 return _written(written, 201 if written.what == "created" else 200)
-            if kind == "application/merge-patch+json":
-                return _written(
-                    await self._objects.merge_patch(
-                        resource, namespace, name, document, dry_run=dry
-                    )
-                )
-            raise ApiError(
-                415,
-                f"{kind} is not served yet; send application/merge-patch+json or "
-                "application/apply-patch+yaml.",
+            patch = await _patch(request, resource, kind)
+            return _written(
+                await self._objects.patch(resource, namespace, name, kind, patch, dry_run=dry)
             )
         if request.method == "DELETE":
             options = await _document(request, empty=True)
@@ -264,6 +292,8 @@ class _Api:
     async def _below(self, request: Request, target: Target) -> Response:
         name = target.name or ""
         namespace = target.namespace or ""
+        if target.below == "scale" and scale.can_scale(target.resource):
+            return await self._scale(request, target.resource, namespace, name)
         if request.method != "GET":
             raise _not_allowed(request)
         if target.below == "status" and target.resource.is_service:
@@ -271,6 +301,37 @@ class _Api:
         if target.below == "logs" and (target.resource.is_service or target.resource is REPLICA):
             return await self._logs(request, target, namespace, name)
         raise ApiError(404, f"There is no {target.below} below {target.resource.plural}.")
+
+    async def _scale(
+        self, request: Request, resource: Resource, namespace: str, name: str
+    ) -> Response:
+        now = scale.scale_of(resource, await self._objects.get(resource, namespace, name))
+        if request.method == "GET":
+            return json_response(now)
+        if request.method == "PUT":
+            wanted = await _document(request)
+        elif request.method == "PATCH":
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            patch = await _patch(request, resource, kind)
+            wanted = PATCHES[kind](now, patch)
+            given = patch.get("metadata") if isinstance(patch, dict) else None
+            if not (isinstance(given, dict) and given.get("resourceVersion")):
+                wanted = {"spec": wanted.get("spec")} if isinstance(wanted, dict) else wanted
+        else:
+            raise _not_allowed(request)
+        changed = scale.as_patch(resource, name, wanted)
+        written = await self._objects.patch(
+            resource,
+            namespace,
+            name,
+            "application/merge-patch+json",
+            changed,
+            dry_run=_dry(request.query_params),
+        )
+        return json_response(scale.scale_of(resource, written.object))
+
+    async def review(self, request: Request) -> Response:
+        return json_response(reviews.answer(request.url.path, await _document(request)), 201)
 
     async def _logs(self, request: Request, target: Target, namespace: str, name: str) -> Response:
         query = request.query_params
@@ -331,6 +392,22 @@ def _shape(request: Request, target: Target) -> Callable[[dict[str, Any]], Any]:
 
 def _shown(request: Request, target: Target, document: dict[str, Any]) -> Response:
     return json_response(_shape(request, target)(document))
+
+
+async def _patch(request: Request, resource: Resource, kind: str) -> Any:
+    """The patch in a request's body. ApiError 415 for a kind of patch that is not served."""
+    own = resource.group != ""
+    if kind not in PATCHES or (own and kind == _STRATEGIC):
+        possible = [k for k in (*PATCHES, "application/apply-patch+yaml") if k != _STRATEGIC]
+        raise ApiError(
+            415,
+            "the body of the request was in an unknown format - accepted media types include: "
+            + ", ".join(possible),
+        )
+    patch = parse_any(await request.body(), kind)
+    if not isinstance(patch, list if kind == "application/json-patch+json" else dict):
+        raise InvalidInput(f"The body is no {kind}.")
+    return patch
 
 
 def _selection(query: Mapping[str, str]) -> Selection:

@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock._version import __version__
 from penstock.api.kinds import discovery_entry, resources
+from penstock.api.scale import can_scale
 from penstock.api.wire import ApiError
 
 
@@ -39,6 +40,18 @@ def resource_list(group_name: str, version: str) -> dict[str, Any]:
                     "namespaced": True,
                     "kind": r.kind,
                     "verbs": ["get"],
+                }
+            )
+        if can_scale(r):
+            entries.append(
+                {
+                    "name": f"{r.plural}/scale",
+                    "singularName": "",
+                    "namespaced": True,
+                    "group": "autoscaling",
+                    "version": "v1",
+                    "kind": "Scale",
+                    "verbs": ["get", "patch", "update"],
                 }
             )
     return {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.api import patches
-from penstock.api.admission import Admitted, admit
+from penstock.api.admission import Admitted, admit, check_depth
 from penstock.api.kinds import Resource, resources, service_kinds
 from penstock.api.quota import QuotaGate
 from penstock.api.redaction import redact
@@ -20,7 +20,7 @@ from penstock.api.wire import ApiError, success
 from penstock.control.plane import ControlPlane
 from penstock.control.revisions import RESTARTED_AT
 from penstock.domain.selectors import FieldSelector, LabelSelector
-from penstock.errors import Conflict, Forbidden, NotFound
+from penstock.errors import Conflict, Forbidden, InvalidInput, NotFound
 from penstock.store.base import Key, Kind, Object
 
 NAMESPACE = Kind("", "Namespace")
@@ -30,6 +30,14 @@ KEPT_NAMESPACES = frozenset({"default"})
 TRIES = 8
 #: Annotations that are set beside a manifest and outlive an apply that does not mention them.
 _BESIDE = (RESTARTED_AT,)
+#: Metadata that does, too.
+_OUTLIVE_APPLY = ("finalizers", "ownerReferences")
+#: How a patch is done, by its media type.
+PATCHES = {
+    "application/merge-patch+json": patches.merge,
+    "application/json-patch+json": patches.operate,
+    "application/strategic-merge-patch+json": patches.strategic,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,22 +160,29 @@ class Objects:
                     raise _conflict(resource, name) from exc
         raise AssertionError("unreachable")
 
-    async def merge_patch(
+    async def patch(
         self,
         resource: Resource,
         namespace: str,
         name: str,
-        patch: Mapping[str, Any],
+        kind: str,
+        patch: Any,
         *,
         dry_run: bool,
     ) -> Written:
-        metadata = patch.get("metadata")
+        """Change what is stored by a patch of a media type in `PATCHES`."""
+        metadata = patch.get("metadata") if isinstance(patch, Mapping) else None
         given = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
         for attempt in range(TRIES):
             stored = await self._get(resource, namespace, name)
             if resource.dialect is None:
                 raise ApiError(405, f"{resource.plural} cannot be written.")
-            patched = patches.merge(stored, patch)
+            if kind == "application/json-patch+json" and resource.dialect.secret_fields:
+                patches.check_reads_nothing(patch, resource.dialect.secret_fields)
+            patched = PATCHES[kind](stored, patch)
+            if not isinstance(patched, dict):
+                raise InvalidInput("What the patch makes is no object.")
+            check_depth(patched)
             admitted = self._admit(patched, resource, namespace, name, stored)
             try:
                 return await self._update(
@@ -231,7 +246,7 @@ class Objects:
             raise Conflict("The object has been modified.")
         old = stored["metadata"]
         metadata = {
-            **{k: old[k] for k in ("finalizers", "ownerReferences") if k in old},
+            **{k: old[k] for k in _OUTLIVE_APPLY if keep and k in old},
             **admitted.object["metadata"],
             "resourceVersion": old["resourceVersion"],
         }

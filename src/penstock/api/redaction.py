@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from penstock.dialects import Dialect
+from penstock.dialects.metadata import LAST_APPLIED
 
 REDACTED = "penstock.dev/redacted"
 
@@ -52,3 +55,28 @@ def restore(
         if isinstance(values, Mapping):
             restored[field] = {k: v or known.get(k, "") for k, v in values.items()}
     return restored
+
+
+def without_secrets_applied(obj: dict[str, Any], dialect: Dialect | None) -> dict[str, Any]:
+    """`obj` without the values that `kubectl apply` puts into an annotation of it.
+
+    kubectl finds out from that annotation which keys it may remove, so the keys stay.
+    """
+    annotations = (obj.get("metadata") or {}).get("annotations")
+    if dialect is None or not dialect.secret_fields or not isinstance(annotations, Mapping):
+        return obj
+    text = annotations.get(LAST_APPLIED)
+    if text is None:
+        return obj
+    kept = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
+    try:
+        applied = msgspec.json.decode(text)
+    except (msgspec.DecodeError, TypeError, RecursionError):
+        applied = None
+    if isinstance(applied, dict):
+        for field in dialect.secret_fields:
+            if field in applied:
+                values = applied[field]
+                applied[field] = dict.fromkeys(values, "") if isinstance(values, dict) else {}
+        kept[LAST_APPLIED] = msgspec.json.encode(applied).decode()
+    return {**obj, "metadata": {**obj["metadata"], "annotations": kept}}
