@@ -162,6 +162,8 @@ def test_a_pin_to_what_is_not_kept_or_never_was_ready_holds_nothing() -> None:
     revisions = (took_all(1, 1), kept(2))
     for pin in (V2, V3):
         assert weights(decide(canary(None, pin), revisions, (replica(1),), {V1: 100})) == {1: 100}
+    said = decide(canary(None, V3), (took_all(1, 1),), (replica(1),), {V1: 100})
+    assert f"The pin to {V3} has no effect" in said.status.conditions[-1].message
 
 
 def test_each_side_has_the_least_replicas_and_load_is_divided_by_share() -> None:

@@ -489,6 +489,8 @@ def _judge(look: _Look) -> _Judgement:
         said = []
         if look.pin is not None:
             said.append(f"Pinned to {look.pin.name} by the annotation {PINNED}.")
+        elif name := o.service.annotations.get(PINNED):
+            said.append(f"The pin to {name} has no effect: it is not kept, or was never ready.")
         elif look.latest is not None and look.latest.stage and look.latest.stage.back:
             said.append(f"{look.latest.name} was given up: {look.latest.stage.back}.")
         if look.pin is None and len(look.percents) > 1:

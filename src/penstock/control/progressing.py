@@ -6,6 +6,7 @@ memory, and begins anew in a new control plane: a restart makes a rollout longer
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Mapping
@@ -51,6 +52,7 @@ class Progressing:
         self._advance = advance
         self._clock = clock
         self._followed: dict[ServiceKey, _Followed] = {}
+        self._ticking = asyncio.Lock()
 
     def follow(
         self, key: ServiceKey, policy: Rollout, new: Kept, stable: str, restarts: int
@@ -74,10 +76,11 @@ class Progressing:
         """Look at every rollout under way."""
         if not self._followed:
             return
-        total = await self._total()
-        for key, f in list(self._followed.items()):
-            if self._followed.get(key) is f:
-                await self._look(key, f, total)
+        async with self._ticking:
+            total = await self._total()
+            for key, f in list(self._followed.items()):
+                if self._followed.get(key) is f:
+                    await self._look(key, f, total)
 
     async def _look(self, key: ServiceKey, f: _Followed, total: Mapping[str, Any]) -> None:
         counts = {
