@@ -189,7 +189,7 @@ READ_IN_COMPONENT = {
 }  # fmt: skip
 READ_IN_BLOCK = {
     "args", "env", "resources", "storageUri", "storage", "runtimeVersion", "protocolVersion",
-    "modelFormat", "runtime", "options", "modelClassName", "modelClassKwargs", "class",
+    "modelFormat", "runtime", "options", "versionPolicy", "modelClassName", "modelClassKwargs", "class",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from dialect_manifests import KSERVE, OWN, isvc, problems_of
 
 from penstock import dialects
 from penstock.domain.runtime_selection import select
-from penstock.domain.service import Model
+from penstock.domain.service import Model, VersionPolicy
 
 
 def model(predictor: dict[str, Any]) -> Model:
@@ -53,6 +53,33 @@ def test_blocks(block: str, framework: str) -> None:
 )  # fmt: skip
 def test_options(predictor: dict[str, Any], options: dict[str, Any]) -> None:
     assert model(predictor).options == options
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({"latest": 2}, VersionPolicy(latest=2)),
+        ({"all": True}, VersionPolicy(latest=None, all=True)),
+        ({"specific": [1, "10"]}, VersionPolicy(latest=None, specific=("1", "10"))),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("block", ["sklearn", "pytorch", "model"])
+def test_which_numbered_folders_are_served(block: str, given: Any, policy: Any) -> None:
+    predictor: dict[str, Any] = {"storageUri": "x", "versionPolicy": given}
+    if block == "model":
+        predictor["modelFormat"] = {"name": "onnx"}
+    assert model({block: predictor}).versions == policy
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"latest": 1, "all": True}, {"latest": 0}, {"all": False}, {"specific": []}, {"specific": ["x"]}]
+)  # fmt: skip
+def test_a_version_policy_is_one_of_three(given: dict[str, Any]) -> None:
+    (problem, *_) = problems_of(
+        isvc({"sklearn": {"storageUri": "x", "versionPolicy": given}}, api_version=OWN)
+    )
+    assert problem.startswith("spec.predictor.sklearn.versionPolicy")
 
 
 def test_a_class_of_ones_own() -> None:

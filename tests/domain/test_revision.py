@@ -27,6 +27,7 @@ from penstock.domain.service import (
     ScaleMetric,
     Scaling,
     Storage,
+    VersionPolicy,
 )
 
 MODEL = Model(ModelFormat("sklearn"), Storage("models/iris"))
@@ -56,6 +57,8 @@ def test_every_field_of_a_component_is_decided_on() -> None:
         replace(IRIS, batching=Batching()),
         replace(IRIS, service_account="reader"),
         replace(IRIS, role=Role.TRANSFORMER),
+        replace(IRIS, timeout_s=5.0),
+        replace(IRIS, model=replace(MODEL, versions=VersionPolicy(all=True))),
     ],
 )
 def test_what_decides_what_runs_makes_a_new_digest(changed: Component) -> None:
@@ -67,7 +70,6 @@ def test_what_decides_what_runs_makes_a_new_digest(changed: Component) -> None:
     [
         replace(IRIS, name="v2"),
         replace(IRIS, scaling=Scaling(min_replicas=3, metric=ScaleMetric.RPS)),
-        replace(IRIS, timeout_s=5.0),
         replace(IRIS, canary_percent=10),
         replace(IRIS, labels={"a": "b"}),
         replace(IRIS, annotations={"a": "b"}),

@@ -228,6 +228,7 @@ def test_the_nameless_input_gets_the_models_name():
         ("application/cloudevents+json", True),
         ("application/ld+json", True),
         ("application/octet-stream", True),
+        ("application/x-www-form-urlencoded", True),
         ("text/plain", False),
         ("image/jpeg", False),
         ("application/jsonx", False),

@@ -14,7 +14,7 @@ from server_client import error_of, serving
 from server_models import Doubler, Function, Gated
 
 from penstock import __version__
-from penstock.domain.process import VersionPolicy
+from penstock.domain.service import VersionPolicy
 from penstock.runtimes.base import TensorSpec
 from penstock.server.batching import Batcher
 

@@ -84,6 +84,7 @@ async def test_v1_gets_the_json_object_and_answers_a_body(tmp_path: Path) -> Non
         ("application/json; charset=utf-8", False),
         ("application/cloudevents+json", False),
         ("application/octet-stream", False),
+        ("application/x-www-form-urlencoded", False),
         ("image/png", True),
         ("text/plain", True),
     ],

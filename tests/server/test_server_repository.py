@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from server_models import Doubler, Function, Gated, framework, metrics, not_hung, rows, served
 
-from penstock.domain.process import ServedModel, VersionPolicy
+from penstock.domain.process import ServedModel
+from penstock.domain.service import VersionPolicy
 from penstock.errors import LoadError, NotFound, Unavailable, Unsupported
 from penstock.runtimes.base import Arrays, LoadOptions, Runtime
 from penstock.server.probe import ProbeFailed

@@ -8,8 +8,8 @@ from typing import Any
 
 from penstock.control.plan import DEFAULT_TIMEOUT_S
 from penstock.control.revisions import Kept
-from penstock.domain.process import ProcessSpec, ServedModel, VersionPolicy
-from penstock.domain.service import Service
+from penstock.domain.process import ProcessSpec, ServedModel
+from penstock.domain.service import Service, VersionPolicy
 
 
 def threads_for(cores: int, replicas: int, cpu_limit: float | None) -> int:
@@ -38,7 +38,7 @@ def process_spec(
         raise ValueError(f"{kept.name} runs a container")
     resources = component.resources
     options: dict[str, Any] = dict(kept.options)
-    timeout_s = service.predictor.timeout_s
+    timeout_s = component.timeout_s
     return ProcessSpec(
         listen="",
         models=(
@@ -47,7 +47,7 @@ def process_spec(
                 framework=kept.revision.framework,
                 path=kept.path,
                 options=options,
-                versions=VersionPolicy(),
+                versions=model.versions or VersionPolicy(),
                 batching=component.batching,
             ),
         ),

@@ -198,6 +198,7 @@ class _Reader:
                 protocol=protocol,
                 options=_frozen({**arguments.options, **block.runtime_options()}),
                 served_name=arguments.served_name,
+                versions=block.served_versions(),
             ),
             env=env,
             resources=resources,

@@ -14,6 +14,7 @@ from pydantic import Field
 from penstock.dialects.metadata import ObjectMeta
 from penstock.dialects.pod import ContainerFields, Loose, PodFields
 from penstock.dialects.schema import Spec
+from penstock.domain.service import VersionPolicy
 
 
 class StorageSpec(Spec):
@@ -44,6 +45,10 @@ class FrameworkBlock(ContainerFields):
     def runs_without_files(self) -> bool:
         """True when there may be no storage at all."""
         return False
+
+    def served_versions(self) -> VersionPolicy | None:
+        """Which numbered folders are served, where the dialect has a word for it."""
+        return None
 
 
 class PyTorchBlock(FrameworkBlock):

@@ -1,16 +1,17 @@
 """Penstock's own InferenceService, penstock.dev/v1alpha1: KServe's field names, and what KServe lacks.
 
 More than KServe has: `options` in every framework block (what the runtime understands, such as `method:
-predict_proba`), `python` for a class of one's own, `catboost` and `mlflow`; `scaling` in the predictor;
-`traffic` with a shadow and stickiness; `rollout` for revisions that get their requests in steps.
+predict_proba`) and `versionPolicy` (which numbered folders are served), `python` for a class of one's own,
+`catboost` and `mlflow`; `scaling` in the predictor; `traffic` with a shadow and stickiness; `rollout` for
+revisions that get their requests in steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from penstock.dialects.base import Manifest, Translation, refuse
 from penstock.dialects.kserve import dialect, translate_service
@@ -25,29 +26,61 @@ from penstock.dialects.kserve_fields import (
 from penstock.dialects.kserve_support import TABLE
 from penstock.dialects.scaling_fields import ScalingBlock, seconds
 from penstock.dialects.schema import Spec
+from penstock.domain.service import VersionPolicy
 from penstock.domain.traffic import Rollout, Shadow, Sticky, Traffic
 from penstock.errors import FieldProblem
 
+#: The name of a version's folder; YAML reads it as a number.
+Folder = Annotated[str, Field(pattern=r"^[0-9]+$")] | Annotated[int, Field(ge=0)]
 
-class Block(FrameworkBlock):
+
+class VersionFields(Spec):
+    """One of three, in Triton's words. Without them the newest numbered folder is served."""
+
+    #: How many of the newest.
+    latest: Annotated[int, Field(ge=1)] | None = None
+    all: Literal[True] | None = None
+    specific: Annotated[list[Folder], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> VersionFields:
+        said = [n for n in ("latest", "all", "specific") if getattr(self, n) is not None]
+        if len(said) != 1:
+            raise ValueError("has to be one of `latest: N`, `all: true` and `specific: [...]`")
+        return self
+
+
+class Versioned(FrameworkBlock):
+    """What each of our blocks has over KServe's."""
+
     options: dict[str, Any] | None = None
+    version_policy: VersionFields | None = None
 
+    def served_versions(self) -> VersionPolicy | None:
+        given = self.version_policy
+        if given is None:
+            return None
+        return VersionPolicy(
+            latest=given.latest,
+            all=bool(given.all),
+            specific=tuple(str(v) for v in given.specific or ()),
+        )
+
+
+class Block(Versioned):
     def runtime_options(self) -> dict[str, Any]:
         return {**super().runtime_options(), **(self.options or {})}
 
 
-class OwnPyTorchBlock(PyTorchBlock):
+class OwnPyTorchBlock(PyTorchBlock, Versioned):
     model_class_kwargs: dict[str, Any] | None = None
-    options: dict[str, Any] | None = None
 
     def runtime_options(self) -> dict[str, Any]:
         kwargs = {"modelClassKwargs": self.model_class_kwargs} if self.model_class_kwargs else {}
         return {**super().runtime_options(), **kwargs, **(self.options or {})}
 
 
-class OwnModelBlock(ModelBlock):
-    options: dict[str, Any] | None = None
-
+class OwnModelBlock(ModelBlock, Versioned):
     def runtime_options(self) -> dict[str, Any]:
         return dict(self.options or {})
 

@@ -13,16 +13,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.domain.service import Batching
-
-
-@dataclass(frozen=True, slots=True)
-class VersionPolicy:
-    """Which of the numbered version folders are served: the newest `latest`, all, or those named."""
-
-    latest: int | None = 1
-    all: bool = False
-    specific: tuple[str, ...] = ()
+from penstock.domain.service import Batching, VersionPolicy
 
 
 @dataclass(frozen=True, slots=True)

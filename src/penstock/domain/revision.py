@@ -28,9 +28,11 @@ DECIDES = (
     "resources",
     "batching",
     "service_account",
+    # A process is told its time limit at its start.
+    "timeout_s",
 )
 #: Fields that decide how often, for whom, or under what name: changed in place.
-DOES_NOT_DECIDE = ("name", "scaling", "timeout_s", "canary_percent", "labels", "annotations")
+DOES_NOT_DECIDE = ("name", "scaling", "canary_percent", "labels", "annotations")
 
 _NAME = re.compile(r"(.+)-([0-9]{5,})")
 

@@ -147,6 +147,15 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which of the numbered version folders are served: the newest `latest`, all, or those named."""
+
+    latest: int | None = 1
+    all: bool = False
+    specific: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A trained model in files, and how to run it."""
 
@@ -160,6 +169,8 @@ class Model:
     options: Mapping[str, Any] = EMPTY
     #: The model's name on the wire where it differs from the service's (`--model_name`).
     served_name: str | None = None
+    #: Which numbered folders are served; None is the newest.
+    versions: VersionPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ __all__ = [
 
 JSON_HEADERS: Final = b"content-type: application/json\r\n"
 _decode = msgspec.json.Decoder().decode
+#: Types by which a client says nothing of the body.
+_UNSAID: Final = ("application/octet-stream", "application/x-www-form-urlencoded")
 _JSON_TYPE: Final = re.compile(
     r"application/(?:[\w.+-]+\+)?json\s*(?:;|$)", re.ASCII | re.IGNORECASE
 )
@@ -103,11 +105,14 @@ def _split(rows: Array, specs: Sequence[TensorSpec]) -> dict[str, Array]:
 
 
 def is_json(content_type: str | bytes | None) -> bool:
-    """Whether a V1 body of this content type is JSON: no type at all counts, as octets do (KServe)."""
+    """Whether a V1 body of this content type is JSON.
+
+    No type at all counts, as octets do (KServe), and as the type does that `curl -d` says of any body.
+    """
     if not content_type:
         return True
     text = content_type.decode("latin-1") if isinstance(content_type, bytes) else content_type
-    return bool(_JSON_TYPE.match(text)) or text.startswith("application/octet-stream")
+    return bool(_JSON_TYPE.match(text)) or text.lower().startswith(_UNSAID)
 
 
 def decode_predict(body: Buffer) -> dict[str, Any]:

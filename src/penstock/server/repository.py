@@ -18,7 +18,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-from penstock.domain.process import ServedModel, VersionPolicy
+from penstock.domain.process import ServedModel
+from penstock.domain.service import VersionPolicy
 from penstock.errors import LoadError, NotFound, PenstockError, Unavailable, Unsupported
 from penstock.protocols.documents import IndexEntry
 from penstock.runtimes.base import Framework, LoadOptions, PayloadRuntime, Runtime
