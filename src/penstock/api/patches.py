@@ -12,7 +12,8 @@ import msgspec
 from penstock.api.wire import ApiError
 from penstock.errors import Forbidden, InvalidInput
 
-MAX_OPERATIONS = 10_000
+#: Each may walk the whole document.
+MAX_OPERATIONS = 1_000
 #: Bytes that all `copy` operations of a patch may add: each could double the document.
 MAX_COPIED = 3 * 1024 * 1024
 
