@@ -1,0 +1,235 @@
+"""What is wrong is answered with a status and a reason, and the next good request is answered."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from platform_harness import Platform, until
+
+ODD = """
+import os, signal, time
+import numpy as np
+import penstock
+
+class Odd(penstock.Model):
+    def load(self):
+        self.hoard = []
+    def predict(self, payload):
+        what = payload["instances"][0]
+        if what == "raise": raise RuntimeError("it was 4711")
+        if what == "hang": time.sleep(600)
+        if what == "exit": os._exit(7)
+        if what == "signal": os.kill(os.getpid(), signal.SIGKILL)
+        if what == "nonsense": return object()
+        if what == "memory":
+            for _ in range(100):
+                self.hoard.append(np.ones(2_000_000))
+            return {"predictions": [len(self.hoard)]}
+        return {"predictions": payload["instances"]}
+"""
+RAISES = """
+import penstock
+
+class M(penstock.Model):
+    def load(self):
+        raise RuntimeError("no weights here")
+    def predict(self, payload):
+        return payload
+"""
+
+
+def isvc(name: str, block: str, uri: str, **more: Any) -> str:
+    resources = more.pop("resources", None)
+    inner = {"storageUri": uri, **({"resources": resources} if resources else {})}
+    return json.dumps(
+        {
+            "apiVersion": "penstock.dev/v1alpha1",
+            "kind": "InferenceService",
+            "metadata": {"name": name},
+            "spec": {"predictor": {block: inner, **more}},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def faults(platform: Platform) -> Platform:
+    """`iris` and the class `odd` are Ready; models/raises, models/empty and models/versions are there."""
+    models = platform.folder / "models"
+    for name, source in (("odd", ODD), ("raises", RAISES)):
+        (models / name).mkdir()
+        (models / name / "model.py").write_text(source)
+    (models / "empty").mkdir()
+    (models / "empty" / "README.txt").write_text("nothing here")
+    for version in ("1", "2"):
+        (models / "versions" / version).mkdir(parents=True)
+        (models / "versions" / version / "model.joblib").write_bytes(
+            (models / "iris" / "model.joblib").read_bytes()
+        )
+    platform.run("apply", "-f", "-", "--wait", stdin=isvc("iris", "sklearn", "models/iris"))
+    # 400 MB at once, over the limit at half of it; the time limit is for the call that hangs.
+    platform.run(
+        "apply", "-f", "-", "--wait",
+        stdin=isvc(
+            "odd", "python", "models/odd", timeout=4, resources={"limits": {"memory": "200Mi"}}
+        ),
+    )  # fmt: skip
+    return platform
+
+
+def ask(platform: Platform, name: str, instance: Any) -> httpx.Response:
+    return httpx.post(
+        f"{platform.http}/v1/models/{name}:predict", json={"instances": [instance]}, timeout=30
+    )
+
+
+GOOD = [5.1, 3.5, 1.4, 0.2]
+FAULTY = [
+    ("no model", "sklearn", "models/nothing", "There is no model at models/nothing"),
+    ("no file of the format", "sklearn", "models/empty", "*.joblib"),
+    ("no pickle", "sklearn", "models/broken", "cannot be loaded as a joblib or pickle file"),
+    ("wrong format", "onnx", "models/iris", "*.onnx"),
+    ("a load that raises", "python", "models/raises", "RuntimeError: no weights here"),
+]
+
+
+@pytest.mark.parametrize(
+    ("block", "uri", "said"), [f[1:] for f in FAULTY], ids=[f[0] for f in FAULTY]
+)
+def test_a_model_that_cannot_be_loaded(faults: Platform, block: str, uri: str, said: str) -> None:
+    """As a new service it answers 503 with the reason; as a change it leaves the old revision serving."""
+    faults.run("apply", "-f", "-", stdin=isvc("faulty", block, uri))
+
+    def ready(name: str) -> Any:
+        found = faults.service(name).get("status", {}).get("conditions", [])
+        return next((c for c in found if c["type"] == "Ready" and c["status"] == "False"), None)
+
+    condition = until(
+        lambda: (c := ready("faulty")) and said in c.get("message", "") and c, f"{said!r}", 30
+    )
+    assert "\n" not in condition["message"]
+    answer = ask(faults, "faulty", GOOD)
+    assert answer.status_code == 503
+    assert said in answer.json()["error"]
+    if uri == "models/raises":
+        assert "Traceback" in faults.run("logs", "faulty")
+    faults.run("apply", "-f", "-", "--wait", stdin=isvc("faulty", "sklearn", "models/iris"))
+    assert ask(faults, "faulty", GOOD).json() == {"predictions": [0]}
+    faults.run("apply", "-f", "-", stdin=isvc("faulty", block, uri))
+    until(lambda: said in json.dumps(faults.service("faulty").get("status", {})), f"{said!r}", 30)
+    assert ask(faults, "faulty", GOOD).json() == {"predictions": [0]}
+    faults.run("delete", "isvc", "faulty")
+
+
+CALLS = [
+    ("raise", 500, "failed in predict: RuntimeError"),
+    ("nonsense", 500, "cannot be sent"),
+    ("hang", 504, "did not answer within 4 s"),
+    ("exit", 502, "ended the connection before it answered"),
+    ("signal", 502, "ended the connection before it answered"),
+    ("memory", 502, "ended the connection before it answered"),
+]
+
+
+@pytest.mark.parametrize(("what", "status", "said"), CALLS, ids=[c[0] for c in CALLS])
+def test_a_predict_that_goes_wrong(faults: Platform, what: str, status: int, said: str) -> None:
+    answer = ask(faults, "odd", what)
+    assert answer.status_code == status, answer.text
+    assert said in answer.json()["error"]
+    assert "4711" not in answer.text
+    assert ask(faults, "iris", GOOD).json() == {"predictions": [0]}
+    good = until(
+        lambda: (a := ask(faults, "odd", "fine")).status_code == 200 and a, "a good answer", 30
+    )
+    assert good.json() == {"predictions": ["fine"]}
+    reasons = {"hang": "Unresponsive", "exit": "Exit", "signal": "Signal", "memory": "OutOfMemory"}
+    if what in reasons:
+        (replica,) = [r for r in faults.replicas() if r["spec"]["service"] == "odd"]
+        assert replica["status"]["reason"] == reasons[what]
+    else:
+        assert "Traceback" in faults.run("logs", "odd") or what == "nonsense"
+
+
+def _unknown_model(p: Platform) -> httpx.Response:
+    return httpx.post(f"{p.http}/v2/models/nobody/infer", json={})
+
+
+def _unknown_version(p: Platform) -> httpx.Response:
+    return httpx.post(f"{p.http}/v2/models/iris/versions/7/infer", json={})
+
+
+def _wrong_width(p: Platform) -> httpx.Response:
+    return ask(p, "iris", [1, 2])
+
+
+def _nan(p: Platform) -> httpx.Response:
+    return httpx.post(f"{p.http}/v1/models/iris:predict", content=b'{"instances":[[NaN,1,2,3]]}')
+
+
+def _header_length(p: Platform) -> httpx.Response:
+    return httpx.post(
+        f"{p.http}/v2/models/iris/infer",
+        content=b"{}",
+        headers={"Inference-Header-Content-Length": "100"},
+    )
+
+
+REQUESTS: list[tuple[Callable[[Platform], httpx.Response], int, str]] = [
+    (_unknown_model, 404, "nobody does not exist"),
+    (_unknown_version, 404, "no version 7"),
+    (_wrong_width, 400, "4"),
+    (_nan, 400, "NaN"),
+    (_header_length, 400, "but the body has"),
+]
+
+
+@pytest.mark.parametrize(
+    ("send", "status", "said"), REQUESTS, ids=[r[0].__name__ for r in REQUESTS]
+)
+def test_a_request_that_is_wrong(
+    faults: Platform, send: Callable[[Platform], httpx.Response], status: int, said: str
+) -> None:
+    answer = send(faults)
+    assert answer.status_code == status, answer.text
+    assert said in answer.json()["error"]
+    assert ask(faults, "iris", GOOD).json() == {"predictions": [0]}
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "status"),
+    [(5_000_000_000, b"", b"413"), (500, b'{"instances":', b"")],
+    ids=["oversized", "truncated"],
+)
+def test_a_body_that_never_comes_whole(
+    faults: Platform, length: int, body: bytes, status: bytes
+) -> None:
+    host, _, port = faults.http.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as s:
+        s.sendall(
+            b"POST /v1/models/iris:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+            % length
+            + body
+        )
+        if status:
+            assert s.recv(100).startswith(b"HTTP/1.1 " + status)
+    assert ask(faults, "iris", GOOD).json() == {"predictions": [0]}
+
+
+def test_the_version_policy_of_a_manifest(faults: Platform, tmp_path: Path) -> None:
+    manifest = json.loads(isvc("versions", "sklearn", "models/versions"))
+    manifest["spec"]["predictor"]["sklearn"]["versionPolicy"] = {"all": True}
+    faults.run("apply", "-f", "-", "--wait", stdin=json.dumps(manifest))
+    tensor = {"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": GOOD}
+    for version in ("1", "2"):
+        url = f"{faults.http}/v2/models/versions/versions/{version}/infer"
+        assert httpx.post(url, json={"inputs": [tensor]}).json()["model_version"] == version
+    manifest["spec"]["predictor"]["sklearn"]["versionPolicy"] = {"specific": [3]}
+    faults.run("apply", "-f", "-", stdin=json.dumps(manifest))
+    until(lambda: "Version 3 is not at" in json.dumps(faults.service("versions")), "the reason", 30)
+    assert ask(faults, "versions", GOOD).json() == {"predictions": [0]}
+    faults.run("delete", "isvc", "versions")
