@@ -1,1 +1,1 @@
-"""TODO docstring"""
+"""Where replicas run: `base` is the contract, `local` keeps it with processes of this machine."""

@@ -1,1 +1,1 @@
-"""TODO docstring"""
+"""Where manifests live: `base` is the contract, `sqlite` keeps it on one machine."""
