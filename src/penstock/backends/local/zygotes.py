@@ -19,6 +19,7 @@ import msgspec
 
 from penstock.backends.local.backoff import Endings
 from penstock.backends.local.clock import Clock
+from penstock.backends.local.environment import for_models
 from penstock.backends.local.limits import ForkLimits
 from penstock.backends.local.logs import ProcessLog
 from penstock.backends.local.paths import Layout
@@ -154,6 +155,7 @@ class Zygote:
                 self._on_end,
                 output_fd=self._output.write_fd,
                 pass_fds=(theirs.fileno(),),
+                env=for_models(os.environ),
             )
         except BaseException:
             ours.close()

@@ -1,0 +1,51 @@
+"""A model process sees no credential of whoever started the platform."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from platform_harness import Platform
+
+_MODEL = """\
+import os
+
+import penstock
+
+
+class Environment(penstock.Model):
+    def predict(self, payload, headers=None):
+        return {"predictions": sorted(os.environ)}
+"""
+
+
+def test_a_model_sees_its_manifest_s_variables_and_no_one_s_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What programs need to run comes through; AWS keys, tokens and proxies do not."""
+    secrets = ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HTTPS_PROXY", "DATABASE_URL")
+    for name in secrets:
+        monkeypatch.setenv(name, "/dev/null")
+    (tmp_path / "models" / "env").mkdir(parents=True)
+    (tmp_path / "models" / "env" / "model.py").write_text(_MODEL)
+    (tmp_path / "env.yaml").write_text(
+        "apiVersion: penstock.dev/v1alpha1\nkind: InferenceService\nmetadata:\n  name: env\n"
+        "spec:\n  predictor:\n    python:\n      storageUri: models/env\n"
+        "      env:\n      - {name: MY_OWN, value: x}\n"
+    )
+    platform = Platform(tmp_path)
+    platform.start()
+    try:
+        platform.run("apply", "-f", "env.yaml", "--wait", "--timeout=50s")
+        answer = httpx.post(
+            f"{platform.http}/v1/models/env:predict",
+            content=json.dumps({"instances": []}),
+            timeout=30,
+        )
+    finally:
+        platform.stop()
+    seen = set(answer.json()["predictions"])
+    assert {"MY_OWN", "PATH"} <= seen
+    assert not seen & set(secrets)
