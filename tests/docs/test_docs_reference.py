@@ -18,5 +18,7 @@ def test_the_reference_is_what_the_code_makes() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for name, text in module.pages().items():
-        if (DOCS / "reference" / name).read_text() != text:  # no assert: its diff would fill screens
+        if (
+            DOCS / "reference" / name
+        ).read_text() != text:  # no assert: its diff would fill screens
             pytest.fail(f"docs/reference/{name} is stale: run `make reference`")
