@@ -58,6 +58,16 @@ def column(name: str, sample: Any) -> TensorSpec:
     return TensorSpec(name, "FP64", (-1,), strict=False)
 
 
+def made_up(names: Sequence[str], categories: Mapping[str, Sequence[Any]]) -> dict[str, Array]:
+    """One row by column, shape (1,): a known value of each categorical column, 0 for the others."""
+    out: dict[str, Array] = {}
+    for name in names:
+        known = categories.get(name)
+        value = known[0] if known else 0
+        out[name] = np.array([value], dtype=object if isinstance(value, str) else None)
+    return out
+
+
 def samples(model: Any) -> Mapping[int, Any]:
     """A value that each input column of a fitted estimator would accept, where that can be read off it.
 

@@ -148,12 +148,7 @@ class XgboostRuntime(Runtime):
     def _made_up(self) -> dict[str, Array]:
         if not self._categories:
             return {"input-0": np.zeros((1, self._features), np.float32)}
-        out: dict[str, Array] = {}
-        for name in self._names:
-            known = self._categories.get(name)
-            value = known[0] if known else 0
-            out[name] = np.array([value], dtype=object if isinstance(value, str) else None)
-        return out
+        return frames.made_up(self._names, self._categories)
 
 
 def load(path: Path, options: LoadOptions) -> Runtime:
