@@ -128,7 +128,6 @@ class GrpcFront:
 
     def _side(self, path: str, head: RequestHead) -> Callable[[Any], None]:
         """Health and reflection, or what says that there is no such method."""
-        _, service, method = path.split("/", 2) if path.count("/") == 2 else ("", "", "")
         table = self.gateway.table
         namespace = _namespace(head)
 
@@ -141,29 +140,8 @@ class GrpcFront:
             # A service that is asleep serves: a call wakes it.
             return None if found is None else not found.route.message
 
-        def unary(answer: Callable[..., None], *more: Any) -> Callable[[Any], None]:
-            def call(exchange: Any) -> None:
-                try:
-                    answer(exchange, state, *more)
-                except PenstockError as error:
-                    reply_error(exchange, error)
-
-            return lambda exchange: exchange.gather(call)
-
-        if service == "grpc.health.v1.Health":
-            if method == "Check":
-                return unary(side.health_check)
-            if method == "List":
-                return unary(
-                    lambda e, s: side.health_list(e, s, [x.name for x in table.services(namespace)])
-                )
-            if method == "Watch":
-                return unary(side.health_watch)
-        elif service.endswith(".ServerReflection") and method == "ServerReflectionInfo":
-            package = service.removesuffix(".ServerReflection")
-            if package in ("grpc.reflection.v1", "grpc.reflection.v1alpha"):
-                return lambda exchange: side.reflect(exchange, package)
-        return _refusing(Unsupported(f"There is no method {path[:200]} here."))
+        found = side.find(path, state, lambda: [s.name for s in table.services(namespace)])
+        return found or _refusing(Unsupported(f"There is no method {path[:200]} here."))
 
 
 def _refusing(error: PenstockError) -> Callable[[Any], None]:

@@ -155,7 +155,6 @@ class GrpcCalls:
 
     def _side(self, path: str) -> Callable[[Exchange], None]:
         """Health and reflection, or what says that there is no such method."""
-        _, service, method = path.split("/", 2) if path.count("/") == 2 else ("", "", "")
         app = self._app
 
         def state(name: str) -> bool | None:
@@ -171,34 +170,8 @@ class GrpcCalls:
                 return False
             return True
 
-        def unary(answer: Callable[..., None], *more: Any) -> Callable[[Exchange], None]:
-            def call(exchange: Any) -> None:
-                try:
-                    answer(exchange, state, *more)
-                except PenstockError as error:
-                    reply_error(exchange, error)
-
-            return lambda exchange: exchange.gather(call)
-
-        if service == "grpc.health.v1.Health":
-            if method == "Check":
-                return unary(side.health_check)
-            if method == "List":
-                return unary(lambda e, s: side.health_list(e, s, app.repository.names()))
-            if method == "Watch":
-                return unary(side.health_watch)
-        elif service.endswith(".ServerReflection") and method == "ServerReflectionInfo":
-            package = service.removesuffix(".ServerReflection")
-            if package in ("grpc.reflection.v1", "grpc.reflection.v1alpha"):
-
-                def reflect(exchange: Any) -> None:
-                    if isinstance(exchange, H2Exchange):
-                        side.reflect(exchange, package)
-                    else:
-                        reply_error(exchange, Unsupported("Reflection needs HTTP/2."))
-
-                return reflect
-        return _refusing(Unsupported(f"There is no method {path[:200]} here."))
+        found = side.find(path, state, app.repository.names)
+        return found or _refusing(Unsupported(f"There is no method {path[:200]} here."))
 
     # -- the other methods of the inference service: request message in, response message out
 

@@ -1,7 +1,7 @@
 """The services beside inference: gRPC's health checking and server reflection (v1 and v1alpha).
 
 Both are answered from what this process knows: `state(name)` says whether a service or model can serve,
-None for one that is not known.
+None for one that is not known. `find` has the one table of their methods, for gateways and model processes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from penstock.errors import NotFound, Unavailable, Unsupported
+from penstock.errors import NotFound, PenstockError, Unavailable, Unsupported
 from penstock.http.exchange import OPEN, Exchange
 from penstock.http.h2.exchange import STARTED, H2Exchange
 from penstock.protocols.grpc.infer import parse
@@ -20,12 +20,17 @@ from penstock.protocols.grpc.wire import (
     CONTENT_TYPE,
     error_lines,
     frame,
+    reply_error,
     reply_message,
     unframe,
 )
 
 #: What answers: may a service or model of this name serve? None: there is none of this name.
 State = Callable[[str], bool | None]
+#: The names of the services or models there are.
+Names = Callable[[], Iterable[str]]
+#: Takes a call.
+Handler = Callable[[Any], None]
 
 #: How often a health watch looks, seconds.
 WATCH_S: Final = 0.5
@@ -53,7 +58,26 @@ def _known(name: str, state: State) -> bool | None:
     return state("") if name == "" or name in SERVICES else state(name)
 
 
-def health_check(exchange: Exchange | H2Exchange, state: State) -> None:
+def find(path: str, state: State, names: Names) -> Handler | None:
+    """What answers calls of the method at `path`; None when it is none of these services'."""
+    bind = _METHODS.get(path)
+    return bind(state, names) if bind is not None else None
+
+
+def _unary(answer: Callable[[Any, State, Names], None]) -> Callable[[State, Names], Handler]:
+    def bind(state: State, names: Names) -> Handler:
+        def call(exchange: Any) -> None:
+            try:
+                answer(exchange, state, names)
+            except PenstockError as error:
+                reply_error(exchange, error)
+
+        return lambda exchange: exchange.gather(call)
+
+    return bind
+
+
+def health_check(exchange: Exchange | H2Exchange, state: State, names: Names) -> None:
     """`Check`. Raises NotFound for a name that is not known."""
     request = parse(_Request, _body(exchange))
     serving = _known(request.service, state)
@@ -62,15 +86,15 @@ def health_check(exchange: Exchange | H2Exchange, state: State) -> None:
     reply_message(exchange, _Response(status=_SERVING if serving else _NOT_SERVING))
 
 
-def health_list(exchange: Exchange | H2Exchange, state: State, names: Iterable[str]) -> None:
+def health_list(exchange: Exchange | H2Exchange, state: State, names: Names) -> None:
     """`List`"""
     answer = _List()
-    for name in ("", *names):
+    for name in ("", *names()):
         answer.statuses[name].status = _SERVING if state(name) else _NOT_SERVING
     reply_message(exchange, answer)
 
 
-def health_watch(exchange: H2Exchange, state: State) -> None:
+def health_watch(exchange: Exchange | H2Exchange, state: State, names: Names) -> None:
     """`Watch`: the state now, and again whenever it has changed, until the client goes."""
     if not isinstance(exchange, H2Exchange):
         raise Unsupported("Watch needs HTTP/2.")
@@ -111,8 +135,11 @@ def _body(exchange: Any) -> Any:
     return unframe(exchange.body or b"", exchange.head.get(b"grpc-encoding"), MOST_BYTES)
 
 
-def reflect(exchange: H2Exchange, package: str) -> None:
+def reflect(exchange: Any, package: str) -> None:
     """`ServerReflectionInfo` of `package`, grpc.reflection.v1 or v1alpha."""
+    if not isinstance(exchange, H2Exchange):
+        reply_error(exchange, Unsupported("Reflection needs HTTP/2."))
+        return
     request_kind = message("ServerReflectionRequest", package)
     response_kind = message("ServerReflectionResponse", package)
 
@@ -144,3 +171,18 @@ def reflect(exchange: H2Exchange, package: str) -> None:
         stream.done()
 
     MessageStream(exchange, take, MOST_BYTES)
+
+
+def _reflection(package: str) -> Callable[[State, Names], Handler]:
+    return lambda state, names: lambda exchange: reflect(exchange, package)
+
+
+_METHODS: Final[dict[str, Callable[[State, Names], Handler]]] = {
+    f"/{_HEALTH}.Health/Check": _unary(health_check),
+    f"/{_HEALTH}.Health/List": _unary(health_list),
+    f"/{_HEALTH}.Health/Watch": _unary(health_watch),
+    **{
+        f"/{package}.ServerReflection/ServerReflectionInfo": _reflection(package)
+        for package in ("grpc.reflection.v1", "grpc.reflection.v1alpha")
+    },
+}
