@@ -18,7 +18,7 @@ from penstock.http.head import BadRequest, RequestHead
 from penstock.http.incoming import BodySink, Buffer, flat, size_of
 
 if TYPE_CHECKING:
-    from penstock.http.h2.connection import H2Connection
+    from penstock.http.h2.streams import Streams
 
 __all__ = ["ABORTED", "ENDED", "OPEN", "STARTED", "H2Exchange"]
 
@@ -38,7 +38,7 @@ class H2Exchange:
 
     def __init__(
         self,
-        connection: H2Connection,
+        connection: Streams,
         stream: int,
         head: RequestHead,
         timeout: bytes | None,
