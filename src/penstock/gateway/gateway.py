@@ -8,6 +8,7 @@ moves when a replica comes up, answers, or is added.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,8 @@ from penstock.observe.metrics import Registry
 if TYPE_CHECKING:
     from penstock.gateway.resolve import Plan
     from penstock.http.server import Exchange
+
+logger = logging.getLogger(__name__)
 
 #: How often deadlines are looked at, seconds. One sweep costs about 50 ns per request under way.
 SWEEP_S: Final = 0.02
@@ -71,11 +74,16 @@ class Gateway:
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep()
 
+    def now(self) -> float:
+        """The loop's time, seconds."""
+        return self._time()
+
     # -- requests ---------------------------------------------------------------------------------
 
     def handle(self, exchange: Exchange) -> None:
         """Take a request whose head is here; its body may be."""
         head = exchange.head
+        forward: Forward | None = None
         try:
             plan: Plan | None = head.memo.get(_PLAN)
             service = plan.service if plan is not None else None
@@ -92,10 +100,24 @@ class Gateway:
                 exchange.gather(lambda _: self._gathered(forward))
             elif service.waiting or not forward.dispatch():
                 self._queue(forward)
-        except PenstockError as exc:
-            refuse(exchange, exc)
         except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
-            refuse(exchange, internal(exc))
+            error = exc if isinstance(exc, PenstockError) else internal(exc)
+            if forward is None:
+                refuse(exchange, error)
+            else:
+                self._give_up(forward, error)
+
+    def _give_up(self, forward: Forward, error: PenstockError) -> None:
+        """Answer a request that could not be handled; whatever happens, it is under way no more."""
+        if forward.done:
+            return
+        try:
+            forward.fail(error)
+        except Exception:
+            logger.exception("a request that failed could not be answered")
+            forward.exchange.abort()
+            if forward in self.active:
+                forward.drop()
 
     def admit(self, forward: Forward) -> None:
         """Take a request that another front made, its body all here."""
@@ -107,7 +129,13 @@ class Gateway:
             self.place(forward)
 
     def place(self, forward: Forward) -> None:
-        """Dispatch, or let wait."""
+        """Dispatch, or let wait. Fails the request, and nothing else, when that goes wrong."""
+        try:
+            self._place(forward)
+        except Exception as exc:  # noqa: BLE001 - the request's border, as in `handle`
+            self._give_up(forward, exc if isinstance(exc, PenstockError) else internal(exc))
+
+    def _place(self, forward: Forward) -> None:
         service = forward.service
         if not service.current:
             # The route changed while the body came in, or while a replica was tried: what is known of
@@ -175,19 +203,29 @@ class Gateway:
     def flush(self, service: Service) -> None:
         """Give replicas to requests that wait, in order."""
         waiting = service.waiting
+        broken: list[tuple[Forward, Exception]] = []
         for _ in range(len(waiting)):
             forward = waiting[0]
-            if not forward.dispatch():
-                if len(service.weighted) <= 1 and not forward.plan.wanted:
-                    return
-                forward.target = None  # another revision may have room
+            error: Exception | None = None
+            try:
                 if not forward.dispatch():
-                    waiting.rotate(-1)
-                    continue
+                    if len(service.weighted) <= 1 and not forward.plan.wanted:
+                        break
+                    forward.target = None  # another revision may have room
+                    if not forward.dispatch():
+                        waiting.rotate(-1)
+                        continue
+            except Exception as exc:  # noqa: BLE001 - the request's border: the line goes on
+                error = exc
             waiting.popleft()
             forward.queued = False
+            forward.sent_at = self._time()
             # The line outlives descriptions of its service; the bytes are counted in the newest.
             forward.service.waiting_bytes -= forward.body_bytes
+            if error is not None:
+                broken.append((forward, error))
+        for forward, error in broken:  # now, because the end of a request comes back to this line
+            self._give_up(forward, error if isinstance(error, PenstockError) else internal(error))
 
     def _call(self, service: Service, now: float) -> None:
         self._lines[service.key] = now
@@ -195,11 +233,15 @@ class Gateway:
             self._wake(Wake(service.key, len(service.waiting)))
 
     def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
         now = self._time()
         late = [f for f in self.active if f.deadline <= now]
         for forward in late:
             if not forward.done:
-                forward.expire()
+                try:
+                    forward.expire()
+                except Exception as exc:  # noqa: BLE001 - one request's; the others have deadlines too
+                    self._give_up(forward, internal(exc))
         for key in list(self._lines):
             namespace, _, name = key.partition("/")
             service = self.table.get(namespace, name)
@@ -207,7 +249,6 @@ class Gateway:
                 del self._lines[key]
             elif now - self._lines[key] >= WAKE_AGAIN_S:
                 self._call(service, now)
-        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
     # -- the table ----------------------------------------------------------------------------------
 

@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 #: another replica when the first cannot be reached; larger ones stream.
 GATHER_BYTES: Final = 128 * 1024
 
+#: Share of a service's time limit after which a request without an answer says that the replica hangs.
+HANGS: Final = 0.95
+
 REVISION_HEADER: Final = b"x-penstock-revision"
 
 _encode = msgspec.json.encode
@@ -57,8 +60,11 @@ class Forward:
     __slots__ = (
         "_attempts", "_consumed", "_gateway", "_started", "_streaming", "_upstream",
         "body_bytes", "deadline", "done", "exchange", "plan", "queued", "replica",
-        "service", "since", "target",
+        "sent_at", "service", "since", "target",
     )  # fmt: skip
+
+    #: When it was sent, if it waited before; not set for the others.
+    sent_at: float
 
     def __init__(
         self, gateway: Gateway, exchange: Exchange, plan: Plan, service: Service, now: float
@@ -233,6 +239,10 @@ class Forward:
         if not self.done:
             self._finish(499)
 
+    def drop(self) -> None:
+        """Let go of everything without an answer."""
+        self._finish(500)
+
     def _finish(self, status: int) -> None:
         """Count, free the replica, drop what is still under way. Called once."""
         self.done = True
@@ -242,6 +252,8 @@ class Forward:
         if replica is not None:
             replica.outstanding -= 1
             self.replica = None
+            if status == 504 or replica.doubted:
+                self._judge(replica, status)
         upstream = self._upstream
         if upstream is not None:
             self._upstream = None
@@ -252,6 +264,23 @@ class Forward:
         gateway.count(self, status)
         if self.service.waiting:
             gateway.flush(self.service)
+
+    def _judge(self, replica: Replica, status: int) -> None:
+        """Whether `replica` hangs, by how this request ended there.
+
+        One that took all the time that the service allows, with no byte of an answer, is taken for
+        hanging: the model process will see it too and end, and requests sent to it meanwhile would be
+        lost with it. A client's own shorter deadline says nothing, and neither does time spent waiting.
+        """
+        if status == 504:
+            # Set for requests that waited, which is rare; all others were sent as they came.
+            sent_at = getattr(self, "sent_at", self.since)
+            if not self._started and self._gateway.now() - sent_at >= (
+                HANGS * self.service.route.timeout_s
+            ):
+                replica.doubt()
+        elif status not in (499, 502):
+            replica.trust()
 
     # -- a streamed body --------------------------------------------------------------------------
 

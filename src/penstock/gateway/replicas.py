@@ -3,6 +3,9 @@
 A replica is down from the moment a connection to it fails until a later attempt succeeds; while it is
 down it is not chosen, and one probe with a growing pause tries it. So a killed process costs each gateway
 its in-flight requests and one failed connection, not a failed request per arrival.
+
+A replica that let a request's whole time pass without a byte is doubted: it is not chosen until it has
+answered something, or its process has ended and another is up, or a while has passed with neither.
 """
 
 from __future__ import annotations
@@ -14,13 +17,16 @@ from typing import Final
 
 from penstock.domain.routes import Address
 from penstock.domain.routes import Replica as ReplicaAddress
-from penstock.http.client import Upstream, connects
+from penstock.http.client import Upstream, closes, connects
 
 logger = logging.getLogger(__name__)
 
 #: Pauses between attempts to reach a replica that is down, seconds: first, and most.
 PROBE_FIRST_S: Final = 0.01
 PROBE_MOST_S: Final = 1.0
+#: Longest doubt, seconds. A model process that hangs ends itself well within it; another kind of server may
+#: just be slow.
+DOUBT_S: Final = 3.0
 
 
 class Replica:
@@ -28,7 +34,7 @@ class Replica:
 
     __slots__ = (
         "_closed", "_loop", "_on_up", "_pause_s", "_probe",
-        "address", "id", "outstanding", "up", "upstream",
+        "address", "doubted", "id", "outstanding", "up", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +47,8 @@ class Replica:
         self.address = replica.address
         self.outstanding = 0
         self.up = True
+        #: Not up because a request got no answer in its time, though connections are accepted.
+        self.doubted = False
         self.upstream = Upstream(Address.parse(replica.address), loop=loop)
         self._loop = loop
         self._on_up = on_up
@@ -55,13 +63,42 @@ class Replica:
             self._pause_s = PROBE_FIRST_S
             self._probe = self._loop.create_task(self._until_up())
 
+    def doubt(self) -> None:
+        """A request got no answer in its time: stop choosing this replica until it is known better."""
+        if self.up and not self._closed:
+            logger.warning("%s let a request's time pass and is not chosen for now", self.address)
+            self.up = False
+            self.doubted = True
+            self._pause_s = PROBE_FIRST_S
+            self._probe = self._loop.create_task(self._until_known())
+
+    def trust(self) -> None:
+        """It answered a request: choose it again."""
+        if self.doubted and not self._closed:
+            if self._probe is not None:
+                self._probe.cancel()
+            self._rise()
+
+    async def _until_known(self) -> None:
+        # A connection that says nothing is closed by the other end when its process ends or drains.
+        ended = await closes(Address.parse(self.address), DOUBT_S)
+        if ended:
+            self.doubted = False  # from here on it is down like any other
+            await self._until_up()
+        elif not self._closed:
+            self._rise()
+
+    def _rise(self) -> None:
+        self.up = True
+        self.doubted = False
+        self._probe = None
+        self._on_up()
+
     async def _until_up(self) -> None:
         while not self._closed:
             await asyncio.sleep(self._pause_s)
             if await connects(Address.parse(self.address)):
-                self.up = True
-                self._probe = None
-                self._on_up()
+                self._rise()
                 return
             self._pause_s = min(self._pause_s * 1.5, PROBE_MOST_S)
 

@@ -25,7 +25,15 @@ from penstock.http.head import HeadCache, ResponseHead, parse_response_head, ren
 from penstock.http.incoming import Buffer, size_of
 from penstock.http.limits import Limits
 
-__all__ = ["ClientExchange", "ResponseSink", "Upstream", "UpstreamError", "connects", "fetch"]
+__all__ = [
+    "ClientExchange",
+    "ResponseSink",
+    "Upstream",
+    "UpstreamError",
+    "closes",
+    "connects",
+    "fetch",
+]
 
 
 class Upstream:
@@ -215,19 +223,49 @@ async def _open(
 async def connects(address: Address, timeout_s: float = 5.0) -> bool:
     """Whether somebody accepts connections there now."""
     loop = asyncio.get_running_loop()
-    transport: asyncio.BaseTransport
     try:
         async with asyncio.timeout(timeout_s):
-            if address.path is not None:
-                transport, _ = await loop.create_unix_connection(asyncio.Protocol, address.path)
-            else:
-                transport, _ = await loop.create_connection(
-                    asyncio.Protocol, str(address.host), address.port
-                )
+            transport = await _plain(loop, address, asyncio.Protocol)
     except (OSError, TimeoutError):
         return False
     transport.close()
     return True
+
+
+class _Lost(asyncio.Protocol):
+    """Notices that a connection was closed."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set()
+
+
+async def closes(address: Address, within_s: float) -> bool:
+    """Whether a connection there, on which nothing is said, is refused or closed within that time."""
+    protocol = _Lost()
+    transport: asyncio.BaseTransport | None = None
+    try:
+        async with asyncio.timeout(within_s):
+            transport = await _plain(asyncio.get_running_loop(), address, lambda: protocol)
+            await protocol.lost.wait()
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    finally:
+        if transport is not None:
+            transport.close()
+    return True
+
+
+async def _plain(
+    loop: asyncio.AbstractEventLoop, address: Address, factory: Callable[[], asyncio.Protocol]
+) -> asyncio.BaseTransport:
+    if address.path is not None:
+        return (await loop.create_unix_connection(factory, address.path))[0]
+    return (await loop.create_connection(factory, str(address.host), address.port))[0]
 
 
 class _Whole:
