@@ -134,7 +134,7 @@ class FakeClock(Clock):
 class Rig:
     """The parts of a node that look after replicas, with toys in them."""
 
-    def __init__(self, data_dir, clock, policy, arguments, cgroup="off"):
+    def __init__(self, data_dir, clock, policy, arguments, cgroup="off", devices=None):
         self.lock = NodeLock.acquire(data_dir)
         self.layout = self.lock.layout
         self.data_dir = data_dir
@@ -151,6 +151,7 @@ class Rig:
             limiter=Limiter(cgroup),
             clock=clock,
             policy=policy,
+            devices=devices,
         )
         self.clock = clock
         self.endpoint = Endpoint(self.replicas, lambda: NodeStatus(1, "rlimit", 0, (), ()))

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from penstock.domain.devices import DeviceShare, DeviceStatus
 from penstock.domain.process import ProcessSpec
 
 
 class Phase(StrEnum):
     """Where a replica is in its life."""
 
+    WAITING = "Waiting"  # asked for, and a device that it needs is not free
     STARTING = "Starting"  # asked for, the process is coming up or its model is loading
     READY = "Ready"  # it answered its readiness probe
     BACKOFF = "BackOff"  # it ended and will be started again at `retry_at`
@@ -43,7 +45,8 @@ class ReplicaStatus:
     started_at: float | None = None
     ready_at: float | None = None
     retry_at: float | None = None
-    #: Why it last ended or cannot start: `Exit`, `Signal`, `OutOfMemory`, `ModelLoadFailed`, `ProbeFailed`.
+    #: Why it last ended or cannot start: `Exit`, `Signal`, `OutOfMemory`, `ModelLoadFailed`, `ProbeFailed`,
+    #: `WaitingForDevice`.
     reason: str = ""
     #: One line for people.
     message: str = ""
@@ -53,6 +56,8 @@ class ReplicaStatus:
     memory_bytes: int | None = None
     #: How limits are enforced here: `cgroup-v2`, `cgroup-v1`, `rlimit`, or empty when none is set.
     limits: str = ""
+    #: What it holds of the machine's accelerators.
+    devices: tuple[DeviceShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,10 @@ class Backend(ABC):
     @abstractmethod
     async def list(self) -> ReplicaList:
         """Every replica known, whoever asked for it."""
+
+    async def devices(self) -> tuple[DeviceStatus, ...]:
+        """The accelerators that replicas are placed on; none where another scheduler places them."""
+        return ()
 
     @abstractmethod
     def watch(self) -> AsyncIterator[ReplicaStatus | ReplicaGone]:

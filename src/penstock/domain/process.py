@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.domain.devices import DeviceRequest, DeviceShare
 from penstock.domain.service import Batching, VersionPolicy
 
 
@@ -50,6 +51,11 @@ class ProcessSpec:
     env: dict[str, str] = field(default_factory=dict)
     memory_limit_bytes: int | None = None
     cpu_limit: float | None = None
+    #: What it asks for, and what the node has given it: the node fills that in.
+    device: DeviceRequest | None = None
+    devices: tuple[DeviceShare, ...] = ()
+    #: Who gets a device first when several wait; higher goes first.
+    priority: int = 0
     #: Requests admitted at once, waiting ones included; over it: 503 with Retry-After.
     max_queue: int = 1024
     max_body_bytes: int = 256 * 1024 * 1024

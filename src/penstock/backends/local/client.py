@@ -23,6 +23,7 @@ from penstock.backends.local.node_protocol import (
     Answer,
     Change,
     List,
+    ListDevices,
     Logs,
     NodeStatus,
     Request,
@@ -33,6 +34,7 @@ from penstock.backends.local.node_protocol import (
     Watch,
     decode_answer,
 )
+from penstock.domain.devices import DeviceStatus
 from penstock.domain.process import ProcessSpec
 from penstock.errors import Unavailable
 
@@ -79,6 +81,12 @@ class LocalBackend(Backend):
     async def list(self) -> ReplicaList:
         replicas: ReplicaList = await self._call(List(next(self._ids)), ReplicaList)
         return replicas
+
+    async def devices(self) -> tuple[DeviceStatus, ...]:
+        devices: tuple[DeviceStatus, ...] = await self._call(
+            ListDevices(next(self._ids)), tuple[DeviceStatus, ...]
+        )
+        return devices
 
     async def status(self) -> NodeStatus:
         """What the node says of itself: zygotes, control plane, gateways."""

@@ -54,6 +54,9 @@ class NodeConfig:
     """Where limits are held by cgroups: `auto` (a delegated cgroup v2 folder, if there is one), `off`, or
     folders: one of a v2 hierarchy, or v1 folders joined by commas (`.../memory/X,.../cpu/X`)."""
 
+    devices: str = "auto"
+    """Accelerators: `auto` asks the driver, `off` has none, else a file that declares them."""
+
     control_options: tuple[str, ...] = ()
     """More arguments for the control plane, e.g. `--cache-gib=20`."""
 

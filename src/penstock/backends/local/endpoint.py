@@ -20,6 +20,7 @@ from penstock.backends.local.node_protocol import (
     Change,
     Fault,
     List,
+    ListDevices,
     Logs,
     NodeStatus,
     Request,
@@ -137,7 +138,7 @@ class _Connection:
                 except PenstockError as e:
                     await self._answer(request.id, error=Fault.of(e))
 
-    def _result(self, request: Start | Retry | List | Status) -> Any:
+    def _result(self, request: Start | Retry | List | Status | ListDevices) -> Any:
         match request:
             case Start():
                 return self._replicas.start(request.replica, request.framework, request.spec)
@@ -147,6 +148,8 @@ class _Connection:
                 return self._replicas.list()
             case Status():
                 return self._status()
+            case ListDevices():
+                return self._replicas.devices()
 
     def _spawn(self, request_id: int, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._guard(request_id, work))

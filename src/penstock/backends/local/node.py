@@ -21,7 +21,9 @@ from penstock.backends.local.children import Child
 from penstock.backends.local.clock import Clock
 from penstock.backends.local.config import NodeConfig
 from penstock.backends.local.endpoint import Endpoint
+from penstock.backends.local.devices import Devices
 from penstock.backends.local.forked import raise_open_files
+from penstock.backends.local.inventory import Inventory
 from penstock.backends.local.limits import Limiter
 from penstock.backends.local.lock import NodeLock
 from penstock.backends.local.logs import ProcessLog
@@ -82,7 +84,8 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[Serving], None] | 
             limiter = Limiter(config.cgroup)
         except OSError as e:
             raise InvalidInput(f"The cgroup {config.cgroup} cannot be used: {e}.") from e
-        node = _Node(config, lock, limiter, Serving(http, api, os.getpid(), grpc))
+        devices = Devices(Inventory(config.devices))
+        node = _Node(config, lock, limiter, devices, Serving(http, api, os.getpid(), grpc))
         return await node.run(on_ready or _announce)
     finally:
         lock.release()
@@ -90,7 +93,12 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[Serving], None] | 
 
 class _Node:
     def __init__(
-        self, config: NodeConfig, lock: NodeLock, limiter: Limiter, serving: Serving
+        self,
+        config: NodeConfig,
+        lock: NodeLock,
+        limiter: Limiter,
+        devices: Devices,
+        serving: Serving,
     ) -> None:
         self._config = config
         self._layout = lock.layout
@@ -114,6 +122,7 @@ class _Node:
             self._layout,
             zygotes=self._zygotes,
             limiter=limiter,
+            devices=devices,
             clock=clock,
             policy=config.replicas,
         )

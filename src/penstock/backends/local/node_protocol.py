@@ -1,7 +1,7 @@
 """The words between node and control plane: newline-delimited JSON on a Unix socket.
 
 A request has an `id` of the sender's choice and an `op`; every message that answers it carries that id.
-`start`, `retry`, `stop`, `list` and `status` get one `result` or one `error`. `watch` and `logs` get any
+`start`, `retry`, `stop`, `list`, `status` and `devices` get one `result` or one `error`. `watch` and `logs` get any
 number of `item`s, then `end` or an `error`. Requests may be sent before earlier ones are answered.
 """
 
@@ -55,6 +55,12 @@ class Status(msgspec.Struct, frozen=True, tag_field="op", tag="status"):
     id: int
 
 
+class ListDevices(msgspec.Struct, frozen=True, tag_field="op", tag="devices"):
+    """Result: a list of DeviceStatus."""
+
+    id: int
+
+
 class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
     """Items: `{"put": ReplicaStatus}`, `{"gone": id}`, and `{"present": true}` after the present state."""
 
@@ -70,7 +76,7 @@ class Logs(msgspec.Struct, frozen=True, tag_field="op", tag="logs"):
     follow: bool = False
 
 
-Request: TypeAlias = Start | Retry | Stop | List | Status | Watch | Logs
+Request: TypeAlias = Start | Retry | Stop | List | Status | ListDevices | Watch | Logs
 
 
 class ZygoteStatus(msgspec.Struct, frozen=True):

@@ -11,13 +11,14 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from penstock.backends.base import Phase, ReplicaStatus
 from penstock.backends.local.backoff import Endings
 from penstock.backends.local.clock import Clock, wait_event
+from penstock.backends.local.devices import Devices
 from penstock.backends.local.limits import Limiter, Limits
 from penstock.backends.local.logs import ProcessLog
 from penstock.backends.local.memory import private_bytes
@@ -25,6 +26,7 @@ from penstock.backends.local.paths import Layout
 from penstock.backends.local.pipes import Pipe, StatusLines
 from penstock.backends.local.spawn import Ending
 from penstock.backends.local.zygotes import CannotLoad, ForkOrder, Zygote, ZygoteLost, Zygotes
+from penstock.domain.devices import DeviceShare
 from penstock.domain.process import ProcessSpec, encode
 from penstock.domain.routes import Address
 from penstock.errors import InvalidInput
@@ -74,6 +76,7 @@ class Replica:
         layout: Layout,
         zygotes: Zygotes,
         limiter: Limiter,
+        devices: Devices,
         clock: Clock,
         policy: ReplicaPolicy,
         log: ProcessLog,
@@ -89,8 +92,8 @@ class Replica:
             self._socket = Address.parse(address)
         except ValueError as e:
             raise InvalidInput(f"{e}.") from e
-        self._encoded = encode(self.spec)
         self._zygotes = zygotes
+        self._devices = devices
         self._clock = clock
         self._policy = policy
         self.log = log
@@ -222,6 +225,10 @@ class Replica:
                 if self._stop_asked():
                     break
                 delay = self._endings.next_delay_s(failed=why.failed, healthy_for_s=ready_for_s)
+                if why.failed:
+                    # What cannot load needs no device meanwhile.
+                    self._devices.release(self.status.id)
+                    self._set(devices=())
                 self._explain(why, delay)
                 if delay > 0:
                     self._wake.clear()
@@ -238,7 +245,8 @@ class Replica:
             self._remove_socket()
             self._limits.release()
             self.log.close()
-            self._set(phase=Phase.STOPPED, pid=None, retry_at=None, memory_bytes=None)
+            self._set(phase=Phase.STOPPED, pid=None, retry_at=None, memory_bytes=None, devices=())
+            self._devices.release(self.status.id)
             self.done.set()
 
     def _explain(self, why: _Why, delay: float) -> None:
@@ -271,14 +279,19 @@ class Replica:
         try:
             output = Pipe(self.log.write)
             status = self._status_pipe = Pipe(self._status_bytes)
+            await self._unless_stopped(self._take_devices())
+            if self._stop_asked():
+                return _Why("", ""), 0.0
+            # Waiting for a device is no part of a slow start.
+            self._started = self._clock.monotonic()
             zygote = self._zygote = self._zygotes.get(self.framework)
-            await self._until_ready_or_stopped(zygote)
+            await self._unless_stopped(zygote.wait_ready())
             if self._stop_asked():
                 return _Why("", ""), 0.0
             pid = await zygote.fork(
                 ForkOrder(
                     name=self.spec.service or self.status.id,
-                    spec=self._encoded,
+                    spec=encode(self.spec),
                     log_fd=output.write_fd,
                     status_fd=status.write_fd,
                     limits=self._limits.for_fork,
@@ -311,8 +324,24 @@ class Replica:
             if not self._stop_asked():
                 self.status = replace(self.status, pid=None)
 
-    async def _until_ready_or_stopped(self, zygote: Zygote) -> None:
-        ready = asyncio.ensure_future(zygote.wait_ready())
+    async def _take_devices(self) -> None:
+        """Wait until the node has what it asks for, and write that into the specification."""
+        shares: tuple[DeviceShare, ...] = ()
+        if self.spec.device is not None:
+            shares = await self._devices.acquire(
+                self.status.id, self.spec.device, priority=self.spec.priority, tell=self._waits
+            )
+        env = {**self.asked.env, **self._devices.environment(shares)}
+        self.spec = replace(self.spec, devices=shares, env=env)
+        if self.status.phase is Phase.WAITING:
+            self._set(phase=Phase.STARTING, reason="", message="")
+        self._set(devices=shares)
+
+    def _waits(self, why: str) -> None:
+        self._set(phase=Phase.WAITING, reason="WaitingForDevice", message=why)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        ready = asyncio.ensure_future(work)
         stopped = asyncio.ensure_future(self._wake.wait())
         try:
             if not self._stop_asked():

@@ -16,11 +16,13 @@ from typing import Any, Final
 
 from penstock.backends.base import Phase, ReplicaGone, ReplicaStatus
 from penstock.backends.local.clock import Clock
+from penstock.backends.local.devices import Devices
 from penstock.backends.local.limits import Limiter
 from penstock.backends.local.logs import ProcessLog
 from penstock.backends.local.paths import Layout, check_replica_id
 from penstock.backends.local.replica import Replica, ReplicaPolicy
 from penstock.backends.local.zygotes import Zygotes
+from penstock.domain.devices import DeviceStatus
 from penstock.domain.process import ProcessSpec
 from penstock.errors import Conflict, Internal, NotFound, Unavailable
 
@@ -94,10 +96,12 @@ class Replicas:
         limiter: Limiter,
         clock: Clock,
         policy: ReplicasPolicy,
+        devices: Devices | None = None,
     ) -> None:
         self._layout = layout
         self._zygotes = zygotes
         self._limiter = limiter
+        self._devices = devices or Devices()
         self._clock = clock
         self._policy = policy
         self._replicas: dict[str, Replica] = {}
@@ -126,6 +130,7 @@ class Replicas:
                 layout=self._layout,
                 zygotes=self._zygotes,
                 limiter=self._limiter,
+                devices=self._devices,
                 clock=self._clock,
                 policy=self._policy.replica,
                 log=ProcessLog(self._layout.replica_log(replica_id)),
@@ -172,6 +177,10 @@ class Replicas:
         """As `Backend.list`."""
         return [r.status for r in self._replicas.values()]
 
+    def devices(self) -> tuple[DeviceStatus, ...]:
+        """As `Backend.devices`."""
+        return self._devices.list()
+
     def watch(self) -> Watch:
         """The present state of each replica, then each change; give it back with `unwatch`."""
         watch = Watch(self.list(), self._policy.max_behind)
@@ -212,6 +221,7 @@ class Replicas:
                 check_at = now + _CHECK_EVERY_S
                 for replica in replicas:
                     replica.check(now)
+                self._devices.refresh()
             if now >= measure_at:
                 measure_at = now + max(_MEASURE_EVERY_S, self._measure() / _MEASURE_SHARE)
 
