@@ -84,9 +84,6 @@ def with_field(manifest: Any, model: type[BaseModel], field: str) -> tuple[Any, 
         annotation = _plain(_field(annotation, part))
         at = at.setdefault(part, [] if get_origin(annotation) is list else _map(annotation))
         shown += f".{part}" if shown else part
-    if last == "<gpu>":
-        at["nvidia.com/gpu"] = "1"
-        return manifest, f'{shown}["nvidia.com/gpu"]'
     known = _field(annotation, last)
     at[last] = "1" if known is None else valid(known)
     return manifest, f"{shown}.{last}" if shown else last

@@ -14,7 +14,7 @@ from dialect_manifests import KSERVE, OWN, isvc, problems_of, valid, with_field
 
 from penstock import dialects
 from penstock.dialects.base import Dialect
-from penstock.dialects.support import Effect, Row, Table, is_accelerator, no_effect, refused
+from penstock.dialects.support import Effect, Row, Table, no_effect, refused
 from penstock.errors import InvalidManifest
 
 BASES: dict[str, dict[str, Any]] = {
@@ -155,19 +155,6 @@ def test_tables_survive_any_shape_of_manifest() -> None:
         table.check(shape, runs_containers=False)
 
 
-@pytest.mark.parametrize(
-    "resource", ["nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.5gb", "google.com/tpu", "gpu",
-                 "intel.com/gpu", "habana.ai/gaudi", "aws.amazon.com/neuron", "nvidia.com/gpu.shared"]
-)  # fmt: skip
-def test_accelerators(resource: str) -> None:
-    assert is_accelerator(resource)
-
-
-@pytest.mark.parametrize("resource", ["cpu", "memory", "ephemeral-storage", "hugepages-2Mi"])
-def test_what_is_no_accelerator(resource: str) -> None:
-    assert not is_accelerator(resource)
-
-
 def test_the_list_of_supported_fields_has_each_known_field_once() -> None:
     for dialect in dialects.all_dialects():
         listed = [s.path for s in dialect.supported()]
@@ -185,6 +172,7 @@ def test_the_list_of_supported_fields_has_each_known_field_once() -> None:
 READ_IN_COMPONENT = {
     "containers", "serviceAccountName", "serviceAccount", "minReplicas",
     "containerConcurrency", "timeout", "canaryTrafficPercent", "batcher", "labels", "annotations", "name",
+    "priority", "priorityClassName", "preemptionPolicy",
     "storageUris", "model", "scaleTarget", "scaleMetric", "scaleMetricType", "maxReplicas", "scaling",
 }  # fmt: skip
 READ_IN_BLOCK = {

@@ -110,9 +110,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "",
     ),
     (
-        alpha1({"sklearn": {"modelUri": "x", "resources": {"limits": {"gpu": 1}}}}),
+        alpha1({"sklearn": {"modelUri": "x", "resources": {"limits": {"gpu": 1.5}}}}),
         "spec.default.sklearn.resources.limits.gpu",
-        "accelerators",
+        "whole number of devices",
     ),
     (
         alpha1({"sklearn": {"modelUri": "x"}, "custom": {"container": {"image": "a"}}}),

@@ -226,9 +226,9 @@ def changed(**predictor: Any) -> dict[str, Any]:
             "spec.predictor.sklearn.resources.requests.memory: must not be more than the limit",
         ),
         (
-            isvc({"sklearn": {"storageUri": "x", "resources": {"limits": {"nvidia.com/gpu": "1"}}}}),
-            "spec.predictor.sklearn.resources.limits[\"nvidia.com/gpu\"]: placing models on accelerators is "
-            "not supported yet",
+            isvc({"sklearn": {"storageUri": "x", "resources": {"limits": {"nvidia.com/gpu": "1.5"}}}}),
+            "spec.predictor.sklearn.resources.limits[\"nvidia.com/gpu\"]: 1.5 is neither a whole number of devices "
+            "nor a fraction of one, in thousandths",
         ),
         # The manifest itself
         (None, "a manifest is a map with apiVersion, kind and metadata"),

@@ -25,6 +25,7 @@ def _registry() -> Mapping[tuple[str, str], Dialect]:
         kserve,
         kserve_runtime,
         penstock,
+        priorities,
         quotas,
         seldon_v1,
         seldon_v2,
@@ -40,6 +41,7 @@ def _registry() -> Mapping[tuple[str, str], Dialect]:
         *kserve_runtime.DIALECTS,
         *core.DIALECTS,
         *quotas.DIALECTS,
+        *priorities.DIALECTS,
     )
     return {(d.api_version, d.kind): d for d in dialects}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from penstock.dialects import accelerators as shares
 from penstock.dialects import kserve_annotations as notes
 from penstock.dialects.base import Dialect, Manifest, Translation, refuse
 from penstock.dialects.kserve_fields import (
@@ -29,7 +30,8 @@ from penstock.dialects.metadata import (
     check_metadata,
 )
 from penstock.dialects.model_args import read_args
-from penstock.dialects.pod import POD_FIELDS, At, env_of, resources_of
+from penstock.dialects.pod import POD_FIELDS, At, ResourceRequirements, env_of, resources_of
+from penstock.dialects.priorities import priority_of
 from penstock.dialects.scaling_fields import Said, ScalingBlock, read_annotations, read_block
 from penstock.dialects.schema import path, read
 from penstock.dialects.support import Table
@@ -42,6 +44,7 @@ from penstock.domain.service import (
     Model,
     ModelFormat,
     Protocol,
+    Resources,
     Role,
     ScaleMetric,
     Scaling,
@@ -149,6 +152,8 @@ class _Reader:
             self._problems += check_annotations(given.annotations, (*at, "annotations"))
             self._warnings += notes.warnings(given.annotations, (*at, "annotations"))
         account = given.service_account_name or given.service_account
+        priority, problems = priority_of(given, at)
+        self._problems += problems
         shared: dict[str, Any] = {
             "role": Role.PREDICTOR,
             "name": given.name,
@@ -157,6 +162,7 @@ class _Reader:
             "timeout_s": float(given.timeout) if given.timeout else None,
             "canary_percent": given.canary_traffic_percent,
             "service_account": account,
+            "priority": priority,
             "labels": _frozen(given.labels),
             "annotations": _frozen(given.annotations),
         }
@@ -183,8 +189,7 @@ class _Reader:
             protocol = Protocol.V2
         env, problems = env_of(block.env, (*at, "env"))
         self._problems += problems
-        resources, problems = resources_of(block.resources, (*at, "resources"))
-        self._problems += problems
+        resources = self._resources(block.resources, (*at, "resources"), shared)
         arguments = read_args(format_.name, block.args or [], (*at, "args"))
         self._problems += arguments.problems
         self._warnings += arguments.warnings
@@ -204,6 +209,22 @@ class _Reader:
             resources=resources,
             **shared,
         )
+
+    def _resources(
+        self, given: ResourceRequirements | None, at: At, shared: dict[str, Any]
+    ) -> Resources:
+        """What is asked for, with the share of a device that annotations say."""
+        resources, problems = resources_of(given, at)
+        self._problems += problems
+        for said, where in (
+            (shared["annotations"], ("spec", "predictor", "annotations")),
+            (self._annotations, ("metadata", "annotations")),
+        ):
+            found, problems = shares.shared(resources, said, where)
+            self._problems += problems
+            if found is not resources:
+                return found
+        return resources
 
     def _storage(
         self,
@@ -283,8 +304,7 @@ class _Reader:
         here = (*at, "containers", chosen)
         env, problems = env_of(container.env, (*here, "env"))
         self._problems += problems
-        resources, problems = resources_of(container.resources, (*here, "resources"))
-        self._problems += problems
+        resources = self._resources(container.resources, (*here, "resources"), shared)
         port = 8080
         if container.ports:
             first = container.ports[0].get("containerPort")

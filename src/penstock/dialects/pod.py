@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from penstock.dialects.accelerators import Asked, is_accelerator
 from penstock.dialects.schema import Spec, path
-from penstock.dialects.support import Row, is_accelerator, no_effect, refused
+from penstock.dialects.support import Row, no_effect, refused
 from penstock.domain.names import env_problem
-from penstock.domain.quantity import parse_bytes, parse_count, parse_cpu, parse_quantity
+from penstock.domain.quantity import parse_bytes, parse_cpu, parse_quantity
 from penstock.domain.service import EnvVar as DomainEnvVar
 from penstock.domain.service import Resources as DomainResources
 from penstock.errors import FieldProblem
@@ -146,7 +147,7 @@ def pod_rows(prefix: str) -> tuple[Row, ...]:
     return (
         no_effect(
             f"{prefix}.{{nodeSelector,affinity,tolerations,topologySpreadConstraints,schedulerName,nodeName,"
-            "schedulingGates,readinessGates,overhead,priority,priorityClassName,preemptionPolicy,os}",
+            "schedulingGates,readinessGates,overhead,os}",
             PLACEMENT,
         ),
         no_effect(
@@ -212,11 +213,6 @@ def model_container_rows(prefix: str) -> tuple[Row, ...]:
             f"{prefix}.env.*.valueFrom.{{configMapKeyRef,fieldRef,resourceFieldRef,fileKeyRef}}",
             "only secretKeyRef is supported; write the value instead",
         ),
-        refused(
-            f"{prefix}.resources.{{limits,requests}}.<gpu>",
-            "placing models on accelerators is not supported yet",
-            harmless=(0, "0"),
-        ),
         refused(f"{prefix}.resources.claims", "dynamic devices need a cluster", harmless=([],)),
     )
 
@@ -281,7 +277,7 @@ def resources_of(
         return DomainResources(), []
     problems: list[FieldProblem] = []
     values: dict[tuple[str, str], Any] = {}
-    accelerators: dict[str, int] = {}
+    accelerators = Asked()
     for side, quantities in (("requests", given.requests), ("limits", given.limits)):
         for resource, quantity in (quantities or {}).items():
             here = (*at, side, resource)
@@ -291,9 +287,7 @@ def resources_of(
                 elif resource == "memory":
                     values[side, "memory"] = parse_bytes(quantity)
                 elif is_accelerator(resource):
-                    count = parse_count(quantity)
-                    if accelerators.setdefault(resource, count) != count:
-                        raise ValueError("requests and limits of an accelerator must be the same")
+                    accelerators.add(resource, quantity)
                 elif resource == "ephemeral-storage" or resource.startswith("hugepages-"):
                     parse_quantity(quantity)
                     if resource != "ephemeral-storage":
@@ -310,25 +304,15 @@ def resources_of(
             )
         if limit == 0:
             problems.append(FieldProblem(path((*at, "limits", resource)), "must be more than 0"))
-    wanted = {r: n for r, n in accelerators.items() if n}
-    if len(wanted) > 1:
-        problems.append(
-            FieldProblem(
-                path(at), f"only one kind of accelerator may be asked for, not {', '.join(wanted)}"
-            )
-        )
-    name = next(iter(wanted), None)
     # As in Kubernetes, a limit alone is the request too.
-    return (
-        DomainResources(
-            cpu_request=values.get(("requests", "cpu"), values.get(("limits", "cpu"))),
-            cpu_limit=values.get(("limits", "cpu")),
-            memory_request_bytes=values.get(
-                ("requests", "memory"), values.get(("limits", "memory"))
-            ),
-            memory_limit_bytes=values.get(("limits", "memory")),
-            gpu=float(wanted[name]) if name else None,
-            gpu_resource=name,
-        ),
-        problems,
+    found = DomainResources(
+        cpu_request=values.get(("requests", "cpu"), values.get(("limits", "cpu"))),
+        cpu_limit=values.get(("limits", "cpu")),
+        memory_request_bytes=values.get(("requests", "memory"), values.get(("limits", "memory"))),
+        memory_limit_bytes=values.get(("limits", "memory")),
     )
+    try:
+        found = accelerators.into(found)
+    except ValueError as e:
+        problems.append(FieldProblem(path(at), str(e)))
+    return found, problems

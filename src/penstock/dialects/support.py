@@ -30,9 +30,9 @@ class Effect(StrEnum):
 class Row:
     """One or more fields and what becomes of them.
 
-    `fields` has dots between names, `{a,b}` for either, `*` for any key or list item, and `<gpu>` for any
-    resource name of an accelerator. `only_processes` rows count only where replicas are processes of this
-    machine; a backend that runs containers honours the field. `harmless` values are as good as absent.
+    `fields` has dots between names, `{a,b}` for either and `*` for any key or list item. `only_processes`
+    rows count only where replicas are processes of this machine; a backend that runs containers honours the
+    field. `harmless` values are as good as absent.
     """
 
     fields: str
@@ -58,14 +58,6 @@ def no_effect(
     fields: str, message: str, *, harmless: tuple[Any, ...] = (), only_processes: bool = True
 ) -> Row:
     return Row(fields, Effect.NO_EFFECT, message, only_processes, harmless)
-
-
-_GPU = re.compile(r".*/(?:.*gpu.*|mig-.*|tpu|gaudi|neuron.*)|gpu")
-
-
-def is_accelerator(resource: str) -> bool:
-    """`nvidia.com/gpu`, `amd.com/gpu`, `nvidia.com/mig-1g.5gb`, `google.com/tpu`, ..."""
-    return _GPU.fullmatch(resource) is not None
 
 
 @dataclass(slots=True)
@@ -119,8 +111,6 @@ def _walk(
         return
     for key, item in items:
         child = node.children.get(key) if isinstance(key, str) else None
-        if child is None and isinstance(key, str) and is_accelerator(key):
-            child = node.children.get("<gpu>")
         child = child or node.children.get("*")
         if child is None or item is None:
             continue

@@ -83,14 +83,6 @@ def parse_bytes(value: Any) -> int:
     return math.ceil(amount)
 
 
-def parse_count(value: Any) -> int:
-    """A whole number of devices; not negative."""
-    amount = parse_quantity(value)
-    if amount < 0 or amount.denominator != 1:
-        raise ValueError(f"{value} is no whole number of devices")
-    return int(amount)
-
-
 def format_bytes(size_bytes: int) -> str:
     """The shortest exact binary spelling: 1073741824 -> `1Gi`, 1000 -> `1000`."""
     for suffix in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki"):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from penstock.domain.devices import NVIDIA
 from penstock.domain.service import Resources, Service
 
 #: Names of Kubernetes' that mean the same.
@@ -88,8 +89,9 @@ def _declared(r: Resources) -> dict[str, Fraction | None]:
         ),
         "limits.memory": exact(r.memory_limit_bytes),
     }
-    if r.gpu:
-        found[f"requests.{r.gpu_resource or 'nvidia.com/gpu'}"] = exact(r.gpu)
+    if r.gpu or r.gpu_memory_bytes:
+        # How much of a device some memory is, only the device's owner knows.
+        found[f"requests.{r.gpu_resource or NVIDIA}"] = exact(r.gpu or None)
     return found
 
 

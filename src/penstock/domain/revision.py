@@ -32,7 +32,7 @@ DECIDES = (
     "timeout_s",
 )
 #: Fields that decide how often, for whom, or under what name: changed in place.
-DOES_NOT_DECIDE = ("name", "scaling", "canary_percent", "labels", "annotations")
+DOES_NOT_DECIDE = ("name", "scaling", "canary_percent", "priority", "labels", "annotations")
 
 _NAME = re.compile(r"(.+)-([0-9]{5,})")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
 
+from penstock.domain.priority import Priority
 from penstock.domain.traffic import Traffic
 
 
@@ -113,6 +114,8 @@ class Resources:
     memory_request_bytes: int | None = None
     memory_limit_bytes: int | None = None
     gpu: float | None = None
+    #: Memory of the device, where not all of it or a fraction is asked for.
+    gpu_memory_bytes: int | None = None
     #: The resource name the GPUs were asked by, e.g. `nvidia.com/gpu`.
     gpu_resource: str | None = None
 
@@ -204,8 +207,18 @@ class Component:
     #: KServe's revision canary: percent of traffic for the newest revision; None is 100 once Ready.
     canary_percent: int | None = None
     service_account: str | None = None
+    priority: Priority = Priority()  # noqa: RUF009 - frozen
     labels: Mapping[str, str] = EMPTY
     annotations: Mapping[str, str] = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A named predictor that is tried beside the service's own; its `component` has a name."""
+
+    component: Component
+    #: Of a hundred requests.
+    percent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +233,7 @@ class Service:
     labels: Mapping[str, str] = EMPTY
     annotations: Mapping[str, str] = EMPTY
     traffic: Traffic = field(default_factory=Traffic)
+    canaries: tuple[Canary, ...] = ()
     #: True when the user asked for the workloads to be removed while the object stays.
     stopped: bool = False
 
@@ -227,6 +241,11 @@ class Service:
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def entry(self) -> Role:
+        """The component that gets a client's requests."""
+        return Role.TRANSFORMER if self.transformer is not None else Role.PREDICTOR
+
     def components(self) -> tuple[Component, ...]:
-        """The components that are present, predictor first."""
+        """The components that are present, predictor first; canaries are more of the predictor."""
         return tuple(c for c in (self.predictor, self.transformer, self.explainer) if c is not None)
