@@ -15,7 +15,7 @@ from control_fakes import FakeBackend, FakeFiles
 from penstock.api.app import build
 from penstock.api.process import ApiServer
 from penstock.control.plane import ControlPlane
-from penstock.control.services import ControlSettings
+from penstock.control.settings import ControlSettings
 from penstock.store.sqlite import SqliteStore
 
 ISVC = "/apis/penstock.dev/v1alpha1/namespaces/default/inferenceservices"

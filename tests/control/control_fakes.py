@@ -12,7 +12,7 @@ from pathlib import Path
 from penstock.backends.base import Backend, Phase, ReplicaGone, ReplicaList, ReplicaStatus
 from penstock.control.clock import Clock, Timer
 from penstock.domain.process import ProcessSpec
-from penstock.domain.service import Service
+from penstock.domain.service import Component
 from penstock.errors import Conflict, NotFound, PenstockError, Unavailable
 
 
@@ -188,14 +188,19 @@ class FakeFiles:
         self.pinned: set[str] = set()
         self.missing: set[str] = set()
 
-    def uri(self, service: Service) -> str:
-        assert service.predictor.model is not None
-        return service.predictor.model.storage.uri
+    def uri(self, component: Component) -> str:
+        assert component.model is not None
+        return component.model.storage.uri
 
     async def fetch(
-        self, service: Service, progress: Callable[[int, int | None], None], *, revision: str
+        self,
+        namespace: str,
+        component: Component,
+        progress: Callable[[int, int | None], None],
+        *,
+        revision: str,
     ) -> FakeFetched:
-        uri = self.uri(service)
+        uri = self.uri(component)
         self.fetched.append(uri)
         found = self.by_uri.get(uri, f"sha256:{uri}")
         if isinstance(found, asyncio.Event):

@@ -168,7 +168,7 @@ async def test_a_relative_uri_is_below_the_model_folder_and_its_files_are_pinned
     cache = storage.Cache(tmp_path / "cache", 1 << 20)
     files = CachedFiles(store, cache, base_dir=tmp_path / "work")
     s = service()
-    got = await files.fetch(s, ignore, revision="team/iris-00001/uid")
+    got = await files.fetch(s.namespace, s.predictor, ignore, revision="team/iris-00001/uid")
     assert (Path(str(got.path)) / "model.joblib").read_bytes() == b"a model"
     assert [p.owner for p in cache.pins()] == ["revision:team/iris-00001/uid"]
     await files.retain(["team/iris-00001/uid"])
@@ -177,7 +177,7 @@ async def test_a_relative_uri_is_below_the_model_folder_and_its_files_are_pinned
     assert cache.pins() == ()
     assert files.present(str(got.path))
     assert not files.present(str(tmp_path / "nothing"))
-    assert files.uri(s) == "models/iris"
+    assert files.uri(s.predictor) == "models/iris"
 
 
 async def test_a_model_that_needs_no_files(store: SqliteStore, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ async def test_a_model_that_needs_no_files(store: SqliteStore, tmp_path: Path) -
     s = dialects.translate(manifest).object
     assert isinstance(s, Service)
     files = CachedFiles(store, storage.Cache(tmp_path / "cache"), base_dir=tmp_path)
-    got = await files.fetch(s, ignore, revision="r")
+    got = await files.fetch(s.namespace, s.predictor, ignore, revision="r")
     assert isinstance(got, NoFiles)
     assert files.present(str(got.path))
 
@@ -228,19 +228,25 @@ async def test_credentials_are_those_of_the_services_own_namespace(
     strict = CachedFiles(store, cache, base_dir=tmp_path)
     laptop = CachedFiles(store, cache, base_dir=tmp_path, environment=True)
 
-    await strict.fetch(service("s3://b/m", serviceAccountName="sa"), ignore, revision="r")
+    await strict.fetch(
+        "team", service("s3://b/m", serviceAccountName="sa").predictor, ignore, revision="r"
+    )
     assert used[-1][1].s3 is not None
     assert used[-1][1].s3.access_key_id == "of-team"
-    await strict.fetch(service("s3://b/m"), ignore, revision="r")
+    await strict.fetch("team", service("s3://b/m").predictor, ignore, revision="r")
     assert used[-1][1].s3 is None  # never this process's own, unless allowed
-    await laptop.fetch(service("s3://b/m"), ignore, revision="r")
+    await laptop.fetch("team", service("s3://b/m").predictor, ignore, revision="r")
     assert used[-1][1].s3 is not None
     assert used[-1][1].s3.access_key_id == "of-this-process"
-    await laptop.fetch(service("s3://b/m", serviceAccountName="sa"), ignore, revision="r")
+    await laptop.fetch(
+        "team", service("s3://b/m", serviceAccountName="sa").predictor, ignore, revision="r"
+    )
     assert used[-1][1].s3 is not None
     assert used[-1][1].s3.access_key_id == "of-team"
     with pytest.raises(NotFound, match="ServiceAccount nobody"):
-        await strict.fetch(service("s3://b/m", serviceAccountName="nobody"), ignore, revision="r")
+        await strict.fetch(
+            "team", service("s3://b/m", serviceAccountName="nobody").predictor, ignore, revision="r"
+        )
 
 
 async def test_the_storage_block_reads_the_shared_secret(
@@ -264,7 +270,7 @@ async def test_the_storage_block_reads_the_shared_secret(
     )
     files = CachedFiles(store, storage.Cache(tmp_path / "cache"), base_dir=tmp_path)
     s = service(None, block={"storage": {"key": "minio", "path": "models/iris"}})
-    await files.fetch(s, ignore, revision="r")
+    await files.fetch(s.namespace, s.predictor, ignore, revision="r")
     uri, credentials = used[-1]
     assert uri == "s3://ours/models/iris"
     assert credentials.s3 is not None

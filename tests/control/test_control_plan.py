@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from penstock.control.plan import (
     FetchPhase,
     FetchState,
     Observed,
+    ObservedWorkload,
     Problem,
     Wanted,
     plan,
@@ -18,6 +20,7 @@ from penstock.control.plan import (
 )
 from penstock.control.revisions import Kept, asked_digest
 from penstock.domain.revision import Revision
+from penstock.domain.routes import Route
 from penstock.domain.service import (
     Component,
     Model,
@@ -28,6 +31,7 @@ from penstock.domain.service import (
     Storage,
 )
 from penstock.domain.status import FailureReason, ModelState, Transition, Truth
+from penstock.domain.workload import Workload, workloads_of
 
 UID = "0123456789ab"
 NOW = 1_700_000_000.0
@@ -88,8 +92,38 @@ def decide(
     **more: object,
 ) -> Wanted:
     more.setdefault("current", bool(revisions))
-    observed = Observed(s or service(), 1, revisions=revisions, replicas=replicas, **more)  # type: ignore[arg-type]
-    return plan(observed, uid=UID, now=NOW)
+    return plan(observe(s or service(), revisions, replicas, **more), uid=UID, now=NOW)
+
+
+def observe(
+    s: Service,
+    revisions: tuple[Kept, ...] = (),
+    replicas: tuple[ReplicaStatus, ...] = (),
+    *,
+    generation: int = 1,
+    scale: int | None = None,
+    **more: Any,
+) -> Observed:
+    """The service with its workloads; `current`, `fetch` and `problem` are its predictor's."""
+    first = {k: more.pop(k) for k in ("current", "fetch", "problem") if k in more}
+    workloads = []
+    for w in workloads_of(s):
+        of = tuple(k for k in revisions if k.workload == w.id)
+        said = first if w.id.role is Role.PREDICTOR and not workloads else {"current": bool(of)}
+        workloads.append(ObservedWorkload(w, of, **said))
+    asked = {w.workload.id for w in workloads}
+    for id_ in dict.fromkeys(k.workload for k in revisions if k.workload not in asked):
+        of = tuple(k for k in revisions if k.workload == id_)
+        left = Workload(id_, of[-1].revision.component, 0, wanted=False)
+        workloads.append(ObservedWorkload(left, of))
+    if scale is not None:
+        more["scale"] = {Role.PREDICTOR: scale}
+    return Observed(s, generation, tuple(workloads), replicas=replicas, **more)
+
+
+def entry(w: Wanted) -> Route:
+    """The predictor's route."""
+    return next(r for r in w.routes if r.component == "predictor")
 
 
 def started(w: Wanted) -> list[str]:
@@ -97,8 +131,7 @@ def started(w: Wanted) -> list[str]:
 
 
 def routed(w: Wanted) -> list[str]:
-    assert w.route is not None
-    return [r.id for t in w.route.targets for r in t.replicas]
+    return [r.id for t in entry(w).targets for r in t.replicas]
 
 
 def ready(w: Wanted) -> tuple[Truth, str]:
@@ -112,9 +145,8 @@ def ready(w: Wanted) -> tuple[Truth, str]:
 def test_while_files_are_fetched_nothing_starts_and_requests_wait() -> None:
     w = decide(fetch=FetchState(FetchPhase.RUNNING, "s3://b/m", 12_000_000, 98_000_000))
     assert started(w) == []
-    assert w.route is not None
-    assert w.route.message == ""
-    assert w.route.targets == ()
+    assert entry(w).message == ""
+    assert entry(w).targets == ()
     assert ready(w) == (Truth.UNKNOWN, "Fetching")
     assert "12.0 MB of 98.0 MB" in w.status.conditions[-1].message
 
@@ -126,12 +158,11 @@ def test_a_new_revision_gets_its_replicas_and_serves_when_one_answers() -> None:
         "default.iris-00001-0.01234567",
         "default.iris-00001-1.01234567",
     ]
-    assert w.rolled_out is None
+    assert w.rolled_out == ()
     assert ready(w) == (Truth.UNKNOWN, "Loading")
 
     w = decide(s, (kept(1),), (replica(1), replica(1, 1, Phase.STARTING)))
-    assert w.rolled_out is not None
-    assert w.rolled_out.name == "iris-00001"
+    assert w.rolled_out[0].name == "iris-00001"
     assert routed(w) == ["default.iris-00001-0.01234567"]
     assert ready(w)[0] is Truth.TRUE
     assert w.status.conditions[-1].message == "1 of 2 replicas are ready."
@@ -143,8 +174,7 @@ def test_a_first_revision_that_cannot_load_says_why_and_refuses_requests() -> No
     )
     w = decide(revisions=(kept(1),), replicas=(broken,))
     assert ready(w) == (Truth.FALSE, "ModelLoadFailed")
-    assert w.route is not None
-    assert w.route.message == "EOFError: empty"
+    assert entry(w).message == "EOFError: empty"
     assert w.status.transition is Transition.BLOCKED
     assert w.status.failure is not None
     assert w.status.failure.reason is FailureReason.MODEL_LOAD_FAILED
@@ -165,12 +195,11 @@ def test_the_old_revision_serves_until_all_replicas_of_the_new_one_answer() -> N
     assert routed(w) == [r.id for r in serving]
 
     w = decide(s, (old, new), (*serving, replica(2), replica(2, 1, Phase.STARTING)))
-    assert w.rolled_out is None
+    assert w.rolled_out == ()
     assert routed(w) == [r.id for r in serving]
 
     w = decide(s, (old, new), (*serving, replica(2), replica(2, 1)))
-    assert w.rolled_out is not None
-    assert w.rolled_out.number == 2
+    assert w.rolled_out[0].number == 2
     assert sorted(w.drain) == [r.id for r in serving]
     assert routed(w) == [replica(2).id, replica(2, 1).id]
 
@@ -213,8 +242,7 @@ def test_whatever_is_wrong_with_a_change_the_old_revision_keeps_serving_and_it_i
     assert "iris-00001 keeps serving" in w.status.conditions[-1].message
     assert w.status.active is ModelState.LOADED
     assert w.status.target is ModelState.FAILED
-    assert w.route is not None
-    assert w.route.message == ""
+    assert entry(w).message == ""
 
 
 def test_a_candidate_that_nobody_asks_for_any_more_is_given_up() -> None:
@@ -265,7 +293,7 @@ def test_replicas_of_a_deleted_service_of_the_same_name_are_no_replicas_of_this_
     assert w.drain == (foreign.id,)
     assert started(w) == [replica(1).id]
     assert routed(w) == []
-    assert w.rolled_out is None
+    assert w.rolled_out == ()
 
 
 # -- sleep ------------------------------------------------------------------------------------------
@@ -281,10 +309,9 @@ def test_an_idle_service_drains_its_replica_and_stays_ready_with_a_route_to_wake
     w = decide(s, (kept(1, ready=True),), (replica(1),), scale=0)
     assert w.drain == (replica(1).id,)
     assert ready(w) == (Truth.TRUE, "Asleep")
-    assert w.route is not None
-    assert [t.revision for t in w.route.targets] == ["iris-00001"]
+    assert [t.revision for t in entry(w).targets] == ["iris-00001"]
     assert routed(w) == []
-    assert w.route.message == ""
+    assert entry(w).message == ""
     assert w.status.active is ModelState.STANDBY
 
     woken = decide(s, (kept(1, ready=True),), (), scale=1)
@@ -298,8 +325,7 @@ def test_a_stopped_service_runs_nothing_and_says_so() -> None:
     assert w.drain == (replica(1).id,)
     assert w.start == ()
     assert ready(w) == (Truth.FALSE, "Stopped")
-    assert w.route is not None
-    assert "stopped" in w.route.message
+    assert "stopped" in entry(w).message
 
 
 # -- what is told -----------------------------------------------------------------------------------
@@ -310,12 +336,12 @@ def test_the_time_of_a_condition_moves_only_with_its_status_and_an_event_only_wi
 ):
     first = decide(revisions=(kept(1, ready=True),), replicas=(replica(1),))
     again = plan(
-        Observed(
+        observe(
             service(),
-            2,
-            revisions=(kept(1, ready=True),),
+            (kept(1, ready=True),),
+            (replica(1),),
+            generation=2,
             current=True,
-            replicas=(replica(1),),
             previous=first.status.conditions,
         ),
         uid=UID,
@@ -331,7 +357,6 @@ def test_limits_timeouts_and_concurrency_reach_the_route() -> None:
     s = service(container_concurrency=4)
     s = replace(s, predictor=replace(s.predictor, timeout_s=7.5))
     w = decide(s, (kept(1, ready=True),), (replica(1),))
-    assert w.route is not None
-    assert w.route.timeout_s == 7.5
-    assert w.route.targets[0].concurrency == 4
-    assert w.route.targets[0].weight == 100
+    assert entry(w).timeout_s == 7.5
+    assert entry(w).targets[0].concurrency == 4
+    assert entry(w).targets[0].weight == 100

@@ -176,7 +176,7 @@ async def test_the_file_has_the_newest_table_and_a_restart_starts_from_it(
     g = await connect()
     assert {r["name"] for r in (await g.next())["routes"]} == {"a", "b", "gone"}
     before = again.sequence
-    again.retain({"default/a", "default/b"})
+    again.retain({("default", "a"), ("default", "b")})
     assert (await g.next())["key"] == "default/gone"
     assert again.sequence > before >= kept.sequence
     await again.close()

@@ -15,7 +15,7 @@ from control_fakes import FakeBackend, FakeClock, FakeFiles, drain_ready
 from penstock.backends.base import Phase
 from penstock.control.plane import ControlPlane
 from penstock.control.revisions import RESTARTED_AT, REVISION, from_object
-from penstock.control.services import ControlSettings
+from penstock.control.settings import ControlSettings
 from penstock.errors import Conflict, NotFound, Unavailable
 from penstock.store.base import Key, Kind
 from penstock.store.sqlite import SqliteStore

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_control_plan import NOW, UID, kept, replica, service, started
+from test_control_plan import NOW, UID, entry, kept, observe, replica, service, started
 
 from penstock.backends.base import Phase, ReplicaStatus
-from penstock.control.plan import Observed, Wanted, plan
+from penstock.control.plan import Wanted, plan
 from penstock.control.revisions import Kept
 from penstock.control.rollout import PINNED, effective, replicas_for, rolled_out, stable_of
 from penstock.domain import routes
@@ -39,13 +39,12 @@ def decide(
     **more: object,
 ) -> Wanted:
     more.setdefault("current", True)
-    o = Observed(s, 1, revisions=revisions, replicas=replicas, weights=weights or {}, **more)  # type: ignore[arg-type]
+    o = observe(s, revisions, replicas, weights=weights or {}, **more)  # type: ignore[arg-type]
     return plan(o, uid=UID, now=NOW)
 
 
 def weights(w: Wanted) -> dict[int, int]:
-    assert w.route is not None
-    return {int(t.revision[-5:]): t.weight for t in w.route.targets}
+    return {int(t.revision[-5:]): t.weight for t in entry(w).targets}
 
 
 V1, V2, V3 = "iris-00001", "iris-00002", "iris-00003"
@@ -59,8 +58,8 @@ def test_a_new_revision_gets_its_share_only_when_it_is_ready() -> None:
 
     w = decide(canary(10), revisions, (replica(1), replica(2)), {V1: 100})
     assert weights(w) == {2: 10, 1: 90}
-    assert w.rolled_out is not None
-    assert w.took_all is None
+    assert w.rolled_out
+    assert w.took_all == ()
     assert w.drain == ()
     status = w.status.components[Role.PREDICTOR]
     assert [(t.revision, t.percent, t.latest, t.tag) for t in status.traffic] == [
@@ -75,7 +74,7 @@ def test_a_new_revision_gets_its_share_only_when_it_is_ready() -> None:
 def test_the_first_revision_takes_all_whatever_the_percent() -> None:
     w = decide(canary(10), (kept(1),), (replica(1),))
     assert weights(w) == {1: 100}
-    assert w.took_all is not None
+    assert w.took_all
 
 
 def test_without_the_field_the_canary_is_promoted_and_the_old_one_drains() -> None:
@@ -87,8 +86,8 @@ def test_without_the_field_the_canary_is_promoted_and_the_old_one_drains() -> No
     )
     assert weights(w) == {2: 100}
     assert w.drain == (replica(1).id,)
-    assert w.took_all is not None
-    assert w.took_all.name == V2
+    assert w.took_all
+    assert w.took_all[0].name == V2
 
 
 def test_zero_rolls_back_and_keeps_the_newest_for_its_own_address() -> None:
@@ -97,8 +96,7 @@ def test_zero_rolls_back_and_keeps_the_newest_for_its_own_address() -> None:
     )
     assert weights(w) == {2: 0, 1: 100}
     assert w.drain == ()
-    assert w.route is not None
-    assert {t.tags for t in w.route.targets} == {("latest",), ("previous",)}
+    assert {t.tags for t in entry(w).targets} == {("latest",), ("previous",)}
 
 
 def test_a_rollback_after_the_promotion_waits_until_the_old_one_is_up_again() -> None:
@@ -106,12 +104,12 @@ def test_a_rollback_after_the_promotion_waits_until_the_old_one_is_up_again() ->
     w = decide(canary(0), revisions, (replica(2),), {V2: 100})
     assert weights(w) == {2: 100, 1: 0}
     assert started(w) == [replica(1).id]
-    assert w.took_all is None
+    assert w.took_all == ()
 
     w = decide(canary(0), revisions, (replica(2), replica(1)), {V2: 100, V1: 0})
     assert weights(w) == {2: 0, 1: 100}
-    assert w.took_all is not None
-    assert w.took_all.name == V1
+    assert w.took_all
+    assert w.took_all[0].name == V1
 
 
 def test_the_next_change_during_a_canary_replaces_the_canary_and_not_the_stable_one() -> None:
@@ -130,7 +128,7 @@ def test_a_canary_that_dies_gives_its_share_back_until_it_is_whole_again() -> No
     dead = replica(2, phase=Phase.BACKOFF, reason="Signal", message="SIGSEGV")
     w = decide(canary(10), revisions, (replica(1), dead), {V2: 10, V1: 90})
     assert weights(w) == {2: 0, 1: 100}
-    assert w.took_all is None  # that was not asked for
+    assert w.took_all == ()  # that was not asked for
     w = decide(canary(10), revisions, (replica(1), replica(2)), {V2: 0, V1: 100})
     assert weights(w) == {2: 10, 1: 90}
 
@@ -154,7 +152,7 @@ def test_a_pin_holds_one_kept_revision_whatever_is_applied() -> None:
     w = decide(canary(None, V1), revisions, (replica(2), replica(1)), {V2: 100})
     assert weights(w) == {1: 100}
     assert w.drain == (replica(2).id,)
-    assert w.took_all is None
+    assert w.took_all == ()
     assert "Pinned to iris-00001" in w.status.conditions[-1].message
 
 
@@ -219,13 +217,12 @@ def test_weights_always_add_up_and_never_leave_the_only_one_that_answers_and_ser
     revisions = tuple(replace(kept(n, ready=True), rollout=n * rollouts[n - 1]) for n in (1, 2, 3))
     replicas = tuple(replica(n, phase=p) for n, p in enumerate(phases, 1) if p is not None)
     w = decide(canary(percent, pin), revisions, replicas, before)
-    assert w.route is not None
-    assert sum(t.weight for t in w.route.targets) == 100
+    assert sum(t.weight for t in entry(w).targets) == 100
     answering = {r.revision for r in replicas if r.phase is Phase.READY}
-    served = {t.revision for t in w.route.targets if t.weight and t.replicas}
+    served = {t.revision for t in entry(w).targets if t.weight and t.replicas}
     if any(v and name in answering for name, v in before.items()):
         assert served, "somebody served and answered, now nobody does"
-        assert all(t.replicas for t in w.route.targets if t.weight)
+        assert all(t.replicas for t in entry(w).targets if t.weight)
     drained = {r.revision for r in replicas if r.id in w.drain}
     assert not drained & served
 
@@ -251,17 +248,14 @@ def test_a_shadow_gets_copies_and_no_requests_until_it_is_promoted() -> None:
     revisions = (took_all(1, 1), kept(2, ready=True))
     w = decide(s, revisions, (replica(1), replica(2)), {V1: 100})
     assert weights(w) == {2: 0, 1: 100}
-    assert w.route is not None
-    assert w.route.shadow == routes.Shadow(V2, 20)
-    assert w.route.sticky == routes.Sticky("x-user")
+    assert entry(w).shadow == routes.Shadow(V2, 20)
+    assert entry(w).sticky == routes.Sticky("x-user")
     alone = decide(s, (took_all(1, 1),), (replica(1),), {V1: 100})
-    assert alone.route is not None
-    assert alone.route.shadow is None
+    assert entry(alone).shadow is None
 
 
 def test_a_revision_that_still_serves_is_no_shadow_yet() -> None:
     s = replace(canary(None), traffic=Traffic(shadow=Shadow()))
     w = decide(s, (took_all(1, 1), took_all(2, 2)), (replica(2),), {V2: 100})
     assert weights(w) == {2: 100, 1: 0}
-    assert w.route is not None
-    assert w.route.shadow is None
+    assert entry(w).shadow is None

@@ -30,7 +30,7 @@ from penstock.backends.local.paths import Layout
 from penstock.control.budget import DEFAULT_SHARE, machine_bytes
 from penstock.control.model_files import CachedFiles
 from penstock.control.plane import ControlPlane
-from penstock.control.services import ControlSettings
+from penstock.control.settings import ControlSettings
 from penstock.errors import PenstockError
 from penstock.store.sqlite import SqliteStore
 
@@ -135,6 +135,7 @@ async def _run(
             memory_budget_bytes=int(DEFAULT_SHARE * machine_bytes())
             if options.memory_budget is None
             else options.memory_budget,
+            gateways=tuple(f"unix:{layout.gateway_socket(n)}" for n in range(options.gateways)),
         ),
         routes_socket=layout.routes_socket,
         routes_file=layout.routes_file,

@@ -1,4 +1,4 @@
-"""Fetches that run: one per service, beside the loop, so that a look never waits for a download.
+"""Fetches that run: one per workload, beside the loop, so that a look never waits for a download.
 
 The controller says what it wants (`want`) and is told how that stands; when it changes - progress, done,
 failed - `on_change` puts the service back into the queue. A failed fetch is tried again with back-off, for
@@ -16,7 +16,8 @@ from typing import Protocol
 from penstock.control.clock import Clock, Timer
 from penstock.control.loop import Backoff
 from penstock.control.plan import FetchPhase, FetchState
-from penstock.domain.service import Service
+from penstock.domain.service import Component
+from penstock.domain.workload import service_key
 from penstock.errors import PenstockError
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ CONCURRENCY = 8
 #: Seconds between two reports of progress.
 REPORT_EVERY_S = 1.0
 
-#: Namespace and name.
+#: Namespace and name; behind the name's first slash, which workload of the service.
 ServiceKey = tuple[str, str]
 
 
@@ -45,12 +46,17 @@ class ModelFiles(Protocol):
     """Where models' files come from (`control.model_files` over `penstock.storage`)."""
 
     async def fetch(
-        self, service: Service, progress: Callable[[int, int | None], None], *, revision: str
+        self,
+        namespace: str,
+        component: Component,
+        progress: Callable[[int, int | None], None],
+        *,
+        revision: str,
     ) -> Files:
         """Fetch, and keep the files for as long as the `revision` exists that they are for."""
         ...
 
-    def uri(self, service: Service) -> str:
+    def uri(self, component: Component) -> str:
         """For people, without secrets."""
         ...
 
@@ -99,6 +105,7 @@ class Fetches:
         self._backoff = backoff
         self._gate = asyncio.Semaphore(concurrency)
         self._entries: dict[ServiceKey, _Entry] = {}
+        self._of_service: dict[ServiceKey, set[ServiceKey]] = {}
 
     def want(self, key: ServiceKey, asked: str, uri: str, job: Job) -> Files | FetchState:
         """The files if they are here, else how their fetch stands; starts one if there is none.
@@ -112,6 +119,7 @@ class Fetches:
         if entry is None:
             entry = _Entry(asked, job, FetchState(FetchPhase.WAITING, uri))
             self._entries[key] = entry
+            self._of_service.setdefault(service_key(key), set()).add(key)
             self._start(key, entry)
         return entry.files if entry.files is not None else entry.state
 
@@ -124,16 +132,26 @@ class Fetches:
         self.cancel(key)
 
     def hurry(self, key: ServiceKey) -> None:
-        """Try a failed fetch again now."""
-        entry = self._entries.get(key)
-        if entry is not None and entry.timer is not None:
-            entry.timer.cancel()
-            entry.timer = None
-            self._start(key, entry)
+        """Try a service's failed fetches again now."""
+        for of in list(self._of_service.get(key, ())):
+            entry = self._entries[of]
+            if entry.timer is not None:
+                entry.timer.cancel()
+                entry.timer = None
+                self._start(of, entry)
+
+    def cancel_all(self, key: ServiceKey) -> None:
+        """The service is gone."""
+        for of in list(self._of_service.get(key, ())):
+            self.cancel(of)
 
     def cancel(self, key: ServiceKey) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
+            of_service = self._of_service[service_key(key)]
+            of_service.discard(key)
+            if not of_service:
+                del self._of_service[service_key(key)]
             if entry.timer is not None:
                 entry.timer.cancel()
             if entry.task is not None:

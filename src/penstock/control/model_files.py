@@ -17,7 +17,7 @@ from pathlib import Path
 from penstock import storage
 from penstock.control.fetches import Files
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
-from penstock.domain.service import Service, Storage
+from penstock.domain.service import Component, Storage
 from penstock.errors import NotFound
 from penstock.store.base import Key, Object, Store
 
@@ -53,19 +53,24 @@ class CachedFiles:
         #: This process's own credentials may be used for services.
         self._environment = environment
 
-    def uri(self, service: Service) -> str:
+    def uri(self, component: Component) -> str:
         """For people: without signatures and passwords."""
-        s = _storage_of(service)
+        s = _storage_of(component)
         return storage.redact(s.uri) if s.uri else (s.path or s.key or "no files")
 
     async def fetch(
-        self, service: Service, progress: Callable[[int, int | None], None], *, revision: str
+        self,
+        namespace: str,
+        component: Component,
+        progress: Callable[[int, int | None], None],
+        *,
+        revision: str,
     ) -> Files:
         """Raises what `storage.fetch` raises, and NotFound for a Secret that is named and missing."""
-        s = _storage_of(service)
+        s = _storage_of(component)
         if not s.uri and not s.path and not s.key:
             return NoFiles()
-        uri, credentials = await self._open(service.namespace, s)
+        uri, credentials = await self._open(namespace, s)
         if self._environment:
             own = await asyncio.to_thread(storage.from_environment, os.environ)
             credentials = credentials.or_else(own)
@@ -136,8 +141,8 @@ class CachedFiles:
             return None
 
 
-def _storage_of(service: Service) -> Storage:
-    model = service.predictor.model
+def _storage_of(component: Component) -> Storage:
+    model = component.model
     assert model is not None  # noqa: S101 - only models have files
     return model.storage
 

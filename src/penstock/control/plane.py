@@ -27,8 +27,10 @@ from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import KINDS as RUNTIME_KINDS
 from penstock.control.scaler import Scaler
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
-from penstock.control.services import ControlSettings, ServiceController
+from penstock.control.services import ServiceController
+from penstock.control.settings import ControlSettings
 from penstock.domain.status import conditions_of
+from penstock.domain.workload import service_key
 from penstock.errors import Unavailable
 from penstock.observe.metrics import Registry
 from penstock.store.base import Change, Kind, Store
@@ -77,12 +79,12 @@ class ControlPlane:
         self.manifests = ManifestCache(service_kinds())
         self.replicas = ReplicaCache(backend, self._replica_changed, clock=self._clock)
         self.scaler = Scaler(
-            self.loop.enqueue,
+            self._enqueue,
             clock=self._clock,
             zero_grace_s=settings.scale_to_zero_grace_s,
             gateways=lambda: (expected_gateways, self.routes.gateways),
         )
-        self.fetches = Fetches(self.loop.enqueue, clock=self._clock)
+        self.fetches = Fetches(self._enqueue, clock=self._clock)
         self.routes = RoutePublisher(
             file=routes_file,
             on_wake=lambda *waiting: self.services.wake(*waiting),
@@ -174,7 +176,7 @@ class ControlPlane:
                 await self.loop.settled()
         except TimeoutError:
             log.warning("not every service could be looked at within %.0f s", FIRST_LOOK_S)
-        self.routes.retain(f"{ns}/{name}" for ns, name in self.manifests.names())
+        self.routes.retain(self.manifests.names())
         if self._routes_socket is not None:
             await self.routes.serve(self._routes_socket)
         self.started.set()
@@ -242,6 +244,10 @@ class ControlPlane:
             self.loop.enqueue(key)
 
     # -- what happens ------------------------------------------------------------------------------
+
+    def _enqueue(self, key: ServiceKey) -> None:
+        """Look at a service; the key may be one of its components'."""
+        self.loop.enqueue(service_key(key))
 
     async def _look(self, key: ServiceKey) -> float | None:
         return await self.services.look(key)

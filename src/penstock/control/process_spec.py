@@ -8,8 +8,8 @@ from typing import Any
 
 from penstock.control.plan import DEFAULT_TIMEOUT_S
 from penstock.control.revisions import Kept
-from penstock.domain.process import ProcessSpec, ServedModel
-from penstock.domain.service import Service, VersionPolicy
+from penstock.domain.process import Neighbour, ProcessSpec, ServedModel
+from penstock.domain.service import Role, Service, VersionPolicy
 
 
 def threads_for(cores: int, replicas: int, cpu_limit: float | None) -> int:
@@ -30,8 +30,12 @@ def process_spec(
     env: Mapping[str, str],
     cores: int,
     replicas: int,
+    gateways: tuple[str, ...] = (),
 ) -> ProcessSpec:
-    """The message for one replica. `listen` is left to the backend, which owns the addresses."""
+    """The message for one replica. `listen` is left to the backend, which owns the addresses.
+
+    `gateways` are the sockets by which a transformer or an explainer reaches the predictor.
+    """
     component = kept.revision.component
     model = component.model
     if model is None:
@@ -56,6 +60,11 @@ def process_spec(
         revision=kept.name,
         replica=replica,
         component=component.role.value,
+        predictor=None
+        if component.role is Role.PREDICTOR
+        else Neighbour(
+            gateways, f"/serving/{service.namespace}/{service.name}/components/{Role.PREDICTOR}"
+        ),
         threads=threads_for(cores, replicas, resources.cpu_limit),
         env=dict(env),
         memory_limit_bytes=resources.memory_limit_bytes,

@@ -63,9 +63,18 @@ class RevisionKeeper:
         return set(self._known)
 
     def of(self, key: ServiceKey, uid: str) -> tuple[Kept, ...]:
-        """Revisions of the service with that uid, oldest first."""
+        """Revisions of the service with that uid, of all its workloads, oldest first."""
         found = (kept for owner, kept in self._known.get(key, {}).values() if owner == uid)
         return tuple(sorted(found, key=lambda k: k.number))
+
+    def taken(self, key: ServiceKey, name: str) -> bool:
+        """Another service has a revision of that name: `iris-v2` beside `iris` with a canary `v2`."""
+        base = name.rpartition("-")[0]
+        return any(
+            name in self._known.get((key[0], other), ())
+            for other in _prefixes(base)
+            if other != key[1]
+        )
 
     async def add(self, key: ServiceKey, kept: Kept, service: Service, manifest: Object) -> None:
         """Keep a new revision, whose files were fetched under its `owner_of` name."""
@@ -108,3 +117,12 @@ class RevisionKeeper:
 def owner_of(key: ServiceKey, name: str, uid: str) -> str:
     """The name that a revision's files are kept under."""
     return f"{key[0]}/{name}/{uid}"
+
+
+def _prefixes(base: str) -> Iterable[str]:
+    """Services that could have revisions named after `base`: itself, and what stands before each dash."""
+    yield base
+    at = base.rfind("-")
+    while at > 0:
+        yield base[:at]
+        at = base.rfind("-", 0, at)

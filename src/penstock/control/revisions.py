@@ -16,6 +16,7 @@ import msgspec
 from penstock.domain.revision import Revision, digest
 from penstock.domain.service import EMPTY, Component, EnvVar, Service
 from penstock.domain.status import from_rfc3339, rfc3339
+from penstock.domain.workload import WorkloadId, id_of
 from penstock.errors import Internal
 from penstock.store.base import Key, Kind, Object
 
@@ -55,7 +56,7 @@ class Kept:
     env: tuple[EnvVar, ...] = ()
     #: Unix seconds when it first was ready; None while it never was.
     ready_at: float | None = None
-    #: Counts, over the service's revisions, when this one last took all requests; 0 while it never did.
+    #: Counts, over the revisions of its role, when this one last took all requests; 0 while it never did.
     rollout: int = 0
     stage: Stage | None = None
 
@@ -67,11 +68,15 @@ class Kept:
     def number(self) -> int:
         return self.revision.number
 
+    @property
+    def workload(self) -> WorkloadId:
+        return id_of(self.revision.component)
 
-def asked_digest(service: Service) -> str:
-    """What the manifest asks to run, before anything was fetched."""
+
+def asked_digest(service: Service, component: Component | None = None) -> str:
+    """What the manifest asks to run in a component (the predictor), before anything was fetched."""
     mark = service.annotations.get(RESTARTED_AT, "")
-    return digest(service.predictor) + (f"@{mark}" if mark else "")
+    return digest(component or service.predictor) + (f"@{mark}" if mark else "")
 
 
 def next_number(kept: Iterable[Kept]) -> int:
@@ -168,8 +173,15 @@ def key_of(namespace: str, name: str) -> Key:
 
 
 def superfluous(kept: tuple[Kept, ...], in_use: frozenset[str]) -> tuple[Kept, ...]:
-    """Those to forget, oldest first: beyond the last `HISTORY` and not in use."""
-    return tuple(k for k in kept[:-HISTORY] if k.name not in in_use)
+    """Those to forget, oldest first: beyond the last `HISTORY` of their role and not in use."""
+    by_role: dict[str, list[Kept]] = {}
+    for k in kept:
+        by_role.setdefault(k.workload.role, []).append(k)
+    for of in by_role.values():
+        if len({k.workload for k in of}) > 1:
+            # Their numbers tell nothing of each other.
+            of.sort(key=lambda k: k.revision.created)
+    return tuple(k for of in by_role.values() for k in of[:-HISTORY] if k.name not in in_use)
 
 
 def plain(value: Any) -> Any:

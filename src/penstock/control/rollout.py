@@ -1,11 +1,12 @@
-"""Which revisions of a service take which share of its requests, as pure functions.
+"""Which revisions of a workload take which share of its requests, as pure functions.
 
 Three numbers decide: the newest revision that was ever ready (`latest`), the one that took all requests last
 (`stable`), and the percent that `latest` shall have. Without a percent `latest` takes all. With one below
 100, `stable` takes the rest; 0 therefore is a rollback, and taking the field away a promotion. When `latest`
 itself took all requests before, `stable` is the one that did so before it: a rollback is possible after a
 promotion too. This is what `canaryTrafficPercent` means in KServe on Knative. An annotation pins one kept
-revision instead, whatever the manifest asks for.
+revision instead, whatever the manifest asks for. Where several workloads share a role (named canaries), each
+divides its own part of the requests.
 
 A share is only worth something when its revision answers: `effective` gives the share of a revision that is
 not up to one that is, so traffic never leaves a revision before another one is ready to take it.
@@ -17,7 +18,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from penstock.control.revisions import Kept, Stage
-from penstock.domain.service import Scaling, Service
+from penstock.domain.service import Role, Scaling, Service
+from penstock.domain.workload import Workload
 
 #: Names a kept revision that takes all requests until the annotation is removed.
 PINNED = "penstock.dev/pinned-revision"
@@ -71,32 +73,33 @@ def pinned(service: Service, revisions: tuple[Kept, ...]) -> Kept | None:
     return next((k for k in revisions if k.name == name and k.ready_at is not None), None)
 
 
-def percent_of(service: Service, latest: Kept) -> int | None:
-    """The percent that the newest revision shall have; None: all, with nothing beside it."""
-    if service.traffic.shadow is not None:
-        return 0  # it gets copies
-    policy = service.traffic.rollout
-    if policy is not None:
-        if latest.rollout or service.annotations.get(PROMOTED) == latest.name:
-            return None
-        stage = latest.stage or Stage()
-        if stage.back:
-            return 0
-        return policy.steps[stage.step] if stage.step < len(policy.steps) else None
-    percent = service.predictor.canary_percent
+def percent_of(service: Service, workload: Workload, latest: Kept) -> int | None:
+    """The percent of its workload's requests that the newest revision shall have; None: all of them."""
+    if workload.id.role is Role.PREDICTOR:
+        if service.traffic.shadow is not None:
+            return 0  # it gets copies
+        policy = service.traffic.rollout
+        if policy is not None:
+            if latest.rollout or service.annotations.get(PROMOTED) == latest.name:
+                return None
+            stage = latest.stage or Stage()
+            if stage.back:
+                return 0
+            return policy.steps[stage.step] if stage.step < len(policy.steps) else None
+    percent = workload.component.canary_percent
     return None if percent is None or percent >= 100 else percent
 
 
-def divide(service: Service, revisions: tuple[Kept, ...], latest: Kept) -> tuple[Share, ...]:
-    """The shares that are asked for, with `latest` first."""
-    pin = pinned(service, revisions)
-    if pin is not None:
-        return (Share(pin, 100, LATEST if pin.name == latest.name else PREVIOUS),)
-    percent = percent_of(service, latest)
+def divide(
+    service: Service, workload: Workload, revisions: tuple[Kept, ...], latest: Kept
+) -> tuple[Share, ...]:
+    """The shares that a workload's revisions are asked to take, with `latest` first."""
+    percent = percent_of(service, workload, latest)
     stable = stable_of(revisions, latest) if percent is not None else None
     if percent is None or stable is None:
-        return (Share(latest, 100, LATEST),)
-    return (Share(latest, percent, LATEST), Share(stable, 100 - percent, PREVIOUS))
+        return (Share(latest, workload.percent, LATEST),)
+    part = round(workload.percent * percent / 100)
+    return (Share(latest, part, LATEST), Share(stable, workload.percent - part, PREVIOUS))
 
 
 def replicas_for(percent: int, scaling: Scaling, count: int) -> int:
@@ -119,23 +122,28 @@ def effective(
     """Percent by revision's name, with the shares of those that are not up given to one that is.
 
     `up` are revisions that can take their share, `ready` those with at least one replica that answers,
-    `serving` what gateways were told last. Preferred is one that serves now; a revision with a share of 0
-    that does not serve never gets any.
+    `serving` what gateways were told last. One that is not up keeps what it serves now, up to its share; the
+    rest goes to one that serves and is not waited for, if there is one. A revision with a share of 0 that
+    does not serve never gets any.
     """
     percents = {s.name: s.percent for s in shares}
-    missing = sum(s.percent for s in shares if s.name not in up)
+    late = {
+        s.name: min(s.percent, serving.get(s.name, 0)) if s.name in ready else 0
+        for s in shares
+        if s.name not in up
+    }
+    missing = sum(percents[name] - kept for name, kept in late.items())
     if not missing:
         return percents
-    holders = [n for n in serving if serving[n] > 0 and n in ready]
+    answering = [n for n in serving if serving[n] > 0 and n in ready]
+    holders = [n for n in answering if n not in late] or answering
     weights: Mapping[str, int] = serving
     if not holders:
         holders = [s.name for s in shares if s.percent and s.name in up]
         weights = percents
     if not holders:
         return percents
-    for share in shares:
-        if share.name not in up:
-            percents[share.name] = 0
+    percents.update(late)
     best = max(holders, key=lambda n: weights[n])
     percents[best] = percents.get(best, 0) + missing
     return percents

@@ -19,7 +19,7 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -125,9 +125,9 @@ class RoutePublisher:
         self._withdrawn.add(key)
         return self._tell(key)
 
-    def retain(self, keys: Iterable[str]) -> None:
-        """Withdraw every route whose key is not in `keys`."""
-        for key in set(self._routes).difference(keys):
+    def retain(self, services: Collection[tuple[str, str]]) -> None:
+        """Withdraw every route of a service that is not among these (namespace, name)."""
+        for key in [k for k, r in self._routes.items() if (r.namespace, r.name) not in services]:
             self.remove(key)
 
     def _tell(self, key: str) -> int:

@@ -33,6 +33,19 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Another component of the same service, as this process reaches it: through the gateways.
+
+    So waiting, retries, splits, scaling and metrics are those of any request.
+    """
+
+    #: The gateways' own sockets, `unix:/path`; each of them reaches it.
+    addresses: tuple[str, ...]
+    #: What comes before `/v1/...` and `/v2/...` in a request's path.
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """Everything a model process needs to know."""
 
@@ -46,6 +59,8 @@ class ProcessSpec:
     revision: str = ""
     replica: str = ""
     component: str = "predictor"
+    #: For a transformer and an explainer: the predictor they stand before.
+    predictor: Neighbour | None = None
     #: Threads for numeric libraries; 0 takes the cores this process may use.
     threads: int = 0
     env: dict[str, str] = field(default_factory=dict)

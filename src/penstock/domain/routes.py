@@ -6,8 +6,8 @@ cost of a change does not depend on how many services there are. Every message c
 sequence number. A gateway that loses the channel keeps the table it has and reconnects; the control plane
 also keeps the newest snapshot in a file so that a gateway started meanwhile can serve.
 
-In the other direction a gateway sends `Wake` when a request waits for a sleeping service, and each second
-its `Load`.
+In the other direction a gateway sends `Wake` when a request waits for a sleeping service, `Sleep` when
+somebody asks that a service be unloaded, and each second its `Load`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
+
+#: The component whose route has the service's own key.
+PREDICTOR = "predictor"
 
 
 class Replica(msgspec.Struct, frozen=True):
@@ -51,7 +54,11 @@ class Sticky(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """How requests for one service find a replica."""
+    """How requests for one component of a service find a replica.
+
+    The predictor's route stands for the service: its key is the service's, and it says which component gets
+    a client's requests.
+    """
 
     namespace: str
     name: str
@@ -65,12 +72,19 @@ class Route(msgspec.Struct, frozen=True):
     max_waiting_bytes: int = 64 * 1024 * 1024
     shadow: Shadow | None = None
     sticky: Sticky | None = None
+    #: It may have no replica, and then a request wakes it.
+    may_sleep: bool = False
     #: Why nothing can answer, when nothing can (first line of the failure); empty when all is well.
     message: str = ""
+    #: Which component of the service the targets are: predictor, transformer or explainer.
+    component: str = PREDICTOR
+    #: On the predictor's route: the component that clients' requests go to, if that is another one.
+    entry: str = ""
 
     @property
     def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
+        key = f"{self.namespace}/{self.name}"
+        return key if self.component == PREDICTOR else f"{key}/{self.component}"
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -101,6 +115,12 @@ class Wake(msgspec.Struct, frozen=True, tag="wake"):
     waiting: int = 1
 
 
+class Sleep(msgspec.Struct, frozen=True, tag="sleep"):
+    """From a gateway: somebody asked that a service's replicas go; said again until they are gone."""
+
+    key: str
+
+
 class ServiceLoad(msgspec.Struct, frozen=True):
     """What one service had to do at one gateway since that gateway's last `Load`."""
 
@@ -123,7 +143,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 
 ToGateway: TypeAlias = Snapshot | Put | Remove
-FromGateway: TypeAlias = Wake | Load
+FromGateway: TypeAlias = Wake | Sleep | Load
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,22 @@ class ComponentStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryStatus:
+    """A named predictor that is tried. `percent` is what it shall have of the requests."""
+
+    name: str
+    ready: Truth
+    reason: str
+    message: str
+    percent: int
+    revision: str = ""
+    transition: Transition = Transition.IN_PROGRESS
+    active: ModelState | None = None
+    target: ModelState = ModelState.PENDING
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceStatus:
     """Everything a dialect may want to say about a service."""
 
@@ -123,6 +139,7 @@ class ServiceStatus:
     components: Mapping[Role, ComponentStatus] = field(
         default_factory=lambda: MappingProxyType({Role.PREDICTOR: ComponentStatus()})
     )
+    canaries: tuple[CanaryStatus, ...] = ()
     transition: Transition = Transition.IN_PROGRESS
     #: State of the revision that serves; None when none has ever served.
     active: ModelState | None = None

@@ -1,0 +1,160 @@
+"""Whether the present manifest is what runs, and the sentence that says so, for one workload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.backends.base import Phase, ReplicaStatus
+from penstock.control.plan.lines import Line
+from penstock.control.plan.observed import Observed, ready_of
+from penstock.control.plan.roles import RolePlan
+from penstock.control.plan.words import one_line, sentence
+from penstock.control.rollout import PINNED
+from penstock.domain.status import Failure, FailureReason, ModelState, Transition, Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Of the present manifest: is it what runs?"""
+
+    ready: Truth
+    reason: str
+    message: str
+    transition: Transition
+    target: ModelState
+    failure: Failure | None = None
+
+
+STOPPED = Judgement(
+    Truth.FALSE, "Stopped", "Stopped on request.", Transition.UP_TO_DATE, ModelState.PENDING
+)
+
+
+def failure_of(replicas: list[ReplicaStatus]) -> Failure | None:
+    """The failure of a revision's replicas that says most: cannot load, then ended and waits."""
+    for phase in (Phase.FAILED, Phase.BACKOFF):
+        for r in sorted(replicas, key=lambda r: r.id):
+            if r.phase is phase:
+                load = r.reason in ("ModelLoadFailed", "ProbeFailed")
+                return Failure(
+                    reason=FailureReason.MODEL_LOAD_FAILED
+                    if load
+                    else FailureReason.RUNTIME_UNHEALTHY,
+                    message=one_line(r.message or r.reason),
+                    revision=r.revision,
+                    location=r.id,
+                    exit_code=r.exit_code,
+                )
+    return None
+
+
+def judge(o: Observed, role: RolePlan, line: Line) -> Judgement:
+    """Look at one workload of a role."""
+    if o.service.stopped:
+        return STOPPED
+    names = role.names
+    keeps = f" {names} keep{'' if ' and ' in names else 's'} serving." if names else ""
+    return _not_yet(line, keeps) or _coming(role, line, keeps) or _serving(o, role, line)
+
+
+def _not_yet(line: Line, keeps: str) -> Judgement | None:
+    """The manifest is no revision yet."""
+    problem, fetch = line.seen.problem, line.seen.fetch
+    if problem is not None:
+        return Judgement(
+            Truth.FALSE,
+            problem.reason.value,
+            sentence(problem.message) + keeps,
+            problem.transition,
+            ModelState.FAILED,
+            Failure(problem.reason, one_line(problem.message)),
+        )
+    if line.seen.current:
+        return None
+    if fetch is not None and fetch.message and not fetch.done_bytes:
+        return Judgement(
+            Truth.FALSE,
+            "FetchFailed",
+            sentence(one_line(fetch.message)) + keeps,
+            Transition.BLOCKED,
+            ModelState.FAILED,
+            Failure(FailureReason.MODEL_LOAD_FAILED, one_line(fetch.message)),
+        )
+    what = f": {fetch.progress}" if fetch is not None and fetch.progress else ""
+    return Judgement(
+        Truth.UNKNOWN,
+        "Fetching",
+        f"The model is being fetched{what}.{keeps}",
+        Transition.IN_PROGRESS,
+        ModelState.PENDING,
+    )
+
+
+def _coming(role: RolePlan, line: Line, keeps: str) -> Judgement | None:
+    """The newest revision was never ready."""
+    candidate = line.candidate
+    if candidate is None:
+        return None
+    replicas = role.live.get(candidate.name, [])
+    failure = failure_of(replicas)
+    if failure is not None:
+        return Judgement(
+            Truth.FALSE,
+            failure.reason.value,
+            f"{candidate.name} is not ready: {sentence(failure.message)}{keeps}",
+            Transition.BLOCKED,
+            ModelState.FAILED,
+            failure,
+        )
+    return Judgement(
+        Truth.UNKNOWN,
+        "Loading",
+        f"{candidate.name}: {ready_of(replicas)} of {line.proving} replicas are ready.{keeps}",
+        Transition.IN_PROGRESS,
+        ModelState.LOADING,
+    )
+
+
+def _serving(o: Observed, role: RolePlan, line: Line) -> Judgement:
+    shares = role.shares_of(line)
+    replicas = role.replicas(shares)
+    ready = ready_of(replicas)
+    count = role.count(shares)
+    target = Transition.UP_TO_DATE
+    if not shares and role.pin is not None:
+        said = f"{role.pin.name} is pinned, this one takes nothing."
+        return Judgement(Truth.UNKNOWN, "Pinned", said, target, ModelState.STANDBY)
+    if count == 0:
+        said = "No replica runs; the first request starts one."
+        return Judgement(Truth.TRUE, "Asleep", said, target, ModelState.STANDBY)
+    failure = failure_of(replicas)
+    if ready:
+        said = " ".join(_remarks(o, role, line, ready, count))
+        return Judgement(Truth.TRUE, "", said, target, ModelState.LOADED, failure)
+    if failure is not None:
+        said = f"No replica is ready: {sentence(failure.message)}"
+        return Judgement(
+            Truth.FALSE, failure.reason.value, said, target, ModelState.FAILED, failure
+        )
+    if line.scaling.min_replicas == 0:
+        return Judgement(Truth.TRUE, "Waking", "A replica is starting.", target, ModelState.LOADING)
+    said = f"None of {count} replicas is ready yet."
+    return Judgement(Truth.FALSE, "Starting", said, target, ModelState.LOADING)
+
+
+def _remarks(o: Observed, role: RolePlan, line: Line, ready: int, count: int) -> list[str]:
+    """What is worth knowing of a workload that serves."""
+    said = []
+    if line is role.main:
+        if role.pin is not None:
+            said.append(f"Pinned to {role.pin.name} by the annotation {PINNED}.")
+        elif (name := o.service.annotations.get(PINNED)) and role.role == "predictor":
+            said.append(f"The pin to {name} has no effect: it is not kept, or was never ready.")
+        elif line.latest is not None and line.latest.stage and line.latest.stage.back:
+            said.append(f"{line.latest.name} was given up: {line.latest.stage.back}.")
+        if role.pin is None and len(role.percents) > 1:
+            shares = sorted(role.percents.items(), key=lambda item: -item[1])
+            said.append(", ".join(f"{name} takes {percent}%" for name, percent in shares) + ".")
+    if ready < count:
+        said.append(f"{ready} of {count} replicas are ready.")
+    return said
