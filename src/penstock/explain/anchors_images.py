@@ -1,0 +1,178 @@
+"""Anchors for images: the patches that decide, whatever the rest of the picture shows.
+
+Conditions are "this superpixel is as it is". A row from D(z | A) keeps the patches of A and, with
+probability `sample_prob`, paints each other one in its own mean colour, or in `background` (section "Anchors
+for images" of the paper, which puts in another picture; a plain colour needs none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from penstock.errors import InvalidInput
+from penstock.explain.anchors import Conditions, Settings, search
+from penstock.explain.anchors_tabular import report
+from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation
+from penstock.explain.labels import Labelled, plain
+from penstock.explain.superpixels import Segments, grid, slic
+
+_COVERAGE_ROWS: Final = 10_000
+#: Bytes of painted images that exist at a time.
+_CHUNK_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class PatchSpace:
+    """The patches of one image; a row is a bool per patch, painted only when it is asked for."""
+
+    patches: int
+    random: np.random.Generator
+    sample_prob: float
+    held: Bools
+
+    def draw(self, anchors: Sequence[Conditions], counts: Sequence[int]) -> Array:
+        kept = self.random.random((int(np.sum(counts)), self.patches)) >= self.sample_prob
+        start = 0
+        for anchor, count in zip(anchors, counts, strict=True):
+            kept[start : start + count, list(anchor)] = True
+            start += count
+        return kept
+
+    def implied(self, anchor: Conditions, condition: int) -> bool:
+        return False
+
+
+class AnchorImages(Explainer):
+    """Anchors of an image classifier."""
+
+    kind = "AnchorImages"
+    takes = "image"
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        image_shape: Sequence[int] | None = None,
+        channels: str = "last",
+        segmentation: str = "slic",
+        segments: int = 25,
+        compactness: float = 0.2,
+        sample_prob: float = 0.5,
+        background: float | None = None,
+        classes: Sequence[str] = (),
+        output: str = "auto",
+    ) -> None:
+        self.settings = settings or Settings()
+        self.image_shape = tuple(image_shape) if image_shape else None
+        self.channels = channels
+        self.segmentation = segmentation
+        self.segments = segments
+        self.compactness = compactness
+        self.sample_prob = sample_prob
+        self.background = background
+        self.classes = classes
+        self.output = output
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return {
+            **self.settings.reported, "segmentation": self.segmentation, "segments": self.segments,
+            "sample_prob": self.sample_prob, "background": self.background, "output": self.output,
+        }  # fmt: skip
+
+    def image(self, instance: Array) -> Array:
+        """`instance` as `[height, width, channels]`, a view. InvalidInput when it is no image."""
+        try:
+            pixels = np.asarray(instance)
+            if pixels.dtype.kind not in "fiub":
+                pixels = pixels.astype(np.float64)
+        except (TypeError, ValueError):
+            raise InvalidInput(
+                "an instance is an image of numbers; this one holds something else"
+            ) from None
+        if self.image_shape is not None:
+            if pixels.size != int(np.prod(self.image_shape)):
+                raise InvalidInput(
+                    f"an image of the shape {list(self.image_shape)} is expected; this one has "
+                    f"{pixels.size} numbers"
+                )
+            pixels = pixels.reshape(self.image_shape)
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, None]
+        elif pixels.ndim == 3 and self.channels == "first":
+            pixels = np.moveaxis(pixels, 0, -1)
+        if pixels.ndim != 3 or 0 in pixels.shape:
+            raise InvalidInput(
+                f"an image is [height, width] or [height, width, channels]; this one has the shape "
+                f"{list(np.shape(instance))}. Flat pixels need image_shape in the explainer's config"
+            )
+        if not bool(np.all(np.isfinite(pixels))):
+            raise InvalidInput("an image may hold neither NaN nor infinity")
+        return pixels
+
+    def cut(self, image: Array) -> Segments:
+        if self.segmentation == "grid":
+            return grid(image.shape[0], image.shape[1], self.segments)
+        return slic(image.astype(np.float64), self.segments, compactness=self.compactness)
+
+    def painted(self, image: Array, patches: Segments) -> Array:
+        """The image without its details: each patch in one colour."""
+        if self.background is not None:
+            return np.full_like(image, self.background)
+        count = int(patches.max()) + 1
+        size = np.bincount(patches.reshape(-1), minlength=count)
+        out = np.empty_like(image)
+        for c in range(image.shape[2]):
+            total = np.bincount(
+                patches.reshape(-1), weights=image[:, :, c].reshape(-1), minlength=count
+            )
+            out[:, :, c] = (total / size).astype(image.dtype)[patches]
+        return out
+
+    def explain(self, instance: Array, ask: Ask) -> Explanation:
+        image = self.image(instance)
+        shape, dtype = np.shape(instance), np.asarray(instance).dtype
+        patches = self.cut(image)
+        blank = self.painted(image, patches)
+        model = Labelled(ask, self.output)
+        count = int(patches.max()) + 1
+
+        def rows(kept: Bools) -> Array:
+            shown = np.where(kept[:, patches][..., None], image, blank)
+            if self.channels == "first" and len(shape) == 3:
+                shown = np.moveaxis(shown, -1, 1)
+            return np.ascontiguousarray(shown.reshape(len(kept), *shape), dtype=dtype)
+
+        label = model.labels(rows(np.ones((1, count), dtype=np.bool_)))[0]
+        chunk = max(1, _CHUNK_BYTES // max(1, image.nbytes))
+
+        def same(kept: Array) -> Bools:
+            parts = [
+                model.same(rows(kept[i : i + chunk]), label) for i in range(0, len(kept), chunk)
+            ]
+            return np.concatenate(parts)
+
+        random = np.random.default_rng(self.settings.seed)
+        held = random.random((count, _COVERAGE_ROWS)) >= self.sample_prob
+        space = PatchSpace(count, random, self.sample_prob, held)
+        anchor = search(space, same, self.settings)
+        name = plain(label)
+        if isinstance(name, int) and 0 <= name < len(self.classes):
+            name = self.classes[name]
+        shown = np.isin(patches, anchor.conditions)
+        return Explanation(
+            self.kind,
+            {
+                "anchor": list(anchor.conditions),
+                "mask": shown.astype(np.uint8).tolist(),
+                "segments": patches.tolist(),
+                **report(anchor, model),
+                "prediction": plain(label),
+                "prediction_name": str(name),
+            },
+            self.params,
+        )

@@ -1,0 +1,202 @@
+"""Anchors for rows of numbers: "petal width (cm) > 1.7 and petal length (cm) > 4.9".
+
+Conditions are on features: a number is above or below one of the quantiles of the training data, a category
+is the one it is. A row from D(z | A) is a row of the training data in which each feature that breaks a
+condition of A is replaced by that of another training row which keeps it, so values stay real ones (section
+"Anchors for tabular data" of the paper, and its supplement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from penstock.errors import InvalidInput
+from penstock.explain.anchors import Anchor, Conditions, Settings, search
+from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation
+from penstock.explain.labels import Labelled, plain
+from penstock.explain.training import Training
+
+#: Training rows that coverage is measured over, at most.
+_COVERAGE_ROWS: Final = 10_000
+_QUANTILES: Final[Mapping[str, tuple[float, ...]]] = {
+    "quartile": (25, 50, 75),
+    "decile": (10, 20, 30, 40, 50, 60, 70, 80, 90),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`low < feature <= high`; a category is the interval from just below it to itself."""
+
+    feature: int
+    low: float
+    high: float
+    text: str
+
+    def holds(self, values: Array) -> Bools:
+        return np.asarray((values > self.low) & (values <= self.high), dtype=np.bool_)
+
+
+@dataclass(slots=True)
+class TabularSpace:
+    """The conditions of one row, over a training set."""
+
+    rows: Array
+    conditions: Sequence[Condition]
+    random: np.random.Generator
+    held: Bools
+    #: Training values of a feature between two bounds, sorted once.
+    _allowed: dict[tuple[int, float, float], Array] = field(default_factory=dict)
+
+    def draw(self, anchors: Sequence[Conditions], counts: Sequence[int]) -> Array:
+        out = self.rows[self.random.integers(0, len(self.rows), int(np.sum(counts)))]
+        start = 0
+        for anchor, count in zip(anchors, counts, strict=True):
+            part = out[start : start + count]
+            for feature, (low, high) in self._bounds(anchor).items():
+                values = part[:, feature]
+                broken = ~((values > low) & (values <= high))
+                allowed = self._values(feature, low, high)
+                values[broken] = self.random.choice(allowed, int(np.count_nonzero(broken)))
+            start += count
+        return out
+
+    def implied(self, anchor: Conditions, condition: int) -> bool:
+        new = self.conditions[condition]
+        low, high = self._bounds(anchor).get(new.feature, (-np.inf, np.inf))
+        return low >= new.low and high <= new.high
+
+    def _bounds(self, anchor: Conditions) -> dict[int, tuple[float, float]]:
+        bounds: dict[int, tuple[float, float]] = {}
+        for i in anchor:
+            c = self.conditions[i]
+            low, high = bounds.get(c.feature, (-np.inf, np.inf))
+            bounds[c.feature] = (max(low, c.low), min(high, c.high))
+        return bounds
+
+    def _values(self, feature: int, low: float, high: float) -> Array:
+        key = (feature, low, high)
+        found = self._allowed.get(key)
+        if found is None:
+            column = self.rows[:, feature]
+            found = self._allowed[key] = column[(column > low) & (column <= high)]
+        return found
+
+
+class AnchorTabular(Explainer):
+    """Anchors over a training set `[rows, features]`."""
+
+    kind = "AnchorTabular"
+
+    def __init__(
+        self,
+        training: Training,
+        settings: Settings | None = None,
+        *,
+        discretizer: str = "quartile",
+        output: str = "auto",
+    ) -> None:
+        self.training = training
+        self.settings = settings or Settings()
+        self.output = output
+        self.discretizer = discretizer
+        percentiles = _QUANTILES[discretizer]
+        self._edges = [
+            np.empty(0)
+            if f in training.categories
+            else np.unique(np.percentile(training.rows[:, f], percentiles))
+            for f in range(training.features)
+        ]
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return {**self.settings.reported, "discretizer": self.discretizer, "output": self.output}
+
+    def conditions(self, row: Array) -> list[Condition]:
+        """Every condition that holds for `row`, those that no training row breaks or keeps left out."""
+        found: list[Condition] = []
+        rows = self.training.rows
+        for f, edges in enumerate(self._edges):
+            name = self.training.names[f]
+            value = float(row[f])
+            if f in self.training.categories:
+                text = f"{name} = {self.training.category(f, value)}"
+                found.append(Condition(f, np.nextafter(value, -np.inf), value, text))
+            else:
+                found += [
+                    Condition(f, -np.inf, float(e), f"{name} <= {e:.2f}")
+                    if value <= e
+                    else Condition(f, float(e), np.inf, f"{name} > {e:.2f}")
+                    for e in edges
+                ]
+        return [c for c in found if 0 < np.count_nonzero(c.holds(rows[:, c.feature])) < len(rows)]
+
+    def explain(self, instance: Array, ask: Ask) -> Explanation:
+        row = self.training.check(instance)
+        model = Labelled(ask, self.output)
+        label = model.labels(row[None])[0]
+        conditions = self.conditions(row)
+        random = np.random.default_rng(self.settings.seed)
+        rows = self.training.rows
+        sample = rows
+        if len(rows) > _COVERAGE_ROWS:
+            sample = rows[random.choice(len(rows), _COVERAGE_ROWS, replace=False)]
+        held = np.zeros((len(conditions), len(sample)), dtype=np.bool_)
+        for i, c in enumerate(conditions):
+            held[i] = c.holds(sample[:, c.feature])
+        space = TabularSpace(rows, conditions, random, held)
+        anchor = search(space, lambda drawn: model.same(drawn, label), self.settings)
+        kept = _tightest(conditions, anchor.conditions)
+        return Explanation(
+            self.kind,
+            {
+                "anchor": [conditions[i].text for i in kept],
+                "features": [conditions[i].feature for i in kept],
+                **report(anchor, model),
+                "prediction": plain(label),
+                "prediction_name": self.training.class_name(label),
+                "instance": row.tolist(),
+            },
+            self.params,
+        )
+
+
+def _tightest(conditions: Sequence[Condition], chosen: Conditions) -> list[int]:
+    """Of `chosen`, those that others of it do not imply: "> 4.9" says "> 1.6" too."""
+    return [
+        i
+        for i in chosen
+        if not any(
+            j != i
+            and conditions[j].feature == conditions[i].feature
+            and conditions[j].low >= conditions[i].low
+            and conditions[j].high <= conditions[i].high
+            for j in chosen
+        )
+    ]
+
+
+def report(anchor: Anchor, model: Labelled) -> dict[str, Any]:
+    """The figures of every kind of anchor."""
+    return {
+        "precision": round(anchor.precision, 6),
+        "precision_lower_bound": round(anchor.precision_low, 6),
+        "coverage": round(anchor.coverage, 6),
+        "threshold_met": anchor.met,
+        "samples": model.rows,
+        "predictor_calls": model.calls,
+    }
+
+
+def check_settings(settings: Settings) -> Settings:
+    """`settings` where they make sense; InvalidInput otherwise."""
+    for name, value in (("threshold", settings.threshold), ("delta", settings.delta)):
+        if not 0 < value < 1:
+            raise InvalidInput(f"{name} is {value}; it has to be between 0 and 1")
+    if not 0 < settings.epsilon <= 1:
+        raise InvalidInput(f"epsilon is {settings.epsilon}; it has to be above 0 and at most 1")
+    return settings

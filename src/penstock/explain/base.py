@@ -1,0 +1,55 @@
+"""What all explainers share: the answer they give, and the face that a model has for them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
+#: Many rows to what the model says about each: `[n, ...]` to `[n]` (labels, values) or `[n, k]` (a number
+#: per class). One call is one batch; whoever implements it splits what is too large for one request.
+#: Raises PenstockError when the model is not to be reached or answers nonsense.
+Ask: TypeAlias = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why the model answered what it did for one instance.
+
+    `data` can be written as JSON: numbers, texts, lists, dicts. What is in it depends on the algorithm.
+    """
+
+    #: The algorithm, by the name that manifests use (`AnchorTabular`).
+    kind: str
+    data: Mapping[str, Any]
+    #: The settings that the explanation was made with.
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Explainer(ABC):
+    """One configured algorithm. `explain` may be called from several threads at once."""
+
+    kind: ClassVar[str]
+    #: What an instance is: `matrix` rows of numbers, `text`, or `image`.
+    takes: ClassVar[str] = "matrix"
+
+    @abstractmethod
+    def explain(self, instance: Array, ask: Ask) -> Explanation:
+        """Explain one instance, without its batch axis.
+
+        Raises InvalidInput when the instance is at fault, ModelError when the model's answers are, and what
+        `ask` raises.
+        """
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The settings, as they are reported."""
+        return {}

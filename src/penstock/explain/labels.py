@@ -1,0 +1,105 @@
+"""What a model answers, as one label per row: anchors and counterfactuals ask "is it still the same?".
+
+A classifier may answer labels (`predict`), a number per class (`predict_proba`, a network's last layer), or
+the probability of the one class there is. Which of them it is has to be the same for every row that is ever
+asked, so it is read off the first answer, and only where that leaves no doubt.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from penstock.errors import InvalidInput, ModelError
+from penstock.explain.base import Array, Ask, Bools, Floats
+
+#: What the option `output` may say.
+OUTPUTS: Final = ("auto", "label", "scores", "positive")
+_POSITIVE: Final = 0.5
+
+
+class Labelled:
+    """A model seen as a classifier of rows, and how many rows it was asked for."""
+
+    def __init__(self, ask: Ask, output: str = "auto") -> None:
+        self._ask = ask
+        self._output = output
+        self.rows = 0
+        self.calls = 0
+
+    def labels(self, rows: Array) -> Array:
+        """A label per row, 1-D: class indices where the model answers a number per class."""
+        answer = self.raw(rows)
+        if self._output == "auto":
+            self._output = kind_of(answer)
+        return to_labels(answer, self._output)
+
+    def raw(self, rows: Array) -> Array:
+        """The model's own answer; ModelError when it has another number of rows."""
+        answer = np.asarray(self._ask(rows))
+        self.rows += len(rows)
+        self.calls += 1
+        if answer.ndim == 0 or len(answer) != len(rows):
+            got = len(answer) if answer.ndim else "one value"
+            raise ModelError(f"the model answered {got} rows where {len(rows)} were asked for")
+        if answer.ndim == 2 and answer.shape[1] == 1:
+            answer = answer[:, 0]
+        if answer.ndim > 2:
+            raise ModelError(
+                f"the model answers arrays of shape {list(answer.shape[1:])} per row, which is no class"
+            )
+        return answer
+
+    def same(self, rows: Array, label: Any) -> Bools:
+        """For each row whether the model gives it `label`."""
+        return np.asarray(self.labels(rows) == label, dtype=np.bool_)
+
+
+def kind_of(answer: Array) -> str:
+    """`label`, `scores` or `positive`; InvalidInput when the answer is a regression's."""
+    if answer.ndim == 2:
+        return "scores"
+    if answer.dtype.kind in "OSUb" or answer.dtype.kind in "iu":
+        return "label"
+    if answer.dtype.kind == "f" and bool(np.all(answer == np.round(answer))):
+        return "label"
+    raise InvalidInput(
+        "The model answers numbers that are no classes.",
+        hint="Where they are the probability of one class, set the explainer's config to output: positive.",
+    )
+
+
+def to_labels(answer: Array, output: str) -> Array:
+    """Labels of `answer`, read as `output` says. ModelError when it cannot be read that way."""
+    if output == "scores":
+        if answer.ndim != 2:
+            raise ModelError(
+                "the model answered one number per row where one per class was expected"
+            )
+        return np.asarray(np.argmax(answer, axis=1))
+    if answer.ndim != 1:
+        raise ModelError(
+            f"the model answered {answer.shape[1]} numbers per row where one label was expected"
+        )
+    if output == "positive":
+        return np.asarray(answer.astype(np.float64) >= _POSITIVE).astype(np.int64)
+    return answer
+
+
+def to_scores(answer: Array) -> Floats:
+    """Numbers per output, `[n, k]`: a value per row has k = 1. InvalidInput when they are no numbers."""
+    if answer.dtype.kind not in "fiub":
+        raise InvalidInput(
+            "The model answers labels that are no numbers, which have no parts to attribute.",
+            hint="Serve its scores, for example with options: {method: predict_proba}.",
+        )
+    values = answer.astype(np.float64)
+    return values[:, None] if values.ndim == 1 else values
+
+
+def plain(value: Any) -> Any:
+    """A numpy scalar or bytes as JSON has it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,0 +1,201 @@
+"""Shapley values: by their definition, by the shap package, and what they promise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from explained import iris, shapley
+
+from penstock.errors import InvalidInput, LoadError
+from penstock.explain.kernel_shap import KernelShap, coalitions
+from penstock.explain.training import Training
+from penstock.explain.tree_shap import TreeShap
+
+
+def no_model(rows: Any) -> Any:
+    raise AssertionError("the model is not asked")
+
+
+def spread(features: int, seed: int = 0, rows: int = 12) -> tuple[Training, np.ndarray]:
+    random = np.random.default_rng(seed)
+    data = random.normal(size=(rows, features))
+    return Training(data, [f"f{i}" for i in range(features)]), random.normal(size=features)
+
+
+def curved(rows: np.ndarray) -> np.ndarray:
+    return np.stack([rows[:, 0] * rows[:, 1] + np.sin(rows[:, 2]), rows.sum(1) ** 2], 1)
+
+
+@pytest.mark.parametrize("features", [2, 3, 6])
+def test_exact_values_are_those_of_the_definition(features: int) -> None:
+    training, row = spread(features)
+    model = curved if features > 2 else lambda rows: rows[:, 0] * rows[:, 1]
+    found = KernelShap(training).explain(row, model).data
+    assert found["exact"]
+    expected = shapley(model, row, training.rows).T
+    np.testing.assert_allclose(found["shap_values"], expected, atol=1e-8)
+
+
+def test_same_as_the_shap_package_on_iris() -> None:
+    """KernelExplainer of shap 0.51 on the same model, row and background."""
+    import shap
+
+    training, model = iris()
+    background = training.rows[::10]
+    theirs = shap.KernelExplainer(model.predict_proba, background)
+    small = Training(background, training.names)
+    for row in (training.rows[3], training.rows[77], training.rows[140]):
+        ours = KernelShap(small).explain(row, model.predict_proba).data
+        expected = np.asarray(theirs.shap_values(row, silent=True))  # [features, outputs]
+        np.testing.assert_allclose(np.array(ours["shap_values"]).T, expected, atol=1e-6)
+        np.testing.assert_allclose(ours["expected_value"], theirs.expected_value, atol=1e-9)
+
+
+def test_same_as_the_shap_package_with_the_logit_link() -> None:
+    import shap
+
+    training, model = iris()
+    background = training.rows[::10]
+    theirs = shap.KernelExplainer(model.predict_proba, background, link="logit")
+    row = training.rows[77]
+    ours = KernelShap(Training(background, training.names), link="logit").explain(
+        row, model.predict_proba
+    )
+    expected = np.asarray(theirs.shap_values(row, silent=True)).T
+    np.testing.assert_allclose(ours.data["shap_values"], expected, atol=2e-3)
+
+
+def test_sampled_values_come_near_the_exact_ones() -> None:
+    """13 features with room for a third of the coalitions; a model with interactions."""
+    training, row = spread(13)
+
+    def model(rows: np.ndarray) -> np.ndarray:
+        return rows @ np.arange(13.0) + rows[:, 0] * rows[:, 5] - 2 * rows[:, 3] * rows[:, 12]
+
+    exact = KernelShap(training, samples=10_000).explain(row, model).data
+    sampled = KernelShap(training, samples=2_500).explain(row, model).data
+    assert exact["exact"]
+    assert not sampled["exact"]
+    error = np.abs(np.array(sampled["shap_values"]) - np.array(exact["shap_values"]))
+    assert error.max() < 0.05 * np.abs(exact["shap_values"]).max()
+
+
+@pytest.mark.parametrize("features", [4, 20, 40])
+def test_values_add_up_to_the_prediction(features: int) -> None:
+    training, row = spread(features, seed=3)
+    found = KernelShap(training).explain(row, curved).data
+    total = np.sum(found["shap_values"], axis=1) + found["expected_value"]
+    np.testing.assert_allclose(total, found["raw_prediction"], atol=1e-9)
+
+
+def test_a_linear_model_has_its_closed_form() -> None:
+    """w (x - mean), also where coalitions are sampled: a linear model leaves no residual."""
+    training, row = spread(30, seed=4)
+    w = np.linspace(-2, 2, 30)
+    found = KernelShap(training).explain(row, lambda rows: rows @ w).data
+    np.testing.assert_allclose(
+        found["shap_values"][0], w * (row - training.rows.mean(0)), atol=1e-8
+    )
+
+
+def test_a_feature_that_never_varies_gets_nothing() -> None:
+    training, row = spread(4)
+    rows = training.rows.copy()
+    rows[:, 2] = row[2]
+    found = KernelShap(Training(rows, training.names)).explain(row, lambda r: r.sum(1)).data
+    assert found["shap_values"][0][2] == 0
+
+
+def test_a_row_like_its_background_gets_nothing() -> None:
+    training = Training(np.ones((3, 4)), list("abcd"))
+    found = KernelShap(training).explain(np.ones(4), lambda r: r.sum(1)).data
+    assert found["shap_values"] == [[0, 0, 0, 0]]
+
+
+def test_few_calls_for_many_rows() -> None:
+    training, model = iris()
+    found = KernelShap(training).explain(training.rows[0], model.predict_proba).data
+    assert found["samples"] > 1000
+    assert found["predictor_calls"] <= 4
+
+
+def test_coalitions_come_with_the_kernels_weights() -> None:
+    kept, weights, exact = coalitions(5, 1000, np.random.default_rng(0))
+    assert exact
+    assert len({tuple(k) for k in kept}) == len(kept) == 2**5 - 2
+    one, two = weights[kept.sum(1) == 1][0], weights[kept.sum(1) == 2][0]
+    assert one / two == pytest.approx((4 / (5 * 1 * 4)) / (4 / (10 * 2 * 3)))
+
+
+def test_sampled_coalitions_come_in_complementary_pairs() -> None:
+    kept, weights, exact = coalitions(30, 600, np.random.default_rng(0))
+    assert not exact
+    assert len(kept) <= 600
+    seen = sorted(tuple(k) for k in kept)
+    assert seen == sorted(tuple(~k) for k in kept)
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_labels_cannot_be_attributed() -> None:
+    training, row = spread(3)
+    with pytest.raises(InvalidInput, match="predict_proba"):
+        KernelShap(training).explain(row, lambda r: np.full(len(r), "a", dtype=object))
+
+
+def test_logit_of_what_is_no_probability_is_refused() -> None:
+    training, row = spread(3)
+    with pytest.raises(InvalidInput, match="no probabilities"):
+        KernelShap(training, link="logit").explain(row, lambda r: r.sum(1) + 50)
+
+
+# -- trees
+
+
+def forest(rows: int = 300) -> tuple[Any, np.ndarray]:
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    random = np.random.default_rng(0)
+    x = random.normal(size=(rows, 5))
+    return GradientBoostingRegressor(n_estimators=20, random_state=0).fit(
+        x, x[:, 0] * x[:, 1] + x[:, 2]
+    ), x
+
+
+def test_trees_against_the_definition() -> None:
+    """With a background set, TreeSHAP's values are the Shapley values of the model itself."""
+    model, x = forest()
+    background = x[:30]
+    found = TreeShap(model, background=background).explain(x[100], no_model).data
+    np.testing.assert_allclose(
+        found["shap_values"], shapley(model.predict, x[100], background).T, atol=1e-6
+    )
+    assert found["raw_prediction"][0] == pytest.approx(model.predict(x[100:101])[0])
+
+
+def test_trees_of_many_classes() -> None:
+    from sklearn.ensemble import RandomForestClassifier
+
+    training, _ = iris()
+    from sklearn.datasets import load_iris
+
+    model = RandomForestClassifier(10, random_state=0).fit(training.rows, load_iris().target)
+    found = TreeShap(model, names=training.names).explain(training.rows[77], no_model).data
+    assert np.shape(found["shap_values"]) == (3, 4)
+    np.testing.assert_allclose(
+        found["raw_prediction"], model.predict_proba(training.rows[77:78])[0], atol=1e-6
+    )
+    assert found["feature_names"] == list(training.names)
+
+
+def test_what_has_no_trees_is_refused() -> None:
+    _, model = iris()
+    with pytest.raises(LoadError, match="LogisticRegression"):
+        TreeShap(model)
+
+
+def test_a_row_of_another_width_is_refused() -> None:
+    model, _ = forest()
+    with pytest.raises(InvalidInput, match="5 numbers"):
+        TreeShap(model).explain(np.zeros(4), no_model)
