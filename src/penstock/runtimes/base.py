@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from penstock.domain.devices import DeviceShare
+
 if TYPE_CHECKING:
     from penstock.protocols.infer import InferRequest, InferResponse
 
@@ -54,6 +56,8 @@ class LoadOptions:
     version: str = ""
     threads: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: Accelerators that this process holds; it sees no others. See `accelerators`.
+    devices: tuple[DeviceShare, ...] = ()
 
 
 class Runtime(ABC):
@@ -186,6 +190,8 @@ class Framework:
     env: Mapping[str, str] = field(default_factory=dict)
     #: `load` must run in the process's main thread: nothing else is served meanwhile.
     main_thread: bool = False
+    #: `load` puts the model on `LoadOptions.devices`, or fails. The others are refused a device.
+    uses_devices: bool = False
 
 
 def rows_of(arrays: Arrays) -> int:

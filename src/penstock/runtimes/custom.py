@@ -477,4 +477,5 @@ framework = Framework(
     preload=(),
     load=load,
     formats=("custom", "python"),
+    uses_devices=True,
 )

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError, ModelError
+from penstock.runtimes import accelerators
 from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
 from penstock.runtimes.blame import passed_through, raised_in
@@ -194,7 +195,7 @@ def load(path: Path, options: LoadOptions) -> Runtime:
             f"There is no tokenizer in {folder.name}/: one of {', '.join(_TOKENIZERS)} is expected.",
             hint="Write it with tokenizer.save_pretrained(FOLDER).",
         )
-    device = option(options, "device", str) or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = accelerators.torch_device(torch, options, option(options, "device", str))
     with opening(folder, f"a Hugging Face model for {task}"):
         pipeline = transformers.pipeline(
             task,
@@ -281,6 +282,7 @@ framework = Framework(
     preload=("transformers", "torch", "transformers.pipelines"),
     load=load,
     formats=("huggingface", "transformers"),
+    uses_devices=True,
     set_threads=set_threads,
     warm=warm,
     env={**ARROW_ENV, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"},

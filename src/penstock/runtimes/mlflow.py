@@ -361,6 +361,7 @@ framework = Framework(
     preload=("mlflow", "mlflow.pyfunc", "pandas"),
     load=load,
     formats=("mlflow",),
+    uses_devices=True,
     warm=warm,
     # MLflow 3.2 and later report their use to a server unless told not to.
     env={**ARROW_ENV, "MLFLOW_DISABLE_TELEMETRY": "true"},

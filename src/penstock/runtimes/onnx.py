@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError, ModelError
+from penstock.runtimes import accelerators
 from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
 from penstock.runtimes.loading import (
@@ -38,7 +39,8 @@ _DATATYPES: Final = {
     "tensor(string)": "BYTES",
 }
 #: Providers that need a device or an account; taken only when they are named, except CUDA's.
-_DEFAULT_PROVIDERS: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
+_PROCESSOR: Final = "CPUExecutionProvider"
+_DEFAULT_PROVIDERS: Final = ("CUDAExecutionProvider", _PROCESSOR)
 #: In a kernel's complaint, these are about the size of what it was given.
 _SIZES: Final = ("broadcast", "dimension", "shape", "out of data bounds", "INVALID_ARGUMENT")
 
@@ -107,9 +109,8 @@ def load(path: Path, options: LoadOptions) -> Runtime:
     require(framework)
     import onnxruntime
 
-    providers = _providers(
-        option(options, "providers", list), onnxruntime.get_available_providers()
-    )
+    named = option(options, "providers", list)
+    providers = _providers(named, onnxruntime.get_available_providers())
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = max(1, options.threads)
     settings.inter_op_num_threads = 1
@@ -119,7 +120,12 @@ def load(path: Path, options: LoadOptions) -> Runtime:
         4  # errors are raised; logging them too fills the log with bad requests
     )
     with opening(file, "an ONNX model"):
-        session = onnxruntime.InferenceSession(os.fspath(file), settings, providers=providers)
+        session = onnxruntime.InferenceSession(
+            os.fspath(file), settings, providers=accelerators.onnx_providers(providers, options)
+        )
+        # It goes on on the processor when a provider fails.
+        if options.devices and named is None and session.get_providers()[0] == _PROCESSOR:
+            raise accelerators.unusable(options, f"ONNX Runtime {onnxruntime.__version__}")
         return OnnxRuntime(session)
 
 
@@ -193,6 +199,7 @@ framework = Framework(
     preload=("onnxruntime",),
     load=load,
     formats=("onnx",),
+    uses_devices=True,
     warm=warm,
     # ONNX Runtime 1.29 and later send usage events to Microsoft unless told not to, from a thread that
     # starts at import.

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError
+from penstock.runtimes import accelerators
 from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
 from penstock.runtimes.loading import ARROW_ENV, known_options, opening, option, require
@@ -92,12 +93,17 @@ class TensorflowRuntime(Runtime):
 
 
 def load(path: Path, options: LoadOptions) -> Runtime:
-    """The SavedModel in the folder `path`. Option `signature`: which one, `serving_default` else."""
-    known_options(options, ("signature",))
-    folder = _folder(path)
+    """The SavedModel in the folder `path`.
+
+    Options: `signature`: which one, `serving_default` else; `file`: a folder inside of `path`.
+    """
+    known_options(options, ("signature", "file"))
+    inner = option(options, "file", str)
+    folder = _folder(path / inner if inner is not None else path)
     require(framework)
     import tensorflow as tf
 
+    accelerators.tensorflow_devices(tf, options)
     with opening(folder, "a TensorFlow SavedModel"):
         model = tf.saved_model.load(str(folder))
         signatures = sorted(getattr(model, "signatures", {}))
@@ -170,6 +176,7 @@ framework = Framework(
     preload=("tensorflow", "tensorflow.python.saved_model.load"),
     load=load,
     formats=("tensorflow",),
+    uses_devices=True,
     set_threads=set_threads,
     env={**ARROW_ENV, "TF_CPP_MIN_LOG_LEVEL": "2"},
 )

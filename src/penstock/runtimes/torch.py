@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError
+from penstock.runtimes import accelerators
 from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
 from penstock.runtimes.loading import (
@@ -242,7 +243,7 @@ def load(path: Path, options: LoadOptions) -> Runtime:
     require(framework)
     import torch
 
-    device = option(options, "device", str) or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = accelerators.torch_device(torch, options, option(options, "device", str))
     kind = _kind(file)
     if kind != "state dict" and "modelClassName" in options.options:
         log.warning("%s is a %s, which needs no class: modelClassName is not used", file.name, kind)
@@ -545,6 +546,7 @@ framework = Framework(
     preload=("torch", "torch.export"),
     load=load,
     formats=("pytorch", "torch", "torchscript"),
+    uses_devices=True,
     set_threads=set_threads,
     warm=warm,
 )

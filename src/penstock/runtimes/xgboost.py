@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError
-from penstock.runtimes import frames
+from penstock.runtimes import accelerators, frames
 from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
 from penstock.runtimes.loading import (
@@ -158,10 +158,15 @@ def load(path: Path, options: LoadOptions) -> Runtime:
     require(framework)
     import xgboost
 
+    device = accelerators.xgboost_device(xgboost, options)
     if file.suffix.lower() in PICKLES:
         from penstock.runtimes.sklearn import load_pickle, runtime_of
 
         model = load_pickle(file)
+        if isinstance(model, xgboost.XGBModel):
+            model.set_params(device=device)
+        elif options.devices and not isinstance(model, xgboost.Booster):
+            raise accelerators.unusable(options, f"the {type(model).__name__} in {file.name}")
         if not isinstance(model, xgboost.Booster):
             return runtime_of(model, file, options, "xgboost_pickle")
     else:
@@ -174,7 +179,7 @@ def load(path: Path, options: LoadOptions) -> Runtime:
                     f"{file.name} cannot be loaded as an XGBoost model: {_said(e)}"
                 ) from e
     method = choice(options, "method", METHODS, "predict")
-    model.set_param({"nthread": max(1, options.threads), "device": "cpu"})
+    model.set_param({"nthread": max(1, options.threads), "device": device})
     with opening(file, "an XGBoost model"):
         return XgboostRuntime(model, method)
 
@@ -215,6 +220,7 @@ framework = Framework(
     preload=("xgboost",),
     load=load,
     formats=("xgboost",),
+    uses_devices=True,
     warm=warm,
     env=ARROW_ENV,
 )

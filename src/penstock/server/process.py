@@ -91,7 +91,10 @@ class ModelProcess:
             hung=self._model_hangs,
             find=find,
             limits=Limits(
-                timeout_s=spec.timeout_s, max_queue=spec.max_queue, threads=self._pools.threads
+                timeout_s=spec.timeout_s,
+                max_queue=spec.max_queue,
+                threads=self._pools.threads,
+                devices=spec.devices,
             ),
             watchdog=self._watchdog,
             prepare_thread=self._pools.prepare_thread,

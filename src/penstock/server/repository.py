@@ -18,11 +18,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
+from penstock.domain.devices import DeviceShare
 from penstock.domain.process import ServedModel
 from penstock.domain.service import VersionPolicy
 from penstock.errors import LoadError, NotFound, PenstockError, Unavailable, Unsupported
 from penstock.protocols.documents import IndexEntry
+from penstock.runtimes import accelerators
 from penstock.runtimes.base import Framework, LoadOptions, PayloadRuntime, Runtime
+from penstock.runtimes.declared import declared_runtime
 from penstock.runtimes.loading import require
 from penstock.server.batching import DEFAULT_BYTES, DEFAULT_ROWS, Batcher
 from penstock.server.execution import Executor
@@ -53,6 +56,8 @@ class Limits:
     max_queue: int = 1024
     #: Threads of the numeric libraries, and calls at once of a model whose predict is reentrant.
     threads: int = 1
+    #: Accelerators that this process holds.
+    devices: tuple[DeviceShare, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -302,12 +307,15 @@ class Repository:
             version=version,
             threads=self._limits.threads,
             options=model.options,
+            devices=self._limits.devices,
         )
 
         def load() -> Runtime | PayloadRuntime:
             return _load(framework, path, options, self._prepare_thread)
 
         runtime = load() if framework.main_thread else await self._off_loop(load)
+        if model.declared is not None and isinstance(runtime, Runtime):
+            runtime = declared_runtime(runtime, model.declared)
         try:
             if isinstance(runtime, Runtime):
                 loaded = await self._ready_arrays(model, version, runtime, framework)
@@ -472,6 +480,7 @@ def _load(
 ) -> Runtime | PayloadRuntime:
     try:
         require(framework)
+        accelerators.check(framework, options)
         if prepare_thread is not None:
             prepare_thread(framework)
         return framework.load(path, options)
