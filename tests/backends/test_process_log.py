@@ -134,19 +134,48 @@ async def test_a_follower_may_be_there_before_the_first_line(path):
     assert await read(log) == b"hello\n"
 
 
-def test_the_line_that_explains_an_ending(path):
-    """The interpreter's fatal error, else the last line; never a word of an earlier process."""
+TRACEBACK = """Traceback (most recent call last):
+  File "model.py", line 3, in load
+    raise RuntimeError("no weights")
+RuntimeError: no weights
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "quoted"),
+    [
+        ("", ""),
+        ("2026-01-01 10:00:00 INFO penstock.server model iris is loaded in 0.010 s\n", ""),
+        ("predicting 17\n", ""),
+        ("2026-01-01 10:00:00,123 WARNING root something is odd\n", ""),
+        ("10:00:00,123 ERROR root out of paper\n", "10:00:00,123 ERROR root out of paper"),
+        (TRACEBACK, "RuntimeError: no weights"),
+        ("10:00 ERROR x cannot be loaded\n" + TRACEBACK, "RuntimeError: no weights"),
+        (TRACEBACK + "10:00 INFO x the next request was fine\n", ""),
+        (TRACEBACK + "penstock: Exit\n", "RuntimeError: no weights"),
+        ("sh: x: cannot open it\n", "sh: x: cannot open it"),
+        ("terminate called after throwing\n  what():  bad shape\n", "what():  bad shape"),
+        (
+            "10:00 INFO fine\nFatal Python error: Segmentation fault\n\nStack:\n  File x\nmodules: y\n",
+            "Fatal Python error: Segmentation fault",
+        ),
+    ],
+)  # fmt: skip
+def test_the_line_that_explains_an_ending(path, said, quoted):
+    """The last words when they are an error; never what was said while all was well."""
     log = ProcessLog(path)
-    assert log.last_line() == ""
-    log.write(b"one\ntwo\n\n")
-    log.note("killed")
-    assert log.last_line() == "two"
-    log.write(b"Fatal Python error: Segmentation fault\n\nStack:\n  File x\nExtension modules: y\n")
-    assert log.last_line() == "Fatal Python error: Segmentation fault"
+    log.write(said.encode())
+    assert log.last_error() == quoted
+
+
+def test_an_earlier_process_explains_nothing(path):
+    """Last words are of the process that ended; bytes that are no text are no trouble."""
+    log = ProcessLog(path)
+    log.write(b"ValueError: old\n")
     log.forget_last()
-    assert log.last_line() == ""
-    log.write(b"caf\xe9")
-    assert log.last_line() == "caf\N{REPLACEMENT CHARACTER}"
+    assert log.last_error() == ""
+    log.write(b"error: caf\xe9")
+    assert log.last_error() == "error: caf\N{REPLACEMENT CHARACTER}"
 
 
 async def test_a_full_disk_loses_lines_and_nothing_else(path, caplog):
@@ -158,7 +187,7 @@ async def test_a_full_disk_loses_lines_and_nothing_else(path, caplog):
     try:
         log.write(b"lost\n")
         log.write(b"lost\n")
-        assert log.last_line() == "lost"
+        assert log.last_error() == ""
     finally:
         os.close(log._fd)
         log._fd = good

@@ -87,7 +87,7 @@ class Child:
                     return
                 tries += 1
                 ready_for_s = self._clock.monotonic() - (self._ready_since or float("inf"))
-                last = self._log.last_line()
+                last = self._log.last_error()
                 how = str(ending) if isinstance(ending, Ending) else f"cannot be run: {ending}"
                 self.message = f"{how}: {last}" if last else how
                 if not self.was_ready:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,14 @@ MAX_BYTES: Final = 10 * 1024 * 1024
 CHUNK: Final = 64 * 1024
 #: The end of the log that is kept in memory to explain an ending.
 _LAST: Final = 8 * 1024
+#: A logger's line has its level near the beginning.
+_LOGGED: Final = re.compile(r"^.{0,60}?\b(DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\b")
+_TRACEBACK: Final = re.compile(r"\s*(?:\| )?Traceback \(most recent call last\):")
+_LIKE_AN_ERROR: Final = re.compile(
+    r"error|exception|fatal|fail|abort|terminate|what\(\)|assert|panic|fault|bad_alloc"
+    r"|in use|cannot|can't|no such|not found|denied|refused",
+    re.IGNORECASE,
+)
 
 
 class ProcessLog:
@@ -75,14 +84,28 @@ class ProcessLog:
         self._generation += 1
         self._open()
 
-    def last_line(self) -> str:
-        """The line that explains an ending best: the interpreter's fatal error, else the last one."""
-        lines = [x.strip() for x in self._last.decode("utf-8", "replace").splitlines()]
-        lines = [x for x in lines if x and not x.startswith("penstock: ")]
+    def last_error(self) -> str:
+        """The line that explains an ending, if the process's last words are an error; else empty.
+
+        The interpreter's fatal error, the exception under a traceback, or the last line when it reads
+        like an error. What a process said while all was well explains nothing.
+        """
+        text = self._last.decode("utf-8", "replace")
+        lines = [x for x in text.splitlines() if x.strip() and not x.startswith("penstock: ")]
         for line in reversed(lines):
             if line.startswith("Fatal Python error:"):
-                return line
-        return lines[-1] if lines else ""
+                return line.strip()
+        # The last words begin with the last line that a logger wrote.
+        first = next((i for i in reversed(range(len(lines))) if _LOGGED.search(lines[i])), 0)
+        words = lines[first:]
+        headers = [i for i, line in enumerate(words) if _TRACEBACK.match(line)]
+        if headers:
+            under = words[headers[-1] + 1 :]
+            return next((x.strip() for x in under if not x[0].isspace()), "")
+        last = words[-1].strip() if words else ""
+        if len(words) == 1 and (level := _LOGGED.search(last)) is not None:
+            return last if level[1] in ("ERROR", "CRITICAL", "FATAL") else ""
+        return last if _LIKE_AN_ERROR.search(last) else ""
 
     def forget_last(self) -> None:
         """A new incarnation begins: what an earlier one said does not explain how this one ends."""

@@ -391,7 +391,7 @@ class Replica:
                 logger.debug("%s said %r", self.status.id, other)
 
     def _why(self, ending: Ending | None) -> _Why:
-        last = self.log.last_line()
+        last = self.log.last_error()
         if self._verdict is not None:
             how = ending or Ending(None, signal.SIGKILL)
             return replace(self._verdict, exit_code=how.exit_code, signal=how.signal)
@@ -411,7 +411,9 @@ class Replica:
         reason = "Signal" if ending.signal is not None else "Exit"
         if failed:
             reason = "ModelLoadFailed"
-        text = f"{ending}: {last}" if last else str(ending)
+        # Nobody has a last word about SIGKILL.
+        quoted = last and ending.signal != signal.SIGKILL
+        text = f"{ending}: {last}" if quoted else str(ending)
         return _Why(reason, text, ending.exit_code, ending.signal, failed)
 
     def _remove_socket(self) -> None:

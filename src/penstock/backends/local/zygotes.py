@@ -298,7 +298,7 @@ class Zygote:
         for _, fds in self._unsent:
             _close_all(fds)
         self._unsent.clear()
-        last = self._log.last_line()
+        last = self._log.last_error()
         how = f"The zygote for {self.framework} ended ({ending})" + (f": {last}" if last else ".")
         lost = ZygoteLost(how)
         self._fail_start(lost)
