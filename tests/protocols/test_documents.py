@@ -10,7 +10,12 @@ def test_server_metadata_names_its_extensions():
     assert json.loads(doc.server_metadata("penstock", "1.0")) == {
         "name": "penstock",
         "version": "1.0",
-        "extensions": ["binary_tensor_data", "model_repository", "statistics"],
+        "extensions": [
+            "binary_tensor_data",
+            "model_configuration",
+            "model_repository",
+            "statistics",
+        ],
     }
 
 

@@ -45,6 +45,14 @@ Timeout = Annotated[str, typer.Option("--timeout", help="How long to wait: 30s, 
 Files = Annotated[
     list[str], typer.Option("--filename", "-f", help="File, folder, or - for stdin; repeatable.")
 ]
+SharedMemory = Annotated[
+    bool,
+    typer.Option(
+        "--allow-shared-memory",
+        help="Clients may pass tensors in system shared memory. Whoever may call a model may then read"
+        " and write every shared memory object of this user.",
+    ),
+]
 
 
 def _client(server: str | None, token_file: Path | None) -> Client:
@@ -148,6 +156,7 @@ def serve(
     allow_host: Annotated[
         list[str], typer.Option(help="Further Host names for the control API; repeatable.")
     ] = [],  # noqa: B006 - typer copies it
+    allow_shared_memory: SharedMemory = False,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Run the platform on this machine until Ctrl-C."""
@@ -175,6 +184,7 @@ def serve(
         token_file=token_file,
         log_level=level,
         control_options=options,
+        allow_shared_memory=allow_shared_memory,
         tls=(tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None,
     )
     raise typer.Exit(code)
@@ -440,6 +450,7 @@ def run(
         int | None, typer.Option(min=1, max=65535, help="Port for gRPC; none if not given.")
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="For numeric libraries; 0: all cores.")] = 0,
+    allow_shared_memory: SharedMemory = False,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Serve one model in one process, without the platform around it."""
@@ -456,6 +467,7 @@ def run(
             port=port,
             grpc_port=grpc_port,
             threads=threads,
+            allow_shared_memory=allow_shared_memory,
             log_level=level,
         )
     )

@@ -23,6 +23,7 @@ def run(
     port: int,
     grpc_port: int | None,
     threads: int,
+    allow_shared_memory: bool,
     log_level: str,
 ) -> int:
     """Serve until Ctrl-C; the exit code."""
@@ -47,6 +48,7 @@ def run(
             port=port,
             grpc_port=grpc_port,
             threads=threads,
+            allow_shared_memory=allow_shared_memory,
             on_listening=listening,
             on_ready=lambda: say("ready"),
         )

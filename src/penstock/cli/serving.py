@@ -10,6 +10,8 @@ from pathlib import Path
 
 from penstock.backends.local.config import NodeConfig
 from penstock.backends.local.node import Serving, run_node
+from penstock.backends.local.replica import ReplicaPolicy
+from penstock.backends.local.replicas import ReplicasPolicy
 from penstock.cli import places
 from penstock.cli.exits import REFUSED, CliError
 from penstock.cli.output import colourful, note, say
@@ -34,6 +36,7 @@ def serve(
     token_file: Path | None,
     log_level: str,
     control_options: list[str],
+    allow_shared_memory: bool,
     tls: tuple[Path, Path] | None,
 ) -> int:
     """Run the node; the exit code. `files` are applied once it is up."""
@@ -58,6 +61,7 @@ def serve(
         gateway_options=(f"--tls-cert={tls[0].absolute()}", f"--tls-key={tls[1].absolute()}")
         if tls
         else (),
+        replicas=ReplicasPolicy(ReplicaPolicy(shared_memory=allow_shared_memory)),
         **({"gateways": gateways} if gateways is not None else {}),  # type: ignore[arg-type]
     )
 

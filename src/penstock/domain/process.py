@@ -30,6 +30,10 @@ class ServedModel:
     batching: Batching | None = None
     #: Loaded at start; False waits for the repository API.
     load: bool = True
+    #: The version's name where there are no numbered folders; empty: 1.
+    version: str = ""
+    #: Tensors as the model's own repository declares them, where it does.
+    declared: Declared | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,9 @@ class ProcessSpec:
     max_queue: int = 1024
     max_body_bytes: int = 256 * 1024 * 1024
     timeout_s: float = 60.0
+    #: Folder with the regions of shared memory that clients have registered on this machine; empty: it is
+    #: not allowed.
+    shared_memory: str = ""
     #: Most seconds a drain may take after SIGTERM.
     grace_s: float = 30.0
 

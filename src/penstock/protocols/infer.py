@@ -17,6 +17,7 @@ from penstock.errors import InvalidInput
 if TYPE_CHECKING:
     import pandas as pd
 
+    from penstock.protocols.shared_memory import SharedMemory
     from penstock.runtimes.base import Array
 
 
@@ -72,6 +73,8 @@ class InferRequest(msgspec.Struct, frozen=True):
     input_parameters: dict[str, dict[str, Any]] = {}
     #: Outputs that do not say otherwise go as binary tensors.
     binary_output: bool = False
+    #: Where outputs go that are asked for in shared memory.
+    memory: SharedMemory | None = None
 
     def as_numpy(self, name: str | None = None) -> Array:
         """The input `name`, or the only one. InvalidInput when there is no such input."""

@@ -19,6 +19,7 @@ import msgspec
 from penstock.errors import InvalidInput, Unsupported
 from penstock.protocols.errors import error_body
 from penstock.protocols.infer import InferRequest, InferResponse, RequestedOutput
+from penstock.protocols.shared_memory import Place, SharedMemory, expected, place, taken
 from penstock.protocols.tensors import (
     DATATYPES,
     JSON_FAULTS,
@@ -99,6 +100,7 @@ def decode_infer(
     model_name: str = "",
     model_version: str = "",
     specs: Sequence[TensorSpec] = (),
+    memory: SharedMemory | None = None,
 ) -> InferRequest:
     """The request in `body`, its first `header_length` bytes JSON (None: all of it).
 
@@ -106,7 +108,8 @@ def decode_infer(
     `specs`, the model's inputs, say which (see `decode_raw`).
 
     Binary inputs are views of `body`, which has to stay as it is while they are used; in a writable
-    `body` tensors may be moved a few bytes to be aligned. Raises InvalidInput.
+    `body` tensors may be moved a few bytes to be aligned. Tensors in shared memory are in `memory`.
+    Raises InvalidInput, and NotFound or Unsupported for a region.
     """
     text: Buffer = body
     if header_length is not None:
@@ -148,10 +151,8 @@ def decode_infer(
                 inputs[name] = _PENDING  # keeps the order of the wire
                 continue
             if "shared_memory_region" in parameters:
-                raise Unsupported(
-                    f"input '{name}' is in shared memory, which is not served.",
-                    hint="Send its data in the body.",
-                )
+                inputs[name] = _from_memory(tensor, parameters, memory)
+                continue
         if tensor.data is msgspec.UNSET:
             raise InvalidInput(
                 f"input '{name}' has no data: 'data', or 'binary_data_size' in its parameters, is"
@@ -172,13 +173,14 @@ def decode_infer(
     return InferRequest(
         inputs,
         datatypes,
-        _requested(outputs) if outputs else None,
+        _requested(outputs, memory) if outputs else None,
         request.id,
         model_name,
         model_version,
         parameters or {},
         input_parameters,
         _flag(parameters, "binary_data_output", "the request") if parameters else False,
+        memory,
     )
 
 
@@ -234,6 +236,17 @@ def decode_raw(
 _PENDING: Final[Any] = None
 
 
+def _from_memory(
+    tensor: _Input, parameters: Mapping[str, Any], memory: SharedMemory | None
+) -> Array:
+    what = f"input '{tensor.name}'"
+    if memory is not None and tensor.data is not msgspec.UNSET:
+        raise InvalidInput(
+            f"{what} has both data and a shared_memory_region; one of them is expected"
+        )
+    return from_binary(tensor.name, tensor.datatype, tensor.shape, taken(memory, parameters, what))
+
+
 def _binary_size(tensor: _Input, size: Any) -> int:
     if tensor.data is not msgspec.UNSET:
         raise InvalidInput(
@@ -272,7 +285,7 @@ def _take_binary(
         )
 
 
-def _requested(outputs: list[_Output]) -> tuple[RequestedOutput, ...]:
+def _requested(outputs: list[_Output], memory: SharedMemory | None) -> tuple[RequestedOutput, ...]:
     found: dict[str, RequestedOutput] = {}
     for o in outputs:
         if o.name in found:
@@ -287,10 +300,7 @@ def _requested(outputs: list[_Output]) -> tuple[RequestedOutput, ...]:
                 hint="Ask for the output itself.",
             )
         if "shared_memory_region" in parameters:
-            raise Unsupported(
-                f"output '{o.name}' is requested in shared memory, which is not served.",
-                hint="Leave the parameter out to get it in the body.",
-            )
+            expected(memory, parameters, f"output '{o.name}'")
         binary = (
             _flag(parameters, "binary_data", f"output '{o.name}'")
             if "binary_data" in parameters
@@ -341,12 +351,16 @@ def encode_infer(response: InferResponse, request: InferRequest) -> tuple[bytes,
             pieces += (before, head, b',"data":', to_json(name, dtype, values))
             before = b"},"
     else:
-        for name, binary in _chosen(outputs, request, model):
+        for name, binary, where in _chosen(outputs, request, model):
             values = outputs[name]
             dtype = declared.get(name) or datatype_of(values, name)
             key = (name, dtype, values.shape)
             head = _tensor_heads.get(key) or _tensor_head(*key)
-            if binary:
+            if where is not None and request.memory is not None:
+                blob = to_binary(name, dtype, values)
+                request.memory.write(where, blob, f"output '{name}'")
+                pieces += (before, head, b',"parameters":', _written(where, len(blob)))
+            elif binary:
                 blob = to_binary(name, dtype, values)
                 pieces += (before, head, b',"parameters":{"binary_data_size":%d}' % len(blob))
                 blobs.append(blob)
@@ -362,12 +376,12 @@ def encode_infer(response: InferResponse, request: InferRequest) -> tuple[bytes,
 
 def _chosen(
     outputs: Mapping[str, Array], request: InferRequest, model: str
-) -> Sequence[tuple[str, bool]]:
-    """Names of the outputs to send, in order, and whether each goes as binary."""
+) -> Sequence[tuple[str, bool, Place | None]]:
+    """Names of the outputs to send, in order, whether each goes as binary, and where else it goes."""
     default = request.binary_output
     if request.outputs is None:
-        return [(name, default) for name in outputs]
-    chosen: list[tuple[str, bool]] = []
+        return [(name, default, None) for name in outputs]
+    chosen: list[tuple[str, bool, Place | None]] = []
     for o in request.outputs:
         if o.name not in outputs:
             known = ", ".join(f"'{n}'" for n in outputs)
@@ -375,8 +389,20 @@ def _chosen(
                 f"unexpected inference output '{o.name}' for model '{model}'.",
                 hint=f"Its outputs are {known}.",
             )
-        chosen.append((o.name, default if o.binary is None else o.binary))
+        where = place(o.parameters, o.name) if o.parameters else None
+        chosen.append((o.name, default if o.binary is None else o.binary, where))
     return chosen
+
+
+def _written(where: Place, size: int) -> bytes:
+    """Parameters of an output that was put into shared memory: it has no data in the answer."""
+    return _encode(
+        {
+            "shared_memory_region": where.region,
+            "shared_memory_byte_size": size,
+            "shared_memory_offset": where.offset,
+        }
+    )
 
 
 def _head(model: str, version: str) -> bytes:

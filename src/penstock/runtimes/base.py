@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.domain.devices import DeviceShare
+from penstock.domain.process import Neighbour
 
 if TYPE_CHECKING:
     from penstock.protocols.infer import InferRequest, InferResponse
@@ -58,6 +59,9 @@ class LoadOptions:
     options: Mapping[str, Any] = field(default_factory=dict)
     #: Accelerators that this process holds; it sees no others. See `accelerators`.
     devices: tuple[DeviceShare, ...] = ()
+    #: The predictor that a transformer or an explainer stands before, and how long it may take.
+    predictor: Neighbour | None = None
+    timeout_s: float = 60.0
 
 
 class Runtime(ABC):
@@ -142,6 +146,10 @@ class PayloadRuntime(ABC):
     outputs: tuple[TensorSpec, ...] = ()
     #: The model's synchronous code may run in several threads at once.
     reentrant: bool = False
+    #: Its predict yields: a request may have any number of responses.
+    decoupled: bool = False
+    #: What explains the model's answers, for those who ask for it by GET; None: nothing does.
+    about: Mapping[str, Any] | None = None
     #: Verbs that `call` answers; a server answers 501 for the others.
     verbs: frozenset[str] = frozenset({"predict"})
 

@@ -47,7 +47,7 @@ _END: Final = object()
 _Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
-class _UserModel:
+class UserModel:
     """One instance of the user's class and what is known of it."""
 
     def __init__(self, instance: Any, name: str, folder: Path, options: Mapping[str, Any]) -> None:
@@ -141,7 +141,7 @@ class ClassRuntime(Runtime):
 
     platform = PLATFORM
 
-    def __init__(self, model: _UserModel) -> None:
+    def __init__(self, model: UserModel) -> None:
         self._model = model
         self.inputs = model.inputs
         self.outputs = model.outputs
@@ -185,11 +185,12 @@ class ClassPayloadRuntime(PayloadRuntime):
 
     platform = PLATFORM
 
-    def __init__(self, model: _UserModel) -> None:
+    def __init__(self, model: UserModel) -> None:
         self._model = model
         self.inputs = model.inputs
         self.outputs = model.outputs
         self.reentrant = model.reentrant
+        self.decoupled = model.streams
         self.verbs = frozenset({"predict"} | ({"explain"} if model.explain else set()))
         self._threads: ThreadPoolExecutor | None = None
         what = model.class_name
@@ -271,6 +272,9 @@ class ClassPayloadRuntime(PayloadRuntime):
         # A method from tensors to tensors answers outputs, whatever the protocol, as `ClassRuntime` has it.
         outputs = self._plans[context.verb].typed and self._model.postprocess is None
 
+        if context.verb == "explain":
+            return partial(_explained, context.protocol)
+
         def finish(result: Any) -> Any:
             if context.protocol == "v1" and is_stream(result):
                 return result
@@ -332,6 +336,19 @@ class ClassPayloadRuntime(PayloadRuntime):
         finally:
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _explained(protocol: str, result: Any) -> InferResponse | RawReply:
+    """An explanation is a document: V1's body, or V2's one BYTES element with its JSON."""
+    if isinstance(result, InferResponse):
+        return RawReply(v1.encode_predictions(result.outputs)) if protocol == "v1" else result
+    if is_stream(result):
+        raise ModelError("explain returned a generator: an explanation is sent in one piece")
+    if protocol == "v1":
+        return to_v1(result)
+    document = np.empty(1, dtype=object)
+    document[0] = v1.encode_result(result)
+    return InferResponse({"explanation": document})
 
 
 async def _pull(result: Any, run: _Run) -> AsyncGenerator[Any, None]:
@@ -408,8 +425,8 @@ def load(path: Path, options: LoadOptions) -> Runtime | PayloadRuntime:
     if class_name is not None and not isinstance(class_name, str):
         raise LoadError("the option class is a text: Class, module:Class or file.py:Class")
     cls, folder = find_class(path, class_name)
-    instance = _instantiate(cls, options.name, folder, wanted)
-    model = _UserModel(instance, options.name, folder, wanted)
+    instance = instantiate(cls, options.name, folder, wanted)
+    model = UserModel(instance, options.name, folder, wanted)
     if model.batchable and not model.arrays_only:
         reason = model.needs_payload or "takes the payload, not tensors"
         raise LoadError(
@@ -421,13 +438,13 @@ def load(path: Path, options: LoadOptions) -> Runtime | PayloadRuntime:
     if not model.arrays_only or (later and model.awaited and not model.batchable):
         runtime = ClassPayloadRuntime(model)
         if not later:
-            _load_here(model)
+            load_here(model)
         return runtime
-    _load_here(model)
+    load_here(model)
     return AwaitedClassRuntime(model) if model.awaited else ClassRuntime(model)
 
 
-def _load_here(model: _UserModel) -> None:
+def load_here(model: UserModel) -> None:
     result = model.run_load()
     if inspect.iscoroutine(result):
         try:
@@ -437,9 +454,19 @@ def _load_here(model: _UserModel) -> None:
     model.loaded(result)
 
 
-def _instantiate(cls: type, name: str, folder: Path, options: Mapping[str, Any]) -> Any:
-    """An instance of the user's class, given the options that its `__init__` takes."""
+def instantiate(
+    cls: type,
+    name: str,
+    folder: Path,
+    options: Mapping[str, Any],
+    attributes: Mapping[str, Any] | None = None,
+) -> Any:
+    """An instance of the user's class, given the options that its `__init__` takes.
+
+    `attributes` are set before `__init__` runs on a class that extends ours, and offered to it by name.
+    """
     known: dict[str, Any] = {"name": name, "path": folder, "model_dir": str(folder)}
+    known |= attributes or {}
     arguments: dict[str, Any] = dict(options)
     inherited = getattr(cls, "__init__", None) is Model.__init__
     if inherited:
@@ -462,6 +489,8 @@ def _instantiate(cls: type, name: str, folder: Path, options: Mapping[str, Any])
         if issubclass(cls, Model):
             model = cls.__new__(cls)
             model.name, model.path, model.options = name, folder, options
+            for attribute, value in (attributes or {}).items():
+                setattr(model, attribute, value)
             cls.__init__(model, **arguments)
             return model
         return cls(**arguments)

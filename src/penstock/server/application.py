@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -18,14 +19,20 @@ import msgspec
 
 from penstock import __version__
 from penstock.domain.process import ProcessSpec
-from penstock.errors import InvalidInput, NotFound, PenstockError, Unavailable
+from penstock.errors import InvalidInput, NotFound, PenstockError, Unavailable, Unsupported
 from penstock.http.server import Exchange, RequestHead
+from penstock.observe.log_settings import LogSettings
 from penstock.observe.metrics import render
 from penstock.protocols import documents, seldon, tfserving
 from penstock.protocols.grpc.wire import is_grpc
+from penstock.protocols.shared_memory import SharedMemory
+from penstock.protocols.triton import ServerCalls, trace_settings
+from penstock.runtimes.base import PayloadRuntime
+from penstock.server.events import EventTarget
 from penstock.server.grpc import GrpcCalls
-from penstock.server.inference import TargetType, V1Explain, V1Predict, V2Infer
+from penstock.server.inference import TargetType, V1Explain, V1Predict, V2Explain, V2Infer
 from penstock.server.memory import private_bytes
+from penstock.server.model_config import model_config
 from penstock.server.other_protocols import MlflowInvocation, SeldonPredict, only_model
 from penstock.server.payloads import Payloads
 from penstock.server.replies import PROMETHEUS, send_error, send_json, send_not_allowed
@@ -43,6 +50,7 @@ _MODEL: Final = rf"/v2/models/{_NAME}(?:/versions/([^/]+))?"
 #: Predictions: path, and what makes the target.
 _TARGETS: Final[tuple[tuple[re.Pattern[str], TargetType], ...]] = (
     (re.compile(rf"{_MODEL}/infer"), V2Infer),
+    (re.compile(rf"{_MODEL}/explain"), V2Explain),
     (re.compile(rf"/v1/models/{_NAME}:predict"), V1Predict),
     (re.compile(rf"/v1/models/{_NAME}:explain"), V1Explain),
     (re.compile(rf"/v1/models/{_NAME}/versions/([^/:]+):predict"), V1Predict),
@@ -73,6 +81,8 @@ _PAGES: Final = tuple(
         (_MODEL, "GET", "_model"),
         (rf"{_MODEL}/ready", "GET", "_model_ready"),
         (rf"{_MODEL}/stats", "GET", "_statistics"),
+        (rf"{_MODEL}/config", "GET", "_config"),
+        (rf"{_MODEL}/trace/setting", "GET, POST", "_trace"),
         (r"/v2/repository/index", "POST", "_index"),
         (rf"/v2/repository/models/{_NAME}/load", "POST", "_load"),
         (rf"/v2/repository/models/{_NAME}/unload", "POST", "_unload"),
@@ -89,6 +99,9 @@ class Application:
         self.spec = spec
         self.repository = repository
         self.metrics = metrics
+        folder = Path(spec.shared_memory) if spec.shared_memory else None
+        #: Shared memory, logging, tracing.
+        self.calls = ServerCalls(SharedMemory(folder, most=spec.max_body_bytes), LogSettings())
         self.payloads = Payloads(self)
         self.grpc = GrpcCalls(self)
         #: True from SIGTERM on: health says not ready, requests under way are answered.
@@ -118,8 +131,12 @@ class Application:
         for pattern, target in _TARGETS:
             match = pattern.fullmatch(path)
             if match is not None:
+                explains = target in (V1Explain, V2Explain)
+                if explains and head.method in ("GET", "HEAD"):
+                    return partial(self._page, self._explainer, [unquote(match.group(1))])
                 if head.method != "POST":
-                    return partial(send_not_allowed, allow="POST")
+                    allow = "GET, POST" if explains else "POST"
+                    return partial(send_not_allowed, allow=allow)
                 name, version = (*(unquote(g) if g else None for g in match.groups()), None, None)[
                     :2
                 ]
@@ -128,12 +145,17 @@ class Application:
             match = pattern.fullmatch(path)
             if match is None:
                 continue
-            methods = ("GET", "HEAD") if allow == "GET" else (allow,)
+            methods = ("GET", "HEAD") if allow == "GET" else allow.split(", ")
             if head.method not in methods and allow != "ANY":
                 return partial(send_not_allowed, allow=", ".join(methods))
             page: Callable[..., None] = getattr(self, name_of_page)
             parts = [unquote(g) if g else None for g in match.groups()]
             return partial(self._page, page, parts)
+        allowed = self.calls.methods(path)
+        if allowed:
+            if head.method not in allowed:
+                return partial(send_not_allowed, allow=", ".join(allowed))
+            return partial(self._page, self._server_call, [path])
         return lambda exchange: send_error(exchange, NotFound("There is nothing at this path."))
 
     def _page(self, page: Callable[..., None], parts: list[Any], exchange: Exchange) -> None:
@@ -148,7 +170,7 @@ class Application:
         send_json(exchange, documents.ALIVE)
 
     def _server(self, exchange: Exchange) -> None:
-        send_json(exchange, documents.server_metadata("penstock", __version__))
+        send_json(exchange, documents.server_metadata("penstock", __version__, self.extensions))
 
     def _live(self, exchange: Exchange) -> None:
         send_json(exchange, documents.live())
@@ -156,6 +178,14 @@ class Application:
     def _ready(self, exchange: Exchange) -> None:
         ready = self.repository.ready and not self.draining
         send_json(exchange, documents.ready(ready), 200 if ready else 503)
+
+    def _server_call(self, exchange: Exchange, path: str) -> None:
+        send_json(exchange, self.calls.page(path, exchange.head.method, exchange.body))
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """What of V2's extensions this process has."""
+        return (*documents.EXTENSIONS, *self.calls.extensions)
 
     # -- models
 
@@ -165,6 +195,13 @@ class Application:
     def _v1_model(self, exchange: Exchange, name: str) -> None:
         self.repository.get(name)
         send_json(exchange, documents.model_ready(name, True))
+
+    def _explainer(self, exchange: Exchange, name: str) -> None:
+        runtime = self.repository.get(name).runtime
+        about = runtime.about if isinstance(runtime, PayloadRuntime) else None
+        if about is None:
+            raise Unsupported(f"Model {name} has no explainer.")
+        send_json(exchange, _encode({"name": name, **about}))
 
     def _model_ready(self, exchange: Exchange, name: str, version: str | None) -> None:
         try:
@@ -192,6 +229,14 @@ class Application:
             self.repository.get(name)
             chosen = list(self.repository.versions(name).values())
         send_json(exchange, documents.statistics(v.statistics.document() for v in chosen))
+
+    def _config(self, exchange: Exchange, name: str, version: str | None) -> None:
+        send_json(exchange, _encode(model_config(self.repository.get(name, version))))
+
+    def _trace(self, exchange: Exchange, name: str, version: str | None) -> None:
+        self.repository.get(name, version)
+        wanted = _object(exchange) if exchange.head.method == "POST" else {}
+        send_json(exchange, _encode(trace_settings(wanted)))
 
     def _all_statistics(self, exchange: Exchange) -> None:
         if "stats" in self.repository:  # a model of that name comes first

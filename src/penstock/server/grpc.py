@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from penstock import __version__
 from penstock.errors import InvalidInput, PenstockError, Unavailable, Unsupported
 from penstock.http.h2.exchange import H2Exchange
 from penstock.http.server import Exchange, RequestHead
-from penstock.protocols.documents import EXTENSIONS
+from penstock.protocols import triton
 from penstock.protocols.grpc import side
 from penstock.protocols.grpc.infer import decode_infer, encode_infer, parameters_of, parse
 from penstock.protocols.grpc.schema import METHODS, SERVICE
@@ -35,6 +38,7 @@ from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.server.batching import Batcher
 from penstock.server.execution import Outputs
 from penstock.server.inference import Call, V2Infer, unencodable
+from penstock.server.model_config import model_config
 from penstock.server.repository import refuse_parameters
 
 if TYPE_CHECKING:
@@ -55,7 +59,7 @@ class GrpcInfer(V2Infer):
     def decode(self, exchange: Exchange) -> InferRequest:
         most = self.app.spec.max_body_bytes
         body = unframe(exchange.body or b"", self.head.get(b"grpc-encoding"), most)
-        return decode_infer(body, self.name, self.model_version)
+        return decode_infer(body, self.name, self.model_version, self.app.calls.memory)
 
     def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
         request = self.decode(exchange)
@@ -141,7 +145,10 @@ class GrpcCalls:
         if path == f"{_PREFIX}ModelStreamInfer":
             return self._stream(head)
         if path.startswith(_PREFIX) and path[len(_PREFIX) :] in METHODS:
-            return _Method(self, path[len(_PREFIX) :])
+            method = path[len(_PREFIX) :]
+            if method in triton.CALLS:
+                return _Method(method, partial(self._server_call, method))
+            return _Method(method, getattr(self, method), self.run)
         return self._side(path)
 
     def _stream(self, head: RequestHead) -> Callable[[Exchange], None]:
@@ -175,6 +182,12 @@ class GrpcCalls:
 
     # -- the other methods of the inference service: request message in, response message out
 
+    def _server_call(self, method: str, request: Any) -> Any:
+        """Shared memory, logging, tracing."""
+        if method == "TraceSetting" and request.model_name:
+            self._app.repository.get(request.model_name)
+        return self._app.calls.call(method, request)
+
     def ServerLive(self, request: Any) -> Any:
         return METHODS["ServerLive"][1](live=True)
 
@@ -191,7 +204,7 @@ class GrpcCalls:
 
     def ServerMetadata(self, request: Any) -> Any:
         return METHODS["ServerMetadata"][1](
-            name="penstock", version=__version__, extensions=EXTENSIONS
+            name="penstock", version=__version__, extensions=self._app.extensions
         )
 
     def ModelMetadata(self, request: Any) -> Any:
@@ -209,22 +222,21 @@ class GrpcCalls:
 
     def ModelConfig(self, request: Any) -> Any:
         loaded = self._app.repository.get(request.name, request.version or None)
-        runtime = loaded.runtime
-        rows = loaded.batch_rows
+        config = model_config(loaded)
         answer = METHODS["ModelConfig"][1]()
-        config = answer.config
-        config.name = request.name
-        config.platform = runtime.platform
-        config.backend = runtime.platform.partition("_")[0]
-        config.max_batch_size = rows
-        if rows:
-            config.dynamic_batching.SetInParent()
-        for into, specs in ((config.input, runtime.inputs), (config.output, runtime.outputs)):
-            for spec in specs:
-                # With a batch size, Triton's dims leave the batch axis out.
-                dims = spec.shape[1:] if rows and spec.shape else spec.shape
-                kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
-                into.add(name=spec.name, data_type=f"TYPE_{kind}", dims=dims)
+        into = answer.config
+        into.name, into.platform, into.backend = config.name, config.platform, config.backend
+        into.max_batch_size = config.max_batch_size
+        if config.dynamic_batching is not msgspec.UNSET:
+            batching = into.dynamic_batching
+            batching.SetInParent()
+            batching.max_queue_delay_microseconds = (
+                config.dynamic_batching.max_queue_delay_microseconds
+            )
+        into.model_transaction_policy.decoupled = config.model_transaction_policy.decoupled
+        for entries, tensors in ((into.input, config.input), (into.output, config.output)):
+            for tensor in tensors:
+                entries.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         return answer
 
     def ModelStatistics(self, request: Any) -> Any:
@@ -307,14 +319,19 @@ def changed_model(request: Any) -> str:
 
 
 class _Method:
-    """A unary method other than ModelInfer."""
+    """A unary method other than ModelInfer: request message in, response message out."""
 
-    __slots__ = ("_answer", "_calls", "_kind")
+    __slots__ = ("_answer", "_kind", "_run")
 
-    def __init__(self, calls: GrpcCalls, name: str) -> None:
-        self._calls = calls
+    def __init__(
+        self,
+        name: str,
+        answer: Callable[[Any], Any],
+        run: Callable[[Exchange, Coroutine[Any, Any, Any]], None] | None = None,
+    ) -> None:
         self._kind = METHODS[name][0]
-        self._answer = getattr(calls, name)
+        self._answer = answer
+        self._run = run
 
     def __call__(self, exchange: Exchange) -> None:
         exchange.gather(self._whole)
@@ -327,8 +344,8 @@ class _Method:
         except PenstockError as error:
             reply_error(exchange, error)
             return
-        if isinstance(answer, Coroutine):
-            self._calls.run(exchange, answer)
+        if self._run is not None and isinstance(answer, Coroutine):
+            self._run(exchange, answer)
         else:
             reply_message(exchange, answer)
 

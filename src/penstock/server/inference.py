@@ -229,7 +229,9 @@ class V2Infer(Target):
             raise InvalidInput("The request has no body.")
         asked = self._json_bytes
         length = None if asked is None else parse_header_length(asked, len(body))
-        return decode_infer(body, length, self.name, self.model_version, self.specs)
+        return decode_infer(
+            body, length, self.name, self.model_version, self.specs, self.app.calls.memory
+        )
 
     def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
         request = self.decode(exchange)
@@ -262,6 +264,12 @@ class V1Predict(Target):
 
 class V1Explain(V1Predict):
     """POST /v1/models/M:explain"""
+
+    verb = "explain"
+
+
+class V2Explain(V2Infer):
+    """POST /v2/models/M/explain"""
 
     verb = "explain"
 

@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from penstock.domain.devices import DeviceShare
-from penstock.domain.process import ServedModel
+from penstock.domain.process import Neighbour, ServedModel
 from penstock.domain.service import VersionPolicy
 from penstock.errors import LoadError, NotFound, PenstockError, Unavailable, Unsupported
 from penstock.protocols.documents import IndexEntry
@@ -58,6 +58,8 @@ class Limits:
     threads: int = 1
     #: Accelerators that this process holds.
     devices: tuple[DeviceShare, ...] = ()
+    #: For a transformer and an explainer: the predictor they stand before.
+    predictor: Neighbour | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -77,9 +79,16 @@ class Loaded:
     workers: Workers | None = None
     #: Rows that may share a call; 0 where requests are not batched.
     batch_rows: int = 0
+    #: How long a request waits for others to share its call with, seconds.
+    max_latency_s: float = 0.0
     #: Payload calls that run now; the batcher counts its own.
     calls: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def decoupled(self) -> bool:
+        """A request may have any number of responses."""
+        return self.payload is not None and self.payload.decoupled
 
     def enter(self) -> None:
         self.calls += 1
@@ -242,7 +251,9 @@ class Repository:
             entry.wanted = True
             try:
                 chosen = await self._off_loop(
-                    lambda: choose(Path(entry.model.path), entry.model.versions)
+                    lambda: choose(
+                        Path(entry.model.path), entry.model.versions, entry.model.version or "1"
+                    )
                 )
                 for version in chosen:
                     if version not in entry.versions:
@@ -308,6 +319,8 @@ class Repository:
             threads=self._limits.threads,
             options=model.options,
             devices=self._limits.devices,
+            predictor=self._limits.predictor,
+            timeout_s=self._limits.timeout_s,
         )
 
         def load() -> Runtime | PayloadRuntime:
@@ -377,6 +390,7 @@ class Repository:
             batcher=batcher,
             executor=executor,
             batch_rows=most_rows if batches else 0,
+            max_latency_s=asked.max_latency_s if asked else 0.0,
         )
 
     async def _ready_payload(
@@ -419,10 +433,10 @@ class Repository:
         return None if prepare is None else lambda: prepare(framework)
 
 
-def choose(path: Path, policy: VersionPolicy) -> dict[str, Path]:
+def choose(path: Path, policy: VersionPolicy, only: str = "1") -> dict[str, Path]:
     """The versions at `path` that `policy` asks for, oldest first.
 
-    Numbered sub-folders are versions. A file, or a folder without them, is version 1 of itself. Raises
+    Numbered sub-folders are versions. A file, or a folder without them, is version `only` of itself. Raises
     LoadError when there is nothing, or not what the policy names.
     """
     if not path.exists():
@@ -436,7 +450,7 @@ def choose(path: Path, policy: VersionPolicy) -> dict[str, Path]:
             p.name: p for p in children if p.name.isascii() and p.name.isdigit() and p.is_dir()
         }
     if not found:
-        found = {"1": path}
+        found = {only: path}
     ordered = dict(sorted(found.items(), key=lambda i: _age(i[0])))
     if policy.specific:
         missing = [v for v in policy.specific if v not in ordered]

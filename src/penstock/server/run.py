@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,22 +61,30 @@ def run(
     grpc_port: int | None = None,
     threads: int = 0,
     timeout_s: float = 60.0,
+    allow_shared_memory: bool = False,
     on_listening: Callable[[Address], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> int:
     """Serve `model` until SIGINT or SIGTERM; the exit code. Raises as `served_model` does."""
     served = served_model(model, framework=framework, name=name, options=options)
-    spec = ProcessSpec(
-        listen=f"tcp:{host}:{port}",
-        models=(served,),
-        listen_grpc="" if grpc_port is None else f"tcp:{host}:{grpc_port}",
-        service=served.name,
-        revision="local",
-        replica="local",
-        threads=threads,
-        timeout_s=timeout_s,
-    )
-    return main(spec, None, on_listening=on_listening, on_ready=on_ready)
+    with contextlib.ExitStack() as stack:
+        regions = (
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-regions-"))
+            if allow_shared_memory
+            else ""
+        )
+        spec = ProcessSpec(
+            listen=f"tcp:{host}:{port}",
+            models=(served,),
+            listen_grpc="" if grpc_port is None else f"tcp:{host}:{grpc_port}",
+            service=served.name,
+            revision="local",
+            replica="local",
+            threads=threads,
+            shared_memory=regions,
+            timeout_s=timeout_s,
+        )
+        return main(spec, None, on_listening=on_listening, on_ready=on_ready)
 
 
 def _name_of(path: Path) -> str:

@@ -111,5 +111,10 @@ class NodeConfig:
             *("--admin", str(layout.gateway_socket(number))),
             *("--grace", f"{self.grace_s:g}"),
             *("--log-level", self.log_level),
+            *(
+                ("--shared-memory", str(layout.regions))
+                if self.replicas.replica.shared_memory
+                else ()
+            ),
             *self.gateway_options,
         )

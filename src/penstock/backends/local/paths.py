@@ -42,6 +42,11 @@ class Layout:
         return self.run / "routes.json"
 
     @property
+    def regions(self) -> Path:
+        """What clients have registered of shared memory; gateways and replicas share it."""
+        return self.run / "regions"
+
+    @property
     def logs(self) -> Path:
         return self.data_dir / "logs"
 
@@ -68,6 +73,8 @@ class Layout:
             os.chmod(folder, 0o700)
             for old in folder.glob("*.sock"):
                 old.unlink(missing_ok=True)
+        for old in self.regions.glob("*.json"):
+            old.unlink(missing_ok=True)
 
 
 def lock_path(data_dir: Path) -> Path:

@@ -41,7 +41,7 @@ _BEAT: Final = b'{"event":"beat"}\n'
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPolicy:
-    """How long things may take, seconds."""
+    """How long things may take, in seconds, and what replicas may do."""
 
     #: From the fork to the readiness probe's answer.
     startup_s: float = 300.0
@@ -51,6 +51,8 @@ class ReplicaPolicy:
     healthy_s: float = 300.0
     #: After SIGKILL, until the zygote is taken for stuck.
     kill_s: float = 10.0
+    #: Replicas read and write regions of shared memory that clients have registered.
+    shared_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,12 @@ class Replica:
         #: As it was asked for, for comparison; `listen` may have been left to the node.
         self.asked = spec
         address = spec.listen or f"unix:{layout.replica_socket(replica_id)}"
-        self.spec = replace(spec, listen=address, replica=spec.replica or replica_id)
+        self.spec = replace(
+            spec,
+            listen=address,
+            replica=spec.replica or replica_id,
+            shared_memory=str(layout.regions) if policy.shared_memory else "",
+        )
         try:
             self._socket = Address.parse(address)
         except ValueError as e:
@@ -123,6 +130,7 @@ class Replica:
             phase=Phase.STARTING,
             address=address,
             limits=self._limits.name,
+            device=spec.device,
         )
 
     def begin(self) -> None:

@@ -17,6 +17,7 @@ from penstock.errors import InvalidInput, ModelError, Unsupported
 from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse
 from penstock.protocols.grpc.wire import varint
 from penstock.protocols.infer import InferRequest, InferResponse, RequestedOutput
+from penstock.protocols.shared_memory import Place, SharedMemory, expected, place, taken
 from penstock.protocols.tensors import (
     count_of,
     datatype,
@@ -61,10 +62,16 @@ def parameters_of(entries: Any) -> dict[str, Any]:
     return found
 
 
-def decode_infer(message: Buffer, model_name: str = "", model_version: str = "") -> InferRequest:
-    """The request in a ModelInferRequest. Raises InvalidInput, Unsupported.
+def decode_infer(
+    message: Buffer,
+    model_name: str = "",
+    model_version: str = "",
+    memory: SharedMemory | None = None,
+) -> InferRequest:
+    """The request in a ModelInferRequest. Tensors in shared memory are in `memory`.
 
-    `binary_output` is true where the inputs were raw: then the answer is too.
+    `binary_output` is true where an input was raw or in shared memory: then the answer is too. Raises
+    InvalidInput, Unsupported, and NotFound for a region.
     """
     request = parse(ModelInferRequest, message)
     tensors = request.inputs
@@ -72,12 +79,11 @@ def decode_infer(message: Buffer, model_name: str = "", model_version: str = "")
         raise InvalidInput("the request has no inputs")
     raw = request.raw_input_contents
     if raw and len(raw) != len(tensors):
-        raise InvalidInput(
-            f"the request has {len(tensors)} inputs, but {len(raw)} raw_input_contents"
-        )
+        _check_count(tensors, len(raw))
     inputs: dict[str, Array] = {}
     datatypes: dict[str, str] = {}
     input_parameters: dict[str, dict[str, Any]] = {}
+    shared = 0
     for i, tensor in enumerate(tensors):
         name = tensor.name
         if name in inputs:
@@ -91,23 +97,25 @@ def decode_infer(message: Buffer, model_name: str = "", model_version: str = "")
         if tensor.parameters:
             found = input_parameters[name] = parameters_of(tensor.parameters)
             if "shared_memory_region" in found:
-                raise Unsupported(
-                    f"input '{name}' is in shared memory, which is not served.",
-                    hint="Send its data in the message.",
-                )
+                inputs[name] = _from_memory(tensor, shape, found, memory)
+                shared += 1  # it has no raw contents
+                continue
         if raw:
             if tensor.HasField("contents") and tensor.contents.ListFields():
                 raise InvalidInput(
                     f"input '{name}' has contents beside the request's raw_input_contents; one of"
                     " them is expected"
                 )
-            inputs[name] = from_binary(name, kind, shape, memoryview(raw[i]))
+            inputs[name] = from_binary(name, kind, shape, memoryview(raw[i - shared]))
         else:
             inputs[name] = _typed(name, kind, shape, tensor.contents)
     outputs = tuple(
         RequestedOutput(o.name, None, parameters_of(o.parameters) if o.parameters else {})
         for o in request.outputs
     )
+    for o in outputs:
+        if "shared_memory_region" in o.parameters:
+            expected(memory, o.parameters, f"output '{o.name}'")
     return InferRequest(
         inputs,
         datatypes,
@@ -117,8 +125,27 @@ def decode_infer(message: Buffer, model_name: str = "", model_version: str = "")
         model_version or request.model_version,
         parameters_of(request.parameters) if request.parameters else {},
         input_parameters,
-        bool(raw),
+        bool(raw) or shared > 0,
+        memory,
     )
+
+
+def _check_count(tensors: Any, raw: int) -> None:
+    """InvalidInput unless there is one raw content for each input that is not in shared memory."""
+    shared = sum("shared_memory_region" in tensor.parameters for tensor in tensors)
+    if raw != len(tensors) - shared:
+        raise InvalidInput(f"the request has {len(tensors)} inputs, but {raw} raw_input_contents")
+
+
+def _from_memory(
+    tensor: Any, shape: Sequence[int], parameters: Mapping[str, Any], memory: SharedMemory | None
+) -> Array:
+    what = f"input '{tensor.name}'"
+    if tensor.HasField("contents") and tensor.contents.ListFields():
+        raise InvalidInput(
+            f"{what} has both contents and a shared_memory_region; one of them is expected"
+        )
+    return from_binary(tensor.name, tensor.datatype, shape, taken(memory, parameters, what))
 
 
 def _typed(name: str, kind: str, shape: Sequence[int], contents: Any) -> Array:
@@ -165,6 +192,7 @@ def encode_infer(response: InferResponse, request: InferRequest) -> list[Buffer]
     version = response.model_version or request.model_version
     outputs = response.outputs
     declared = response.datatypes
+    shared: dict[str, Place] = {}
     if request.outputs is None:
         chosen: Sequence[str] = list(outputs)
     else:
@@ -175,11 +203,21 @@ def encode_infer(response: InferResponse, request: InferRequest) -> list[Buffer]
                     f"unexpected inference output '{o.name}' for model '{model}'.",
                     hint=f"Its outputs are {', '.join(repr(n) for n in outputs)}.",
                 )
-            if o.parameters.get("classification") or "shared_memory_region" in o.parameters:
-                raise Unsupported(f"output '{o.name}' asks for what is not served.")
+            if o.parameters.get("classification"):
+                raise Unsupported(
+                    f"output '{o.name}' is requested as a classification, which is not served.",
+                    hint="Ask for the output itself.",
+                )
+            where = place(o.parameters, o.name) if o.parameters else None
+            if where is not None:
+                shared[o.name] = where
     kinds = {n: (declared and declared.get(n)) or datatype_of(outputs[n], n) for n in chosen}
     raw = request.binary_output or any(k not in CONTENTS for k in kinds.values())
     identity = response.id if response.id is not None else request.id
+    if shared:
+        return _frame(
+            _shared_answer(response, request, (model, version, identity or ""), kinds, shared)
+        )
     if not raw:
         return _frame([_typed_answer(response, model, version, identity, kinds)])
     key = (model, version, *((n, kinds[n], outputs[n].shape) for n in chosen))
@@ -238,6 +276,38 @@ def _parameters(parameters: Mapping[str, Any]) -> bytes:
     _set_parameters(message.parameters, parameters)
     made: bytes = message.SerializeToString()
     return made
+
+
+def _shared_answer(
+    response: InferResponse,
+    request: InferRequest,
+    identity: tuple[str, str, str],
+    kinds: Mapping[str, str],
+    shared: Mapping[str, Place],
+) -> list[Buffer]:
+    """An answer some of whose tensors go into shared memory; the others go raw.
+
+    There is a raw content for each output, and it is empty for one that went there.
+    """
+    memory = request.memory
+    if memory is None:
+        raise Unsupported("Outputs in shared memory are not served.")
+    message = ModelInferResponse(model_name=identity[0], model_version=identity[1], id=identity[2])
+    _set_parameters(message.parameters, response.parameters)
+    for name, kind in kinds.items():
+        values = response.outputs[name]
+        tensor = message.outputs.add(name=name, datatype=kind, shape=values.shape)
+        data = to_binary(name, kind, values)
+        where = shared.get(name)
+        if where is None:
+            message.raw_output_contents.append(bytes(data))
+            continue
+        memory.write(where, data, f"output '{name}'")
+        tensor.parameters["shared_memory_region"].string_param = where.region
+        tensor.parameters["shared_memory_byte_size"].int64_param = len(data)
+        tensor.parameters["shared_memory_offset"].int64_param = where.offset
+        message.raw_output_contents.append(b"")
+    return [message.SerializeToString()]
 
 
 def _typed_answer(

@@ -98,6 +98,7 @@ message ModelDynamicBatching {
   repeated int32 preferred_batch_size = 1;
   uint64 max_queue_delay_microseconds = 2;
 }
+message ModelTransactionPolicy { bool decoupled = 1; }
 message ModelConfig {
   string name = 1;
   string platform = 2;
@@ -106,6 +107,7 @@ message ModelConfig {
   repeated ModelOutput output = 6;
   ModelDynamicBatching dynamic_batching = 11;
   string backend = 17;
+  ModelTransactionPolicy model_transaction_policy = 19;
 }
 message ModelConfigRequest { string name = 1; string version = 2; }
 message ModelConfigResponse { ModelConfig config = 1; }
@@ -160,6 +162,55 @@ message RepositoryModelUnloadRequest {
   map<string, ModelRepositoryParameter> parameters = 3;
 }
 message RepositoryModelUnloadResponse { string model_name = 1; bool isUnloaded = 2; }
+message SystemSharedMemoryStatusRequest { string name = 1; }
+message SystemSharedMemoryStatusResponse {
+  message RegionStatus { string name = 1; string key = 2; uint64 offset = 3; uint64 byte_size = 4; }
+  map<string, RegionStatus> regions = 1;
+}
+message SystemSharedMemoryRegisterRequest {
+  string name = 1;
+  string key = 2;
+  uint64 offset = 3;
+  uint64 byte_size = 4;
+}
+message SystemSharedMemoryRegisterResponse { }
+message SystemSharedMemoryUnregisterRequest { string name = 1; }
+message SystemSharedMemoryUnregisterResponse { }
+message CudaSharedMemoryStatusRequest { string name = 1; }
+message CudaSharedMemoryStatusResponse {
+  message RegionStatus { string name = 1; uint64 device_id = 2; uint64 byte_size = 3; }
+  map<string, RegionStatus> regions = 1;
+}
+message CudaSharedMemoryRegisterRequest {
+  string name = 1;
+  bytes raw_handle = 2;
+  int64 device_id = 3;
+  uint64 byte_size = 4;
+}
+message CudaSharedMemoryRegisterResponse { }
+message CudaSharedMemoryUnregisterRequest { string name = 1; }
+message CudaSharedMemoryUnregisterResponse { }
+message TraceSettingRequest {
+  message SettingValue { repeated string value = 1; }
+  map<string, SettingValue> settings = 1;
+  string model_name = 2;
+}
+message TraceSettingResponse {
+  message SettingValue { repeated string value = 1; }
+  map<string, SettingValue> settings = 1;
+}
+message LogSettingsRequest {
+  message SettingValue {
+    oneof parameter_choice { bool bool_param = 1; uint32 uint32_param = 2; string string_param = 3; }
+  }
+  map<string, SettingValue> settings = 1;
+}
+message LogSettingsResponse {
+  message SettingValue {
+    oneof parameter_choice { bool bool_param = 1; uint32 uint32_param = 2; string string_param = 3; }
+  }
+  map<string, SettingValue> settings = 1;
+}
 service GRPCInferenceService {
   rpc ServerLive (ServerLiveRequest) returns (ServerLiveResponse);
   rpc ServerReady (ServerReadyRequest) returns (ServerReadyResponse);
@@ -173,6 +224,19 @@ service GRPCInferenceService {
   rpc RepositoryIndex (RepositoryIndexRequest) returns (RepositoryIndexResponse);
   rpc RepositoryModelLoad (RepositoryModelLoadRequest) returns (RepositoryModelLoadResponse);
   rpc RepositoryModelUnload (RepositoryModelUnloadRequest) returns (RepositoryModelUnloadResponse);
+  rpc SystemSharedMemoryStatus (SystemSharedMemoryStatusRequest)
+    returns (SystemSharedMemoryStatusResponse);
+  rpc SystemSharedMemoryRegister (SystemSharedMemoryRegisterRequest)
+    returns (SystemSharedMemoryRegisterResponse);
+  rpc SystemSharedMemoryUnregister (SystemSharedMemoryUnregisterRequest)
+    returns (SystemSharedMemoryUnregisterResponse);
+  rpc CudaSharedMemoryStatus (CudaSharedMemoryStatusRequest) returns (CudaSharedMemoryStatusResponse);
+  rpc CudaSharedMemoryRegister (CudaSharedMemoryRegisterRequest)
+    returns (CudaSharedMemoryRegisterResponse);
+  rpc CudaSharedMemoryUnregister (CudaSharedMemoryUnregisterRequest)
+    returns (CudaSharedMemoryUnregisterResponse);
+  rpc TraceSetting (TraceSettingRequest) returns (TraceSettingResponse);
+  rpc LogSettings (LogSettingsRequest) returns (LogSettingsResponse);
 }
 """
 
@@ -239,7 +303,7 @@ class _Reader:
         self._tokens: Iterator[str] = iter(_TOKEN.findall(text))
         self._enums = set(re.findall(r"enum (\w+)", text))
         self._nested = {
-            inner: f"{outer}.{inner}"
+            (outer, inner)
             for outer, body in re.findall(
                 r"^message (\w+) \{\n(.*?)^\}", text, re.DOTALL | re.MULTILINE
             )
@@ -288,20 +352,23 @@ class _Reader:
             )
             entry.options.map_entry = True
             entry.field.add(name="key", number=1, label=1, type=9)
-            self._typed(entry.field.add(name="value", number=2, label=1), value)
+            self._typed(entry.field.add(name="value", number=2, label=1), value, scope)
             field.type = _MESSAGE
             field.type_name = f".{scope}.{entry.name}"
         else:
-            self._typed(field, kind)
+            self._typed(field, kind, scope)
         if oneof is not None:
             field.oneof_index = oneof
 
-    def _typed(self, field: Any, kind: str) -> None:
+    def _typed(self, field: Any, kind: str, scope: str) -> None:
         if kind in _SCALARS:
             field.type = _SCALARS[kind]
         else:
             field.type = _ENUM if kind in self._enums else _MESSAGE
-            field.type_name = f".{self.file.package}.{self._nested.get(kind, kind)}"
+            package = self.file.package
+            outer = scope.removeprefix(f"{package}.").partition(".")[0]
+            inside = f"{outer}." if (outer, kind) in self._nested else ""
+            field.type_name = f".{package}.{inside}{kind}"
 
     def _enum(self, enum: Any) -> None:
         enum.name, _ = self._take(2)
