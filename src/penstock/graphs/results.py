@@ -1,0 +1,34 @@
+"""How a graph's request ended, and what is remembered of its steps for a trace."""
+
+from __future__ import annotations
+
+from penstock.graphs.values import Failure, Value
+
+
+class StepRecord:
+    """What happened to one step, for a trace. Times are seconds from the request's start."""
+
+    __slots__ = ("branch", "detail", "ended_s", "outcome", "path", "started_s", "target")
+
+    def __init__(self, path: str, target: str, started_s: float) -> None:
+        self.path = path
+        self.target = target
+        self.started_s = started_s
+        self.ended_s = started_s
+        self.outcome = "running"
+        self.detail = ""
+        self.branch: tuple[int, ...] | None = None
+
+
+class Result:
+    """How a graph ended: exactly one of `value`, `failure` and `nothing` is set."""
+
+    __slots__ = ("failure", "nothing", "value")
+
+    def __init__(
+        self, value: Value | None = None, failure: Failure | None = None, nothing: str = ""
+    ) -> None:
+        self.value = value
+        self.failure = failure
+        #: Why there is no value: which steps were skipped, and why.
+        self.nothing = nothing
