@@ -21,6 +21,12 @@ import msgspec
 PREDICTOR = "predictor"
 
 
+def route_key(namespace: str, service: str, component: str) -> str:
+    """`namespace/service` for the predictor, `namespace/service/component` for others."""
+    key = f"{namespace}/{service}"
+    return key if component == PREDICTOR else f"{key}/{component}"
+
+
 class Replica(msgspec.Struct, frozen=True):
     """One address of a revision. `unix:/path.sock` or `tcp:host:port`."""
 
@@ -83,8 +89,7 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        key = f"{self.namespace}/{self.name}"
-        return key if self.component == PREDICTOR else f"{key}/{self.component}"
+        return route_key(self.namespace, self.name, self.component)
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):

@@ -1,7 +1,8 @@
 """A gateway process: arguments, sockets, signals.
 
-Several run side by side on one port (SO_REUSEPORT). Each also serves a private Unix socket with its
-metrics, because a scrape of the shared port would reach any one of them.
+Several run side by side on one port (SO_REUSEPORT). Each also serves a private Unix socket: with its metrics,
+because a scrape of the shared port would reach any one of them, and with inference for the model processes of
+this machine that call another component of their service.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--control", required=True, help="Unix socket of the control plane")
     parser.add_argument("--listen", default="127.0.0.1:8080", help="HOST:PORT for inference")
     parser.add_argument("--listen-grpc", help="HOST:PORT for gRPC; none if not given")
-    parser.add_argument("--admin", help="Unix socket for health and metrics of this process")
+    parser.add_argument(
+        "--admin", help="Unix socket for metrics of this process, and for components"
+    )
     parser.add_argument("--snapshot", help="file with the newest route table")
     parser.add_argument("--status-fd", type=int, help="file descriptor for status lines")
     parser.add_argument("--tls-cert", help="certificate chain, PEM")
@@ -85,7 +88,7 @@ async def serve(options: argparse.Namespace) -> None:
     calls = Http2Server(
         front.handle, limits=limits, streaming=True, ssl=tls, http1=False, refusal=refusal
     )
-    admin = HttpServer(lambda exchange: _admin(exchange, gateway), limits=Limits(), streaming=False)
+    admin = HttpServer(lambda exchange: _admin(exchange, gateway), limits=limits, streaming=True)
     reader = loop.create_task(channel.run())
     meter = LoadMeter(gateway, channel.say)
     meter.begin()
@@ -126,7 +129,8 @@ def _admin(exchange: Exchange, gateway: Gateway) -> None:
         document = {"sequence": gateway.table.sequence, "services": len(gateway.table)}
         exchange.send(200, b"content-type: application/json\r\n", msgspec.json.encode(document))
     else:
-        exchange.send(404, b"content-type: application/json\r\n", b'{"error":"No such path."}')
+        # Components of a service reach each other here: requests like any others.
+        gateway.handle(exchange)
 
 
 def _say(fd: int | None, event: dict[str, Any]) -> None:

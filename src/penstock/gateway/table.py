@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from penstock.domain.routes import Put, Remove, Route, Snapshot, ToGateway
+from penstock.domain.routes import PREDICTOR, Put, Remove, Route, Snapshot, ToGateway
 from penstock.domain.routes import Target as TargetRoute
 from penstock.gateway.replicas import Replica, least_busy
 from penstock.gateway.shadow import Shadow, ShadowMetrics
@@ -126,10 +126,26 @@ class Table:
     def get(self, namespace: str, name: str) -> Service | None:
         """A service by its name, or by the name of a model it serves."""
         service = self._services.get(f"{namespace}/{name}")
-        return service if service is not None else self._models.get((namespace, name))
+        if service is not None and service.name == name:
+            return service
+        return self._models.get((namespace, name))
 
-    def services(self, namespace: str | None = None) -> Iterable[Service]:
-        return [s for s in self._services.values() if namespace is None or s.namespace == namespace]
+    def by_key(self, key: str) -> Service | None:
+        """A component of a service by its route's key."""
+        return self._services.get(key)
+
+    def component(self, service: Service, role: str) -> Service | None:
+        """Another component of the service that `service` is one of."""
+        key = f"{service.namespace}/{service.name}"
+        return self._services.get(key if role == PREDICTOR else f"{key}/{role}")
+
+    def services(self, namespace: str | None = None) -> list[Service]:
+        """Services, each by its predictor."""
+        return [
+            s
+            for s in self._services.values()
+            if (namespace is None or s.namespace == namespace) and s.route.component == PREDICTOR
+        ]
 
     def apply(self, message: ToGateway) -> None:
         """Take a message of the control plane."""
@@ -225,7 +241,7 @@ class Table:
                 del self._models[(service.namespace, model)]
 
     def __len__(self) -> int:
-        return len(self._services)
+        return len(self.services())
 
     def close(self) -> None:
         """Forget every service and close its connections."""

@@ -1,0 +1,64 @@
+"""Which component of a service a request goes to: its transformer, its predictor, or its explainer.
+
+A client names a service and gets the component that its route names as the entry; what asks for an
+explanation goes to the explainer, where there is one (else to the entry, whose model may explain by itself or
+says that it cannot). Components reach each other, through these gateways too, at
+`/serving/NAMESPACE/NAME/components/ROLE/...` or with the header `x-penstock-component: ROLE`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from penstock.domain.routes import PREDICTOR
+from penstock.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from penstock.gateway.table import Service, Table
+    from penstock.http.head import RequestHead
+
+COMPONENT_HEADER: Final = b"x-penstock-component"
+_EXPLAINER: Final = "explainer"
+_ROLES: Final = (PREDICTOR, "transformer", _EXPLAINER)
+_PREFIX: Final = "/components/"
+
+
+def split(path: str) -> tuple[str, str]:
+    """`/components/ROLE/rest` -> (role, `/rest`); ("", path) for any other path."""
+    if not path.startswith(_PREFIX):
+        return "", path
+    role, _, rest = path[len(_PREFIX) :].partition("/")
+    return role, "/" + rest
+
+
+def reached(
+    head: RequestHead, service: Service, table: Table, *, path: str = "", role: str = ""
+) -> Service:
+    """The component that answers. `service` is what the address names; `role` what its path asks for."""
+    asked = role or (head.get(COMPONENT_HEADER) or b"").decode("latin-1").strip().lower()
+    if asked:
+        found = table.component(service, asked) if asked in _ROLES else None
+        if found is None:
+            raise NotFound(
+                f"{service.key} has no component {asked}.",
+                hint=f"It has {', '.join(r for r in _ROLES if table.component(service, r))}.",
+            )
+        return found
+    if explains(path):
+        found = table.component(service, _EXPLAINER)
+        if found is not None:
+            return found
+    entry = service.route.entry
+    if not entry:
+        return service
+    found = table.component(service, entry)
+    if found is None:
+        raise Unavailable(f"The {entry} of {service.key} is not known here yet.", retry_after_s=1)
+    return found
+
+
+def explains(path: str) -> bool:
+    """`/v1/models/NAME:explain` and `/v2/models/NAME[/versions/V]/explain`."""
+    if path.startswith("/v1/models/"):
+        return path.endswith(":explain")
+    return path.startswith("/v2/models/") and path.rstrip("/").endswith("/explain")
