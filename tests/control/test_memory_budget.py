@@ -13,6 +13,7 @@ from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.budget import MemoryBudget, held, machine_bytes, to_sleep
 from penstock.control.replicas import ReplicaCache
 from penstock.control.scaler import Scaler
+from penstock.domain.priority import Rank
 from penstock.domain.routes import Load, ServiceLoad
 from penstock.domain.service import Scaling
 
@@ -87,9 +88,11 @@ class World:
             tell=lambda k, why: self.told.append((k, why)),
         )
 
-    async def add(self, name: str, low: int = 0) -> None:
-        self.scaler.want(key(name), Scaling(low), running=0, proven=False)
-        self.cache.put(replica(name))
+    async def add(self, name: str, low: int = 0, rank: int = 0, count: int = 1) -> None:
+        scaling = Scaling(low, max_replicas=max(1, count))
+        self.scaler.want(key(name), scaling, running=count, proven=True, rank=Rank(rank))
+        for index in range(count):
+            self.cache.put(replica(name, index=index))
         await self.clock.advance(1.0)
 
 
@@ -116,6 +119,65 @@ async def test_what_works_or_was_used_just_now_stays(caplog: pytest.LogCaptureFi
     await w.clock.advance(10.0)
     assert w.budget.look() == []
     assert "no idle service may sleep" in caplog.text
+
+
+def busy(*names: str) -> Load:
+    return Load(1.0, tuple(ServiceLoad(f"default/{n}", 0.1, 1, in_flight=1) for n in names))
+
+
+async def test_an_idle_service_of_a_lower_priority_goes_before_one_that_was_used_longer_ago() -> (
+    None
+):
+    w = World(150)
+    await w.add("old", rank=5)
+    await w.add("low")
+    await w.clock.advance(60.0)
+    assert w.budget.look() == [key("low")]
+
+
+async def test_a_busy_service_gives_what_it_has_above_its_minimum_to_a_higher_priority() -> None:
+    """And keeps without it for a while, whatever its load says; never less than it asked for."""
+    w = World(250)
+    await w.add("low", low=1, count=3)
+    await w.add("high", low=1, rank=10)
+    w.scaler.heard(1, busy("low", "high"))
+    assert w.budget.look() == [key("low")]
+    scaling = Scaling(1, max_replicas=3)
+    assert w.scaler.want(key("low"), scaling, running=3, proven=True) == 1
+    assert "higher priority" in w.told[0][1]
+    assert w.budget.look() == [], "two are going already"
+    for index in (0, 1):
+        w.cache.drop(f"default.low-{index}")
+    w.budget.budget_bytes = 50 * MIB
+    assert w.budget.look() == [], "what is left is its least"
+    w.scaler.tick()
+    assert w.scaler.wanted(key("low")) == 1
+
+
+async def test_what_was_taken_comes_back_after_a_while() -> None:
+    w = World(150)
+    await w.add("low", count=1)
+    await w.add("high", low=1, rank=10)
+    w.scaler.heard(1, busy("low", "high"))
+    assert w.budget.look() == [key("low")]
+    assert not w.scaler.wake(key("low"), 1), "it would only be taken again"
+    w.scaler.tick()
+    assert w.scaler.wanted(key("low")) == 0
+    await w.clock.advance(31.0)
+    w.scaler.heard(1, busy("low"))
+    w.scaler.tick()
+    assert w.scaler.wanted(key("low")) == 1
+
+
+async def test_nobody_gives_way_to_an_equal_or_to_one_that_takes_nothing() -> None:
+    w = World(150)
+    await w.add("a", rank=5)
+    await w.add("b", low=1, rank=5)
+    polite = Rank(10, preempts=False)
+    w.scaler.want(key("polite"), Scaling(1), running=1, proven=True, rank=polite)
+    w.cache.put(replica("polite"))
+    w.scaler.heard(1, busy("a", "b", "polite"))
+    assert w.budget.look() == []
 
 
 def test_a_cgroups_limit_counts_where_it_is_lower(tmp_path: Path) -> None:

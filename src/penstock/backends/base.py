@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from penstock.domain.devices import DeviceShare, DeviceStatus
+from penstock.domain.devices import DeviceRequest, DeviceShare, DeviceStatus
 from penstock.domain.process import ProcessSpec
 
 
@@ -56,7 +56,8 @@ class ReplicaStatus:
     memory_bytes: int | None = None
     #: How limits are enforced here: `cgroup-v2`, `cgroup-v1`, `rlimit`, or empty when none is set.
     limits: str = ""
-    #: What it holds of the machine's accelerators.
+    #: What it asks for of the machine's accelerators, and what it holds.
+    device: DeviceRequest | None = None
     devices: tuple[DeviceShare, ...] = ()
 
 

@@ -2,20 +2,25 @@
 
 What counts is measured: the private memory of each process, as the node reads it. Over the budget, services
 that may sleep (`minReplicas: 0`) and are idle lose their replicas, the least recently used first, until the
-rest fits. They answer again like any sleeping service: the next request waits for a replica.
+rest fits. They answer again like any sleeping service: the next request waits for a replica. Where that is
+not enough, services that matter less (`priorityClassName`) give what replicas they have above their minimum.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.clock import Clock
+from penstock.control.preemption import take_bytes
 from penstock.control.replicas import ReplicaCache
 from penstock.control.scaler import Scaler
+from penstock.domain.service import Role
+from penstock.domain.workload import component_key
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +57,7 @@ def held(replicas: Iterable[ReplicaStatus]) -> dict[ServiceKey, float]:
     mean = sum(known) / len(known) if known else 0.0
     sums: dict[ServiceKey, float] = {}
     for r in alive:
-        key = (r.namespace, r.service)
+        key = (r.namespace, component_key(r.service, Role(r.component)))
         sums[key] = sums.get(key, 0.0) + (mean if r.memory_bytes is None else r.memory_bytes)
     return sums
 
@@ -110,7 +115,9 @@ class MemoryBudget:
         ]
         for key in slept:
             self._tell(key, f"The memory budget of {_mib(self.budget_bytes)} is used up.")
-        if not slept and not self._short:
+        over = self.held_bytes - sum(memory.get(k, 0.0) for k in slept) - self.budget_bytes
+        taken = self._take(memory, over, slept) if over > 0 else []
+        if not slept and not taken and not self._short:
             self._short = True
             log.warning(
                 "model processes hold %s, the budget is %s, and no idle service may sleep "
@@ -118,7 +125,37 @@ class MemoryBudget:
                 _mib(self.held_bytes),
                 _mib(self.budget_bytes),
             )
-        return slept
+        return slept + taken
+
+    def _take(
+        self, memory: Mapping[ServiceKey, float], need: float, slept: Sequence[ServiceKey]
+    ) -> list[ServiceKey]:
+        """No idle service is left that may sleep: who matters less gives replicas that it can spare."""
+        counts = Counter(
+            (r.namespace, component_key(r.service, Role(r.component)))
+            for r in self._replicas.all()
+            if r.phase in _ALIVE
+        )
+        ranks = [self._scaler.rank(k) for k in memory if k not in slept]
+        highest = max((r.value for r in ranks if r.preempts), default=0)
+        # Of those that are going already, nothing more is gained.
+        holders = [h for h in self._scaler.holders() if counts[h.key] <= h.replicas]
+        each = {k: memory[k] / n for k, n in counts.items() if k in memory}
+        going = sum(
+            max(0, n - (self._scaler.wanted(k) or 0)) * each.get(k, 0.0)
+            for k, n in counts.items()
+            if k not in slept
+        )
+        found = []
+        for key, n in take_bytes(holders, highest, each, need - going).items():
+            if self._scaler.take(key, n):
+                found.append(key)
+                self._tell(
+                    key,
+                    f"The memory budget of {_mib(self.budget_bytes)} is used up, and services of a "
+                    f"higher priority need it.",
+                )
+        return found
 
     async def run(self) -> None:
         """Look for ever. Cancelled from outside."""

@@ -21,7 +21,9 @@ from penstock.control.fetches import Fetches, ModelFiles
 from penstock.control.loop import Backoff, Loop
 from penstock.control.manifests import ManifestCache
 from penstock.control.metrics import MetricsCollector
+from penstock.control.placing import Placing
 from penstock.control.plan import Event
+from penstock.control.priorities import PRIORITY_CLASS
 from penstock.control.replicas import ReplicaCache
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import KINDS as RUNTIME_KINDS
@@ -116,6 +118,13 @@ class ControlPlane:
                 clock=self._clock,
                 tell=lambda key, why: self.services.tell(key, Event("Normal", "PutToSleep", why)),
             )
+        self.placing = Placing(
+            backend,
+            self.replicas,
+            self.scaler,
+            clock=self._clock,
+            tell=lambda key, why: self.services.tell(key, Event("Normal", "PutToSleep", why)),
+        )
         self.registry = Registry()
         self.metrics = MetricsCollector(
             self._processes, self.registry, clock=self._clock, refresh_own=self._refresh_gauges
@@ -160,6 +169,7 @@ class ControlPlane:
             asyncio.create_task(self.metrics.run(), name="metrics"),
             asyncio.create_task(self.scaler.run(), name="autoscaler"),
             asyncio.create_task(self.services.progressing.run(), name="rollouts"),
+            asyncio.create_task(self.placing.run(), name="placing"),
             *(
                 [asyncio.create_task(self.budget.run(), name="memory budget")]
                 if self.budget is not None
@@ -260,6 +270,9 @@ class ControlPlane:
             self._enqueue_namespace(change.key.namespace)
         elif change.key.kind in RUNTIME_KINDS:
             self._enqueue_namespace(change.key.namespace or None)
+        elif change.key.kind == PRIORITY_CLASS:
+            self.services.priorities.changed()
+            self._enqueue_namespace(None)
 
     def _enqueue_namespace(self, namespace: str | None) -> None:
         for key in self.manifests.names():

@@ -8,6 +8,7 @@ from typing import Any
 
 from penstock.control.plan import DEFAULT_TIMEOUT_S
 from penstock.control.revisions import Kept
+from penstock.domain.devices import request_of
 from penstock.domain.process import Neighbour, ProcessSpec, ServedModel
 from penstock.domain.service import Role, Service, VersionPolicy
 
@@ -30,6 +31,7 @@ def process_spec(
     env: Mapping[str, str],
     cores: int,
     replicas: int,
+    priority: int = 0,
     gateways: tuple[str, ...] = (),
 ) -> ProcessSpec:
     """The message for one replica. `listen` is left to the backend, which owns the addresses.
@@ -69,5 +71,7 @@ def process_spec(
         env=dict(env),
         memory_limit_bytes=resources.memory_limit_bytes,
         cpu_limit=resources.cpu_limit,
+        device=request_of(resources.gpu, resources.gpu_resource, resources.gpu_memory_bytes),
+        priority=priority,
         timeout_s=timeout_s if timeout_s is not None else DEFAULT_TIMEOUT_S,
     )

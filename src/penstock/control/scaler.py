@@ -13,12 +13,16 @@ from dataclasses import replace
 from penstock.control.autoscale import Policy, Signal, State, decide, policy_of
 from penstock.control.clock import Clock
 from penstock.control.loads import Loads
+from penstock.control.preemption import Holder
+from penstock.domain.priority import Rank
 from penstock.domain.routes import Load
 from penstock.domain.service import ScaleMetric, Scaling
 
 ServiceKey = tuple[str, str]
 
 TICK_S = 1.0
+#: What was taken from a service stays taken for this long: else it would be back at once.
+HOLD_S = 30.0
 #: Ticks between two clean-ups.
 PRUNE_EVERY = 60
 
@@ -43,13 +47,25 @@ class Scaler:
         self._scalings: dict[ServiceKey, Scaling] = {}
         self._policies: dict[ServiceKey, Policy] = {}
         self._states: dict[ServiceKey, State] = {}
+        self._ranks: dict[ServiceKey, Rank] = {}
+        #: The most replicas of those that others had to take from, and until when.
+        self._held: dict[ServiceKey, tuple[int, float]] = {}
 
-    def want(self, key: ServiceKey, scaling: Scaling, *, running: int, proven: bool) -> int:
+    def want(
+        self,
+        key: ServiceKey,
+        scaling: Scaling,
+        *,
+        running: int,
+        proven: bool,
+        rank: Rank = Rank(),  # noqa: B008 - frozen
+    ) -> int:
         """How many replicas the revision that serves should have.
 
         `running` is how many there are and `proven` whether any revision was ever ready; both matter for
         a service that is seen for the first time.
         """
+        self._ranks[key] = rank
         if self._scalings.get(key) != scaling:
             policy = policy_of(scaling, zero_grace_s=self._zero_grace_s)
             self._scalings[key] = scaling
@@ -62,18 +78,27 @@ class Scaler:
             if first:
                 self.loads.touch(key)
             state = self._states[key] = State(first)
-        low = policy.low
-        if not low <= state.replicas <= policy.high:
-            state = self._states[key] = replace(
-                state, replicas=min(policy.high, max(low, state.replicas))
-            )
+        low, high = policy.low, self._most(key, policy)
+        if not low <= state.replicas <= high:
+            state = self._states[key] = replace(state, replicas=min(high, max(low, state.replicas)))
         return state.replicas
+
+    def _most(self, key: ServiceKey, policy: Policy) -> int:
+        """The most replicas it may have now: fewer than the manifest says while others go first."""
+        held = self._held.get(key)
+        if held is None:
+            return policy.high
+        most, until = held
+        if self._clock.monotonic() >= until:
+            del self._held[key]
+            return policy.high
+        return max(policy.low, min(policy.high, most))
 
     def wake(self, key: ServiceKey, waiting: int) -> bool:
         """Requests wait and there is no replica. True when the wanted number changed."""
         self.loads.touch(key)
         policy, state = self._policies.get(key), self._states.get(key)
-        if policy is None or state is None or state.replicas:
+        if policy is None or state is None or state.replicas or not self._most(key, policy):
             return False
         signal = Signal(in_flight=max(1, waiting), waiting=max(1, waiting))
         self._states[key] = decide(policy, signal, state, now=self._clock.monotonic())
@@ -94,16 +119,56 @@ class Scaler:
         self._enqueue(key)
         return True
 
+    def take(self, key: ServiceKey, count: int) -> bool:
+        """Take replicas for somebody of a higher rank, for a while; never below the least.
+
+        True when there are fewer now. Requests that find none wait in their line meanwhile.
+        """
+        policy, state = self._policies.get(key), self._states.get(key)
+        if policy is None or state is None:
+            return False
+        left = max(policy.low, state.replicas - count)
+        if left >= state.replicas:
+            return False
+        self._held[key] = (left, self._clock.monotonic() + HOLD_S)
+        self._states[key] = State(left)
+        self._enqueue(key)
+        return True
+
+    def rank(self, key: ServiceKey) -> Rank:
+        """How much a component matters."""
+        return self._ranks.get(key, Rank())
+
+    def wanted(self, key: ServiceKey) -> int | None:
+        """How many replicas it is meant to have; None when it was never seen."""
+        state = self._states.get(key)
+        return state.replicas if state is not None else None
+
+    def holders(self) -> list[Holder]:
+        """Who has replicas, and what may be taken from them."""
+        return [
+            Holder(
+                key,
+                self.rank(key).value,
+                state.replicas,
+                self._policies[key].low,
+                used_at=self.loads.used_at(key),
+                busy=any(self.loads.under_way(key)),
+            )
+            for key, state in self._states.items()
+            if state.replicas
+        ]
+
     def sleepers(self) -> list[ServiceKey]:
-        """Services that have replicas and could do without, the least recently used first."""
+        """Those that have replicas and could do without: the lowest rank first, then the least used."""
         return sorted(
             (k for k, s in self._states.items() if s.replicas and not self._policies[k].low),
-            key=self.loads.used_at,
+            key=lambda k: (self.rank(k).value, self.loads.used_at(k)),
         )
 
     def forget(self, key: ServiceKey) -> None:
         """The service is gone."""
-        for by_key in (self._scalings, self._policies, self._states):
+        for by_key in (self._scalings, self._policies, self._states, self._ranks, self._held):
             by_key.pop(key, None)
         self.loads.forget(key)
 
@@ -116,6 +181,8 @@ class Scaler:
             if state is None or (policy.fixed and policy.low):
                 continue
             new = decide(policy, self._signal(key, policy, heard), state, now=now)
+            if new.replicas > (most := self._most(key, policy)):
+                new = replace(new, replicas=most)
             if new is not state:
                 self._states[key] = new
                 if new.replicas != state.replicas:

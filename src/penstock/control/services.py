@@ -30,6 +30,7 @@ from penstock.control.plan import (
     plan,
     rollout_event,
 )
+from penstock.control.priorities import Priorities
 from penstock.control.progressing import Progressing
 from penstock.control.records import Records, replica_event
 from penstock.control.replicas import ReplicaCache
@@ -42,6 +43,7 @@ from penstock.control.service_state import ServiceState
 from penstock.control.settings import ControlSettings
 from penstock.control.starts import Starts
 from penstock.control.workloads import Workloads
+from penstock.domain.priority import Rank
 from penstock.domain.service import Role, Service
 from penstock.domain.status import conditions_of
 from penstock.domain.workload import component_key, service_key
@@ -90,6 +92,7 @@ class ServiceController:
         self._states: dict[ServiceKey, ServiceState] = {}
         self.progressing = Progressing(total, self._advance, clock=clock)
         self.revisions = RevisionKeeper(store, files)
+        self.priorities = Priorities(store)
         self._workloads = Workloads(
             store, backend, files, fetches, self.revisions, clock=clock, try_again=self._try_again
         )
@@ -248,6 +251,7 @@ class ServiceController:
             k.workload.role for k in self.revisions.of(key, state.uid) if k.ready_at is not None
         }
         workloads = await self._workloads.observe(key, manifest, service, state)
+        rank, warning = await self.priorities.rank(service.predictor.priority)
         url = f"{self._settings.inference_url}/serving/{service.namespace}/{service.name}"
         return Observed(
             service=service,
@@ -255,16 +259,20 @@ class ServiceController:
             workloads=workloads,
             replicas=self._replicas.of(key),
             draining=self._drains.ids,
-            scale=self._scale(key, workloads, proven),
+            scale=self._scale(key, workloads, proven, rank),
             weights=self._weights(key),
             previous=conditions_of(manifest.get("status") or {}),
-            warnings=warnings,
+            warnings=(*warnings, warning) if warning else warnings,
             url=url,
             address=url,
         )
 
     def _scale(
-        self, key: ServiceKey, workloads: tuple[ObservedWorkload, ...], proven: set[Role]
+        self,
+        key: ServiceKey,
+        workloads: tuple[ObservedWorkload, ...],
+        proven: set[Role],
+        rank: Rank,
     ) -> dict[Role, int]:
         """The replicas that each role's load asks for; the first workload of a role says how it scales."""
         scale: dict[Role, int] = {}
@@ -279,6 +287,7 @@ class ServiceController:
                     r.phase in LIVE and r.component == role for r in self._replicas.of(key)
                 ),
                 proven=role in proven,
+                rank=rank,
             )
         for role in Role:
             if role not in scale:
@@ -302,7 +311,9 @@ class ServiceController:
         for replica_id in wanted.drain:
             self._drains.begin(key, replica_id, sequence)
         try:
-            await self._starts.start(service, state, wanted.start)
+            await self._starts.start(
+                service, state, wanted.start, priority=self._scaler.rank(key).value
+            )
         finally:
             # Events first: said twice after a crash in between is better than not at all.
             await self._records.events(kind, manifest, state, wanted)

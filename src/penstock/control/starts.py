@@ -40,7 +40,14 @@ class Starts:
         self._settings = settings
         self._enqueue = enqueue
 
-    async def start(self, service: Service, state: ServiceState, starts: tuple[Start, ...]) -> None:
+    async def start(
+        self,
+        service: Service,
+        state: ServiceState,
+        starts: tuple[Start, ...],
+        *,
+        priority: int = 0,
+    ) -> None:
         """Start them side by side; raises the first error when all have been tried."""
         if not starts:
             return
@@ -67,6 +74,7 @@ class Starts:
                 env=env[kept.name],
                 cores=self._settings.cores,
                 replicas=share,
+                priority=priority,
                 gateways=self._settings.gateways,
             )
             self._replicas.put(await self._backend.start(replica_id, kept.revision.framework, spec))

@@ -61,8 +61,7 @@ class Devices:
             return held
         with self._line(replica, request, priority, tell) as waiting:
             self._serve()
-            shares = await waiting.granted
-        return shares
+            return await waiting.granted
 
     @contextmanager
     def _line(

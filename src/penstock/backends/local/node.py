@@ -20,8 +20,8 @@ from typing import Any, Final
 from penstock.backends.local.children import Child
 from penstock.backends.local.clock import Clock
 from penstock.backends.local.config import NodeConfig
-from penstock.backends.local.endpoint import Endpoint
 from penstock.backends.local.devices import Devices
+from penstock.backends.local.endpoint import Endpoint
 from penstock.backends.local.forked import raise_open_files
 from penstock.backends.local.inventory import Inventory
 from penstock.backends.local.limits import Limiter

@@ -1,8 +1,8 @@
 """The words between node and control plane: newline-delimited JSON on a Unix socket.
 
 A request has an `id` of the sender's choice and an `op`; every message that answers it carries that id.
-`start`, `retry`, `stop`, `list`, `status` and `devices` get one `result` or one `error`. `watch` and `logs` get any
-number of `item`s, then `end` or an `error`. Requests may be sent before earlier ones are answered.
+`start`, `retry`, `stop`, `list`, `status` and `devices` get one `result` or one `error`. `watch` and `logs`
+get any number of `item`s, then `end` or an `error`. Requests may be sent before earlier ones are answered.
 """
 
 from __future__ import annotations

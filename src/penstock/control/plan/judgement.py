@@ -25,6 +25,8 @@ class Judgement:
     failure: Failure | None = None
 
 
+#: A condition's reason.
+WAITING = "WaitingForDevice"
 STOPPED = Judgement(
     Truth.FALSE, "Stopped", "Stopped on request.", Transition.UP_TO_DATE, ModelState.PENDING
 )
@@ -46,6 +48,11 @@ def failure_of(replicas: list[ReplicaStatus]) -> Failure | None:
                     exit_code=r.exit_code,
                 )
     return None
+
+
+def waiting_of(replicas: list[ReplicaStatus]) -> ReplicaStatus | None:
+    """One of those that find no device."""
+    return min((r for r in replicas if r.phase is Phase.WAITING), key=lambda r: r.id, default=None)
 
 
 def judge(o: Observed, role: RolePlan, line: Line) -> Judgement:
@@ -106,6 +113,15 @@ def _coming(role: RolePlan, line: Line, keeps: str) -> Judgement | None:
             ModelState.FAILED,
             failure,
         )
+    waiting = waiting_of(replicas)
+    if waiting is not None:
+        return Judgement(
+            Truth.FALSE,
+            WAITING,
+            f"{candidate.name} waits for a device. {sentence(waiting.message)}{keeps}",
+            Transition.IN_PROGRESS,
+            ModelState.PENDING,
+        )
     return Judgement(
         Truth.UNKNOWN,
         "Loading",
@@ -136,6 +152,10 @@ def _serving(o: Observed, role: RolePlan, line: Line) -> Judgement:
         return Judgement(
             Truth.FALSE, failure.reason.value, said, target, ModelState.FAILED, failure
         )
+    waiting = waiting_of(replicas)
+    if waiting is not None:
+        said = f"No replica has a device. {sentence(waiting.message)}"
+        return Judgement(Truth.FALSE, WAITING, said, target, ModelState.PENDING)
     if line.scaling.min_replicas == 0:
         return Judgement(Truth.TRUE, "Waking", "A replica is starting.", target, ModelState.LOADING)
     said = f"None of {count} replicas is ready yet."
@@ -156,5 +176,7 @@ def _remarks(o: Observed, role: RolePlan, line: Line, ready: int, count: int) ->
             shares = sorted(role.percents.items(), key=lambda item: -item[1])
             said.append(", ".join(f"{name} takes {percent}%" for name, percent in shares) + ".")
     if ready < count:
-        said.append(f"{ready} of {count} replicas are ready.")
+        waiting = waiting_of(role.replicas(role.shares_of(line)))
+        why = f" {waiting.id} waits: {sentence(waiting.message)}" if waiting is not None else ""
+        said.append(f"{ready} of {count} replicas are ready.{why}")
     return said

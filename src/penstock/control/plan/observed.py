@@ -14,7 +14,15 @@ from penstock.domain.status import Condition, FailureReason, Transition
 from penstock.domain.workload import Workload
 
 #: Phases of a replica that counts towards those wanted.
-LIVE = frozenset({Phase.STARTING, Phase.READY, Phase.BACKOFF, Phase.FAILED})
+LIVE = frozenset({Phase.WAITING, Phase.STARTING, Phase.READY, Phase.BACKOFF, Phase.FAILED})
+
+_ORDER = {
+    Phase.FAILED: 0,
+    Phase.BACKOFF: 1,
+    Phase.WAITING: 2,
+    Phase.STARTING: 3,
+    Phase.READY: 4,
+}
 
 
 class FetchPhase(StrEnum):
@@ -112,6 +120,11 @@ def replica_id(namespace: str, revision: str, index: int, uid: str) -> str:
 def is_of(replica: str, uid: str) -> bool:
     """The replica was started for the service with this uid."""
     return replica.rpartition(".")[2] == uid[:8]
+
+
+def worth(r: ReplicaStatus) -> tuple[int, str]:
+    """Order in which surplus replicas go: the broken first, the ready last."""
+    return (_ORDER.get(r.phase, 0), r.id)
 
 
 def ready_of(replicas: list[ReplicaStatus]) -> int:

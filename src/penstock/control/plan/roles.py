@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from penstock.backends.base import Phase, ReplicaStatus
+from penstock.backends.base import ReplicaStatus
 from penstock.control.plan.lines import Line, line_of
-from penstock.control.plan.observed import LIVE, Observed, is_of, ready_of, replica_id
+from penstock.control.plan.observed import LIVE, Observed, is_of, ready_of, replica_id, worth
 from penstock.control.plan.wanted import Start
 from penstock.control.revisions import Kept
 from penstock.control.rollout import (
@@ -212,7 +212,7 @@ def _staff(
     for name, replicas in live.items():
         surplus = len(replicas) - want.get(name, 0)
         if surplus > 0:
-            drain += [r.id for r in sorted(replicas, key=_worth)[:surplus]]
+            drain += [r.id for r in sorted(replicas, key=worth)[:surplus]]
     for name, number in want.items():
         index = 0
         for _ in range(number - len(live.get(name, ()))):
@@ -221,9 +221,3 @@ def _staff(
             taken.add(id_)
             start.append(Start(id_, by_name[name]))
     return tuple(start), tuple(drain)
-
-
-def _worth(r: ReplicaStatus) -> tuple[int, str]:
-    """Order in which surplus replicas go: the broken first, the ready last."""
-    order = {Phase.FAILED: 0, Phase.BACKOFF: 1, Phase.STARTING: 2, Phase.READY: 3}
-    return (order.get(r.phase, 0), r.id)

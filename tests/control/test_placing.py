@@ -1,0 +1,262 @@
+"""A service that waits for a device, and those that have it: the controllers over a backend with devices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from control_fakes import FakeBackend, FakeClock, FakeFiles
+
+from penstock.backends.base import Phase, ReplicaStatus
+from penstock.control.plane import ControlPlane
+from penstock.control.settings import ControlSettings
+from penstock.domain.devices import Device, DeviceStatus, place, why_not
+from penstock.domain.process import ProcessSpec
+from penstock.domain.routes import Load, ServiceLoad
+from penstock.store.base import Key, Kind
+from penstock.store.sqlite import SqliteStore
+
+ISVC = Kind("penstock.dev", "InferenceService")
+GIB = 2**30
+
+
+class DeviceBackend(FakeBackend):
+    """Replicas in memory that need devices, given as the node gives them."""
+
+    def __init__(self, *devices: Device) -> None:
+        super().__init__(lambda replica_id, spec: Phase.STARTING)
+        self.have = devices
+
+    async def start(self, replica_id: str, framework: str, spec: ProcessSpec) -> ReplicaStatus:
+        await super().start(replica_id, framework, spec)
+        self.replicas[replica_id] = replace(
+            self.replicas[replica_id], device=spec.device, phase=Phase.WAITING
+        )
+        self.serve()
+        return self.replicas[replica_id]
+
+    def remove(self, replica_id: str) -> None:
+        super().remove(replica_id)
+        self.serve()
+
+    def serve(self) -> None:
+        waiting = [r for r in self.replicas.values() if r.phase is Phase.WAITING]
+        for r in sorted(waiting, key=lambda r: -self.specs[r.id].priority):
+            held = {x.id: x.devices for x in self.replicas.values()}
+            request = self.specs[r.id].device
+            shares = (
+                place(self.have, [s for x in held.values() for s in x], request) if request else ()
+            )
+            if shares is not None:
+                self.set(r.id, Phase.READY, devices=shares, reason="", message="")
+            elif request is not None:
+                why = why_not(self.have, held, request)
+                self.set(r.id, Phase.WAITING, reason="WaitingForDevice", message=why)
+
+    async def devices(self) -> tuple[DeviceStatus, ...]:
+        return tuple(DeviceStatus(d, {}) for d in self.have)
+
+
+class World:
+    def __init__(self, store: SqliteStore, *devices: Device) -> None:
+        self.store = store
+        self.backend = DeviceBackend(*devices)
+        self.clock = FakeClock()
+        self.plane = ControlPlane(
+            store,
+            self.backend,
+            FakeFiles(),
+            settings=ControlSettings(cores=4, routes_applied_s=0.0, ready_applied_s=0.0),
+            clock=self.clock,
+        )
+
+    async def apply(self, name: str, gpu: float = 1, **predictor: Any) -> None:
+        resources = {"limits": {"nvidia.com/gpu": gpu}}
+        await self.store.create(
+            {
+                "apiVersion": "penstock.dev/v1alpha1",
+                "kind": "InferenceService",
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": {
+                    "predictor": {
+                        "pytorch": {"storageUri": "models/x", "resources": resources},
+                        **predictor,
+                    }
+                },
+            }
+        )
+
+    async def until(self, what: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(10):
+            while True:
+                found = what()
+                if asyncio.iscoroutine(found):
+                    found = await found
+                if found:
+                    return found
+                await asyncio.sleep(0.002)
+                await self.clock.advance(0.01)
+
+    async def condition(self, name: str, status: str, reason: str = "") -> dict[str, Any]:
+        async def look() -> dict[str, Any] | None:
+            obj = await self.store.get(Key(ISVC, "default", name))
+            shown: list[dict[str, Any]] = obj.get("status", {}).get("conditions", [])
+            c = next((c for c in shown if c["type"] == "Ready"), None)
+            ok = c and c["status"] == status and c.get("reason", "") == reason
+            return c if ok else None
+
+        found: dict[str, Any] = await self.until(look)
+        return found
+
+    async def events(self, name: str) -> list[str]:
+        key = Key(ISVC, "default", name)
+        found = await self.store.events(namespace=key.namespace)
+        return [
+            f"{e['reason']}: {e['message']}" for e in found if e["involvedObject"]["name"] == name
+        ]
+
+    def held(self) -> dict[str, list[int]]:
+        """Devices by service."""
+        found: dict[str, list[int]] = {}
+        for r in self.backend.replicas.values():
+            for share in r.devices:
+                found.setdefault(r.service, []).append(share.index)
+        return found
+
+
+@pytest.fixture
+async def start(tmp_path: Any) -> AsyncIterator[Callable[..., Any]]:
+    store = await SqliteStore.open(tmp_path / "store.db")
+    worlds: list[World] = []
+
+    async def begin(count: int = 1) -> World:
+        world = World(
+            store, *(Device(i, f"GPU-{i}", "T4", memory_bytes=16 * GIB) for i in range(count))
+        )
+        worlds.append(world)
+        await world.plane.start()
+        return world
+
+    yield begin
+    for world in worlds:
+        await world.plane.close()
+    await store.close()
+
+
+async def test_a_service_without_a_device_says_what_it_asks_for_and_who_has_it(start: Any) -> None:
+    w = await start()
+    await w.apply("first")
+    await w.condition("first", "True")
+    await w.apply("second")
+    c = await w.condition("second", "False", "WaitingForDevice")
+    assert "second-00001 waits for a device" in c["message"]
+    assert "It asks for 1 nvidia.com/gpu" in c["message"]
+    assert "first-00001-0" in c["message"]
+    await w.store.delete(Key(ISVC, "default", "first"))
+    await w.condition("second", "True")
+    assert w.held() == {"second": [0]}
+
+
+async def test_on_a_machine_without_devices_it_waits_and_never_runs(start: Any) -> None:
+    w = await start(0)
+    await w.apply("lonely")
+    c = await w.condition("lonely", "False", "WaitingForDevice")
+    assert "this machine has no accelerator" in c["message"]
+    assert any(e.startswith("WaitingForDevice") for e in await w.events("lonely"))
+
+
+async def test_halves_share_a_device(start: Any) -> None:
+    w = await start()
+    await w.apply("a", 0.5)
+    await w.apply("b", 0.5)
+    await w.condition("a", "True")
+    await w.condition("b", "True")
+    assert w.held() == {"a": [0], "b": [0]}
+
+
+async def test_a_higher_priority_gets_the_device_of_one_that_may_do_without(start: Any) -> None:
+    w = await start()
+    await w.apply("low", minReplicas=0)
+    await w.condition("low", "True")
+    await w.apply("high", priority=100)
+    await w.condition("high", "True")
+    assert w.held() == {"high": [0]}
+    assert any(
+        "PutToSleep: default/high has a higher priority (100)" in e for e in await w.events("low")
+    )
+    await w.condition("low", "True", "Asleep")
+
+
+async def test_one_that_is_at_its_minimum_keeps_its_device_whoever_asks(start: Any) -> None:
+    w = await start()
+    await w.apply("low", minReplicas=1)
+    await w.condition("low", "True")
+    await w.apply("high", priority=100)
+    await w.condition("high", "False", "WaitingForDevice")
+    assert await w.plane.placing.look() == {}
+    assert w.held() == {"low": [0]}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"priority": 5}, {"priority": 100, "preemptionPolicy": "Never"}]
+)
+async def test_an_equal_and_a_polite_one_wait(start: Any, fields: dict[str, Any]) -> None:
+    w = await start()
+    await w.apply("first", minReplicas=0, priority=5)
+    await w.condition("first", "True")
+    await w.apply("second", **fields)
+    await w.condition("second", "False", "WaitingForDevice")
+    assert await w.plane.placing.look() == {}
+    assert w.held() == {"first": [0]}
+
+
+async def test_of_two_the_least_recently_used_gives_way_and_only_that_one(start: Any) -> None:
+    w = await start(2)
+    for name in ("a", "b"):
+        await w.apply(name, minReplicas=0)
+        await w.condition(name, "True")
+    await w.clock.advance(10.0)
+    w.plane.scaler.heard(1, Load(1.0, (ServiceLoad("default/a", 0.1, 1),)))
+    await w.apply("high", priority=1)
+    await w.condition("high", "True")
+    assert sorted(w.held()) == ["a", "high"]
+
+
+async def test_nothing_is_taken_twice_while_the_first_is_being_drained(start: Any) -> None:
+    w = await start(2)
+    for name in ("a", "b"):
+        await w.apply(name, minReplicas=0)
+        await w.condition(name, "True")
+    w.backend.slow_stop = True
+    await w.apply("high", priority=1)
+    await w.condition("high", "False", "WaitingForDevice")
+    draining = await w.until(
+        lambda: [r for r in w.backend.replicas.values() if r.phase is Phase.DRAINING]
+    )
+    assert await w.plane.placing.look() == {}
+    assert len(draining) == 1
+    w.backend.remove(draining[0].id)
+    await w.condition("high", "True")
+    assert len(w.held()) == 2
+
+
+async def test_a_class_gives_its_priority_and_one_that_does_not_exist_is_said(start: Any) -> None:
+    w = await start()
+    await w.apply("low", minReplicas=0)
+    await w.condition("low", "True")
+    await w.apply("high", priorityClassName="serving")
+    await w.condition("high", "False", "WaitingForDevice")
+    assert any("no PriorityClass serving" in e for e in await w.events("high"))
+    await w.store.create(
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "serving"},
+            "value": 1000,
+        }
+    )
+    await w.condition("high", "True")
+    assert w.held() == {"high": [0]}
