@@ -15,7 +15,7 @@ from penstock.runtimes.base import LoadOptions
 
 FRAMEWORKS = (
     "sklearn", "xgboost", "lightgbm", "catboost", "onnx", "torch", "tensorflow", "mlflow",
-    "huggingface", "custom",
+    "huggingface", "triton_python", "mlserver_python", "custom",
 )  # fmt: skip
 
 

@@ -30,8 +30,18 @@ _SHIPPED: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "penstock-pythonserver": ("custom", {"python": (), "custom": ()}),
 }
 
+#: Formats that are whole repositories of another server's: what runs each model is read in the files.
+REPOSITORIES: dict[str, dict[str, tuple[str, ...]]] = {
+    "penstock-tritonserver": {"triton": ("2",)},
+    "penstock-mlserver": {"mlserver": ("1",)},
+    "penstock-bentomlserver": {"bentoml": ("1",)},
+}
+
+#: Frameworks that only a repository names.
+_OF_REPOSITORIES = frozenset(("triton_python", "mlserver_python"))
+
 #: Every framework of `penstock.runtimes`.
-FRAMEWORKS = frozenset(framework for framework, _ in _SHIPPED.values())
+FRAMEWORKS = frozenset(framework for framework, _ in _SHIPPED.values()) | _OF_REPOSITORIES
 
 #: KServe 0.20's shipped ClusterServingRuntimes: format -> (framework here, versions it lists).
 _KSERVE: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -51,6 +61,7 @@ _KSERVE: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     },
     "kserve-tensorflow-serving": {"tensorflow": ("tensorflow", ("1", "2"))},
     "kserve-tritonserver": {
+        "triton": ("triton", ("2",)),
         "tensorflow": ("tensorflow", ("1", "2")),
         "onnx": ("onnx", ("1",)),
         "pytorch": ("torch", ("1",)),
@@ -102,7 +113,10 @@ BUILT_IN: tuple[ServingRuntime, ...] = tuple(
         frameworks=MappingProxyType(dict.fromkeys(versions, framework)),
         built_in=True,
     )
-    for name, (framework, versions) in _SHIPPED.items()
+    for name, (framework, versions) in (
+        *_SHIPPED.items(),
+        *((name, (next(iter(formats)), formats)) for name, formats in REPOSITORIES.items()),
+    )
 )
 
 ALIASES: MappingProxyType[str, ServingRuntime] = MappingProxyType(

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.domain.declared import Declared
 from penstock.domain.devices import DeviceRequest, DeviceShare
 from penstock.domain.service import Batching, VersionPolicy
 
@@ -30,6 +31,10 @@ class ServedModel:
     batching: Batching | None = None
     #: Loaded at start; False waits for the repository API.
     load: bool = True
+    #: The version's name where there are no numbered folders; empty: 1.
+    version: str = ""
+    #: Tensors as the model's own repository declares them, where it does.
+    declared: Declared | None = None
     #: The version's name where there are no numbered folders; empty: 1.
     version: str = ""
     #: Tensors as the model's own repository declares them, where it does.

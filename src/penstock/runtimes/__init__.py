@@ -38,6 +38,8 @@ _MODULES: Final = {
         "tensorflow",
         "mlflow",
         "huggingface",
+        "triton_python",
+        "mlserver_python",
         "custom",
     )
 }

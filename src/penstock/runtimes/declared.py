@@ -28,8 +28,9 @@ class DeclaredRuntime(Runtime):
         self.platform = runtime.platform
         self.batchable = runtime.batchable
         self.reentrant = runtime.reentrant
-        self._check_names("input", declared.inputs, runtime.inputs)
-        self._check_names("output", declared.outputs, runtime.outputs)
+        if declared.held:
+            self._check_names("input", declared.inputs, runtime.inputs)
+            self._check_names("output", declared.outputs, runtime.outputs)
         self.inputs = tuple(map(_spec, declared.inputs)) or runtime.inputs
         self.outputs = tuple(map(_spec, declared.outputs)) or runtime.outputs
         self._max_rows = declared.max_rows
@@ -37,8 +38,8 @@ class DeclaredRuntime(Runtime):
         self._reshape_in = _reshapes(declared.inputs)
         self._reshape_out = _reshapes(declared.outputs, back=True)
         #: Outputs that are answered; Triton's models may have more than they declare.
-        self._answered = tuple(t.name for t in declared.outputs)
-        self._checked = bool(declared.inputs)
+        self._answered = tuple(t.name for t in declared.outputs) if declared.held else ()
+        self._checked = bool(declared.inputs) and declared.held
 
     @staticmethod
     def _check_names(
