@@ -33,6 +33,11 @@ def changed(**predictor: Any) -> dict[str, Any]:
         (changed(min_replicas=1), "spec.predictor.min_replicas: unknown field, did you mean minReplicas?"),
         (changed(zzz=1), "spec.predictor.zzz: unknown field"),
         (
+            isvc({"keras": {"storageUri": "x"}}),
+            "spec.predictor.keras: unknown field; there are sklearn, xgboost, tensorflow, pytorch, triton, "
+            "onnx, huggingface, pmml, lightgbm, paddle, model",
+        ),
+        (
             isvc({"sklearn": {"storageURI": "x"}}),
             "spec.predictor.sklearn.storageURI: unknown field, did you mean storageUri?",
         ),

@@ -300,3 +300,26 @@ def test_images_of_known_servers(image: str, format_: str, framework: str) -> No
 )
 def test_images_of_unknown_servers(image: str) -> None:
     assert not frameworks_of_image(image)
+
+
+@pytest.mark.parametrize(
+    ("format_", "said"),
+    [
+        ("sklean", "Did you mean sklearn? Formats with a runtime are "),
+        ("SKLearn", "Did you mean sklearn? "),
+        ("scikit-learn", "Did you mean sklearn? "),
+        ("torch", "Did you mean pytorch? "),
+        ("zzz", "zzz over v1. Formats with a runtime are "),
+    ],
+)
+def test_an_unknown_format_is_told_the_nearest_and_all_there_are(format_: str, said: str) -> None:
+    with pytest.raises(RuntimeNotSelected) as refused:
+        select(model(format_), [])
+    assert said in str(refused.value)
+    assert "sklearn, " in str(refused.value)
+
+
+def test_an_unknown_runtime_is_told_the_nearest_and_all_there_are() -> None:
+    with pytest.raises(RuntimeNotSelected) as refused:
+        select(model("sklearn", runtime="kserve-sklearnservr"), [])
+    assert "Did you mean kserve-sklearnserver? Built in are " in str(refused.value)

@@ -78,7 +78,7 @@ def _problem(model: type[BaseModel], error: Any) -> FieldProblem:
     given = error.get("input")
     context = error.get("ctx") or {}
     if kind == "extra_forbidden":
-        message = _unknown(model, location)
+        message = _unknown(model, location, given)
     elif kind == "missing":
         message = "is required"
     elif kind == "value_error":
@@ -112,7 +112,7 @@ def _problem(model: type[BaseModel], error: Any) -> FieldProblem:
     return FieldProblem(path(location), message)
 
 
-def _unknown(model: type[BaseModel], location: Location) -> str:
+def _unknown(model: type[BaseModel], location: Location, given: Any) -> str:
     *parents, name = location
     at = _model_at(model, parents)
     siblings = list(_by_alias(at)) if at is not None else []
@@ -123,7 +123,23 @@ def _unknown(model: type[BaseModel], location: Location) -> str:
         elsewhere = [p for p in _paths_named(model, str(name)) if p != path(location)]
         if elsewhere:
             return f"unknown field; {name} belongs at {' or '.join(elsewhere[:2])}"
-    return f"unknown field, did you mean {near}?" if near else "unknown field"
+    if near:
+        return f"unknown field, did you mean {near}?"
+    if at is not None and isinstance(given, Mapping) and _STORED in given:
+        # It means a framework that there is no block for.
+        blocks = [n for n, i in _by_alias(at).items() if _STORED in _child_fields(i.annotation)]
+        if blocks:
+            return f"unknown field; there are {', '.join(blocks)}"
+    return "unknown field"
+
+
+def _child_fields(annotation: Any) -> Mapping[str, Any]:
+    child, _ = _child(annotation)
+    return _by_alias(child) if child is not None else {}
+
+
+#: What every block of a framework has.
+_STORED = "storageUri"
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:

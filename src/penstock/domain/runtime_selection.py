@@ -13,6 +13,7 @@ runtime without one needs a backend that runs its container. `builtin_runtimes` 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -103,7 +104,8 @@ def _named(model: Model, name: str, runtimes: list[ServingRuntime]) -> ServingRu
         raise RuntimeNotSelected(
             FailureReason.RUNTIME_NOT_RECOGNIZED,
             f"Waiting for runtime to become available: there is no runtime {name!r}.",
-            hint=f"Built in are {', '.join(r.name for r in BUILT_IN)}.",
+            hint=_meant(name, {r.name: r.name for r in (*runtimes, *BUILT_IN, *ALIASES.values())})
+            + f"Built in are {', '.join(r.name for r in BUILT_IN)}.",
         )
     if runtime.disabled:
         raise RuntimeNotSelected(
@@ -125,11 +127,19 @@ def _named(model: Model, name: str, runtimes: list[ServingRuntime]) -> ServingRu
     return runtime
 
 
+def _meant(name: str, known: Mapping[str, str]) -> str:
+    """A question for the nearest of the names, by their spelling in small letters; or nothing."""
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
+    return f"Did you mean {known[near[0]]}? " if near else ""
+
+
 def _none_found(model: Model, runtimes: list[ServingRuntime]) -> RuntimeNotSelected:
     protocol = model.protocol or Protocol.V1
     same_name = [r for r in runtimes if any(f.name == model.format.name for f in r.formats)]
     if not same_name:
-        hint = f"Formats with a runtime are {_formats(runtimes, versions=False)}."
+        known = {f.name.lower(): f.name for r in runtimes for f in r.formats}
+        meant = _meant(model.format.name, known)
+        hint = f"{meant}Formats with a runtime are {_formats(runtimes, versions=False)}."
     elif not any(_lists(r, model.format, auto=True) for r in same_name):
         hint = f"Runtimes list {_formats(same_name, only=model.format.name)}."
     else:
