@@ -189,7 +189,7 @@ async def test_grpcios_asyncio_stub_sends_and_reads_metadata(port: int) -> None:
     [
         ("/inference.GRPCInferenceService/Nope", grpc.StatusCode.UNIMPLEMENTED),
         ("/other.Service/Call", grpc.StatusCode.UNIMPLEMENTED),
-        ("/inference.GRPCInferenceService/SystemSharedMemoryStatus", grpc.StatusCode.UNIMPLEMENTED),
+        ("/inference.GRPCInferenceService/ModelForget", grpc.StatusCode.UNIMPLEMENTED),
     ],
 )
 async def test_methods_that_are_not_there(port: int, method: str, code: grpc.StatusCode) -> None:

@@ -20,7 +20,10 @@ from penstock.gateway.resolve import plan as make_plan
 from penstock.gateway.resolve import unknown_revision
 from penstock.gateway.shadow import ShadowMetrics
 from penstock.gateway.table import Service, Table
+from penstock.observe.log_settings import LogSettings
 from penstock.observe.metrics import Registry
+from penstock.protocols.shared_memory import SharedMemory
+from penstock.protocols.triton import ServerCalls
 
 if TYPE_CHECKING:
     from penstock.gateway.resolve import Plan
@@ -45,6 +48,7 @@ class Gateway:
         *,
         wake: Callable[[Wake], None],
         registry: Registry | None = None,
+        memory: SharedMemory | None = None,
     ) -> None:
         self._loop = loop
         self._time = loop.time
@@ -71,6 +75,12 @@ class Gateway:
             "Requests that wait for a replica.",
             ("namespace", "service"),
         )
+        #: Triton's calls about the server itself. One gateway of several answers, so it changes nothing.
+        self.calls = ServerCalls(
+            memory or SharedMemory(None, most=0),
+            LogSettings("`penstock serve --log-level` sets it for every process of the platform."),
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep()
 

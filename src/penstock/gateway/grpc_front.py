@@ -50,6 +50,7 @@ from penstock.protocols.grpc.wire import (
     timeout_s,
     unframe,
 )
+from penstock.protocols.triton import CALLS
 
 if TYPE_CHECKING:
     from penstock.gateway.gateway import Gateway
@@ -114,6 +115,8 @@ class GrpcFront:
             return _ModelCall(self, head, method)
         if method == "ModelStreamInfer":
             return lambda exchange: serve_stream_infer(exchange, self.handle, self.most)
+        if method in CALLS:
+            return _OwnCall(self, method)
         if method in METHODS:
             own_call = _OwnCall(self, method)
             elsewhere = _ModelCall(self, head, method)
@@ -359,6 +362,9 @@ class _OwnCall:
         try:
             encoding = exchange.head.get(b"grpc-encoding")
             request = parse(request_kind, unframe(exchange.body, encoding, side.MOST_BYTES))
+            if self._method in CALLS:
+                reply_message(exchange, self._about_server(exchange, request))
+                return
         except PenstockError as error:
             reply_error(exchange, error)
             return
@@ -367,10 +373,20 @@ class _OwnCall:
         elif self._method == "ServerReady":
             answer = answer_kind(ready=table.filled and not self._front.draining)
         elif self._method == "ServerMetadata":
-            answer = answer_kind(name="penstock", version=__version__, extensions=own.EXTENSIONS)
+            extensions = own.extensions(self._front.gateway)
+            answer = answer_kind(name="penstock", version=__version__, extensions=extensions)
         else:
             answer = answer_kind()
             for entry in own.index(table, _namespace(exchange.head)):
                 if not request.ready or entry["state"] == "READY":
                     answer.models.add(**entry)
         reply_message(exchange, answer)
+
+    def _about_server(self, exchange: Any, request: Any) -> Any:
+        """Shared memory, logging, tracing."""
+        gateway = self._front.gateway
+        if self._method == "TraceSetting" and request.model_name:
+            namespace = namespace_of(exchange.head)
+            if gateway.table.get(namespace, request.model_name) is None:
+                raise unknown_service(request.model_name, namespace)
+        return gateway.calls.call(self._method, request)

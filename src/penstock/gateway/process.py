@@ -31,6 +31,7 @@ from penstock.http.memory import keep_large_blocks
 from penstock.http.server import HttpServer, Limits
 from penstock.observe.metrics import render
 from penstock.protocols.grpc.wire import refusal
+from penstock.protocols.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
     from penstock.http.server import Exchange
@@ -55,6 +56,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--status-fd", type=int, help="file descriptor for status lines")
     parser.add_argument("--tls-cert", help="certificate chain, PEM")
     parser.add_argument("--tls-key", help="private key, PEM")
+    parser.add_argument(
+        "--shared-memory", type=Path, help="folder with the registered regions; none: not allowed"
+    )
     parser.add_argument("--max-body", type=int, default=Limits.max_body, help="bytes")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds to drain after SIGTERM")
     parser.add_argument("--log-level", default="INFO")
@@ -69,7 +73,8 @@ async def serve(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stop.set)
 
     channel: Channel
-    gateway = Gateway(loop, wake=lambda message: channel.say(message))
+    memory = SharedMemory(options.shared_memory, most=options.max_body)
+    gateway = Gateway(loop, wake=lambda message: channel.say(message), memory=memory)
     channel = Channel(
         options.control,
         gateway.apply,

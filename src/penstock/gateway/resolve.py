@@ -192,6 +192,17 @@ def _make(head: RequestHead, service: Service, path: str, tag: str = "") -> Plan
             f"{service.name} is a service; what is loaded follows its manifest.",
             hint=f"`penstock delete isvc {service.name}` removes it; minReplicas: 0 lets it sleep.",
         )
+def _make(
+    head: RequestHead, named: Service, path: str, table: Table, tag: str = "", role: str = ""
+) -> Plan:
+    if path == "/v2/logging" and head.method == "POST":
+        # One replica would change, and the others not.
+        raise Unsupported(
+            "Log settings of a service are not changed by a request.",
+            hint="The variable PENSTOCK_LOG_LEVEL in its manifest sets the level.",
+        )
+    verb = _verb(path, named)
+    service = named if verb else components.reached(head, named, table, path=path, role=role)
     timeout_s = service.route.timeout_s
     asked = head.get(b"x-request-timeout-ms")
     if asked is not None:
