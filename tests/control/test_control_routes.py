@@ -145,15 +145,21 @@ async def test_a_gateway_that_does_not_read_costs_one_entry_per_changed_route(
 async def test_a_wake_reaches_the_controllers_and_nonsense_breaks_nothing(
     tmp_path: Path, connect: Connect
 ) -> None:
-    heard: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-    p = RoutePublisher(on_wake=lambda ns, name, waiting: heard.put_nowait((ns, name)))
+    heard: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
+    p = RoutePublisher(
+        on_wake=lambda ns, name, waiting: heard.put_nowait((ns, name)),
+        on_sleep=lambda ns, name: heard.put_nowait(("sleep", ns, name)),
+    )
     await p.serve(tmp_path / "routes.sock")
     g = await connect()
     for line in (b"no json\n", b"[1]\n", b'{"type":"wake"}\n', b'{"ack":"x"}\n'):
         g.writer.write(line)
     g.say({"type": "wake", "key": "team/iris", "waiting": 3})
+    g.say({"type": "sleep", "key": ""})
+    g.say({"type": "sleep", "key": "team/other"})
     async with asyncio.timeout(5):
         assert await heard.get() == ("team", "iris")
+        assert await heard.get() == ("sleep", "team", "other")
     await p.close()
 
 

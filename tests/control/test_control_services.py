@@ -488,6 +488,28 @@ async def test_an_unused_service_falls_asleep_and_a_request_wakes_it(world: Worl
     assert await world.revisions() == ["iris-00001"]
 
 
+async def test_a_service_is_unloaded_on_request_if_it_may_sleep(world: World) -> None:
+    await world.apply(manifest())
+    await world.ready()
+    route = world.plane.routes.get("default/iris")
+    assert route is not None
+    assert not route.may_sleep
+    world.plane.services.sleep(("default", "iris"))
+    await world.settled()
+    assert world.routed(), "it keeps a replica by its manifest"
+    await world.apply(manifest(minReplicas=0))
+    await world.until(
+        lambda: (r := world.plane.routes.get("default/iris")) is not None and r.may_sleep
+    )
+    world.plane.services.sleep(("default", "nobody"))
+    world.plane.services.sleep(("default", "iris"))
+    await world.ready(reason="Asleep")
+    await world.until(lambda: not world.backend.replicas)
+    assert "Unloaded" in {e["reason"] for e in await world.store.events()}
+    world.plane.services.wake("default", "iris")
+    await world.until(lambda: world.routed())
+
+
 async def test_two_dialects_share_the_names_and_the_older_manifest_has_it(world: World) -> None:
     await world.apply(manifest())
     await world.ready()

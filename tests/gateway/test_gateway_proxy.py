@@ -65,7 +65,10 @@ async def test_every_address_of_a_service_is_equivalent(front, stand_in, path, h
         ("GET", "/serving/default", 404, "No such path"),
         ("GET", "/nothing/here", 404, "No such path"),
         ("DELETE", "/v2/health/live", 405, "DELETE is not possible"),
-        ("POST", "/v2/repository/models/iris/unload", 501, "follows its manifest"),
+        ("POST", "/v2/repository/models/iris/unload", 409, "keeps at least one replica"),
+        ("GET", "/v2/repository/models/iris/load", 405, "GET is not possible"),
+        ("POST", "/v2/repository/models/nope/load", 404, "Model with name nope does not exist"),
+        ("POST", "/v2/repository/models/nope/unload", 404, "Model with name nope does not exist"),
     ],
 )
 async def test_a_wrong_address_is_answered_with_what_is_right(

@@ -90,6 +90,7 @@ class ControlPlane:
         self.routes = RoutePublisher(
             file=routes_file,
             on_wake=lambda *waiting: self.services.wake(*waiting),
+            on_sleep=lambda namespace, name: self.services.sleep((namespace, name)),
             on_load=self.scaler.heard,
             on_hung_up=self.scaler.loads.hung_up,
             expected_gateways=expected_gateways,

@@ -63,12 +63,14 @@ class RoutePublisher:
         *,
         file: Path | None = None,
         on_wake: Callable[[str, str, int], None] | None = None,
+        on_sleep: Callable[[str, str], None] | None = None,
         on_load: Callable[[int, Load], None] | None = None,
         on_hung_up: Callable[[int], None] | None = None,
         expected_gateways: int = 0,
     ) -> None:
         self._file = file
         self._on_wake = on_wake
+        self._on_sleep = on_sleep
         #: Called with a number for the gateway's connection, never used again.
         self._on_load = on_load
         self._on_hung_up = on_hung_up
@@ -254,6 +256,10 @@ class RoutePublisher:
             waiting = message.get("waiting", 1)
             if namespace and name and isinstance(waiting, int):
                 self._on_wake(namespace, name, waiting)
+        elif message.get("type") == "sleep" and self._on_sleep is not None:
+            namespace, _, name = str(message.get("key", "")).partition("/")
+            if namespace and name:
+                self._on_sleep(namespace, name)
         elif message.get("type") == "load" and self._on_load is not None:
             try:
                 self._on_load(gateway.number, msgspec.convert(message, Load))

@@ -122,6 +122,14 @@ class ServiceController:
         if woken or not self._replicas.of(service):
             self._enqueue(service)
 
+    def sleep(self, service: ServiceKey) -> None:
+        """Somebody asked that a service's replicas go; those go that may, and have nothing to do."""
+        for key in self._scaler.sleepers():
+            if service_key(key) == service and self._scaler.put_to_sleep(key):
+                self.tell(
+                    service, Event("Normal", "Unloaded", "Put to sleep on a client's request.")
+                )
+
     def refresh(self, key: ServiceKey) -> None:
         """Look whether the models' files changed; if so, they become new revisions."""
         state = self._states.get(key)

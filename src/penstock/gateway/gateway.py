@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.domain.routes import ToGateway, Wake
+from penstock.domain.routes import Sleep, ToGateway, Wake, route_key
 from penstock.errors import PenstockError, Unavailable
 from penstock.gateway import own
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
@@ -46,7 +46,7 @@ class Gateway:
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        wake: Callable[[Wake], None],
+        wake: Callable[[Wake | Sleep], None],
         registry: Registry | None = None,
         memory: SharedMemory | None = None,
     ) -> None:
@@ -57,7 +57,7 @@ class Gateway:
         self.active: dict[Forward, None] = {}
         self._lines: dict[str, float] = {}
         self.registry = registry if registry is not None else Registry()
-        labels = ("namespace", "service", "revision", "protocol", "status")
+        labels = ("namespace", "service", "component", "revision", "protocol", "status")
         self.table = Table(loop, self.flush, ShadowMetrics(self.registry))
         self._requests = self.registry.counter(
             "penstock_gateway_requests", "Requests answered by the gateway.", labels
@@ -84,6 +84,17 @@ class Gateway:
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep()
 
+    def tell(self, message: Wake | Sleep) -> None:
+        """Send the control plane a message; lost when it is away."""
+        self._wake(message)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task of this gateway's, for what is rare; cancelled by `close`."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     def now(self) -> float:
         """The loop's time, seconds."""
         return self._time()
@@ -100,8 +111,8 @@ class Gateway:
             if plan is None or service is None or not service.current:
                 plan = make_plan(head, self.table)
                 service = plan.service
-                if service is None:
-                    own.answer(exchange, plan.own, self.table)
+                if service is None or plan.verb:
+                    own.answer(exchange, plan, self)
                     return
                 head.memo[_PLAN] = plan
             forward = Forward(self, exchange, plan, service, self._time())
@@ -150,7 +161,7 @@ class Gateway:
         if not service.current:
             # The route changed while the body came in, or while a replica was tried: what is known of
             # the old one ends here, or the line would wait for replicas that are gone.
-            newest = self.table.get(service.namespace, service.name)
+            newest = self.table.by_key(service.key)
             if newest is None:
                 forward.service_gone()
                 return
@@ -253,8 +264,7 @@ class Gateway:
                 except Exception as exc:  # noqa: BLE001 - one request's; the others have deadlines too
                     self._give_up(forward, internal(exc))
         for key in list(self._lines):
-            namespace, _, name = key.partition("/")
-            service = self.table.get(namespace, name)
+            service = self.table.by_key(key)
             if service is None or not service.waiting:
                 del self._lines[key]
             elif now - self._lines[key] >= WAKE_AGAIN_S:
@@ -285,22 +295,22 @@ class Gateway:
     def _series(
         self, service: Service, revision: str, protocol: str, status: int
     ) -> tuple[Any, Any]:
-        names = (service.namespace, service.name, revision, protocol)
+        names = (service.namespace, service.name, service.route.component, revision, protocol)
         return (
             self._requests.labels(*names, "canceled" if status == 499 else str(status)),
             self._seconds.labels(*names),
         )
 
     def ended(self) -> dict[str, tuple[float, float]]:
-        """By service that ever had a request here: requests that ended, and the seconds they took."""
+        """By key of a route that ever had a request here: requests that ended, and the seconds they took."""
         sums: dict[str, tuple[float, float]] = {}
         # Counters and sums are single numbers; a histogram's count would be nineteen.
         for labels, counter in self._requests.children.items():
-            key = f"{labels[0]}/{labels[1]}"
+            key = route_key(*labels[:3])
             count, seconds = sums.get(key, (0.0, 0.0))
             sums[key] = (count + counter.value, seconds)
         for labels, histogram in self._seconds.children.items():
-            key = f"{labels[0]}/{labels[1]}"
+            key = route_key(*labels[:3])
             count, seconds = sums.get(key, (0.0, 0.0))
             sums[key] = (count, seconds + histogram.sum)
         return sums
@@ -310,14 +320,15 @@ class Gateway:
         self._in_flight.labels().set(len(self.active))
         self._waiting.children.clear()
         for key in self._lines:
-            namespace, _, name = key.partition("/")
-            service = self.table.get(namespace, name)
+            service = self.table.by_key(key)
             if service is not None:
-                self._waiting.labels(namespace, name).set(len(service.waiting))
+                self._waiting.labels(service.namespace, service.name).inc(len(service.waiting))
         return self.registry.snapshot()
 
     def close(self) -> None:
         """Stop the sweep and close every connection to replicas."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        for task in tuple(self._tasks):
+            task.cancel()
         self.table.close()

@@ -12,6 +12,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from google.protobuf.json_format import ParseDict
 
 from penstock._version import __version__
 from penstock.errors import (
@@ -21,14 +24,16 @@ from penstock.errors import (
     PenstockError,
     Unsupported,
 )
-from penstock.gateway import own
+from penstock.gateway import own, repository
+from penstock.gateway.components import reached
 from penstock.gateway.proxy import REVISION_HEADER, Forward, internal
 from penstock.gateway.resolve import (
     DEFAULT_NAMESPACE,
     HOP_BY_HOP,
     Plan,
+    asked_of,
     by_host,
-    revision_asked,
+    namespace_of,
     unknown_service,
 )
 from penstock.gateway.sticky import preferred
@@ -111,6 +116,10 @@ class GrpcFront:
             return _refusing(error)
         path = head.path
         method = path[len(_PREFIX) :] if path.startswith(_PREFIX) else ""
+        if method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+            return _RepositoryCall(self, head, method)
+        if method == "ModelStatistics":
+            return _StatisticsCall(self, head, method)
         if method in _MODEL_CALLS:
             return _ModelCall(self, head, method)
         if method == "ModelStreamInfer":
@@ -132,7 +141,7 @@ class GrpcFront:
     def _side(self, path: str, head: RequestHead) -> Callable[[Any], None]:
         """Health and reflection, or what says that there is no such method."""
         table = self.gateway.table
-        namespace = _namespace(head)
+        namespace = namespace_of(head)
 
         def state(name: str) -> bool | None:
             if self.draining or not table.filled:
@@ -150,11 +159,6 @@ class GrpcFront:
 def _refusing(error: PenstockError) -> Callable[[Any], None]:
     lines = error_lines(error)
     return lambda exchange: reply(exchange, b"", b"", lines)
-
-
-def _namespace(head: RequestHead) -> str:
-    value = head.get(b"penstock-namespace")
-    return DEFAULT_NAMESPACE if value is None else value.decode("latin-1")
 
 
 class _ModelCall:
@@ -226,7 +230,7 @@ class _ModelCall:
                     "The call names no model.",
                     hint="Set its name in the message, or call NAME.NAMESPACE as the authority.",
                 )
-            namespace = _namespace(head)
+            namespace = namespace_of(head)
             service = table.get(namespace, name)
             if service is None:
                 if namespace != DEFAULT_NAMESPACE:
@@ -235,28 +239,27 @@ class _ModelCall:
                     f"Model with name {name} does not exist.",
                     hint="No service in default serves it; `penstock get isvc -A` lists all.",
                 )
-        if self._method == "RepositoryModelUnload":
-            # One replica would unload and the others not, against what the manifest says runs.
-            raise Unsupported(
-                f"{service.name} is a service; what is loaded follows its manifest.",
-                hint=f"`penstock delete isvc {service.name}` removes it.",
-            )
-        wanted = revision_asked(head, service, tag)
+        named = service
+        if not self._method.startswith("Repository"):
+            service = reached(head, service, table)
+        wanted, passed_on = asked_of(head, service, named, tag)
         sticky = service.route.sticky
         soft = sticky is not None and not wanted
         if sticky is not None and soft:
             wanted = preferred(head, service, sticky)
         return Plan(
             service,
-            self._render(service, size),
+            self._render(service, size, passed_on),
             "grpc",
             service.route.timeout_s,
             wanted=wanted,
             soft=soft,
         )
 
-    def _render(self, service: Service, size: int) -> bytes:
-        """The head to send on."""
+    def _render(
+        self, service: Service, size: int, more: tuple[bytes, bytes] | None = None
+    ) -> bytes:
+        """The head to send on; `more` is a field that takes the place of the client's."""
         head = self._head
         lines = [
             f"POST {head.path} HTTP/1.1\r\nhost: {service.name}.{service.namespace}\r\n".encode()
@@ -264,10 +267,96 @@ class _ModelCall:
         lines += [
             b"%b: %b\r\n" % (name, value)
             for name, value in head.headers
-            if name not in HOP_BY_HOP and name not in _OWN_FIELDS
+            if name not in HOP_BY_HOP
+            and name not in _OWN_FIELDS
+            and (more is None or name != more[0])
         ]
+        if more is not None:
+            lines.append(b"%b: %b\r\n" % more)
         lines.append(b"content-length: %d\r\n\r\n" % size)
         return b"".join(lines)
+
+
+class _RepositoryCall(_ModelCall):
+    """A load or an unload, answered by the gateway (see `repository`)."""
+
+    __slots__ = ()
+
+    def _whole(self, exchange: Any) -> None:
+        front = self._front
+        kind, answer_kind = METHODS[self._method]
+        try:
+            body = unframe(exchange.body, self._encoding, side.MOST_BYTES)
+            found = peek_strings(body, self._wanted)
+            name = next((found[n] for n in self._fields if found.get(n)), "")
+            plan = self._plan(name, 0)
+            service = plan.service
+            assert service is not None  # noqa: S101 - this plan always has one
+            if self._method == "RepositoryModelLoad":
+                repository.refuse_parameters(parse(kind, body).parameters)
+                forward = _GrpcLoad(front.gateway, exchange, plan, service, front.time())
+                asked = timeout_s(exchange.timeout) if exchange.timeout is not None else None
+                if asked is not None and asked < plan.timeout_s:
+                    forward.deadline = forward.since + asked
+                front.gateway.admit(forward)
+                return
+        except PenstockError as error:
+            reply_error(exchange, error)
+            return
+
+        def say(error: PenstockError | None) -> None:
+            if error is None:
+                reply_message(exchange, answer_kind(model_name=service.name, isUnloaded=True))
+            else:
+                reply_error(exchange, error)
+
+        unload = repository.Unload(front.gateway, service, say)
+        exchange.on_abort = unload.forget
+        unload.look()
+
+
+class _StatisticsCall(_ModelCall):
+    """Statistics: of one replica its own answer, of several or of all services what they add up to."""
+
+    __slots__ = ()
+
+    def _whole(self, exchange: Any) -> None:
+        front = self._front
+        table = front.gateway.table
+        kind, answer_kind = METHODS[self._method]
+        services: list[Service]
+        try:
+            asked = parse(kind, unframe(exchange.body, self._encoding, side.MOST_BYTES))
+            path = "/v2/models/stats"
+            if not asked.name and by_host(self._head, table)[0] is None:
+                services = list(table.services(namespace_of(self._head)))
+            else:
+                service = self._plan(asked.name, 0).service
+                assert service is not None  # noqa: S101 - this plan always has one
+                if sum(len(t.replicas) for t in service.targets) < 2:
+                    super()._whole(exchange)
+                    return
+                services = [service]
+                if asked.name:
+                    version = f"/versions/{quote(asked.version, safe='')}" if asked.version else ""
+                    path = f"/v2/models/{quote(asked.name, safe='')}{version}/stats"
+        except PenstockError as error:
+            reply_error(exchange, error)
+            return
+
+        async def run() -> None:
+            try:
+                found = await repository.statistics(services, path)
+                reply_message(exchange, ParseDict(found, answer_kind(), ignore_unknown_fields=True))
+            except Exception as exc:  # noqa: BLE001 - the call's border: one call fails, not the process
+                reply_error(exchange, internal(exc))
+
+        task = front.gateway.spawn(run())
+
+        def gone() -> None:
+            task.cancel()
+
+        exchange.on_abort = gone
 
 
 class GrpcForward(Forward):
@@ -321,6 +410,14 @@ class GrpcForward(Forward):
                 f"No replica of {self.service.key} {what} in {limit_s:g} s.", hint=hint
             )
         )
+
+
+class _GrpcLoad(repository.Load, GrpcForward):
+    __slots__ = ()
+
+    def say_loaded(self) -> None:
+        answer_kind = METHODS["RepositoryModelLoad"][1]
+        reply_message(self.exchange, answer_kind(model_name=self.service.name, isLoaded=True))
 
 
 def _answer_of(head: ResponseHead, own_lines: bytes) -> tuple[bytes, bytes, int]:
@@ -377,9 +474,9 @@ class _OwnCall:
             answer = answer_kind(name="penstock", version=__version__, extensions=extensions)
         else:
             answer = answer_kind()
-            for entry in own.index(table, _namespace(exchange.head)):
-                if not request.ready or entry["state"] == "READY":
-                    answer.models.add(**entry)
+            namespace = namespace_of(exchange.head)
+            for entry in repository.index(table, namespace, ready_only=request.ready):
+                answer.models.add(**entry)
         reply_message(exchange, answer)
 
     def _about_server(self, exchange: Any, request: Any) -> Any:

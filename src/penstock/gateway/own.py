@@ -1,7 +1,8 @@
-"""What the gateway answers by itself: its health, and the lists of what it serves.
+"""What the gateway answers by itself: its health, the lists of what it serves, and the repository API.
 
-These are the server-level calls of V1 and V2 for namespace `default`; with `/serving/NAMESPACE/NAME` or a
-service's Host they go to that service's model process instead.
+These are the server-level calls of V1 and V2, for the namespace that the header `penstock-namespace` names
+(`default` without it); with `/serving/NAMESPACE/NAME` or a service's Host, all but load and unload go to
+that service's model process instead.
 """
 
 from __future__ import annotations
@@ -12,64 +13,25 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from penstock._version import __version__
-from penstock.errors import NotFound
-from penstock.gateway.proxy import refuse
-from penstock.gateway.resolve import DEFAULT_NAMESPACE
+from penstock.errors import NotFound, PenstockError
+from penstock.gateway import repository
+from penstock.gateway.proxy import internal, refuse
+from penstock.gateway.resolve import LOAD, STATISTICS, Plan, namespace_of
+from penstock.protocols import documents
 
 if TYPE_CHECKING:
+    from penstock.gateway.gateway import Gateway
     from penstock.gateway.table import Service, Table
     from penstock.http.server import Exchange
 
 _JSON: Final = b"content-type: application/json\r\n"
+_READS: Final = ("GET", "HEAD")
 
 
 def _send(exchange: Exchange, status: int, document: Any) -> None:
     exchange.send(status, _JSON, msgspec.json.encode(document))
 
 
-def _names(table: Table) -> list[str]:
-    return sorted(s.name for s in table.services(DEFAULT_NAMESPACE))
-
-
-def _can_answer(service: Service) -> bool:
-    return any(r.up for t in service.targets for r in t.replicas)
-
-
-def index(table: Table, namespace: str = DEFAULT_NAMESPACE) -> list[dict[str, str]]:
-    """The repository index: a namespace's services, and whether they can answer."""
-    return [
-        {
-            "name": s.name,
-            "version": "",
-            "state": "READY" if _can_answer(s) else "UNAVAILABLE",
-            "reason": ""
-            if _can_answer(s)
-            else s.route.message or "asleep; the first request wakes it",
-        }
-        for s in sorted(table.services(namespace), key=lambda s: s.name)
-    ]
-
-
-#: Path -> (allowed methods, status and document).
-_PAGES: Final[dict[str, tuple[tuple[str, ...], Callable[[Table], tuple[int, Any]]]]] = {
-    "/": (("GET", "HEAD"), lambda t: (200, {"status": "alive"})),
-    "/v1/models": (("GET", "HEAD"), lambda t: (200, {"models": _names(t)})),
-    "/v2/models": (("GET", "HEAD"), lambda t: (200, {"models": _names(t)})),
-    "/v2": (
-        ("GET", "HEAD"),
-        lambda t: (
-            200,
-            {
-                "name": "penstock",
-                "version": __version__,
-                "extensions": EXTENSIONS,
-            },
-        ),
-    ),
-    "/v2/health/live": (("GET", "HEAD"), lambda t: (200, {"live": True})),
-    "/v2/health/ready": (
-        ("GET", "HEAD"),
-        lambda t: (200, {"ready": True}) if t.filled else (503, {"ready": False}),
 def _names(table: Table, namespace: str) -> list[str]:
     return sorted(s.name for s in table.services(namespace))
 
@@ -83,23 +45,9 @@ _PAGES: Final[dict[str, Callable[[Table, str], tuple[int, Any]]]] = {
     "/v2/health/ready": lambda t, n: (
         (200, {"ready": True}) if t.filled else (503, {"ready": False})
     ),
-    "/v2/repository/index": (("POST",), lambda t: (200, index(t))),
 }
 
 
-def answer(exchange: Exchange, path: str, table: Table) -> None:
-    """Answer a path that belongs to no service."""
-    page = _PAGES.get(path if path == "/" else path.rstrip("/"))
-    if page is None:
-        refuse(
-            exchange,
-            NotFound(
-                "No such path.",
-                hint="Models are at /v1/models/NAME:predict and /v2/models/NAME/infer.",
-            ),
-        )
-        return
-    methods, make = page
 def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
     """Answer a path that belongs to no service, or a repository call about one."""
     path = plan.own if plan.own == "/" else plan.own.rstrip("/")
@@ -154,12 +102,75 @@ def _server_call(exchange: Exchange, path: str, gateway: Gateway) -> None:
 def _allowed(exchange: Exchange, methods: Sequence[str]) -> bool:
     """Whether the method is one of these; if not, that is answered."""
     method = exchange.head.method
-    if method not in methods:
-        exchange.send(
-            405,
-            b"%ballow: %b\r\n" % (_JSON, ", ".join(methods).encode()),
-            msgspec.json.encode({"error": f"{method} is not possible here; use {methods[0]}."}),
-        )
-        return
-    status, document = make(table)
-    _send(exchange, status, document)
+    if method in methods:
+        return True
+    exchange.send(
+        405,
+        b"%ballow: %b\r\n" % (_JSON, ", ".join(methods).encode()),
+        msgspec.json.encode({"error": f"{method} is not possible here; use {methods[0]}."}),
+    )
+    return False
+
+
+def _with_body(exchange: Exchange, then: Callable[[Exchange], None]) -> None:
+    """Call `then` once the body is here. What it raises is answered."""
+
+    def whole(exchange: Exchange) -> None:
+        try:
+            then(exchange)
+        except PenstockError as exc:
+            refuse(exchange, exc)
+        except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
+            refuse(exchange, internal(exc))
+
+    if exchange.body is None:
+        exchange.gather(whole)
+    else:
+        whole(exchange)
+
+
+def _index(exchange: Exchange, table: Table, namespace: str) -> None:
+    only = repository.ready_only(exchange.body)
+    _send(exchange, 200, repository.index(table, namespace, ready_only=only))
+
+
+def _load(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
+    service = plan.service
+    assert service is not None  # noqa: S101 - `answer` has looked
+    repository.refuse_parameters(repository.body_object(exchange.body).get("parameters") or {})
+    gateway.admit(repository.Load(gateway, exchange, plan, service, gateway.now()))
+
+
+def _unload(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
+    service = plan.service
+    assert service is not None  # noqa: S101 - `answer` has looked
+    repository.body_object(
+        exchange.body
+    )  # Triton's clients send `unload_dependents`; there are none
+
+    def say(error: PenstockError | None) -> None:
+        if error is None:
+            exchange.send(200, _JSON, documents.unloaded(service.name))
+        else:
+            refuse(exchange, error)
+
+    unload = repository.Unload(gateway, service, say)
+    exchange.on_abort = unload.forget
+    unload.look()
+
+
+def _gather(exchange: Exchange, gateway: Gateway, services: Any, path: str) -> None:
+    """Answer with the statistics of all replicas of `services`."""
+
+    async def run(services: list[Service]) -> None:
+        try:
+            _send(exchange, 200, await repository.statistics(services, path))
+        except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
+            refuse(exchange, internal(exc))
+
+    task = gateway.spawn(run(list(services)))
+
+    def gone() -> None:
+        task.cancel()
+
+    exchange.on_abort = gone

@@ -5,7 +5,8 @@ Addresses of a service, all equivalent: `/v1/models/NAME...` and `/v2/models/NAM
 `seldon-model: NAME`, and any path under `Host: NAME.NAMESPACE.DOMAIN` or
 `Host: NAME-NAMESPACE.DOMAIN` where such a service exists. One revision of it, whatever its share, is at
 `/serving/NAMESPACE/NAME@latest/...` and `latest-NAME` as the host's name (`latest`, `previous` or `prev`, in
-the path also a revision's name), or anywhere with the header `x-penstock-revision`. A plan depends on
+the path also a revision's name), or anywhere with the header `x-penstock-revision`. `components` says which
+component of the service it is that answers. A plan depends on
 nothing but the head's bytes and the table, so it is made once per distinct head and kept in its memo.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from penstock.errors import InvalidInput, NotFound, Unsupported
+from penstock.gateway import components
 from penstock.gateway.sticky import preferred
 
 if TYPE_CHECKING:
@@ -35,10 +37,17 @@ TAGS: Final = {"latest": "latest", "previous": "previous", "prev": "previous"}
 REVISION_HEADER: Final = b"x-penstock-revision"
 
 
+#: Calls about a service that the gateway answers (see `repository`).
+LOAD: Final = "load"
+UNLOAD: Final = "unload"
+STATISTICS: Final = "stats"
+_REPOSITORY: Final = "/v2/repository/models/"
+
+
 class Plan:
     """What to do with every request whose head has these bytes."""
 
-    __slots__ = ("head", "own", "protocol", "service", "soft", "timeout_s", "wanted")
+    __slots__ = ("head", "own", "protocol", "service", "soft", "timeout_s", "verb", "wanted")
 
     def __init__(
         self,
@@ -49,6 +58,7 @@ class Plan:
         own: str = "",
         wanted: str = "",
         soft: bool = False,
+        verb: str = "",
     ) -> None:
         #: None when the gateway answers by itself (`own` is the path).
         self.service = service
@@ -61,6 +71,8 @@ class Plan:
         self.wanted = wanted
         #: Another one may answer when that one cannot.
         self.soft = soft
+        #: The gateway answers this call about the service by itself (`own` is the path).
+        self.verb = verb
 
 
 def plan(head: RequestHead, table: Table) -> Plan:
@@ -77,23 +89,32 @@ def plan(head: RequestHead, table: Table) -> Plan:
         service = table.get(parts[2], name)
         if service is None:
             raise unknown_service(name, parts[2])
-        return _make(head, service, "/" + (parts[4] if len(parts) == 5 else ""), tag)
+        role, path = components.split("/" + (parts[4] if len(parts) == 5 else ""))
+        return _make(head, service, path, table, tag, role)
     named = head.get(b"seldon-model")
     if named is not None:
-        return _make(head, by_header(named, table), path)
+        return _make(head, by_header(named, table), path, table)
     service, tag = by_host(head, table)
     if service is not None:
-        return _make(head, service, path, tag)
+        return _make(head, service, path, table, tag)
     name = model_in(path)
     if name:
-        service = table.get(DEFAULT_NAMESPACE, name)
-        if service is None:
+        namespace = namespace_of(head)
+        service = table.get(namespace, name)
+        if service is not None:
+            return _make(head, service, path, table)
+        if path.rstrip("/") != "/v2/models/stats":  # of all; a model of that name comes first
             raise NotFound(
                 f"Model with name {name} does not exist.",
-                hint=f"No service in {DEFAULT_NAMESPACE} serves it; `penstock get isvc -A` lists all.",
+                hint=f"No service in {namespace} serves it; `penstock get isvc -A` lists all.",
             )
-        return _make(head, service, path)
     return Plan(None, b"", protocol_of(path), 0, own=path)
+
+
+def namespace_of(head: RequestHead) -> str:
+    """The namespace that the header `penstock-namespace` names, or `default`."""
+    value = head.get(b"penstock-namespace")
+    return DEFAULT_NAMESPACE if value is None else value.decode("latin-1").strip()
 
 
 def by_header(value: bytes, table: Table) -> Service:
@@ -185,13 +206,6 @@ def _named_by(first: str, second: str, table: Table) -> Service | None:
     return service
 
 
-def _make(head: RequestHead, service: Service, path: str, tag: str = "") -> Plan:
-    if path.startswith("/v2/repository/models/") and path.endswith("/unload"):
-        # One replica would unload and the others not, against what the manifest says runs.
-        raise Unsupported(
-            f"{service.name} is a service; what is loaded follows its manifest.",
-            hint=f"`penstock delete isvc {service.name}` removes it; minReplicas: 0 lets it sleep.",
-        )
 def _make(
     head: RequestHead, named: Service, path: str, table: Table, tag: str = "", role: str = ""
 ) -> Plan:
@@ -211,17 +225,51 @@ def _make(
                 "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
             )
         timeout_s = min(timeout_s, int(asked) / 1000)
-    wanted = revision_asked(head, service, tag)
+    if verb:
+        return Plan(service, b"", protocol_of(path), timeout_s, own=path, verb=verb)
+    wanted, passed_on = asked_of(head, service, named, tag)
     sticky = service.route.sticky
     soft = sticky is not None and not wanted
     if sticky is not None and soft:
         wanted = preferred(head, service, sticky)
-    head_bytes = render(head, service, path)
+    head_bytes = render(head, service, path, passed_on)
     return Plan(service, head_bytes, protocol_of(path), timeout_s, wanted=wanted, soft=soft)
 
 
-def render(head: RequestHead, service: Service, path: str) -> bytes:
-    """The head to send on: same method and fields, less those of the client's own connection."""
+def _verb(path: str, service: Service) -> str:
+    """What the gateway shall do itself, if this is a call that one replica cannot answer for all."""
+    if path.startswith(_REPOSITORY):
+        verb = path.rstrip("/").rpartition("/")[2]
+        return verb if verb in (LOAD, UNLOAD) else ""
+    if path.startswith("/v2/models/") and path.rstrip("/").endswith("/stats"):
+        # A sleeping service is woken like by any request; one replica answers for itself.
+        return STATISTICS if sum(len(t.replicas) for t in service.targets) > 1 else ""
+    return ""
+
+
+def asked_of(
+    head: RequestHead, service: Service, named: Service, tag: str
+) -> tuple[str, tuple[bytes, bytes] | None]:
+    """The revision asked for, where `service` has it; else the field that asks the predictor for it.
+
+    A transformer in front hands the field on: what was asked for is one of the predictor's revisions.
+    """
+    if service is named:
+        return revision_asked(head, service, tag), None
+    said = tag or (head.get(REVISION_HEADER) or b"").decode("latin-1").strip()
+    if any(t.revision == said for t in service.targets):
+        return said, None
+    wanted = revision_asked(head, named, tag)
+    return "", (REVISION_HEADER, wanted.encode("latin-1")) if wanted else None
+
+
+def render(
+    head: RequestHead, service: Service, path: str, more: tuple[bytes, bytes] | None = None
+) -> bytes:
+    """The head to send on: same method and fields, less those of the client's own connection.
+
+    `more` is a field that takes the place of the client's.
+    """
     named = set()
     connection = head.get(b"connection")
     if connection is not None:
@@ -233,8 +281,10 @@ def render(head: RequestHead, service: Service, path: str) -> bytes:
         )
     ]
     for name, value in head.headers:
-        if name not in HOP_BY_HOP and name not in named:
+        if name not in HOP_BY_HOP and name not in named and (more is None or name != more[0]):
             lines.append(b"%b: %b\r\n" % (name, value))
+    if more is not None:
+        lines.append(b"%b: %b\r\n" % more)
     if head.content_length < 0:
         lines.append(b"transfer-encoding: chunked\r\n")
     elif head.content_length or head.method in ("POST", "PUT", "PATCH"):

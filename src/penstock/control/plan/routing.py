@@ -51,6 +51,7 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str]) -> Route:
         shadow=_shadow(service, role) if predictor else None,
         sticky=routes.Sticky(sticky.header) if sticky is not None else None,
         message=message,
+        may_sleep=component.scaling.min_replicas == 0,
         component=str(role.role),
         entry=str(service.entry) if predictor and service.entry is not Role.PREDICTOR else "",
     )
