@@ -30,7 +30,7 @@ class Counted:
 
     async def total(self) -> dict[str, Any]:
         samples = [
-            [["default", "iris", revision, "v1", status], value]
+            [["default", "iris", "predictor", revision, "v1", status], value]
             for (revision, status), value in self.by.items()
         ]
         return {"penstock_gateway_requests": {"samples": samples}}
@@ -153,10 +153,10 @@ async def test_a_revision_that_never_becomes_ready_gets_nothing(world: World) ->
 @pytest.mark.parametrize(("limit", "slow"), [(0.1, 7), (0.05, 9), (5.0, 0)])
 def test_slow_requests_are_those_above_the_limit(limit: float, slow: int) -> None:
     total = {
-        "penstock_gateway_requests": {"samples": [[["d", "s", "r", "v1", "200"], 10.0]]},
+        "penstock_gateway_requests": {"samples": [[["d", "s", "predictor", "r", "v1", "200"], 10.0]]},
         "penstock_gateway_request_seconds": {
             "bounds": [0.01, 0.05, 0.1, 1.0],
-            "samples": [[["d", "s", "r", "v1"], [[0, 1, 2, 6, 1], 3.0]]],
+            "samples": [[["d", "s", "predictor", "r", "v1"], [[0, 1, 2, 6, 1], 3.0]]],
         },
     }
     assert count_of(total, ("d", "s"), "r", limit).slow == slow

@@ -44,7 +44,10 @@ def test_from_a_manifest_to_predictions_in_both_protocols_and_back(platform: Pla
     assert json.loads(binary)["outputs"][0]["data"] == [0, 2]
     assert "iris-00001" in platform.run("top", "--once", "--interval", "0.3s")
     metrics = httpx.get(f"{platform.api}/metrics", timeout=10).text
-    assert 'penstock_gateway_requests_total{namespace="default",protocol="v1"' in metrics
+    assert (
+        'penstock_gateway_requests_total{component="predictor",namespace="default",protocol="v1"'
+        in metrics
+    )
 
     (replica,) = platform.replicas()
     assert "deleted" in platform.run("delete", "isvc", "iris")

@@ -124,7 +124,7 @@ class Front:
 
     def counted(self) -> dict[tuple[str, ...], float]:
         samples = self.gateway.snapshot()["penstock_gateway_requests"]["samples"]
-        return {tuple(labels[1:]): value for labels, value in samples}
+        return {(labels[1], *labels[3:]): value for labels, value in samples}
 
 
 def route(name: str, *replicas: Replica, **fields: object) -> Route:

@@ -63,7 +63,7 @@ async def test_waiting_requests_are_told_and_long_lists_are_split(front: Front) 
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     for n in names:
-        front.gateway._requests.labels("default", n, "", "v2", "200").inc()
+        front.gateway._requests.labels("default", n, "predictor", "", "v2", "200").inc()
     messages = list(meter.read())
     assert [len(m.services) for m in messages] == [MOST, 1]
     assert messages[0].seconds > 0

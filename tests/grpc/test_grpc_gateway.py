@@ -173,7 +173,7 @@ async def test_calls_are_counted_as_grpc_with_their_revision(tmp_path: Path) -> 
             assert await code_of(stub(channel).ModelInfer(bad, timeout=10)) is (
                 grpc.StatusCode.INVALID_ARGUMENT
             )
-        labels = ("default", "m", "m-1", "grpc")
+        labels = ("default", "m", "predictor", "m-1", "grpc")
         counted = front.gateway._requests
         assert counted.labels(*labels, "200").value == 3
         assert counted.labels(*labels, "400").value == 1

@@ -139,7 +139,7 @@ def count_of(
     family = total.get("penstock_gateway_requests")
     if family is not None:
         for labels, value in family["samples"]:
-            namespace, service, of, _, status = labels
+            namespace, service, _, of, _, status = labels
             if (namespace, service, of) == (*key, revision):
                 requests += int(value)
                 failed += int(value) if status.isdigit() and int(status) >= 500 else 0
@@ -148,6 +148,6 @@ def count_of(
         # The bucket that the limit lies in counts as fast enough.
         first = bisect_left(family["bounds"], slower_s) + 1
         for labels, value in family["samples"]:
-            if (labels[0], labels[1], labels[2]) == (*key, revision):
+            if (labels[0], labels[1], labels[3]) == (*key, revision):
                 slow += int(sum(value[0][first:]))
     return Count(requests, min(failed, requests), min(slow, requests))

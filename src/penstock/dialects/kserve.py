@@ -8,12 +8,15 @@ The fields are in `kserve_fields`, what is refused or has no effect in `kserve_s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from penstock.dialects import accelerators as shares
 from penstock.dialects import kserve_annotations as notes
+from penstock.dialects import kserve_canary
 from penstock.dialects.base import Dialect, Manifest, Translation, refuse
+from penstock.dialects.conversion import moved_back
 from penstock.dialects.kserve_fields import (
     BLOCKS,
     FrameworkBlock,
@@ -39,6 +42,7 @@ from penstock.domain.names import service_problem
 from penstock.domain.service import (
     EMPTY,
     Batching,
+    Canary,
     Component,
     Container,
     Model,
@@ -89,19 +93,83 @@ def translate_service(
     annotations = meta.annotations or {}
     problems += notes.problems(annotations, ("metadata", "annotations"))
     warnings += notes.warnings(annotations, ("metadata", "annotations"))
-    reader = _Reader(annotations, problems, warnings, manifest["spec"]["predictor"])
+    spec = manifest["spec"]
+    reader = _Reader(annotations, problems, warnings, spec["predictor"])
     predictor = reader.predictor(parsed.spec.predictor, ("spec", "predictor"))
+    canaries: tuple[Canary, ...] = ()
+    if predictor is not None and parsed.spec.canary:
+        canaries = _canaries(
+            type(parsed.spec.predictor),
+            table,
+            spec,
+            predictor,
+            annotations,
+            problems,
+            warnings,
+            runs_containers=runs_containers,
+        )
     if problems or predictor is None:
         refuse(manifest, _without_repeats(problems))
     service = Service(
         namespace=meta.namespace or DEFAULT_NAMESPACE,
         name=meta.name or "",
         predictor=predictor,
+        canaries=canaries,
         labels=_frozen(meta.labels),
         annotations=_frozen(meta.annotations),
         stopped=annotations.get(notes.STOP, "").lower() == "true",
     )
     return Translation(service, tuple(_without_repeats(warnings)))
+
+
+def _canaries(
+    model: type[Predictor],
+    table: Table,
+    spec: Mapping[str, Any],
+    stable: Component,
+    annotations: Mapping[str, str],
+    problems: list[FieldProblem],
+    warnings: list[FieldProblem],
+    *,
+    runs_containers: bool,
+) -> tuple[Canary, ...]:
+    """The named predictors of `spec.canary`, each merged over the stable one."""
+    problems += kserve_canary.entry_problems(spec)
+    found = []
+    for i, entry in enumerate(spec["canary"]):
+        at = ("spec", "canary", i, "predictor")
+        places = {"spec.predictor": path(at)}
+        given = entry["predictor"]
+        # What the stable predictor says was looked at already.
+        wrong, without_effect = table.check(
+            {"spec": {"predictor": given}}, runs_containers=runs_containers
+        )
+        problems += [moved_back(p, places) for p in wrong]
+        warnings += [moved_back(w, places) for w in without_effect]
+        raw = kserve_canary.merged(spec["predictor"], given)
+        raw.pop("canaryTrafficPercent", None)
+        raw.pop("maxReplicas", None)
+        parsed, misread = read(model, raw)
+        if parsed is None:
+            problems += [FieldProblem(f"{path(at)}.{p.path}", p.message) for p in misread]
+            continue
+        component = _Reader(annotations, problems, warnings, raw).predictor(parsed, at)
+        if component is None:
+            continue
+        percent = entry["trafficPercent"]
+        most = stable.scaling.min_replicas
+        least = given.get("minReplicas")
+        if least is None:
+            least = kserve_canary.least_replicas(most, percent)
+        elif least > most:
+            problems.append(
+                FieldProblem(
+                    f"{path(at)}.minReplicas", f"must not be more than the stable one's {most}"
+                )
+            )
+        component = replace(component, scaling=replace(stable.scaling, min_replicas=least))
+        found.append(Canary(component, percent))
+    return tuple(found)
 
 
 class _Reader:
@@ -144,7 +212,7 @@ class _Reader:
             self._wrong(at, f"must have exactly one of {known}, model and containers{said}")
             return None
         scaling = self._scaling(given, at)
-        if given.name is not None and (problem := service_problem(given.name)):
+        if given.name is not None and (problem := kserve_canary.name_problem(given.name)):
             self._wrong((*at, "name"), problem)
         if given.labels:
             self._problems += check_labels(given.labels, (*at, "labels"))
@@ -237,7 +305,7 @@ class _Reader:
     ) -> Storage:
         uri, where = block.storage_uri, (*at, "storageUri")
         if given.storage_uris:
-            where = ("spec", "predictor", "storageUris")
+            where = (*at[:-1], "storageUris")
             first = given.storage_uris[0]
             if uri is not None:
                 self._wrong(where, "may not be given together with storageUri")
@@ -396,6 +464,9 @@ def check_update(old: Manifest, new: Manifest) -> list[FieldProblem]:
     def annotation(manifest: Manifest, key: str) -> str | None:
         return ((manifest.get("metadata") or {}).get("annotations") or {}).get(key)
 
+    renamed = kserve_canary.promotion_problem(old.get("spec") or {}, new.get("spec") or {})
+    if renamed is not None:
+        problems.append(renamed)
     before, after = annotation(old, notes.DEPLOYMENT_MODE), annotation(new, notes.DEPLOYMENT_MODE)
     if old.get("status") and before and after and before != after:
         problems.append(

@@ -114,11 +114,19 @@ class Predictor(ComponentFields):
     worker_spec: Loose | None = None
 
 
+class CanaryEntry(Spec):
+    """A predictor that is tried: what is different from the stable one (see `kserve_canary`)."""
+
+    predictor: Loose
+    #: Of a hundred requests.
+    traffic_percent: Annotated[int, Field(ge=0, le=100)]
+
+
 class InferenceServiceSpec(Spec):
     predictor: Predictor
     transformer: Loose | None = None
     explainer: Loose | None = None
-    canary: list[Loose] | None = None
+    canary: list[CanaryEntry] | None = None
 
 
 class InferenceService(Spec):

@@ -7,10 +7,13 @@ from typing import Any
 from penstock.dialects.base import Manifest
 from penstock.domain.service import Role
 from penstock.domain.status import (
+    CanaryStatus,
     ComponentStatus,
     Condition,
+    Failure,
     RevisionTraffic,
     ServiceStatus,
+    Truth,
     rfc3339,
 )
 
@@ -36,6 +39,8 @@ def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     if status.runtime:
         name = "clusterServingRuntimeName" if status.runtime_is_cluster else "servingRuntimeName"
         rendered[name] = status.runtime
+    if status.canaries:
+        rendered["canaryStatuses"] = [_canary(c) for c in status.canaries]
     own: dict[str, Any] = {}
     if status.framework:
         own["framework"] = status.framework
@@ -98,27 +103,44 @@ def _traffic(traffic: RevisionTraffic) -> dict[str, Any]:
     return rendered
 
 
-def _model_status(status: ServiceStatus) -> dict[str, Any]:
+def _canary(canary: CanaryStatus) -> dict[str, Any]:
+    return {
+        "name": canary.name,
+        "ready": canary.ready is Truth.TRUE,
+        "trafficPercent": canary.percent,
+        "modelStatus": _states(canary),
+    }
+
+
+def _states(status: ServiceStatus | CanaryStatus) -> dict[str, Any]:
     states: dict[str, str] = {"targetModelState": str(status.target)}
     if status.active is not None:
         states["activeModelState"] = str(status.active)
     rendered: dict[str, Any] = {"transitionStatus": str(status.transition), "states": states}
+    if status.failure is not None:
+        rendered["lastFailureInfo"] = _failure(status.failure)
+    return rendered
+
+
+def _model_status(status: ServiceStatus) -> dict[str, Any]:
+    rendered = _states(status)
     predictor = status.components.get(Role.PREDICTOR)
     if predictor is not None:
         rendered["copies"] = {
             "failedCopies": predictor.failed_replicas,
             "totalCopies": predictor.ready_replicas,
         }
-    failure = status.failure
-    if failure is not None:
-        info: dict[str, Any] = {"reason": str(failure.reason), "message": failure.message}
-        if failure.location:
-            info["location"] = failure.location
-        if failure.revision:
-            info["modelRevisionName"] = failure.revision
-        if failure.time is not None:
-            info["time"] = rfc3339(failure.time)
-        if failure.exit_code is not None:
-            info["exitCode"] = failure.exit_code
-        rendered["lastFailureInfo"] = info
     return rendered
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    info: dict[str, Any] = {"reason": str(failure.reason), "message": failure.message}
+    if failure.location:
+        info["location"] = failure.location
+    if failure.revision:
+        info["modelRevisionName"] = failure.revision
+    if failure.time is not None:
+        info["time"] = rfc3339(failure.time)
+    if failure.exit_code is not None:
+        info["exitCode"] = failure.exit_code
+    return info

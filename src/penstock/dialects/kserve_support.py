@@ -15,11 +15,6 @@ TABLE = Table(
     (
         refused("spec.transformer", "transformers are not supported yet"),
         refused("spec.explainer", "explainers are not supported yet"),
-        refused(
-            "spec.canary",
-            "named canaries are not supported yet; canaryTrafficPercent tries a new revision",
-            harmless=([],),
-        ),
         refused("spec.predictor.logger", "logging of payloads is not supported yet"),
         refused(
             "spec.predictor.autoScaling",

@@ -167,15 +167,17 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     fields = TrafficFields.model_validate(spec.get("traffic") or {})
     service = translation.object
     problems: list[FieldProblem] = []
-    canary = service.predictor.canary_percent is not None
+    canary = ""
+    if service.predictor.canary_percent is not None:
+        canary = "canaryTrafficPercent"
+    elif service.canaries:
+        canary = "canary"
     if fields.shadow is not None and canary:
-        problems.append(
-            FieldProblem("spec.traffic.shadow", _ONE_WAY.format("canaryTrafficPercent"))
-        )
+        problems.append(FieldProblem("spec.traffic.shadow", _ONE_WAY.format(canary)))
     rollout = None
     if spec.get("rollout") is not None:
         if canary or fields.shadow is not None:
-            other = "canaryTrafficPercent" if canary else "traffic.shadow"
+            other = canary or "traffic.shadow"
             problems.append(FieldProblem("spec.rollout", _ONE_WAY.format(other)))
         rollout = _rollout(RolloutFields.model_validate(spec["rollout"]), problems)
     if problems:
