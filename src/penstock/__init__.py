@@ -12,27 +12,33 @@ if TYPE_CHECKING:
     from penstock.protocols.infer import InferRequest, InferResponse
     from penstock.runtimes.base import TensorSpec
     from penstock.sdk.client import AsyncClient, Client
+    from penstock.sdk.explainer import Explainer
     from penstock.sdk.model import Model
+    from penstock.sdk.transformer import Transformer
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "Explainer",
     "InferRequest",
     "InferResponse",
     "InvalidInput",
     "Model",
     "TensorSpec",
+    "Transformer",
     "__version__",
 ]
 
 _LAZY = {
     "AsyncClient": "penstock.sdk.client",
     "Client": "penstock.sdk.client",
+    "Explainer": "penstock.sdk.explainer",
     "InferRequest": "penstock.protocols.infer",
     "InferResponse": "penstock.protocols.infer",
     "InvalidInput": "penstock.errors",
     "Model": "penstock.sdk.model",
     "TensorSpec": "penstock.runtimes.base",
+    "Transformer": "penstock.sdk.transformer",
 }
 
 

@@ -148,7 +148,32 @@ def _line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def missing(model: Any) -> LoadError:
-    return LoadError(
+def differentiate(model: Any) -> Differentiate:
+    """Gradients of whatever network `model` is. LoadError when it is none."""
+    top = type(model).__module__.partition(".")[0]
+    bases = {c.__module__.partition(".")[0] for c in type(model).__mro__}
+    if "torch" in bases:
+        return of_torch(model)
+    if top in ("tensorflow", "keras") or "tensorflow" in bases:
+        return of_tensorflow(_one_tensor(model))
+    raise LoadError(
         f"Integrated gradients need a network of PyTorch or TensorFlow, not {type(model).__name__}."
     )
+
+
+def _one_tensor(signature: Any) -> Callable[[Any], Any]:
+    """A signature of a SavedModel as a function of one tensor to its first output."""
+    _, keywords = signature.structured_input_signature
+    if len(keywords) != 1:
+        raise LoadError(
+            f"Integrated gradients need a model with one input; it has {len(keywords)}."
+        )
+    ((name, spec),) = keywords.items()
+
+    def call(x: Any) -> Any:
+        import tensorflow as tf
+
+        outputs = signature(**{name: tf.cast(x, spec.dtype)})
+        return outputs[min(outputs)]
+
+    return call

@@ -41,6 +41,8 @@ _MODULES: Final = {
         "triton_python",
         "mlserver_python",
         "custom",
+        "transformer",
+        "explainer",
     )
 }
 

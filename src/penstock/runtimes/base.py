@@ -86,6 +86,9 @@ class Runtime(ABC):
     batchable: bool = True
     #: `predict` may run in several threads at once.
     reentrant: bool = False
+    #: The framework's own object (estimator, booster, module), for explainers that look inside; None:
+    #: there is nothing to be seen.
+    native: Any = None
 
     @abstractmethod
     def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
@@ -108,6 +111,8 @@ class CallContext:
 
     protocol: Literal["v1", "v2"] = "v1"
     verb: Literal["predict", "explain"] = "predict"
+    #: A V2 caller takes a `ResponseStream` too.
+    streams: bool = False
     #: Request headers, names in lower case.
     headers: Mapping[str, str] = field(default_factory=dict)
     #: What the model adds to the response's headers; read by the server after the call (for a stream:
@@ -132,6 +137,13 @@ class StreamReply:
 
     chunks: AsyncIterator[bytes]
     content_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseStream:
+    """Any number of V2 responses to one request. Closing the iterator stops the model."""
+
+    responses: AsyncIterator[InferResponse]
 
 
 class PayloadRuntime(ABC):
@@ -159,12 +171,13 @@ class PayloadRuntime(ABC):
     @abstractmethod
     async def call(
         self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
-    ) -> InferResponse | RawReply | StreamReply:
+    ) -> InferResponse | RawReply | StreamReply | ResponseStream:
         """Answer one request.
 
         `payload` is V1's JSON object, the raw body (V1 with a content type that is not JSON), or V2's
         `InferRequest`. V1 answers are a `RawReply` or `StreamReply`; V2 answers an `InferResponse`, or a
-        `RawReply` where the model made the body itself. Raises `InvalidInput` and its kin when the caller
+        `RawReply` where the model made the body itself, or, where the context says that the caller takes
+        it, a `ResponseStream`. Raises `InvalidInput` and its kin when the caller
         is at fault, `ModelError` (one line, the user's traceback is logged) when the model is.
         Cancelling the call stops an async model; a synchronous one runs on in its thread.
         """

@@ -35,7 +35,7 @@ class CatboostRuntime(Runtime):
     def __init__(self, model: Any, method: str, threads: int) -> None:
         import catboost
 
-        self._model = model
+        self._model = self.native = model
         self._method = method
         self._error = catboost.CatBoostError
         self._threads = max(1, threads)

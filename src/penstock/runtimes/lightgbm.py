@@ -45,7 +45,7 @@ class LightgbmRuntime(Runtime):
     def __init__(self, booster: Any, method: str, threads: int) -> None:
         import lightgbm
 
-        self._booster = booster
+        self._booster = self.native = booster
         self._method = method
         self._error = lightgbm.basic.LightGBMError
         self._keywords = {**_KEYWORDS[method], "num_threads": max(1, threads)}

@@ -53,7 +53,7 @@ class SklearnRuntime(Runtime):
         from penstock.runtimes.sklearn_linear import shortcut
 
         self.platform = platform
-        self._model = model
+        self._model = self.native = model
         self._method = method
         self._call: Callable[[Any], Any] = getattr(model, method)
         self._columns = _names(model)

@@ -46,7 +46,7 @@ class TensorflowRuntime(Runtime):
         self._tf = tf
         # The model owns the variables that the signature's function refers to.
         self._model = model
-        self._function = model.signatures[name]
+        self._function = self.native = model.signatures[name]
         _, keywords = self._function.structured_input_signature
         outputs = self._function.structured_outputs
         if not keywords:

@@ -93,7 +93,7 @@ class TorchRuntime(Runtime):
         import torch
 
         self._torch = torch
-        self._module = module
+        self._module = self.native = module
         self.platform = platform
         self._device = device
         self._floats = floats

@@ -47,7 +47,7 @@ class XgboostRuntime(Runtime):
     def __init__(self, booster: Any, method: str) -> None:
         import xgboost
 
-        self._booster = booster
+        self._booster = self.native = booster
         self._method = method
         self._error = xgboost.core.XGBoostError
         self._dmatrix = xgboost.DMatrix

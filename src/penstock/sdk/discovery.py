@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -30,13 +31,15 @@ DEFAULT_FILE: Final = "model.py"
 _folders: list[Path] = []
 
 
-def find_class(path: Path, name: str | None = None) -> tuple[type, Path]:
+def find_class(
+    path: Path, name: str | None = None, *, methods: Sequence[str] = ("predict",)
+) -> tuple[type, Path]:
     """The model class at `path` and the folder of the model's files.
 
     `path` is a `.py` file or a folder; `name` is `Class`, `module:Class` or `file.py:Class` (module and
     file are looked for in the folder; an installed module will do). Without a class in `name`, the only
-    `Model` subclass is taken, or else the only class with a `predict`. Raises LoadError; a traceback of
-    the user's code goes to the log.
+    `Model` subclass is taken, or else the only class with one of `methods`. Raises LoadError; a traceback
+    of the user's code goes to the log.
     """
     module_part, class_part = _split(name)
     if path.is_file():
@@ -61,9 +64,13 @@ def find_class(path: Path, name: str | None = None) -> tuple[type, Path]:
     _enter(folder)
     where = file.name if file is not None else str(module_part)
     module = _import_file(file, folder) if file is not None else _import_name(where, folder)
-    cls = _named(module, class_part, where) if class_part else _single(module, where)
-    if getattr(cls, "predict", None) is Model.predict:
-        raise LoadError(f"{cls.__name__} in {where} has no predict of its own")
+    cls = (
+        _named(module, class_part, where, methods)
+        if class_part
+        else _single(module, where, methods)
+    )
+    if not any(getattr(cls, m, None) is not getattr(Model, m, None) for m in methods):
+        raise LoadError(f"{cls.__name__} in {where} has no {' or '.join(methods)} of its own")
     return cls, folder
 
 
@@ -170,7 +177,7 @@ def _line(error: BaseException, folder: Path) -> str:
     return found
 
 
-def _named(module: ModuleType, name: str, where: str) -> type:
+def _named(module: ModuleType, name: str, where: str, methods: Sequence[str]) -> type:
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -179,8 +186,8 @@ def _named(module: ModuleType, name: str, where: str) -> type:
         raise LoadError(f"{where} has no class {name}.", hint=f"Its classes: {known}.")
     if not inspect.isclass(found):
         raise LoadError(f"{name} in {where} is no class")
-    if not callable(getattr(found, "predict", None)):
-        raise LoadError(f"{name} in {where} has no predict")
+    if not any(callable(getattr(found, m, None)) for m in methods):
+        raise LoadError(f"{name} in {where} has no {' or '.join(methods)}")
     return found
 
 
@@ -191,7 +198,7 @@ def _classes(module: ModuleType) -> list[type]:
     ]
 
 
-def _single(module: ModuleType, where: str) -> type:
+def _single(module: ModuleType, where: str, methods: Sequence[str]) -> type:
     own = _classes(module)
     imported = [
         c
@@ -201,7 +208,7 @@ def _single(module: ModuleType, where: str) -> type:
     for candidates in (
         [c for c in own if issubclass(c, Model)],
         [c for c in imported if issubclass(c, Model)],
-        [c for c in own if callable(getattr(c, "predict", None))],
+        [c for c in own if any(callable(getattr(c, m, None)) for m in methods)],
     ):
         concrete = dict.fromkeys(c for c in candidates if not inspect.isabstract(c))
         # Of a class and its own base class the former is meant.
@@ -213,4 +220,5 @@ def _single(module: ModuleType, where: str) -> type:
                 f"{where} has several models: {', '.join(c.__name__ for c in last)}.",
                 hint=f"Say which with the option class: {where}:{last[0].__name__}.",
             )
-    raise LoadError(f"{where} has no subclass of penstock.Model and no class with a predict")
+    what = " or ".join(methods)
+    raise LoadError(f"{where} has no subclass of penstock.Model and no class with a {what}")

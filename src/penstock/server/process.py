@@ -95,6 +95,7 @@ class ModelProcess:
                 max_queue=spec.max_queue,
                 threads=self._pools.threads,
                 devices=spec.devices,
+                predictor=spec.predictor,
             ),
             watchdog=self._watchdog,
             prepare_thread=self._pools.prepare_thread,

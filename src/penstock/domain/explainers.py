@@ -1,0 +1,263 @@
+"""The explainers that need no code: their types, by which names manifests know them, and their settings.
+
+Names of Alibi and Seldon select ours. The settings of a type are what may stand in the `config` of a
+manifest, so that a typo is found when it is applied; what they do is told in `penstock.explain`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from penstock.errors import FieldProblem
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of `config`: its kind, and what may be said."""
+
+    #: `number`, `whole`, `flag`, `text`, `texts`, `numbers`, `value`.
+    kind: str
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    #: The bounds themselves are out.
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainerType:
+    """One algorithm."""
+
+    name: str
+    settings: Mapping[str, Setting]
+    #: Other names of it, of Alibi, KFServing and Seldon.
+    aliases: tuple[str, ...] = ()
+    #: It looks into the model, so the explainer's files are the model's.
+    looks_inside: bool = False
+    #: Other names of settings.
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    #: It cannot do without files: rows of training data, or the model.
+    needs_files: bool = True
+
+
+_SHARE: Final = Setting("number", least=0, most=1, open=True)
+_COUNT: Final = Setting("whole", least=1, most=1_000_000)
+_OUTPUT: Final = Setting("text", choices=("auto", "label", "scores", "positive"))
+_COMMON: Final[Mapping[str, Setting]] = {
+    "seed": Setting("whole", least=0),
+    #: Which of the predictor's outputs is read; the first one otherwise.
+    "output_name": Setting("text"),
+    "class_names": Setting("texts"),
+}
+_ANCHORS: Final[Mapping[str, Setting]] = {
+    **_COMMON,
+    "output": _OUTPUT,
+    "threshold": _SHARE,
+    "delta": _SHARE,
+    "epsilon": Setting("number", least=0, most=1),
+    "beam_size": Setting("whole", least=1, most=100),
+    "batch_size": Setting("whole", least=1, most=10_000),
+    "max_anchor_size": Setting("whole", least=1, most=1000),
+    "max_samples": Setting("whole", least=100, most=1_000_000),
+}
+_TRAINING: Final[Mapping[str, Setting]] = {
+    "feature_names": Setting("texts"),
+    #: Columns of the training data that are left out, such as the target.
+    "drop": Setting("texts"),
+}
+_ANCHOR_NAMES: Final[Mapping[str, str]] = {
+    "tau": "epsilon", "sample_proba": "sample_prob", "p_sample": "sample_prob",
+}  # fmt: skip
+
+TYPES: Final[Mapping[str, ExplainerType]] = {
+    t.name: t
+    for t in (
+        ExplainerType(
+            "AnchorTabular",
+            {
+                **_ANCHORS,
+                **_TRAINING,
+                "discretizer": Setting("text", choices=("quartile", "decile")),
+            },
+            renamed=_ANCHOR_NAMES,
+        ),
+        ExplainerType(
+            "AnchorText",
+            {
+                **_ANCHORS,
+                "use_unk": Setting("flag"),
+                "sample_prob": _SHARE,
+                "mask": Setting("text"),
+                "top_n": _COUNT,
+                "temperature": Setting("number", least=0, open=True),
+            },
+            renamed=_ANCHOR_NAMES,
+            needs_files=False,
+        ),
+        ExplainerType(
+            "AnchorImages",
+            {
+                **_ANCHORS,
+                "image_shape": Setting("numbers"),
+                "channels": Setting("text", choices=("first", "last")),
+                "segmentation": Setting("text", choices=("slic", "grid")),
+                "segments": Setting("whole", least=2, most=500),
+                "compactness": Setting("number", least=0),
+                "sample_prob": _SHARE,
+                "background": Setting("number"),
+            },
+            aliases=("AnchorImage",),
+            renamed=_ANCHOR_NAMES,
+            needs_files=False,
+        ),
+        ExplainerType(
+            "KernelShap",
+            {
+                **_COMMON,
+                **_TRAINING,
+                "link": Setting("text", choices=("identity", "logit")),
+                "nsamples": _COUNT,
+                "background": Setting("whole", least=1, most=10_000),
+            },
+        ),
+        ExplainerType(
+            "TreeShap",
+            {
+                **_COMMON,
+                **_TRAINING,
+                "model_output": Setting("text", choices=("raw", "probability", "log_loss")),
+            },
+            looks_inside=True,
+        ),
+        ExplainerType(
+            "IntegratedGradients",
+            {
+                **_COMMON,
+                "n_steps": Setting("whole", least=1, most=10_000),
+                "baseline": Setting("value"),
+                "target": Setting("whole", least=0),
+                "internal_batch_size": Setting("whole", least=1, most=10_000),
+            },
+            looks_inside=True,
+            renamed={"steps": "n_steps"},
+        ),
+        ExplainerType(
+            "Counterfactuals",
+            {
+                **_COMMON,
+                **_TRAINING,
+                "output": _OUTPUT,
+                "target_class": Setting("value"),
+                "immutable": Setting("texts"),
+                "samples": Setting("whole", least=10, most=100_000),
+            },
+            aliases=("Counterfactual",),
+        ),
+    )
+}
+#: Types that others have and we do not.
+ABSENT: Final = ("Contrastive", "ALE", "CEM", "SquareAttack", "LimeImages")
+
+
+def find(name: str) -> ExplainerType | None:
+    """The type that `name` means, whatever the case of its letters; None: there is none."""
+    wanted = name.replace("_", "").lower()
+    for t in TYPES.values():
+        if wanted in (t.name.lower(), *(a.lower() for a in t.aliases)):
+            return t
+    return None
+
+
+def unknown(name: str) -> str:
+    """What is said of a type that there is not."""
+    if name in ABSENT:
+        return f"{name} is not supported; there are {', '.join(TYPES)}"
+    near = difflib.get_close_matches(name, TYPES, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"there is no explainer {name!r}: {guess}there are {', '.join(TYPES)}"
+
+
+def read(
+    kind: ExplainerType, config: Mapping[str, Any], path: str = ""
+) -> tuple[dict[str, Any], list[FieldProblem]]:
+    """The settings in `config` under their own names, and what is wrong with it.
+
+    Values may be texts, as Alibi's `config` in KServe has them: "0.95", "true", "a, b".
+    """
+    values: dict[str, Any] = {}
+    problems: list[FieldProblem] = []
+    for given, value in config.items():
+        where = f"{path}.{given}" if path else given
+        name = kind.renamed.get(given, given)
+        setting = kind.settings.get(name)
+        if setting is None:
+            near = difflib.get_close_matches(given, kind.settings, n=1)
+            guess = f"did you mean {near[0]}?" if near else f"it has {', '.join(kind.settings)}"
+            problems.append(FieldProblem(where, f"{kind.name} has no such setting; {guess}"))
+            continue
+        try:
+            values[name] = _read(setting, value)
+        except ValueError as e:
+            problems.append(FieldProblem(where, str(e)))
+    return values, problems
+
+
+def _read(setting: Setting, value: Any) -> Any:
+    kind = setting.kind
+    if kind == "value":
+        return _number(value) if isinstance(value, str) else value
+    if kind == "flag":
+        read = {"true": True, "false": False}.get(str(value).lower())
+        if read is None:
+            raise ValueError(f"has to be true or false, not {value!r}")
+        return read
+    if kind in ("texts", "numbers"):
+        return _listed(kind, value)
+    if kind == "text":
+        if not isinstance(value, str) or (setting.choices and value not in setting.choices):
+            wanted = f"one of {', '.join(setting.choices)}" if setting.choices else "a text"
+            raise ValueError(f"has to be {wanted}, not {value!r}")
+        return value
+    number = _number(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != number:
+        raise ValueError(f"has to be a number, not {value!r}")
+    if kind == "whole":
+        if number != int(number):
+            raise ValueError(f"has to be a whole number, not {value!r}")
+        number = int(number)
+    low, high = setting.least, setting.most
+    if (low is not None and (number < low or (setting.open and number == low))) or (
+        high is not None and (number > high or (setting.open and number == high))
+    ):
+        word = "above" if setting.open else "at least"
+        bounds = [f"{word} {low:g}"] if low is not None else []
+        bounds += [f"{'below' if setting.open else 'at most'} {high:g}"] if high is not None else []
+        raise ValueError(f"has to be {' and '.join(bounds)}, not {value!r}")
+    return number
+
+
+def _listed(kind: str, value: Any) -> list[Any]:
+    items = [v.strip() for v in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ValueError(f"has to be a list, not {value!r}")
+    if kind == "texts":
+        if not all(isinstance(v, str) for v in items):
+            raise ValueError("has to be a list of texts")
+        return list(items)
+    numbers = [_number(v) if isinstance(v, str) else v for v in items]
+    if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in numbers):
+        raise ValueError("has to be a list of whole numbers above 0")
+    return numbers
+
+
+def _number(text: str) -> Any:
+    """A number that is written as a text; the text itself when it is none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,319 @@
+"""Explainers chosen by their type (framework `explainer`): what `:explain` of a service is answered by.
+
+The algorithms are in `penstock.explain`; here they get their instances out of a request, and a way to ask the
+predictor for many rows at once. An explanation is computed in a thread; its questions go through the event
+loop's connections, a few thousand rows each.
+
+Options: `type`, `config`, and for those that look into the model (`TreeShap`, `IntegratedGradients`)
+`model_format` and `model_options`: the explainer's files are the model's then, loaded here a second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from penstock.domain import explainers
+from penstock.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    LoadError,
+    ModelError,
+    PenstockError,
+)
+from penstock.explain.base import Array, Explainer, Explanation
+from penstock.explain.registry import build
+from penstock.protocols import v1
+from penstock.protocols.infer import InferRequest, InferResponse
+from penstock.protocols.tensors import DATATYPES
+from penstock.runtimes.base import (
+    CallContext,
+    Framework,
+    LoadOptions,
+    PayloadRuntime,
+    RawReply,
+    StreamReply,
+    TensorSpec,
+)
+from penstock.sdk.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+PLATFORM: Final = "penstock_explainer"
+#: Instances in one request: each may cost thousands of predictions.
+MAX_INSTANCES: Final = 64
+#: Explanations at a time; the others wait, as requests do.
+_THREADS: Final = 2
+#: Bytes of rows in one question to the predictor, and rows.
+_ASK_BYTES: Final = 4 * 1024 * 1024
+_ASK_ROWS: Final = 20_000
+
+
+class ExplainerRuntime(PayloadRuntime):
+    """One explainer and the predictor it asks."""
+
+    platform = PLATFORM
+    reentrant = True
+    # Seldon's clients ask an explainer by V2's infer.
+    verbs = frozenset({"explain", "predict"})
+
+    def __init__(
+        self, explainer: Explainer, predictor: Predictor, timeout_s: float, output: str | None
+    ) -> None:
+        self._explainer = explainer
+        self._predictor = predictor
+        self._timeout_s = timeout_s
+        self._output = output
+        self._threads: ThreadPoolExecutor | None = None
+        self.about = {
+            "explainer": explainer.kind,
+            "takes": explainer.takes,
+            "params": dict(explainer.params),
+        }
+
+    async def start(self) -> None:
+        self._predictor.open()
+
+    async def call(
+        self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
+    ) -> InferResponse | RawReply | StreamReply:
+        instances = _instances(payload, self._explainer.takes)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, "explain")
+        question = _Question(self._predictor, context.headers, self._output)
+        work = self._threads.submit(self._explain, instances, question)
+        try:
+            found = await asyncio.wrap_future(work)
+        finally:
+            question.stop()  # a thread whose caller has gone or run out of time ends at its next question
+        if isinstance(payload, InferRequest):
+            documents = np.empty(len(found), dtype=object)
+            documents[:] = [v1.encode_result(document(e)) for e in found]
+            return InferResponse({"explanation": documents})
+        return RawReply(v1.encode_result(_body(found)))
+
+    def _explain(self, instances: Sequence[Array], question: _Question) -> list[Explanation]:
+        try:
+            return [self._explainer.explain(i, question) for i in instances]
+        except PenstockError:
+            raise
+        except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as e:
+            log.exception("%s failed", self._explainer.kind)
+            raise ModelError(
+                f"{self._explainer.kind} failed: {type(e).__name__}.",
+                hint="Its log has the traceback.",
+            ) from e
+
+    async def stop(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._predictor.close()
+
+
+class _Question:
+    """One request's way to the predictor: `Ask`, from the explanation's thread."""
+
+    def __init__(
+        self, predictor: Predictor, headers: Mapping[str, str], output: str | None
+    ) -> None:
+        self._predictor = predictor
+        self._headers = headers
+        self._output = output
+        self._loop = asyncio.get_running_loop()
+        self._stopped = threading.Event()
+        self._specs: tuple[TensorSpec, ...] | None = None
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def __call__(self, rows: Array) -> Array:
+        if self._specs is None:
+            self._specs = self._wait(self._predictor.inputs())
+        size = max(1, len(rows))
+        per_row = max(1, (rows.nbytes if rows.dtype != object else _text_bytes(rows)) // size)
+        count = max(1, min(_ASK_ROWS, _ASK_BYTES // per_row))
+        parts = [self._part(rows[i : i + count]) for i in range(0, len(rows), count)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _part(self, rows: Array) -> Array:
+        request = InferRequest(to_inputs(rows, self._specs or ()))
+        answer: InferResponse = self._wait(self._predictor.infer(request, self._headers))
+        found = _chosen(answer.outputs, self._output)
+        if found.ndim == 0 or len(found) != len(rows):
+            got = len(found) if found.ndim else "one value"
+            raise ModelError(f"the predictor answered {got} rows where {len(rows)} were asked for")
+        return found
+
+    def _wait(self, coroutine: Any) -> Any:
+        if self._stopped.is_set():
+            coroutine.close()
+            raise DeadlineExceeded("The explanation was given up: its time was over.")
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        except RuntimeError as e:  # the loop has ended: so does the process
+            raise DeadlineExceeded("The explainer is being stopped.") from e
+
+
+def _text_bytes(rows: Array) -> int:
+    return sum(len(v) for v in rows.ravel().tolist() if isinstance(v, str | bytes))
+
+
+def _chosen(outputs: Mapping[str, Array], name: str | None) -> Array:
+    if name is None:
+        if not outputs:
+            raise ModelError("the predictor answered no outputs")
+        return next(iter(outputs.values()))
+    if name not in outputs:
+        raise InvalidInput(f"output_name is '{name}'; the predictor answers {', '.join(outputs)}")
+    return outputs[name]
+
+
+def to_inputs(rows: Array, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """`rows` as the inputs that the predictor declares: one tensor, or a column each.
+
+    Dtypes are the declared ones. InvalidInput when there is no way to make them fit.
+    """
+    if not specs:
+        return {"input-0": _cast(rows, None)}
+    if len(specs) == 1:
+        spec = specs[0]
+        if rows.ndim == 1 and len(spec.shape) == 2:
+            rows = rows[:, None]
+        return {spec.name: _cast(rows, spec)}
+    if rows.ndim != 2 or rows.shape[1] != len(specs):
+        raise InvalidInput(
+            f"the predictor has {len(specs)} inputs; a row of {len(specs)} numbers is one instance"
+        )
+    return {
+        spec.name: _cast(rows[:, [i]] if len(spec.shape) == 2 else rows[:, i], spec)
+        for i, spec in enumerate(specs)
+    }
+
+
+def _cast(rows: Array, spec: TensorSpec | None) -> Array:
+    if rows.dtype == object:
+        encoded = np.empty(rows.shape, dtype=object)
+        encoded.reshape(-1)[:] = [
+            v.encode() if isinstance(v, str) else v for v in rows.reshape(-1).tolist()
+        ]
+        return encoded
+    if spec is None or spec.datatype == "BYTES":
+        return np.ascontiguousarray(rows)
+    declared = DATATYPES.get(spec.datatype)
+    if declared is None or spec.datatype == "BF16":
+        return np.ascontiguousarray(rows)
+    return np.ascontiguousarray(rows, dtype=declared.dtype)
+
+
+def _instances(payload: Any, takes: str) -> list[Array]:
+    """The instances of a request, each without its batch axis. InvalidInput when there are none."""
+    if isinstance(payload, bytes):
+        raise InvalidInput("a JSON body is expected")
+    if isinstance(payload, InferRequest):
+        if len(payload.inputs) != 1:
+            raise InvalidInput(f"one input is expected, the request has {len(payload.inputs)}")
+        (rows,) = payload.inputs.values()
+        if takes == "text":
+            rows = rows.reshape(-1)
+        found = [rows[i] for i in range(len(rows))] if rows.ndim else []
+    else:
+        given = payload.get("instances", payload.get("inputs"))
+        if given is None:
+            raise InvalidInput("the request has neither 'instances' nor 'inputs'")
+        if not isinstance(given, list):
+            raise InvalidInput("'instances' is a list, with one instance or more")
+        found = [_value(v) for v in given]
+    if not found:
+        raise InvalidInput("the request has no instance to explain")
+    if len(found) > MAX_INSTANCES:
+        raise InvalidInput(f"{len(found)} instances; {MAX_INSTANCES} are explained at a time")
+    return [np.asarray(v) for v in found]
+
+
+def _value(value: Any) -> Array:
+    """An instance of V1's JSON: a row, an image, or a text (perhaps in a list of its own)."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
+    if isinstance(value, str):
+        text = np.empty((), dtype=object)
+        text[()] = value
+        return text
+    if isinstance(value, dict):
+        raise InvalidInput("an instance is a row, an image or a text, not an object")
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InvalidInput("an instance is ragged: its rows have different lengths") from None
+
+
+def document(explanation: Explanation) -> dict[str, Any]:
+    """One explanation as JSON, in the shape that Alibi's have: `meta` and `data`."""
+    meta = {
+        "name": explanation.kind,
+        "type": ["whitebox" if _looks_inside(explanation.kind) else "blackbox"],
+        "explanations": ["local"],
+        "params": dict(explanation.params),
+    }
+    return {"meta": meta, "data": dict(explanation.data)}
+
+
+def _looks_inside(kind: str) -> bool:
+    found = explainers.find(kind)
+    return found is not None and found.looks_inside
+
+
+def _body(found: list[Explanation]) -> dict[str, Any]:
+    """V1's body: every explanation in `explanations`; the only one also where Alibi's clients look."""
+    documents = [document(e) for e in found]
+    body: dict[str, Any] = dict(documents[0]) if len(documents) == 1 else {}
+    return {**body, "explanations": documents}
+
+
+def load(path: Path, options: LoadOptions) -> PayloadRuntime:
+    """The explainer that the options `type` and `config` ask for, with the files at `path`. LoadError."""
+    kind = options.options.get("type")
+    config = options.options.get("config") or {}
+    if not isinstance(kind, str):
+        raise LoadError("The option type says which explainer; it is missing.")
+    if not isinstance(config, Mapping):
+        raise LoadError("The option config has to be an object.")
+    explainer = build(kind, config, path, lambda: _native(path, options))
+    predictor = Predictor(options.predictor, options.name, timeout_s=options.timeout_s)
+    output = config.get("output_name")
+    return ExplainerRuntime(explainer, predictor, options.timeout_s, output)
+
+
+def _native(path: Path, options: LoadOptions) -> Any:
+    """The model itself, as its framework has it."""
+    from penstock import runtimes
+    from penstock.runtimes.base import Runtime
+
+    name = options.options.get("model_format")
+    framework = runtimes.for_format(name) if isinstance(name, str) else None
+    if framework is None:
+        framework = runtimes.find(runtimes.detect(str(path)))
+    runtimes.require(framework)
+    model_options = options.options.get("model_options") or {}
+    loaded = framework.load(
+        path, LoadOptions(options.name, options.version, options.threads, model_options)
+    )
+    native = loaded.native if isinstance(loaded, Runtime) else None
+    if native is None:
+        raise LoadError(f"A model of {framework.name} cannot be looked into.")
+    return native
+
+
+framework = Framework(
+    name="explainer",
+    extra="",
+    preload=(),
+    load=load,
+    formats=("explainer",),
+)

@@ -1,0 +1,420 @@
+"""Transformers before a real predictor, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from component_servers import Component, chain, error_of, running
+
+from penstock.errors import LoadError
+from penstock.protocols.infer import InferRequest
+from penstock.protocols.v2_client import decode_response, encode_request
+from penstock.sdk.predictor import Predictor
+
+#: Answers what it got, doubled; 13 makes it fail and 99 makes it wait.
+PREDICTOR = """
+import asyncio, threading
+import numpy as np
+import penstock
+
+class Double(penstock.Model):
+    inputs = [("x", "FP64", (-1, 2))]
+
+    def predict(self, x: np.ndarray):
+        if (x == 13).any():
+            raise ValueError("unlucky")
+        if (x == 14).any():
+            raise penstock.InvalidInput("14 is not taken")
+        if (x == 99).any():
+            threading.Event().wait(3)
+        return {"y": x * 2}
+"""
+
+
+def write(tmp_path: Path, name: str, code: str) -> Path:
+    folder = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    (folder / "model.py").write_text(dedent(code))
+    return folder
+
+
+def pair(tmp_path: Path, code: str, **kw: Any) -> Any:
+    return chain(
+        tmp_path,
+        ("custom", write(tmp_path, "predictor", PREDICTOR)),
+        ("transformer", write(tmp_path, "transformer", code)),
+        **kw,
+    )
+
+
+SCALE = """
+import penstock
+
+class Scale(penstock.Transformer):
+    def preprocess(self, payload, headers=None):
+        return {"instances": [[v / 10 for v in row] for row in payload["instances"]]}
+
+    def postprocess(self, result, headers=None):
+        return {"answers": result["predictions"]}
+"""
+
+V2 = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [10, 20]}]}
+
+
+async def test_v1_goes_through_both(tmp_path: Path) -> None:
+    async with pair(tmp_path, SCALE) as (_, front):
+        answer = await front.v1({"instances": [[10, 20], [30, 40]]})
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {"answers": [[2.0, 4.0], [6.0, 8.0]]}
+
+
+async def test_async_methods(tmp_path: Path) -> None:
+    code = SCALE.replace("    def ", "    async def ")
+    async with pair(tmp_path, code) as (_, front):
+        assert (await front.v1({"instances": [[10, 20]]})).json() == {"answers": [[2.0, 4.0]]}
+
+
+async def test_nothing_overridden_passes_on(tmp_path: Path) -> None:
+    code = "import penstock\nclass T(penstock.Transformer):\n    pass\n"
+    async with pair(tmp_path, code) as (behind, front):
+        body = {"instances": [[1, 2]]}
+        assert (await front.v1(body)).json() == (await behind.v1(body)).json()
+        a, b = (await front.v2(V2)).json(), (await behind.v2(V2)).json()
+        assert a["outputs"] == b["outputs"]
+
+
+async def test_v2_tensors_reach_the_predictor_as_tensors(tmp_path: Path) -> None:
+    code = """
+    import numpy as np, penstock
+    from penstock import InferRequest, InferResponse
+
+    class T(penstock.Transformer):
+        def preprocess(self, request: InferRequest, headers=None):
+            x = request.as_numpy()
+            assert x.dtype == np.float64
+            return InferRequest({"x": x / 10})
+
+        def postprocess(self, response, headers=None):
+            assert isinstance(response, InferResponse)
+            assert response.outputs["y"].dtype == np.float64
+            return {"z": response.outputs["y"] + 1}
+    """
+    async with pair(tmp_path, code) as (_, front):
+        answer = (await front.v2({"id": "7", **V2})).json()
+        assert answer["outputs"] == [
+            {"name": "z", "shape": [1, 2], "datatype": "FP64", "data": [3.0, 5.0]}
+        ]
+        assert answer["id"] == "7"
+        # Binary tensors in and out.
+        length, body = encode_request(
+            InferRequest({"x": np.array([[10.0, 20.0]])}, binary_output=True)
+        )
+        raw = await front.client.post(
+            "/v2/models/m/infer", content=b"".join(body),
+            headers={"inference-header-content-length": str(length)},
+        )  # fmt: skip
+        size = int(raw.headers["inference-header-content-length"])
+        assert decode_response(raw.content, size).outputs["z"].tolist() == [[3.0, 5.0]]
+
+
+async def test_preprocess_from_tensors_to_tensors(tmp_path: Path) -> None:
+    """Annotated methods get arrays whatever the protocol, and what they return goes on as tensors."""
+    code = """
+    import numpy as np, penstock
+
+    class T(penstock.Transformer):
+        def preprocess(self, a: np.ndarray, b: np.ndarray):
+            return np.stack([a, b], axis=1) / 10
+    """
+    async with pair(tmp_path, code) as (_, front):
+        body = {
+            "inputs": [
+                {"name": n, "shape": [2], "datatype": "FP64", "data": d}
+                for n, d in (("a", [10, 30]), ("b", [20, 40]))
+            ]
+        }
+        answer = (await front.v2(body)).json()
+        assert answer["outputs"][0]["data"] == [2.0, 4.0, 6.0, 8.0]
+
+
+async def test_kserve_style_classes_that_extend_nothing(tmp_path: Path) -> None:
+    """KServe's and KFServing's names: `__init__(name, predictor_host)`, no predict of its own."""
+    code = """
+    class Old:
+        def __init__(self, name: str, predictor_host: str):
+            self.name = name
+            self.predictor_host = predictor_host
+            self.ready = False
+
+        def load(self):
+            assert self.predictor_host.startswith("unix:")
+            self.ready = True
+
+        def preprocess(self, inputs: dict, headers: dict = None) -> dict:
+            return {"instances": [[v + 1 for v in row] for row in inputs["instances"]]}
+
+        def postprocess(self, outputs: dict, headers: dict = None) -> dict:
+            return {"predictions": [sum(row) for row in outputs["predictions"]]}
+    """
+    async with pair(tmp_path, code) as (_, front):
+        assert (await front.v1({"instances": [[1, 2]]})).json() == {"predictions": [10.0]}
+
+
+async def test_predict_may_ask_more_than_once(tmp_path: Path) -> None:
+    code = """
+    import penstock
+
+    class Twice(penstock.Transformer):
+        async def predict(self, payload, headers=None):
+            once = await self.predictor(payload, headers)
+            return await self.predictor({"instances": once["predictions"]}, headers)
+    """
+    async with pair(tmp_path, code) as (_, front):
+        assert (await front.v1({"instances": [[1, 2]]})).json() == {"predictions": [[4.0, 8.0]]}
+
+
+async def test_synchronous_code_asks_from_its_thread(tmp_path: Path) -> None:
+    code = """
+    import penstock
+
+    class Sync(penstock.Transformer):
+        def predict(self, payload, headers=None):
+            return self.predictor.ask(payload, headers)
+    """
+    async with pair(tmp_path, code) as (_, front):
+        answers = await asyncio.gather(*(front.v1({"instances": [[i, 0]]}) for i in range(12)))
+        assert [a.json()["predictions"][0][0] for a in answers] == [2.0 * i for i in range(12)]
+
+
+async def test_headers_of_a_trace_go_on_and_others_stay(tmp_path: Path) -> None:
+    """Who asked and which trace it is are passed on, a cookie is not."""
+    code = """
+    import json, penstock
+
+    class Echo(penstock.Model):
+        def predict(self, payload, headers=None):
+            return {"predictions": [dict(headers)]}
+    """
+    front_code = "import penstock\nclass T(penstock.Transformer):\n    pass\n"
+    async with chain(
+        tmp_path,
+        ("custom", write(tmp_path, "predictor", code)),
+        ("transformer", write(tmp_path, "transformer", front_code)),
+    ) as (_, front):
+        sent = {
+            "x-request-id": "r1",
+            "traceparent": "00-1-2-01",
+            "cookie": "c=1",
+            "authorization": "B t",
+        }
+        got = (await front.v1({"instances": [1]}, headers=sent)).json()["predictions"][0]
+        assert got["x-request-id"] == "r1"
+        assert got["traceparent"] == "00-1-2-01"
+        assert got["authorization"] == "B t"
+        assert "cookie" not in got
+        assert int(got["x-request-timeout-ms"]) == 20_000
+
+
+# -- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "said"),
+    [(13, 500, "ValueError"), (14, 400, "14 is not taken")],
+)
+async def test_the_predictors_errors_keep_their_kind(
+    tmp_path: Path, value: int, status: int, said: str
+) -> None:
+    code = "import penstock\nclass T(penstock.Transformer):\n    pass\n"
+    async with pair(tmp_path, code) as (_, front):
+        assert said in error_of(await front.v1({"instances": [[value, 0]]}), status)
+        assert (await front.v1({"instances": [[1, 0]]})).status_code == 200
+
+
+async def test_a_wrong_shape_is_the_callers_fault_through_both(tmp_path: Path) -> None:
+    async with pair(tmp_path, SCALE) as (_, front):
+        error_of(await front.v1({"instances": [[1, 2], [3]]}), 400)
+        assert (await front.v1({"instances": [[1, 0]]})).status_code == 200
+
+
+async def test_a_transformer_that_raises_says_where_not_what(tmp_path: Path) -> None:
+    async with pair(tmp_path, SCALE) as (_, front):
+        message = error_of(await front.v1({"wrong": "secret-value"}), 500)
+        assert "preprocess" in message
+        assert "KeyError" in message
+        assert "secret" not in message
+        assert (await front.v1({"instances": [[1, 0]]})).status_code == 200
+
+
+async def test_a_slow_predictor_is_a_deadline(tmp_path: Path) -> None:
+    code = "import penstock\nclass T(penstock.Transformer):\n    pass\n"
+    folder = write(tmp_path, "predictor", PREDICTOR)
+    front_folder = write(tmp_path, "transformer", code)
+    async with (
+        running(f"{tmp_path}/p.sock", "custom", folder) as behind,
+        running(
+            f"{tmp_path}/t.sock",
+            "transformer",
+            front_folder,
+            predictor=behind.socket,
+            timeout_s=0.3,
+        ) as front,
+    ):
+        assert "0.3 s" in error_of(await front.v1({"instances": [[99, 0]]}), 504)
+
+
+async def test_a_predictor_that_is_gone_is_not_there_now(tmp_path: Path) -> None:
+    async with pair(tmp_path, SCALE) as (behind, front):
+        assert (await front.v1({"instances": [[1, 0]]})).status_code == 200
+        behind.server.close()
+        await _closed(behind)
+        assert "cannot be reached" in error_of(await front.v1({"instances": [[1, 0]]}), 503)
+
+
+async def _closed(behind: Component) -> None:
+    """Its socket refuses connections."""
+    while True:
+        try:
+            _, writer = await asyncio.open_unix_connection(behind.socket)
+        except OSError:
+            return
+        writer.close()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", "no JSON"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello", "broke off"),
+        (b"HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n", "status 302"),
+    ],
+)
+async def test_a_predictor_that_answers_nonsense(tmp_path: Path, answer: bytes, said: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, f"{tmp_path}/p.sock")
+    code = "import penstock\nclass T(penstock.Transformer):\n    pass\n"
+    front_folder = write(tmp_path, "transformer", code)
+    async with (
+        server,
+        running(
+            f"{tmp_path}/t.sock", "transformer", front_folder, predictor=f"{tmp_path}/p.sock"
+        ) as front,
+    ):
+        assert said in error_of(await front.v1({"instances": [[1, 0]]}), 500)
+
+
+async def test_a_transformer_alone_says_so(tmp_path: Path) -> None:
+    code = "import penstock\nclass T(penstock.Transformer):\n    pass\n"
+    async with running(f"{tmp_path}/t.sock", "transformer", write(tmp_path, "t", code)) as front:
+        assert "no predictor" in error_of(await front.v1({"instances": [1]}), 503)
+
+
+async def test_a_client_that_hangs_up_stops_the_predictors_work(tmp_path: Path) -> None:
+    """The exchange with the predictor is cancelled with the request."""
+    stopped = asyncio.Event()
+    asked = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()  # ends when the transformer closes the connection
+        stopped.set()
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, f"{tmp_path}/p.sock")
+    code = "import penstock\nclass T(penstock.Transformer):\n    pass\n"
+    folder = write(tmp_path, "transformer", code)
+    async with (
+        server,
+        running(
+            f"{tmp_path}/t.sock", "transformer", folder, predictor=f"{tmp_path}/p.sock"
+        ) as front,
+    ):
+        _, writer = await asyncio.open_unix_connection(front.socket)
+        body = b'{"instances": [[1, 2]]}'
+        writer.write(
+            b"POST /v1/models/m:predict HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        await asyncio.wait_for(asked.wait(), 5)
+        writer.transport.abort()
+        await asyncio.wait_for(stopped.wait(), 5)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "import penstock\nclass T(penstock.Transformer):\n    def load(self): raise OSError('x')\n",
+            "OSError",
+        ),
+        ("x = 1\n", "preprocess"),
+        ("import penstock\nclass E(penstock.Explainer):\n    pass\n", "explain"),
+        ("def (", "line 1"),
+    ],
+)
+def test_classes_that_cannot_be_served(tmp_path: Path, code: str, said: str) -> None:
+    from penstock import runtimes
+    from penstock.runtimes.base import LoadOptions
+
+    with pytest.raises(LoadError, match=said):
+        runtimes.find("transformer").load(write(tmp_path, "t", code), LoadOptions("m"))
+
+
+async def test_ask_on_the_loop_is_refused() -> None:
+    predictor = Predictor(None, "m")
+    predictor.open()
+    with pytest.raises(RuntimeError, match="await"):
+        predictor.ask({"instances": [1]})
+
+
+# -- explainers of one's own
+
+OCCLUSION = """
+import penstock
+
+class Occlusion(penstock.Explainer):
+    def explain(self, payload, headers=None):
+        (row,) = payload["instances"]
+        variants = [row] + [[0 if i == j else v for i, v in enumerate(row)] for j in range(len(row))]
+        whole, *parts = self.predictor.ask({"instances": variants})["predictions"]
+        return {"importance": [sum(whole) - sum(p) for p in parts]}
+"""
+
+
+async def test_an_explainer_of_ones_own(tmp_path: Path) -> None:
+    async with pair(tmp_path, OCCLUSION) as (_, front):
+        answer = await front.v1({"instances": [[3, 4]]}, verb="explain")
+        assert answer.json() == {"importance": [6.0, 8.0]}
+        about = (await front.client.get("/v1/models/m:explain")).json()
+        assert about == {"name": "m", "explainer": "Occlusion", "methods": ["explain"]}
+        assert (await front.client.get("/v2/models/m/explain")).json() == about
+
+
+async def test_a_model_without_explain_says_so(tmp_path: Path) -> None:
+    async with pair(tmp_path, SCALE) as (behind, front):
+        for component in (behind, front):
+            assert "explain" in error_of(
+                await component.v1({"instances": [[1, 2]]}, verb="explain"), 501
+            )
+            assert "explain" in error_of(await component.client.get("/v1/models/m:explain"), 501)
+            assert "explain" in error_of(await component.v2(V2, verb="explain"), 501)
+
+
+async def test_explain_takes_get_and_post_and_nothing_else(tmp_path: Path) -> None:
+    async with pair(tmp_path, OCCLUSION) as (_, front):
+        answer: httpx.Response = await front.client.put("/v1/models/m:explain", json={})
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == "GET, POST"
