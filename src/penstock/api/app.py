@@ -30,7 +30,7 @@ from penstock.api import (
     tables,
 )
 from penstock.api.admission import parse, parse_any, warning_headers
-from penstock.api.kinds import EVENT, REPLICA, Resource
+from penstock.api.kinds import DEVICE, EVENT, REPLICA, Resource
 from penstock.api.objects import PATCHES, Objects, Selection, Written
 from penstock.api.paths import Target
 from penstock.api.paths import parse as parse_path
@@ -178,7 +178,7 @@ class _Api:
         target = parse_path(request.url.path)
         if target.below is not None:
             return await self._below(request, target)
-        if target.resource in (REPLICA, EVENT):
+        if target.resource in (REPLICA, EVENT, DEVICE):
             return await self._reading(request, target)
         if target.name is None:
             return await self._collection(request, target)
@@ -278,6 +278,8 @@ class _Api:
             items = await readings.events(
                 self._plane, target.namespace, query.get("fieldSelector", "")
             )
+        elif target.resource is DEVICE:
+            items = await readings.devices(self._plane)
         else:
             selection = _selection(query)
             items = [

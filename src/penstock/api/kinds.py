@@ -1,7 +1,7 @@
 """The kinds that the API serves, by their paths.
 
-Kinds with a dialect come from its registry and can be written; `Event`, `Revision` and `Replica` are made
-by the platform and can only be read.
+Kinds with a dialect come from its registry and can be written; `Event`, `Revision`, `Replica` and `Device`
+are made by the platform and can only be read.
 """
 
 from __future__ import annotations
@@ -60,6 +60,17 @@ REPLICA = Resource(
     "penstock.dev", "v1alpha1", "Replica", "replicas", "replica", (), verbs=("get", "list")
 )
 
+DEVICE = Resource(
+    "penstock.dev",
+    "v1alpha1",
+    "Device",
+    "devices",
+    "device",
+    ("dev",),
+    namespaced=False,
+    verbs=("get", "list"),
+)
+
 
 @cache
 def resources() -> tuple[Resource, ...]:
@@ -77,7 +88,7 @@ def resources() -> tuple[Resource, ...]:
         )
         for d in dialects.all_dialects()
     )
-    return (*written, EVENT, REVISION, REPLICA)
+    return (*written, EVENT, REVISION, REPLICA, DEVICE)
 
 
 @cache

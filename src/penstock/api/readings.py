@@ -1,14 +1,15 @@
-"""Kinds that are read from what runs instead of from manifests: replicas and events."""
+"""Kinds that are read from what runs instead of from manifests: replicas, devices and events."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from penstock.api.kinds import EVENT, REPLICA
+from penstock.api.kinds import DEVICE, EVENT, REPLICA
 from penstock.api.wire import ApiError
 from penstock.backends.base import ReplicaStatus
 from penstock.control.plane import ControlPlane
+from penstock.domain.devices import WHOLE, DeviceShare, DeviceStatus
 from penstock.domain.status import rfc3339
 from penstock.errors import InvalidInput
 
@@ -30,6 +31,7 @@ def replica_object(r: ReplicaStatus) -> dict[str, Any]:
         "signal": r.signal,
         "memoryBytes": r.memory_bytes,
         "limits": r.limits or None,
+        "devices": [{"index": d.index, "id": d.id, **_part(d)} for d in r.devices] or None,
     }
     status.update({k: v for k, v in optional.items() if v is not None})
     metadata: dict[str, Any] = {
@@ -56,6 +58,43 @@ def replicas(plane: ControlPlane, namespace: str | None) -> list[dict[str, Any]]
     """Replicas of a namespace, or of all, by name."""
     found = (r for r in plane.replicas.all() if namespace is None or r.namespace == namespace)
     return [replica_object(r) for r in sorted(found, key=lambda r: (r.namespace, r.id))]
+
+
+def _part(share: DeviceShare) -> dict[str, Any]:
+    part: dict[str, Any] = {"share": share.milli / WHOLE}
+    if share.memory_bytes is not None:
+        part["memoryBytes"] = share.memory_bytes
+    return part
+
+
+def device_object(status: DeviceStatus) -> dict[str, Any]:
+    """An accelerator in the shape of an object; its name is the vendor's and its index."""
+    d = status.device
+    vendor = d.resource.partition("/")[0].partition(".")[0]
+    return {
+        "apiVersion": DEVICE.api_version,
+        "kind": DEVICE.kind,
+        "metadata": {"name": f"{vendor}-{d.index}"},
+        "spec": {
+            "resource": d.resource,
+            "index": d.index,
+            "id": d.id,
+            "model": d.name,
+            "memoryBytes": d.memory_bytes,
+        },
+        "status": {
+            "free": (WHOLE - sum(s.milli for s in status.holders.values())) / WHOLE,
+            "reservedBytes": d.reserved_bytes,
+            "holders": [
+                {"replica": replica, **_part(share)} for replica, share in status.holders.items()
+            ],
+        },
+    }
+
+
+async def devices(plane: ControlPlane) -> list[dict[str, Any]]:
+    """The accelerators that replicas are placed on."""
+    return [device_object(status) for status in await plane.backend.devices()]
 
 
 #: Fields that events can be selected by, as kubectl does.
@@ -120,4 +159,4 @@ def one(items: list[dict[str, Any]], plural: str, name: str) -> dict[str, Any]:
     raise ApiError(404, f'{plural} "{name}" not found')
 
 
-__all__ = ["EVENT", "events", "list_of", "one", "replica_object", "replicas"]
+__all__ = ["EVENT", "devices", "events", "list_of", "one", "replica_object", "replicas"]

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from penstock.api.kinds import Resource
+from penstock.domain.quantity import format_bytes
 
 Object = Mapping[str, Any]
 Cell = Callable[[Object], Any]
@@ -158,6 +159,11 @@ def _replicas(obj: Object) -> str:
     return f"{counts.get('ready', 0)}/{counts.get('wanted', 0)}"
 
 
+def _memory(*path: str) -> Cell:
+    read = at(*path, default=0)
+    return lambda obj: format_bytes(int(read(obj))) if read(obj) else ""
+
+
 def _about(obj: Object) -> str:
     about = obj.get("involvedObject") or {}
     return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
@@ -220,6 +226,14 @@ _BY_KIND: Mapping[str, tuple[Column, ...]] = {
         AGE,
         Column("Address", at("status", "address", default=""), wide=True),
         Column("Reason", at("status", "reason", default=""), wide=True),
+    ),
+    "Device": (
+        NAME,
+        Column("Model", at("spec", "model", default="")),
+        Column("Memory", _memory("spec", "memoryBytes")),
+        Column("Free", at("status", "free", default=0), "number"),
+        Column("Holders", _joined("status", "holders", field="replica")),
+        Column("Id", at("spec", "id", default=""), wide=True),
     ),
     "Revision": (
         NAME,

@@ -144,6 +144,13 @@ def serve(
             "minReplicas: 0 sleep. If not given, 80% of the machine's."
         ),
     ] = None,
+    devices: Annotated[
+        str,
+        typer.Option(
+            help="Accelerators: auto asks the driver, off has none, else a file that declares them "
+            '(JSON: [{"id": "GPU-...", "memory": "16Gi"}, ...]).'
+        ),
+    ] = "auto",
     pvc_root: Annotated[
         Path | None,
         typer.Option(help="Folder that pvc://CLAIM/PATH is below, one folder per claim."),
@@ -183,6 +190,7 @@ def serve(
         insecure=insecure,
         token_file=token_file,
         log_level=level,
+        devices=devices,
         control_options=options,
         allow_shared_memory=allow_shared_memory,
         tls=(tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None,
@@ -220,7 +228,8 @@ def apply(
 @app.command()
 def get(
     kind: Annotated[
-        str, typer.Argument(help="isvc, revisions, replicas, events, secrets, ...; KIND/NAME.")
+        str,
+        typer.Argument(help="isvc, revisions, replicas, devices, events, secrets, ...; KIND/NAME."),
     ],
     names: Annotated[list[str] | None, typer.Argument(help="Names.")] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="wide, json, yaml or name.")] = "",

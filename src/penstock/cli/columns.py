@@ -98,6 +98,17 @@ def _memory(obj: Object) -> str:
     return size((obj.get("status") or {}).get("memoryBytes"))
 
 
+def _device_memory(obj: Object) -> str:
+    found = (obj.get("spec") or {}).get("memoryBytes")
+    # As vendors and limits count it: a device of 16 GiB is none of 17.2 GB to its users.
+    return f"{found / 2**30:.3g} GiB" if found else "-"
+
+
+def _holders(obj: Object) -> str:
+    holders = (obj.get("status") or {}).get("holders") or ()
+    return ", ".join(f"{h['replica']} ({h['share']:g})" for h in holders) or "-"
+
+
 def _why(obj: Object) -> str:
     status = obj.get("status") or {}
     parts = (status.get("reason"), status.get("message"))
@@ -146,6 +157,14 @@ _BY_KIND: dict[str, tuple[Column, ...]] = {
         Column("ADDRESS", at("status", "address"), wide=True),
         AGE,
         Column("WHY", _why),
+    ),
+    "Device": (
+        NAME,
+        Column("MODEL", at("spec", "model", default="-")),
+        Column("MEMORY", _device_memory),
+        Column("FREE", at("status", "free")),
+        Column("HELD BY", _holders),
+        Column("ID", at("spec", "id"), wide=True),
     ),
     "Event": (
         Column("LAST", lambda o: age(o.get("lastTimestamp"))),

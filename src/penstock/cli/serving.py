@@ -35,6 +35,7 @@ def serve(
     insecure: bool,
     token_file: Path | None,
     log_level: str,
+    devices: str,
     control_options: list[str],
     allow_shared_memory: bool,
     tls: tuple[Path, Path] | None,
@@ -57,6 +58,7 @@ def serve(
         insecure=insecure,
         token_file=token,
         log_level=log_level.upper(),
+        devices=devices,
         control_options=(*control_options, *(["--inference-scheme=https"] if tls else [])),
         gateway_options=(f"--tls-cert={tls[0].absolute()}", f"--tls-key={tls[1].absolute()}")
         if tls
