@@ -17,8 +17,8 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 import tritonclient.utils.shared_memory as shm
 from grpc_peers import Doubling, Same
-from tritonclient.utils import InferenceServerException
 from triton_peers import WAYS, Ports, serving
+from tritonclient.utils import InferenceServerException
 
 from penstock.errors import (
     Conflict,

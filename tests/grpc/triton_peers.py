@@ -1,4 +1,4 @@
-"""A model process, alone or behind a gateway, with both its ports on TCP: what Triton's clients connect to."""
+"""A model process, alone or behind a gateway, with both its ports on TCP, for Triton's clients."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ from penstock.gateway.sticky import preferred
 from penstock.protocols.grpc import side
 from penstock.protocols.grpc.infer import parse
 from penstock.protocols.grpc.schema import METHODS, SERVICE
-from penstock.protocols.grpc.stream import serve_stream_infer
+from penstock.protocols.grpc.stream_infer import StreamedCall, serve_stream_infer
 from penstock.protocols.grpc.wire import (
     CONTENT_TYPE,
     check_head,
@@ -71,6 +71,7 @@ _MAX_PLANS: Final = 64
 #: Calls for a model, and the fields of their messages that may hold its name; the first that is set counts.
 _MODEL_CALLS: Final[dict[str, tuple[int, ...]]] = {
     "ModelInfer": (1,),
+    "ModelStreamInfer": (1,),
     "ModelReady": (1,),
     "ModelMetadata": (1,),
     "ModelConfig": (1,),
@@ -120,10 +121,10 @@ class GrpcFront:
             return _RepositoryCall(self, head, method)
         if method == "ModelStatistics":
             return _StatisticsCall(self, head, method)
+        if method == "ModelStreamInfer":
+            return self._stream(head, method)
         if method in _MODEL_CALLS:
             return _ModelCall(self, head, method)
-        if method == "ModelStreamInfer":
-            return lambda exchange: serve_stream_infer(exchange, self.handle, self.most)
         if method in CALLS:
             return _OwnCall(self, method)
         if method in METHODS:
@@ -137,6 +138,18 @@ class GrpcFront:
 
             return server_call
         return self._side(path, head)
+
+    def _stream(self, head: RequestHead, method: str) -> Callable[[Any], None]:
+        """A stream comes apart into its requests, which come here one by one."""
+        one = _ModelCall(self, head, method)
+
+        def stream(exchange: Any) -> None:
+            if isinstance(exchange, StreamedCall):
+                one(exchange)
+            else:
+                serve_stream_infer(exchange, self.handle, self.most)
+
+        return stream
 
     def _side(self, path: str, head: RequestHead) -> Callable[[Any], None]:
         """Health and reflection, or what says that there is no such method."""
@@ -201,6 +214,9 @@ class _ModelCall:
                 plan = self._plan(name, len(body))
                 service = plan.service
                 assert service is not None  # noqa: S101 - this plan always has one
+                if service.graph is not None:
+                    service.graph.handle_grpc(exchange, plan, service, self._method)
+                    return
                 if len(self._plans) >= _MAX_PLANS:
                     self._plans.clear()
                 self._plans[key] = plan
@@ -220,7 +236,7 @@ class _ModelCall:
         table = self._front.gateway.table
         seldon = head.get(b"seldon-model")
         if seldon is not None:
-            name = seldon.decode("latin-1").strip()
+            name = seldon.decode("latin-1").strip().removesuffix(".pipeline")
             service, tag = None, ""
         else:
             service, tag = by_host(head, table)

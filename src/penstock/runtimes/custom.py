@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,13 +29,14 @@ from penstock.runtimes.base import (
     LoadOptions,
     PayloadRuntime,
     RawReply,
+    ResponseStream,
     Runtime,
     StreamReply,
     TensorSpec,
 )
 from penstock.sdk.discovery import find_class, import_error
 from penstock.sdk.model import Model
-from penstock.sdk.results import is_stream, to_outputs, to_v1, to_v2
+from penstock.sdk.results import is_stream, to_outputs, to_response, to_v1, to_v2
 from penstock.sdk.signature import as_arrays, plan_of
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class ClassPayloadRuntime(PayloadRuntime):
 
     async def call(
         self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
-    ) -> InferResponse | RawReply | StreamReply:
+    ) -> InferResponse | RawReply | StreamReply | ResponseStream:
         if context.verb not in self.verbs:
             raise Unsupported(f"model '{self._model.name}' cannot explain")
         run = context.run or self._in_thread
@@ -237,7 +238,10 @@ class ClassPayloadRuntime(PayloadRuntime):
                 except (Exception, SystemExit) as e:
                     raise self._model.fault(e, steps[at - 1][0]) from e
         if is_stream(result):
-            return StreamReply(await self._stream(result, run))
+            source = await self._begun(result, run)
+            if context.protocol == "v2":
+                return ResponseStream(self._responses(*source))
+            return StreamReply(self._pieces(*source))
         return result  # type: ignore[no-any-return]
 
     def _advance(
@@ -276,7 +280,7 @@ class ClassPayloadRuntime(PayloadRuntime):
             return partial(_explained, context.protocol)
 
         def finish(result: Any) -> Any:
-            if context.protocol == "v1" and is_stream(result):
+            if is_stream(result) and (context.protocol == "v1" or context.streams):
                 return result
             if outputs and not is_stream(result) and not isinstance(result, InferResponse):
                 result = InferResponse(dict(to_outputs(result, self.outputs)))
@@ -284,16 +288,29 @@ class ClassPayloadRuntime(PayloadRuntime):
 
         return finish
 
-    async def _stream(self, result: Any, run: _Run) -> AsyncIterator[bytes]:
-        """The pieces of a stream. The first is made before this returns, so that a model that fails at
-        once gets a proper status."""
+    async def _begun(self, result: Any, run: _Run) -> tuple[Any, AsyncGenerator[Any, None]]:
+        """A stream's first item and where the others come from. The first is made before this returns, so
+        that a model that fails at once gets a proper status."""
         source = _pull(result, run)
         try:
             first = await anext(source, _END)
         except (Exception, SystemExit) as e:
             await source.aclose()
             raise self._model.fault(e, "predict") from e
-        return self._pieces(first, source)
+        return first, source
+
+    async def _responses(
+        self, first: Any, source: AsyncGenerator[Any, None]
+    ) -> AsyncGenerator[InferResponse, None]:
+        try:
+            item = first
+            while item is not _END:
+                yield to_response(item, self.outputs)
+                item = await anext(source, _END)
+        except (Exception, SystemExit) as e:
+            raise self._model.fault(e, "predict") from e
+        finally:
+            await source.aclose()
 
     async def _pieces(
         self, first: Any, source: AsyncGenerator[Any, None]

@@ -74,7 +74,7 @@ def to_v2(result: Any, specs: tuple[TensorSpec, ...] = ()) -> InferResponse | Ra
     if is_stream(result):
         raise Unsupported(
             "the model streams its answer, which V2 over REST cannot carry.",
-            hint="Ask with V1's :predict.",
+            hint="Ask with V1's :predict, or with gRPC's ModelStreamInfer.",
         )
     if isinstance(result, dict):
         if isinstance(result.get("outputs"), list) and "model_name" in result:
@@ -82,6 +82,15 @@ def to_v2(result: Any, specs: tuple[TensorSpec, ...] = ()) -> InferResponse | Ra
         if result.keys() == {"predictions"}:
             result = result["predictions"]
     return InferResponse(dict(to_outputs(result, specs)))
+
+
+def to_response(item: Any, specs: tuple[TensorSpec, ...] = ()) -> InferResponse:
+    """One item of a stream as a V2 answer: text and bytes are a BYTES tensor. Raises ModelError."""
+    if isinstance(item, InferResponse):
+        return item
+    if isinstance(item, dict) and item.keys() == {"predictions"}:
+        item = item["predictions"]
+    return InferResponse(dict(to_outputs(item, specs)))
 
 
 def _raw(result: Any) -> RawReply | None:

@@ -23,8 +23,15 @@ from penstock.protocols import triton
 from penstock.protocols.grpc import side
 from penstock.protocols.grpc.infer import decode_infer, encode_infer, parameters_of, parse
 from penstock.protocols.grpc.schema import METHODS, SERVICE
-from penstock.protocols.grpc.stream import serve_stream_infer
+from penstock.protocols.grpc.stream_infer import PATH as STREAM_PATH
+from penstock.protocols.grpc.stream_infer import (
+    STREAMED,
+    serve_stream_infer,
+    trailers_frame,
+)
 from penstock.protocols.grpc.wire import (
+    CONTENT_TYPE,
+    OK,
     check_head,
     error_lines,
     peek_strings,
@@ -91,6 +98,19 @@ class GrpcInfer(V2Infer):
     def send_error(self, exchange: Exchange, error: PenstockError) -> None:
         reply_error(exchange, error)
 
+    @property
+    def takes_streams(self) -> bool:
+        return self.head.path == STREAM_PATH
+
+    def stream_headers(self) -> bytes:
+        return CONTENT_TYPE + OK + STREAMED
+
+    def stream_piece(self, request: InferRequest, response: InferResponse) -> bytes:
+        return b"".join(_encode(self.name, response, request))
+
+    def stream_end(self, error: PenstockError | None) -> bytes:
+        return trailers_frame(OK if error is None else error_lines(error))
+
 
 class _GrpcCall(Call):
     """One request between `submit` and its response."""
@@ -142,7 +162,7 @@ class GrpcCalls:
         path = head.path
         if path == f"{_PREFIX}ModelInfer":
             return _Infer(self._app, head)
-        if path == f"{_PREFIX}ModelStreamInfer":
+        if path == STREAM_PATH:
             return self._stream(head)
         if path.startswith(_PREFIX) and path[len(_PREFIX) :] in METHODS:
             method = path[len(_PREFIX) :]
@@ -152,11 +172,13 @@ class GrpcCalls:
         return self._side(path)
 
     def _stream(self, head: RequestHead) -> Callable[[Exchange], None]:
+        one = _Infer(self._app, head)
+
         def stream(exchange: Any) -> None:
-            if not isinstance(exchange, H2Exchange):
-                reply_error(exchange, Unsupported("ModelStreamInfer needs HTTP/2."))
-                return
-            serve_stream_infer(exchange, self._app, self._app.spec.max_body_bytes)
+            if isinstance(exchange, H2Exchange):
+                serve_stream_infer(exchange, self._app, self._app.spec.max_body_bytes)
+            else:  # one request of it, from here or from a gateway
+                one(exchange)
 
         return stream
 

@@ -124,6 +124,23 @@ class Target(ABC):
         """An error in this protocol's shape."""
         send_error(exchange, error)
 
+    @property
+    def takes_streams(self) -> bool:
+        """Whether a request may have any number of responses. Then the protocol says how they are written."""
+        return False
+
+    def stream_headers(self) -> bytes:
+        """The header lines of a stream of responses."""
+        raise NotImplementedError
+
+    def stream_piece(self, request: InferRequest, response: InferResponse) -> bytes:
+        """One response of a stream."""
+        raise NotImplementedError
+
+    def stream_end(self, error: PenstockError | None) -> bytes:
+        """What ends a stream, well or not."""
+        raise NotImplementedError
+
     # -- counting
 
     def refuse(self, exchange: Exchange, error: PenstockError, began: float) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from penstock.errors import (
     DeadlineExceeded,
@@ -27,7 +27,7 @@ from penstock.http.head import render_headers
 from penstock.http.server import Exchange
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.v1 import decode_predict, is_json
-from penstock.runtimes.base import CallContext, RawReply, StreamReply
+from penstock.runtimes.base import CallContext, RawReply, ResponseStream, StreamReply
 from penstock.server.inference import CLIENT_GONE, Target, V2Infer
 from penstock.server.repository import Loaded
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from penstock.server.application import Application
 
 log = logging.getLogger(__name__)
+
+_Item = TypeVar("_Item")
 
 #: Header fields that belong to the engine; a model cannot set them.
 FRAMING: Final = frozenset(
@@ -71,7 +73,7 @@ class Payloads:
     async def _run(self, target: Target, loaded: Loaded, exchange: Exchange, began: float) -> None:
         status = 200
         try:
-            await self._answer(target, loaded, exchange)
+            status = await self._answer(target, loaded, exchange)
         except asyncio.CancelledError:
             status = CLIENT_GONE
             raise
@@ -90,7 +92,8 @@ class Payloads:
             loaded.statistics.answered(perf_counter() - began, error=status != 200)
             target.count(status, began)
 
-    async def _answer(self, target: Target, loaded: Loaded, exchange: Exchange) -> None:
+    async def _answer(self, target: Target, loaded: Loaded, exchange: Exchange) -> int:
+        """Answer a request; the status to count."""
         model = loaded.payload
         workers = loaded.workers
         if model is None or workers is None:
@@ -99,6 +102,7 @@ class Payloads:
         context = CallContext(
             protocol="v2" if isinstance(target, V2Infer) else "v1",
             verb="explain" if target.verb == "explain" else "predict",
+            streams=target.takes_streams,
             headers=dict(_headers(exchange)),
             run=workers.call,
         )
@@ -117,6 +121,10 @@ class Payloads:
                 f"Model {target.name} answers with a body of its own, which gRPC cannot carry.",
                 hint="Call it over HTTP.",
             )
+        if isinstance(reply, ResponseStream):
+            if not isinstance(payload, InferRequest):
+                raise Internal(f"Model {target.name} streams responses to no V2 request.")
+            return await _stream_responses(target, exchange, payload, reply, extra, limit)
         if isinstance(reply, StreamReply):
             await _stream(target.name, exchange, reply, extra, limit)
         elif isinstance(reply, RawReply):
@@ -128,6 +136,7 @@ class Payloads:
                     "which this protocol cannot carry."
                 )
             target.answer(exchange, payload, reply, extra)
+        return 200
 
     async def drain(self) -> None:
         """Return when every call has ended."""
@@ -163,12 +172,55 @@ async def _stream(
         exchange.end()
     finally:
         exchange.on_drain = None
-        close = getattr(chunks, "aclose", None)
-        if close is not None:
-            await close()
+        await _close(chunks)
 
 
-async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+async def _stream_responses(
+    target: Target,
+    exchange: Exchange,
+    request: InferRequest,
+    reply: ResponseStream,
+    extra: bytes,
+    limit_s: float,
+) -> int:
+    """Send the responses as they come, and how they ended. Each may take `limit_s`. The status to count."""
+    drained = asyncio.Event()
+    exchange.on_drain = drained.set
+    responses = reply.responses
+    exchange.start(200, target.stream_headers() + extra)
+    failed: PenstockError | None = None
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(limit_s):
+                    response = await _next(responses)
+                if response is None:
+                    break
+                piece = target.stream_piece(request, response)
+            except TimeoutError:
+                failed = _late(target.name, limit_s)
+                break
+            except PenstockError as error:
+                failed = error
+                break
+            drained.clear()
+            if not exchange.write(piece):
+                await drained.wait()
+        exchange.write(target.stream_end(failed))
+        exchange.end()
+    finally:
+        exchange.on_drain = None
+        await _close(responses)
+    return 200 if failed is None else failed.status
+
+
+async def _close(iterator: AsyncIterator[Any]) -> None:
+    close = getattr(iterator, "aclose", None)
+    if close is not None:
+        await close()
+
+
+async def _next(chunks: AsyncIterator[_Item]) -> _Item | None:
     try:
         return await anext(chunks)
     except StopAsyncIteration:

@@ -170,7 +170,10 @@ def reflect(exchange: Any, package: str) -> None:
         stream.send((answer.SerializeToString(),))
         stream.done()
 
-    MessageStream(exchange, take, MOST_BYTES)
+    try:
+        MessageStream(exchange, take, MOST_BYTES)
+    except PenstockError as error:  # a deadline that is none
+        reply_error(exchange, error)
 
 
 def _reflection(package: str) -> Callable[[State, Names], Handler]:

@@ -1,38 +1,32 @@
-"""Calls with many messages, served one message at a time and in order.
+"""Calls with many messages: a client's stream is cut into messages, which are taken one at a time, in order.
 
-`MessageStream` cuts a client's stream into messages. `StreamInfer` answers each ModelInferRequest of a
-ModelStreamInfer as if it had come alone: it hands a `StreamedCall`, which looks like an exchange, to the
-same handler that takes ModelInfer. So queueing, routing, retries and metrics exist once, and a request
-that fails is an answer with an `error_message`, after which the stream goes on.
+The next message is taken when the one before is dealt with; a client that does not read its answers is not
+read from. What health, reflection and ModelStreamInfer (see `stream_infer`) have in common.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from penstock.errors import Internal, InvalidInput, PenstockError, TooLarge, Unavailable
-from penstock.http.exchange import ABORTED, ENDED, OPEN, STARTED
-from penstock.http.head import RequestHead
-from penstock.protocols.grpc.wire import (
-    CONTENT_TYPE,
-    OK,
-    decompress,
-    error_lines,
-    read_status,
-    reply_error,
-    varint,
+from penstock.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidInput,
+    PenstockError,
+    TooLarge,
+    Unavailable,
 )
+from penstock.http.exchange import OPEN, STARTED
+from penstock.protocols.grpc.wire import CONTENT_TYPE, OK, decompress, error_lines, timeout_s
 
 if TYPE_CHECKING:
     from penstock.http.h2.exchange import H2Exchange
     from penstock.http.incoming import Buffer
 
 logger = logging.getLogger(__name__)
-
-INFER_PATH: Final = "/inference.GRPCInferenceService/ModelInfer"
-_UNARY: Final = "grpc-unary-head"
 
 
 class MessageStream:
@@ -51,7 +45,14 @@ class MessageStream:
         self._ended = False
         self._closed = False
         self._stopping = False
+        #: Called when the client has gone, or its time is up, with a message under way.
         self.on_gone: Callable[[], None] | None = None
+        #: Called when the client has read what it was sent, with a message under way.
+        self.on_room: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        limit_s = timeout_s(exchange.timeout)
+        if limit_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(limit_s, self._late, limit_s)
         exchange.on_abort = self._aborted
         exchange.on_drain = self._drained
         exchange.on_goaway = self._stop
@@ -70,16 +71,29 @@ class MessageStream:
         self._next()
 
     def on_abort(self, exc: Exception) -> None:
-        self._closed = True
+        self._close()
 
     def _aborted(self) -> None:
-        self._closed = True
+        self._close()
         self._buffer.clear()
-        if self.on_gone is not None:
-            self.on_gone()
+        gone, self.on_gone = self.on_gone, None
+        if gone is not None:
+            gone()
+
+    def _late(self, limit_s: float) -> None:
+        """The caller's deadline for the whole stream has passed."""
+        self.fail(DeadlineExceeded(f"The stream was not over within {limit_s:g} s."))
+        self._aborted()
+
+    def _close(self) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _drained(self) -> None:
         self._blocked = False
+        if self.on_room is not None:
+            self.on_room()
         self._next()
 
     def _stop(self) -> None:
@@ -137,16 +151,17 @@ class MessageStream:
 
     # -- the response
 
-    def send(self, pieces: Sequence[Buffer]) -> None:
-        """Send one message."""
+    def send(self, pieces: Sequence[Buffer]) -> bool:
+        """Send one message. False asks to wait for `on_room`; it is taken either way."""
         if self._closed:
-            return
+            return True
         exchange = self.exchange
         if exchange.state == OPEN:
             exchange.start(200, CONTENT_TYPE)
         size = sum([len(p) for p in pieces])
         if not exchange.write(b"".join((b"\0" + size.to_bytes(4, "big"), *pieces))):
             self._blocked = True
+        return not self._blocked
 
     def done(self) -> None:
         """The message is dealt with."""
@@ -157,7 +172,7 @@ class MessageStream:
         """End the call."""
         if self._closed:
             return
-        self._closed = True
+        self._close()
         exchange = self.exchange
         if exchange.state == OPEN:
             exchange.send(200, CONTENT_TYPE, b"", trailers)
@@ -166,126 +181,3 @@ class MessageStream:
 
     def fail(self, error: PenstockError) -> None:
         self.finish(error_lines(error))
-
-
-class StreamedCall:
-    """One request of a ModelStreamInfer, to a handler that expects an exchange with its whole body."""
-
-    __slots__ = (
-        "_pieces", "_stream", "_trailers", "body", "head", "on_abort", "on_drain", "state", "timeout",
-    )  # fmt: skip
-
-    def __init__(self, stream: MessageStream, head: RequestHead, message: bytes) -> None:
-        self._stream = stream
-        self.head = head
-        self.body: Buffer = b"\0%b%b" % (len(message).to_bytes(4, "big"), message)
-        self.timeout: bytes | None = None
-        self.state = OPEN
-        self.on_abort: Callable[[], None] | None = None
-        self.on_drain: Callable[[], None] | None = None
-        self._pieces: list[Buffer] = []
-        self._trailers = b""
-
-    scheme = "http"
-    peer = ""
-
-    def gather(self, callback: Callable[[Any], None]) -> None:
-        callback(self)
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def aborted(self) -> None:
-        """The stream's client has gone."""
-        if self.state < ENDED:
-            self.state = ABORTED
-            if self.on_abort is not None:
-                self.on_abort()
-
-    def send(
-        self,
-        status: int,
-        headers: bytes,
-        body: Buffer | Sequence[Buffer] = b"",
-        trailers: bytes = b"",
-    ) -> None:
-        if self.state != OPEN:
-            return
-        pieces = [body] if isinstance(body, (bytes, bytearray, memoryview)) else list(body)
-        self._answer(pieces, trailers)
-
-    def start(self, status: int, headers: bytes, *, length: int | None = None) -> None:
-        if self.state == OPEN:
-            self.state = STARTED
-
-    def write(self, data: Buffer) -> bool:
-        if self.state == STARTED:
-            self._pieces.append(bytes(data))
-        return True
-
-    def end(self, trailers: bytes = b"") -> None:
-        if self.state == STARTED:
-            self._answer(self._pieces, trailers)
-
-    def abort(self) -> None:
-        if self.state < ENDED:
-            self._error("The answer broke off.")
-
-    def fault(self) -> None:
-        if self.state < ENDED:
-            self._error("The server failed on this request; its log has the details.")
-
-    def _answer(self, pieces: list[Buffer], trailers: bytes) -> None:
-        status, message = read_status(trailers)
-        if status:
-            self._error(message or f"The status is {status}.")
-            return
-        self.state = ENDED
-        framed = b"".join(pieces)
-        inner = memoryview(framed)[5:]
-        stream = self._stream
-        stream.on_gone = None
-        stream.send((b"\x12" + varint(len(inner)), inner))
-        stream.done()
-
-    def _error(self, message: str) -> None:
-        self.state = ENDED
-        text = message.encode()
-        stream = self._stream
-        stream.on_gone = None
-        stream.send((b"\x0a" + varint(len(text)), text))
-        stream.done()
-
-
-def serve_stream_infer(exchange: H2Exchange, handler: Callable[[Any], None], most: int) -> None:
-    """Serve a ModelStreamInfer; `handler` takes each of its requests as a ModelInfer."""
-    head = exchange.head
-    unary = head.memo.get(_UNARY)
-    if unary is None:
-        unary = head.memo[_UNARY] = _as_unary(head)
-
-    def take(stream: MessageStream, message: bytes) -> None:
-        call = StreamedCall(stream, unary, message)
-        stream.on_gone = call.aborted
-        try:
-            handler(call)
-        except PenstockError as error:
-            reply_error(call, error)
-
-    MessageStream(exchange, take, most)
-
-
-def _as_unary(head: RequestHead) -> RequestHead:
-    """The same head, for a ModelInfer whose message is not compressed."""
-    made = RequestHead()
-    for name in ("raw", "method", "query", "host", "minor", "keep_alive", "expect_continue"):
-        setattr(made, name, getattr(head, name))
-    made.target = made.path = INFER_PATH
-    made.headers = tuple(
-        h for h in head.headers if h[0] not in (b"grpc-encoding", b"content-length")
-    )
-    made._fields = dict(made.headers)
-    made.content_length = -1
-    made.memo = {}
-    return made
