@@ -567,14 +567,31 @@ def rollout_restart(
 @rollout_app.command("promote")
 def rollout_promote(
     name: Annotated[str, typer.Argument(help="Service.")],
+    canary: Annotated[
+        str | None, typer.Option(help="Named canary of the manifest; needless if there is one.")
+    ] = None,
     namespace: Namespace = "default",
     server: Server = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Give all requests to the newest revision: ends a canary, and what rollback pinned."""
+    """Give all requests to the newest revision, or to a named canary; ends what rollback pinned."""
     from penstock.cli import rollout
 
-    rollout.promote(_client(server, token_file), name, namespace=namespace)
+    rollout.promote(_client(server, token_file), name, namespace=namespace, canary=canary)
+
+
+@rollout_app.command("weight")
+def rollout_weight(
+    name: Annotated[str, typer.Argument(help="Service.")],
+    shares: Annotated[list[str], typer.Argument(help="CANARY=PERCENT, ...")],
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Set the percent of requests of named canaries; the predictor takes the rest."""
+    from penstock.cli import canaries
+
+    canaries.weight(_client(server, token_file), name, shares, namespace=namespace)
 
 
 @rollout_app.command("rollback")
@@ -583,11 +600,16 @@ def rollout_rollback(
     to_revision: Annotated[
         str | None, typer.Option(help="Number or name of a kept revision; the one before.")
     ] = None,
+    canary: Annotated[
+        str | None, typer.Option(help="Take this named canary out; without it, all of them.")
+    ] = None,
     namespace: Namespace = "default",
     server: Server = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Give all requests to an earlier revision, until promote."""
+    """Give all requests to an earlier revision, until promote; or take named canaries out."""
     from penstock.cli import rollout
 
-    rollout.rollback(_client(server, token_file), name, namespace=namespace, to=to_revision)
+    rollout.rollback(
+        _client(server, token_file), name, namespace=namespace, to=to_revision, canary=canary
+    )

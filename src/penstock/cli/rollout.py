@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from penstock.cli import canaries
 from penstock.cli.client import Client, Kinds, Served
 from penstock.cli.exits import FAILED, CliError
 from penstock.cli.getting import find
@@ -61,10 +62,11 @@ def status(client: Client, name: str, *, namespace: str, wait: bool, timeout_s: 
 
 
 def history(client: Client, name: str, *, namespace: str) -> None:
-    """The revisions that are kept."""
+    """The revisions that are kept, of all components."""
     _, obj = _service(client, namespace, name)
     service = obj["metadata"]["name"]
-    serving = {t["revisionName"]: t["percent"] for t in _predictor(obj).get("traffic") or ()}
+    components = ((obj.get("status") or {}).get("components") or {}).values()
+    serving = {t["revisionName"]: t["percent"] for c in components for t in c.get("traffic") or ()}
     rows = [
         (
             str(r["spec"]["number"]),
@@ -89,10 +91,19 @@ def restart(client: Client, name: str, *, namespace: str) -> None:
     say(f"{kind.singular}.{kind.group}/{obj['metadata']['name']} restarted")
 
 
-def promote(client: Client, name: str, *, namespace: str) -> None:
-    """All requests to the newest revision: takes `canaryTrafficPercent` and a pin away."""
+def promote(client: Client, name: str, *, namespace: str, canary: str | None = None) -> None:
+    """All requests to the newest revision, or to a named canary.
+
+    Takes `canaryTrafficPercent` and a pin away; a canary of the manifest becomes its predictor.
+    """
     kind, obj = _service(client, namespace, name)
     service = obj["metadata"]["name"]
+    names = canaries.names(obj)
+    if names or canary is not None:
+        chosen = canaries.choose(service, names, canary)
+        canaries.promote(client, kind, namespace, obj, chosen)
+        say(f"{kind.singular}.{kind.group}/{service} promoted: {chosen} takes all requests")
+        return
     latest = _predictor(obj).get("latestReadyRevision")
     if not latest:
         raise CliError(f"{service} has no revision that is ready.", FAILED)
@@ -108,21 +119,36 @@ def promote(client: Client, name: str, *, namespace: str) -> None:
         + (" when it is ready" if created != latest else ""))  # fmt: skip
 
 
-def rollback(client: Client, name: str, *, namespace: str, to: str | None) -> None:
+def rollback(
+    client: Client, name: str, *, namespace: str, to: str | None, canary: str | None = None
+) -> None:
     """All requests to a revision that is kept: the one before, or the one given by number or name.
 
-    An annotation pins it; `promote` takes the pin away.
+    An annotation pins it; `promote` takes the pin away. Named canaries are taken out instead: all of them,
+    or the one given.
     """
     kind, obj = _service(client, namespace, name)
     service = obj["metadata"]["name"]
-    revisions = _revisions(client, namespace, service)
+    names = canaries.names(obj)
+    if to is None and (names or canary is not None):
+        gone = names if canary is None else [canaries.choose(service, names, canary)]
+        canaries.take_out(client, kind, namespace, obj, gone)
+        say(f"{kind.singular}.{kind.group}/{service} rolled back: without {' and '.join(gone)}")
+        return
+    revisions = [
+        r
+        for r in _revisions(client, namespace, service)
+        if (r["spec"].get("component") or {}).get("role", "predictor") == "predictor"
+    ]
     predictor = _predictor(obj)
     serving = {t["revisionName"]: t["percent"] for t in predictor.get("traffic") or ()}
     found: dict[str, Any] | None
     if to is not None:
-        found = next(
-            (r for r in revisions if to in (str(r["spec"]["number"]), r["metadata"]["name"])), None
-        )
+        matching = [r for r in revisions if to in (str(r["spec"]["number"]), r["metadata"]["name"])]
+        if len(matching) > 1:
+            named = " or ".join(r["metadata"]["name"] for r in matching)
+            raise CliError(f"{service} has several revisions {to}; say {named}.", FAILED)
+        found = matching[0] if matching else None
         if found is None:
             raise CliError(
                 f"{service} has no revision {to}; `penstock rollout history {service}` lists them.",
