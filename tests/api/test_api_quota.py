@@ -7,6 +7,14 @@ from typing import Any
 
 import pytest
 from api_harness import ISVC, Api, isvc
+from control_fakes import FakeBackend, FakeFiles
+
+from penstock.backends.base import Phase
+from penstock.control.plane import ControlPlane
+from penstock.control.quotas import QUOTA
+from penstock.control.settings import ControlSettings
+from penstock.store.base import Key
+from penstock.store.sqlite import SqliteStore
 
 
 def quota(name: str = "team", **hard: Any) -> dict[str, Any]:
@@ -84,3 +92,111 @@ async def test_a_quota_that_makes_no_sense_is_refused(
     refused = await api.apply(quota(**hard))
     assert refused.status_code == 422
     assert message in refused.json()["message"]
+
+
+# -- status ----------------------------------------------------------------------------------------
+
+
+async def used(api: Api, name: str = "team") -> dict[str, str]:
+    obj = (await api.client.get(f"/api/v1/namespaces/default/resourcequotas/{name}")).json()
+    status: dict[str, dict[str, str]] = obj.get("status") or {}
+    return status.get("used") or {}
+
+
+async def until_used(api: Api, **expected: str) -> None:
+    wanted = {k.replace("_", "."): v for k, v in expected.items()}
+
+    async def look() -> bool:
+        found = await used(api)
+        return {k: found.get(k) for k in wanted} == wanted
+
+    await api.until(look)
+
+
+async def test_the_status_says_what_is_used_of_it_after_every_change(api: Api) -> None:
+    await api.apply(sized("before", cpu="500m"))
+    await api.apply(quota(cpu=4, memory="8Gi", pods=10))
+    await until_used(api, cpu="500m", memory="1Gi", pods="1")
+    obj = (await api.client.get("/api/v1/namespaces/default/resourcequotas/team")).json()
+    assert obj["status"]["hard"] == {"cpu": "4", "memory": "8Gi", "pods": "10"}
+    await api.apply(sized("a", maxReplicas=3))
+    await until_used(api, cpu="3500m", memory="4Gi", pods="4")
+    await api.apply(sized("a", maxReplicas=2))
+    await until_used(api, cpu="2500m", memory="3Gi")
+    await api.client.delete(f"{ISVC}/a")
+    await until_used(api, cpu="500m", memory="1Gi", pods="1")
+    await api.apply(quota(cpu=2))
+    await until_used(api, cpu="500m")
+    obj = (await api.client.get("/api/v1/namespaces/default/resourcequotas/team")).json()
+    assert obj["status"] == {"hard": {"cpu": "2"}, "used": {"cpu": "500m"}}
+
+
+async def test_a_refused_service_is_not_counted(api: Api) -> None:
+    await api.apply(quota(cpu=1))
+    assert (await api.apply(sized("a"))).status_code == 201
+    assert (await api.apply(sized("b"))).status_code == 403
+    await until_used(api, cpu="1")
+
+
+async def test_a_stopped_service_keeps_its_place_in_the_count_only(api: Api) -> None:
+    await api.apply(quota(cpu=4, pods=4, penstock_dev__services=4))
+    await api.apply(sized("a"))
+    await until_used(api, cpu="1", pods="1")
+    stopped = sized("a")
+    stopped["metadata"]["annotations"] = {"serving.kserve.io/stop": "true"}
+    await api.apply(stopped)
+    await until_used(api, cpu="0", pods="0")
+    assert (await used(api))["penstock.dev/services"] == "1"
+
+
+async def test_a_status_that_a_service_gets_makes_no_work(api: Api) -> None:
+    """Else every look at a service would be one at its quotas."""
+    await api.apply(quota(cpu=4))
+    await api.apply(sized("a"))
+    await until_used(api, cpu="1")
+    await api.ready("a")
+    await api.plane.quotas.loop.settled()
+    looks = api.plane.quotas.loop.looks
+    api.backend.set(next(iter(api.backend.replicas)), Phase.BACKOFF, reason="Exit")
+
+    async def told() -> bool:
+        obj = (await api.client.get(f"{ISVC}/a")).json()
+        return any(
+            c["type"] == "Ready" and c["status"] != "True" for c in obj["status"]["conditions"]
+        )
+
+    await api.until(told)
+    await api.plane.quotas.loop.settled()
+    assert api.plane.quotas.loop.looks == looks
+
+
+async def test_what_changed_while_no_control_plane_ran_is_counted_when_one_is_back() -> None:
+    store = await SqliteStore.in_memory()
+    settings = ControlSettings(cores=2)
+    meta = {"name": "team", "namespace": "default"}
+    kept = await store.create({**quota(cpu=4), "metadata": meta})
+    service = sized("a", maxReplicas=2)
+    service["metadata"]["namespace"] = "default"
+    await store.create(service)
+    plane = ControlPlane(store, FakeBackend(), FakeFiles(), settings=settings)
+    await plane.start()
+    try:
+        await plane.quotas.loop.settled()
+        found = await store.get(Key(QUOTA, "default", "team"))
+        assert kept.get("status") is None
+        assert found["status"] == {"hard": {"cpu": "4"}, "used": {"cpu": "2"}}
+    finally:
+        await plane.close()
+        await store.close()
+
+
+async def test_kubectl_shows_used_and_hard(api: Api) -> None:
+    await api.apply(quota(cpu=4, limits_memory="8Gi"))
+    await api.apply(sized("a"))
+    await until_used(api, cpu="1")
+    table = await api.client.get(
+        "/api/v1/namespaces/default/resourcequotas",
+        headers={"accept": "application/json;as=Table;v=v1;g=meta.k8s.io"},
+    )
+    (row,) = table.json()["rows"]
+    assert row["cells"][1:3] == ["cpu: 1/4", "limits.memory: 1Gi/8Gi"]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from penstock.domain.quantity import (
     MAX,
     format_bytes,
+    format_quantity,
     parse_bytes,
     parse_cpu,
     parse_quantity,
@@ -119,3 +120,13 @@ def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
 def test_values_are_exact(number: Any, suffix: str) -> None:
     scale = {"": Fraction(1), "k": Fraction(1000), "Mi": Fraction(2**20), "m": Fraction(1, 1000)}
     assert parse_quantity(f"{number}{suffix}") == Fraction(number) * scale[suffix]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(Fraction(2), "2"), (Fraction(1, 2), "500m"), (Fraction(5, 2), "2500m"), (Fraction(1, 3000), "1m"),
+     (Fraction(8 * 2**30), "8Gi"), (Fraction(0), "0"), (Fraction(1000), "1000"), (Fraction(3 * 2**20), "3Mi"),
+     (Fraction(29999, 10000), "3")],
+)  # fmt: skip
+def test_sums_are_shown_as_kubernetes_does(value: Fraction, text: str) -> None:
+    assert format_quantity(value) == text

@@ -69,7 +69,7 @@ class Objects:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._store = plane.store
-        self._quotas = QuotaGate(plane.store, runs_containers=plane.backend.runs_containers)
+        self._quotas = QuotaGate(plane.store, plane.quotas.usages)
 
     # -- reading -----------------------------------------------------------------------------------
 

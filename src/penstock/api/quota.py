@@ -7,31 +7,25 @@ the last of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from fractions import Fraction
 from weakref import WeakValueDictionary
 
-from penstock import dialects
 from penstock.api.kinds import Resource, service_kinds
-from penstock.domain.quota import Quota, Undeclared, exceeded, usage
-from penstock.domain.service import Service
-from penstock.errors import Forbidden, InvalidManifest
-from penstock.store.base import Kind, Object, Store
-
-QUOTA = Kind("", "ResourceQuota")
-_Usage = Mapping[str, Fraction | None]
+from penstock.control.quotas import QUOTA, Usages, quota_of
+from penstock.domain.quantity import format_quantity
+from penstock.domain.quota import Quota, Undeclared, exceeded
+from penstock.errors import Forbidden
+from penstock.store.base import Object, Store
 
 
 class QuotaGate:
     """`passing` lets a write through, or raises Forbidden with the sums."""
 
-    def __init__(self, store: Store, *, runs_containers: bool) -> None:
+    def __init__(self, store: Store, usages: Usages) -> None:
         self._store = store
-        self._runs_containers = runs_containers
+        self._usages = usages
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        #: By uid: what the usage was made from, and it. Dropped with the namespace's last quota.
-        self._known: dict[str, tuple[str, _Usage]] = {}
 
     @asynccontextmanager
     async def passing(
@@ -48,21 +42,19 @@ class QuotaGate:
         async with lock:
             listing = await self._store.list(QUOTA, namespace=namespace)
             if listing.items:
-                await self._check([_quota(o) for o in listing.items], resource, obj, stored)
-            else:
-                self._known.clear()
+                await self._check([quota_of(o) for o in listing.items], resource, obj, stored)
             yield
 
     async def _check(
         self, quotas: list[Quota], resource: Resource, obj: Object, stored: Object | None
     ) -> None:
-        new = self._usage(obj)
-        old = self._usage(stored) if stored is not None else None
+        new = self._usages.of_new(obj)
+        old = self._usages.of(stored) if stored is not None else None
         uid = stored["metadata"]["uid"] if stored is not None else None
         others = []
         for kind in service_kinds():
             listing = await self._store.list(kind, namespace=obj["metadata"]["namespace"])
-            others += [self._of(o) for o in listing.items if o["metadata"]["uid"] != uid]
+            others += [self._usages.of(o) for o in listing.items if o["metadata"]["uid"] != uid]
         name = obj["metadata"].get("name", "")
         for quota in quotas:
             try:
@@ -73,44 +65,10 @@ class QuotaGate:
                     f"must specify {exc} in the model's resources."
                 ) from None
             if over:
-                asked = ",".join(f"{r}={_shown(amount)}" for r, amount, _, _ in over)
-                used = ",".join(f"{r}={_shown(amount)}" for r, _, amount, _ in over)
-                hard = ",".join(f"{r}={_shown(amount)}" for r, _, _, amount in over)
+                asked = ",".join(f"{r}={format_quantity(amount)}" for r, amount, _, _ in over)
+                used = ",".join(f"{r}={format_quantity(amount)}" for r, _, amount, _ in over)
+                hard = ",".join(f"{r}={format_quantity(amount)}" for r, _, _, amount in over)
                 raise Forbidden(
                     f'{resource.qualified} "{name}" is forbidden: exceeded quota: {quota.name}, '
                     f"requested: {asked}, used: {used}, limited: {hard}."
                 )
-
-    def _of(self, obj: Object) -> _Usage:
-        meta = obj["metadata"]
-        mark = f"{meta.get('generation')}|{meta.get('annotations')}"
-        known = self._known.get(meta["uid"])
-        if known is None or known[0] != mark:
-            known = self._known[meta["uid"]] = (mark, self._usage(obj))
-        return known[1]
-
-    def _usage(self, obj: Object) -> _Usage:
-        dialect = dialects.find(obj["apiVersion"], obj["kind"])
-        try:
-            service = dialect.translate(obj, runs_containers=self._runs_containers).object
-        except InvalidManifest:
-            return {}  # stored by another release; nothing of it runs
-        if not isinstance(service, Service):
-            return {}
-        kind = f"{dialect.plural}.{dialect.group}"
-        return usage(service, kind)
-
-
-def _quota(obj: Object) -> Quota:
-    quota = dialects.find(obj["apiVersion"], obj["kind"]).translate(obj).object
-    assert isinstance(quota, Quota)  # noqa: S101 - the kind means a quota
-    return quota
-
-
-def _shown(value: Fraction) -> str:
-    if value.denominator == 1:
-        for suffix, factor in (("Gi", 2**30), ("Mi", 2**20)):
-            if value and value % factor == 0:
-                return f"{value // factor}{suffix}"
-        return str(value)
-    return f"{float(value):g}"

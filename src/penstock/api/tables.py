@@ -159,6 +159,19 @@ def _replicas(obj: Object) -> str:
     return f"{counts.get('ready', 0)}/{counts.get('wanted', 0)}"
 
 
+def _sums(*, limits: bool) -> Cell:
+    def cell(obj: Object) -> str:
+        status = obj.get("status") or {}
+        used = status.get("used") or {}
+        return ", ".join(
+            f"{resource}: {used.get(resource, '?')}/{hard}"
+            for resource, hard in sorted((status.get("hard") or {}).items())
+            if resource.startswith("limits.") is limits
+        )
+
+    return cell
+
+
 def _memory(*path: str) -> Cell:
     read = at(*path, default=0)
     return lambda obj: format_bytes(int(read(obj))) if read(obj) else ""
@@ -226,6 +239,12 @@ _BY_KIND: Mapping[str, tuple[Column, ...]] = {
         AGE,
         Column("Address", at("status", "address", default=""), wide=True),
         Column("Reason", at("status", "reason", default=""), wide=True),
+    ),
+    "ResourceQuota": (
+        NAME,
+        Column("Request", _sums(limits=False)),
+        Column("Limit", _sums(limits=True)),
+        AGE,
     ),
     "Device": (
         NAME,

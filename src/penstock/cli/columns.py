@@ -98,6 +98,13 @@ def _memory(obj: Object) -> str:
     return size((obj.get("status") or {}).get("memoryBytes"))
 
 
+def _used(obj: Object) -> str:
+    status = obj.get("status") or {}
+    used = status.get("used") or {}
+    sums = sorted((status.get("hard") or {}).items())
+    return ", ".join(f"{r}: {used.get(r, '?')} of {hard}" for r, hard in sums) or "-"
+
+
 def _device_memory(obj: Object) -> str:
     found = (obj.get("spec") or {}).get("memoryBytes")
     # As vendors and limits count it: a device of 16 GiB is none of 17.2 GB to its users.
@@ -158,6 +165,7 @@ _BY_KIND: dict[str, tuple[Column, ...]] = {
         AGE,
         Column("WHY", _why),
     ),
+    "ResourceQuota": (NAME, Column("USED", _used), AGE),
     "Device": (
         NAME,
         Column("MODEL", at("spec", "model", default="-")),

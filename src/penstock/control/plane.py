@@ -24,6 +24,7 @@ from penstock.control.metrics import MetricsCollector
 from penstock.control.placing import Placing
 from penstock.control.plan import Event
 from penstock.control.priorities import PRIORITY_CLASS
+from penstock.control.quotas import QuotaKeeper
 from penstock.control.replicas import ReplicaCache
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import KINDS as RUNTIME_KINDS
@@ -126,6 +127,9 @@ class ControlPlane:
             clock=self._clock,
             tell=lambda key, why: self.services.tell(key, Event("Normal", "PutToSleep", why)),
         )
+        self.quotas = QuotaKeeper(
+            store, self.manifests, clock=self._clock, runs_containers=backend.runs_containers
+        )
         self.registry = Registry()
         self.metrics = MetricsCollector(
             self._processes, self.registry, clock=self._clock, refresh_own=self._refresh_gauges
@@ -164,6 +168,7 @@ class ControlPlane:
         version = await self.manifests.load(self.store)
         await self.services.revisions.load()
         await self._first_sync()
+        await self.quotas.load()
         self._tasks = [
             asyncio.create_task(self._follow_store(version), name="store-watch"),
             asyncio.create_task(self.replicas.run(), name="replica-watch"),
@@ -199,6 +204,7 @@ class ControlPlane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.fetches.close()
         await self.loop.close()
+        await self.quotas.close()
         await self.services.close()
         await self.metrics.close()
         await self.routes.close()
@@ -251,6 +257,7 @@ class ControlPlane:
     async def _reload(self) -> None:
         before = self.manifests.names()
         await self.manifests.load(self.store)
+        await self.quotas.load()
         for key in before | self.manifests.names():
             self.loop.enqueue(key)
 
@@ -265,6 +272,7 @@ class ControlPlane:
 
     def _changed(self, change: Change) -> None:
         key = self.manifests.take(change)
+        self.quotas.take(change)
         if key is not None:
             self.loop.enqueue(key)
         elif change.key.kind in (SECRET, SERVICE_ACCOUNT):

@@ -92,6 +92,15 @@ def format_bytes(size_bytes: int) -> str:
     return str(size_bytes)
 
 
+def format_quantity(value: Fraction) -> str:
+    """As Kubernetes shows a sum: `2`, `500m`, `8Gi`; what is finer than a thousandth is rounded up."""
+    if value.denominator == 1:
+        size = int(value)
+        return format_bytes(size) if size % _SUFFIX["Mi"] == 0 else str(size)
+    milli = math.ceil(value * 1000)
+    return f"{milli}m" if milli % 1000 else str(milli // 1000)
+
+
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
