@@ -130,6 +130,20 @@ def test_waiting_ends_when_nothing_but_a_change_can_help(penstock: Penstock) -> 
     assert "EOFError: the file is empty" in ran.err
 
 
+def test_what_is_applied_unchanged_is_tried_again_before_its_failure_is_believed(
+    penstock: Penstock,
+) -> None:
+    """The file was mended, the manifest is the same: the old failure is no answer."""
+    backend = penstock.server.api.backend
+    backend.behave = lambda replica_id, spec: Phase.FAILED
+    assert penstock("apply", "-f", "iris.yaml", "--wait", "--timeout", "20s").code == 1
+    assert penstock("apply", "-f", "iris.yaml", "--wait", "--timeout", "20s").code == 1
+    backend.behave = lambda replica_id, spec: Phase.READY
+    ran = penstock("apply", "-f", "iris.yaml", "--wait", "--timeout", "20s")
+    assert "iris unchanged" in ran.out
+    assert "iris ready" in ran.out
+
+
 def test_waiting_ends_with_its_time_and_says_what_it_waited_for(penstock: Penstock) -> None:
     penstock.server.api.backend.behave = lambda replica_id, spec: Phase.STARTING
     penstock("apply", "-f", "iris.yaml")

@@ -21,10 +21,12 @@ PENSTOCK = [sys.executable, "-m", "penstock.cli"]
 class Platform:
     """One `penstock serve` on one data folder, which can be killed and started again."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None) -> None:
+        """`env` has variables that `penstock serve` gets beyond this process's own."""
         self.folder = folder
         self.data = folder / "data"
         self.options = options
+        self.env = {**os.environ, **(env or {})}
         self.process: subprocess.Popen[str] | None = None
         self.http = ""
         self.api = ""
@@ -37,6 +39,7 @@ class Platform:
             [*PENSTOCK, "serve", "--data-dir", str(self.data), "--http-port", ports[0],
              "--api-port", ports[1], "--gateways", "1", *self.options],
             cwd=self.folder,
+            env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

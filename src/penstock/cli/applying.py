@@ -38,6 +38,7 @@ def apply(
     kinds = Kinds(client)
     failures: list[CliError] = []
     services: list[Target] = []
+    unchanged = False
     line = StatusLine()
     for i, manifest in enumerate(sorted(manifests, key=lambda m: _ORDER.get(_kind(m), 9))):
         if len(manifests) > 50:
@@ -63,6 +64,7 @@ def apply(
             note(f"warning: {manifest.where(path)}: {path}: {text}")
         if target.kind.is_service:
             services.append(target)
+            unchanged |= what == "unchanged"
     if failures:
         codes = {f.code for f in failures}
         raise CliError(
@@ -70,7 +72,16 @@ def apply(
             codes.pop() if len(codes) == 1 else FAILED,
         )
     if wait and services and not dry_run:
-        wait_for_condition(client, services, "Ready", "True", timeout_s, give_up=True, on_met=_met)
+        wait_for_condition(
+            client,
+            services,
+            "Ready",
+            "True",
+            timeout_s,
+            give_up=True,
+            tried_again=unchanged,
+            on_met=_met,
+        )
 
 
 def _met(target: Target) -> None:

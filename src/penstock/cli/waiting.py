@@ -11,6 +11,9 @@ from penstock.cli.client import Client, Served
 from penstock.cli.exits import FAILED, TIMED_OUT, CliError
 from penstock.cli.output import StatusLine
 
+#: What was applied unchanged is tried again; for so long, seconds, its old failure is not believed.
+TRIED_AGAIN_S = 3.0
+
 #: Transition states that no waiting ends; somebody has to change something.
 _HOPELESS = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
 
@@ -48,17 +51,21 @@ def wait_for_condition(
     timeout_s: float,
     *,
     give_up: bool = False,
+    tried_again: bool = False,
     on_met: Callable[[Target], None] = lambda target: None,
 ) -> None:
     """Until each target's condition has the status. CliError: TIMED_OUT, or FAILED when gone or hopeless.
 
-    `give_up`: end at once when a target is blocked by something that only a change can help.
+    `give_up`: end at once when a target is blocked by something that only a change can help; with
+    `tried_again` the platform has just been told to try once more, so it has a moment for it.
     """
     waiting = {(t.kind.path(t.namespace), t.namespace, t.name): t for t in targets}
     total = len(waiting)
     messages: dict[str, str] = {}
     line = StatusLine()
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    deadline = began + timeout_s
+    patient_until = began + TRIED_AGAIN_S if tried_again else began
     try:
         while waiting:
             path, _, _ = next(iter(waiting))
@@ -71,6 +78,7 @@ def wait_for_condition(
                 status,
                 deadline,
                 give_up,
+                patient_until,
                 on_met,
                 line,
                 total,
@@ -97,6 +105,7 @@ def _watch_one_path(
     status: str,
     deadline: float,
     give_up: bool,
+    patient_until: float,
     on_met: Callable[[Target], None],
     line: StatusLine,
     total: int,
@@ -127,6 +136,9 @@ def _watch_one_path(
                 del waiting[key]
                 messages.pop(target.shown, None)
                 on_met(target)
+            elif give_up and _is_hopeless(obj) and time.monotonic() < patient_until:
+                time.sleep(0.1)
+                return  # the watch is opened anew, and begins with what is so then
             elif give_up and _is_hopeless(obj):
                 line.clear()
                 raise CliError(f"{target.shown} is not ready: {message}", FAILED)
