@@ -29,13 +29,14 @@ def run(
     """Serve until Ctrl-C; the exit code."""
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        served = model_process.served_model(model, framework=framework, name=name)
+        models = model_process.served_models(model, framework=framework, name=name)
 
         def listening(address: Address) -> None:
             base = f"http://{address.host}:{address.port}"
-            say(f"{served.name} ({served.framework}) at {base}; Ctrl-C ends it.")
-            say(f"  {base}/v1/models/{served.name}:predict")
-            say(f"  {base}/v2/models/{served.name}/infer")
+            for served in models:
+                say(f"{served.name} ({served.framework}) at {base}; Ctrl-C ends it.")
+                say(f"  {base}/v1/models/{served.name}:predict")
+                say(f"  {base}/v2/models/{served.name}/infer")
             if grpc_port is not None:
                 say(f"  gRPC at {address.host}:{grpc_port}")
 

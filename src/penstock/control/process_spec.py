@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from penstock.control.plan import DEFAULT_TIMEOUT_S
 from penstock.control.revisions import Kept
 from penstock.domain.devices import request_of
 from penstock.domain.process import Neighbour, ProcessSpec, ServedModel
-from penstock.domain.service import Role, Service, VersionPolicy
+from penstock.domain.service import Component, Role, Service, VersionPolicy
 
 
 def threads_for(cores: int, replicas: int, cpu_limit: float | None) -> int:
@@ -21,6 +22,12 @@ def threads_for(cores: int, replicas: int, cpu_limit: float | None) -> int:
     if cpu_limit is not None:
         return max(1, min(cores, math.ceil(cpu_limit)))
     return max(1, cores // max(1, replicas))
+
+
+def served_name(component: Component, service: Service) -> str:
+    """A component's model's name on the wire."""
+    model = component.model
+    return (model.served_name if model is not None else None) or service.name
 
 
 def process_spec(
@@ -45,18 +52,27 @@ def process_spec(
     resources = component.resources
     options: dict[str, Any] = dict(kept.options)
     timeout_s = component.timeout_s
+    models = tuple(
+        replace(
+            m,
+            options={**m.options, **options},
+            versions=model.versions or m.versions,
+            batching=component.batching or m.batching,
+        )
+        for m in kept.models
+    ) or (
+        ServedModel(
+            name=served_name(component, service),
+            framework=kept.revision.framework,
+            path=kept.path,
+            options=options,
+            versions=model.versions or VersionPolicy(),
+            batching=component.batching,
+        ),
+    )
     return ProcessSpec(
         listen="",
-        models=(
-            ServedModel(
-                name=model.served_name or service.name,
-                framework=kept.revision.framework,
-                path=kept.path,
-                options=options,
-                versions=model.versions or VersionPolicy(),
-                batching=component.batching,
-            ),
-        ),
+        models=models,
         namespace=service.namespace,
         service=service.name,
         revision=kept.name,

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.domain.process import ServedModel
 from penstock.domain.revision import Revision, digest
 from penstock.domain.service import EMPTY, Component, EnvVar, Service
 from penstock.domain.status import from_rfc3339, rfc3339
@@ -54,6 +55,8 @@ class Kept:
     options: Mapping[str, Any] = EMPTY
     #: Environment: the runtime's, then the component's; secrets by reference.
     env: tuple[EnvVar, ...] = ()
+    #: The models of a repository (see `repository_files`); empty where the files are one model's.
+    models: tuple[ServedModel, ...] = ()
     #: Unix seconds when it first was ready; None while it never was.
     ready_at: float | None = None
     #: Counts, over the revisions of its role, when this one last took all requests; 0 while it never did.
@@ -118,6 +121,7 @@ def to_object(kept: Kept, service: Service, owner: Object) -> Object:
             "sizeBytes": kept.size_bytes,
             "options": plain(kept.options),
             "env": plain(kept.env),
+            **({"models": plain(kept.models)} if kept.models else {}),
             "component": plain(r.component),
         },
     }
@@ -147,6 +151,7 @@ def from_object(obj: Object) -> Kept:
             size_bytes=int(spec.get("sizeBytes", 0)),
             options=spec.get("options") or {},
             env=msgspec.convert(spec.get("env") or [], tuple[EnvVar, ...]),
+            models=msgspec.convert(spec.get("models") or [], tuple[ServedModel, ...]),
             ready_at=from_rfc3339(ready_at) if ready_at else None,
             rollout=int(status.get("rollout", 0)),
             stage=msgspec.convert(status["stage"], Stage) if status.get("stage") else None,

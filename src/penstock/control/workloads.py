@@ -20,6 +20,8 @@ from penstock.control.plan import (
     Problem,
     one_line,
 )
+from penstock.control.process_spec import served_name
+from penstock.control.repository_files import models_of, warnings_of, with_models
 from penstock.control.revision_keeper import RevisionKeeper, owner_of
 from penstock.control.revisions import Kept, asked_digest, next_number
 from penstock.control.runtimes import runtimes_for
@@ -166,7 +168,10 @@ class Workloads:
         fetching = fetch_key(key, workload.id)
 
         async def job(progress: Callable[[int, int | None], None]) -> Files:
-            return await self._files.fetch(service.namespace, component, progress, revision=owner)
+            files = await self._files.fetch(service.namespace, component, progress, revision=owner)
+            return await with_models(
+                files, component, selection.framework, served_name(component, service)
+            )
 
         got = self._fetches.want(fetching, f"{asked}#{state.refresh}", uri, job)
         missing = workload.id in state.missing
@@ -204,6 +209,7 @@ class Workloads:
         number, name = self._next(key, state, workload.id)
         model = component.model
         assert model is not None  # noqa: S101 - only models are fetched
+        models = models_of(files)
         kept = Kept(
             Revision(
                 name=name,
@@ -213,7 +219,7 @@ class Workloads:
                 component=component,
                 files=files.digest,
                 runtime=selection.runtime.name,
-                framework=selection.framework,
+                framework=models[0].framework if models else selection.framework,
             ),
             asked=asked,
             path=str(files.path),
@@ -221,11 +227,14 @@ class Workloads:
             size_bytes=files.size_bytes,
             options={**selection.runtime.options, **model.options},
             env=_env(component, selection),
+            models=models,
         )
         await self._revisions.add(key, kept, service, manifest)
         state.pending.append(
             Event("Normal", "RevisionCreated", f"{kept.name}: {uri} with {selection.runtime.name}.")
         )
+        for warning in warnings_of(files):
+            state.pending.append(Event("Warning", "NoEffect", one_line(warning)))
 
 
 def fetch_key(key: ServiceKey, workload: WorkloadId) -> ServiceKey:

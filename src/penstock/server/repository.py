@@ -141,6 +141,7 @@ class Repository:
         watchdog: Watchdog | None = None,
         prepare_thread: Callable[[Framework], None] | None = None,
         off_loop: OffLoop = in_thread,
+        also: str = "",
     ) -> None:
         self._entries = {m.name: Entry(m) for m in models}
         self._limits = limits or Limits()
@@ -150,6 +151,8 @@ class Repository:
         self._watchdog = watchdog
         self._prepare_thread = prepare_thread
         self._off_loop = off_loop
+        #: Another name of the only model: its service's.
+        self._also = also if len(models) == 1 else ""
         self._started_empty = bool(models) and not any(m.load for m in models)
         self._closing: set[asyncio.Task[None]] = set()
         #: Changes whenever `get` may answer differently, so that look-ups can be remembered.
@@ -159,9 +162,7 @@ class Repository:
 
     def get(self, name: str, version: str | None = None) -> Loaded:
         """The version that serves; without a `version` the newest. Raises NotFound or Unavailable."""
-        entry = self._entries.get(name)
-        if entry is None:
-            raise NotFound(f"Model with name {name} does not exist.")
+        entry = self._entry(name)
         if version is None:
             if entry.default is not None:
                 return entry.default
@@ -179,18 +180,23 @@ class Repository:
             hint=f"It has {', '.join(entry.versions) or 'none'}.",
         )
 
+    def _entry(self, name: str) -> Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            if name and name == self._also:
+                return next(iter(self._entries.values()))
+            raise NotFound(f"Model with name {name} does not exist.")
+        return entry
+
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return name in self._entries or (bool(name) and name == self._also)
 
     def names(self) -> list[str]:
         return list(self._entries)
 
     def versions(self, name: str) -> dict[str, Loaded]:
         """Versions of `name` that serve, oldest first. NotFound when there is no such model."""
-        entry = self._entries.get(name)
-        if entry is None:
-            raise NotFound(f"Model with name {name} does not exist.")
-        return entry.versions
+        return self._entry(name).versions
 
     def loaded(self) -> list[Loaded]:
         return [v for e in self._entries.values() for v in e.versions.values()]

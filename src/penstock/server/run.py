@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from penstock import runtimes
+from penstock import repositories, runtimes
 from penstock.domain.process import ProcessSpec, ServedModel
 from penstock.domain.routes import Address
 from penstock.errors import InvalidInput, LoadError
 from penstock.server.process import main
+
+log = logging.getLogger(__name__)
 
 #: `my_model.py:MyModel`
 _CLASS = re.compile(r"(.+\.py):([A-Za-z_][A-Za-z0-9_.]*)")
@@ -50,6 +54,39 @@ def served_model(
     )
 
 
+def served_models(
+    model: str,
+    *,
+    framework: str | None = None,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[ServedModel, ...]:
+    """What `model` names: one model (see `served_model`), or those of a repository.
+
+    `framework` may be the kind of repository: triton, mlserver or bentoml. Raises as `served_model` does.
+    """
+    path = Path(model)
+    kind = framework if framework in repositories.KINDS else None
+    if kind is None and framework is None and path.is_dir():
+        kind = repositories.detect(path)
+    if kind is None:
+        return (served_model(model, framework=framework, name=name, options=options),)
+    if not path.exists():
+        raise LoadError(f"There is no model at {path}.")
+    path = path.resolve()
+    found = repositories.read(kind, path, name=name or _name_of(path))
+    for warning in found.warnings:
+        log.warning("%s", warning)
+    if name is not None and len(found.models) > 1:
+        raise InvalidInput(
+            f"{model} has {len(found.models)} models, which have names of their own."
+        )
+    given = dict(options or {})
+    return tuple(
+        replace(m, name=name or m.name, options={**m.options, **given}) for m in found.models
+    )
+
+
 def run(
     model: str,
     *,
@@ -66,7 +103,7 @@ def run(
     on_ready: Callable[[], None] | None = None,
 ) -> int:
     """Serve `model` until SIGINT or SIGTERM; the exit code. Raises as `served_model` does."""
-    served = served_model(model, framework=framework, name=name, options=options)
+    models = served_models(model, framework=framework, name=name, options=options)
     with contextlib.ExitStack() as stack:
         regions = (
             stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-regions-"))
@@ -75,9 +112,9 @@ def run(
         )
         spec = ProcessSpec(
             listen=f"tcp:{host}:{port}",
-            models=(served,),
+            models=models,
             listen_grpc="" if grpc_port is None else f"tcp:{host}:{grpc_port}",
-            service=served.name,
+            service=models[0].name,
             revision="local",
             replica="local",
             threads=threads,

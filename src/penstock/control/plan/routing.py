@@ -46,7 +46,7 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str]) -> Route:
         namespace=service.namespace,
         name=service.name,
         targets=targets,
-        models=_models(component) if predictor else (),
+        models=_models(component, role, percents) if predictor else (),
         timeout_s=timeout_s if timeout_s is not None else DEFAULT_TIMEOUT_S,
         shadow=_shadow(service, role) if predictor else None,
         sticky=routes.Sticky(sticky.header) if sticky is not None else None,
@@ -57,9 +57,12 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str]) -> Route:
     )
 
 
-def _models(component: Component) -> tuple[str, ...]:
+def _models(component: Component, role: RolePlan, percents: Collection[str]) -> tuple[str, ...]:
+    """Names of models besides the service's own: the manifest's, and those of a repository."""
     model = component.model
-    return (model.served_name,) if model is not None and model.served_name else ()
+    names = [model.served_name] if model is not None and model.served_name else []
+    names += [m.name for n in percents if n in role.by_name for m in role.by_name[n].models]
+    return tuple(dict.fromkeys(n for n in names if n))
 
 
 def _targets(
