@@ -3,7 +3,8 @@
 PenstockError
 ├── InvalidInput          the caller's bytes, fields or values are wrong            400 / INVALID_ARGUMENT
 │   ├── TooLarge          a body, header block or queue entry is over its limit     413 / RESOURCE_EXHAUSTED
-│   └── InvalidManifest   fields of a manifest are wrong; each with its path        422 / INVALID_ARGUMENT
+│   ├── InvalidManifest   fields of a manifest are wrong; each with its path        422 / INVALID_ARGUMENT
+│   └── NoAnswer          nothing in a graph applies to this request                422 / INVALID_ARGUMENT
 ├── Unauthorized          no credentials, or wrong ones                             401 / UNAUTHENTICATED
 ├── Forbidden             known caller, not allowed                                 403 / PERMISSION_DENIED
 ├── NotFound              the named model, version or object does not exist         404 / NOT_FOUND
@@ -81,6 +82,13 @@ class InvalidManifest(InvalidInput):
         super().__init__(head + "; ".join(map(str, problems)))
         self.problems = tuple(problems)
         self.about = about
+
+
+class NoAnswer(InvalidInput):
+    """A graph ran to its end and no step gave what its output needs: no branch applies to this request."""
+
+    status = 422
+    reason = "NoAnswer"
 
 
 class Unauthorized(PenstockError):

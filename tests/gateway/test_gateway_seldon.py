@@ -29,7 +29,7 @@ async def test_the_header_comes_before_path_and_host(front, stand_in, path, host
     ("name", "status", "says"),
     [
         ("nope", 404, "There is no service nope"),
-        ("a.pipeline", 501, "pipelines are not served yet"),
+        ("a.pipeline", 404, "There is no service a.pipeline"),
         ("a.experiment", 501, "experiments are not served yet"),
         ("", 404, "There is no service"),
     ],

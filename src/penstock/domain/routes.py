@@ -17,6 +17,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from penstock.domain.graph import Graph
+
 #: The component whose route has the service's own key.
 PREDICTOR = "predictor"
 
@@ -82,6 +84,8 @@ class Route(msgspec.Struct, frozen=True):
     may_sleep: bool = False
     #: Why nothing can answer, when nothing can (first line of the failure); empty when all is well.
     message: str = ""
+    #: Requests run this graph in the gateway; there are no targets then.
+    graph: Graph | None = None
     #: Which component of the service the targets are: predictor, transformer or explainer.
     component: str = PREDICTOR
     #: On the predictor's route: the component that clients' requests go to, if that is another one.

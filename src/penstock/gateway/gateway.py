@@ -26,6 +26,7 @@ from penstock.protocols.shared_memory import SharedMemory
 from penstock.protocols.triton import ServerCalls
 
 if TYPE_CHECKING:
+    from penstock.gateway.graph_front import Graphs
     from penstock.gateway.resolve import Plan
     from penstock.http.server import Exchange
 
@@ -58,7 +59,8 @@ class Gateway:
         self._lines: dict[str, float] = {}
         self.registry = registry if registry is not None else Registry()
         labels = ("namespace", "service", "component", "revision", "protocol", "status")
-        self.table = Table(loop, self.flush, ShadowMetrics(self.registry))
+        self.table = Table(loop, self.flush, ShadowMetrics(self.registry), self._shared_graphs)
+        self._graphs: Graphs | None = None
         self._requests = self.registry.counter(
             "penstock_gateway_requests", "Requests answered by the gateway.", labels
         )
@@ -113,6 +115,10 @@ class Gateway:
                 service = plan.service
                 if service is None or plan.verb:
                     own.answer(exchange, plan, self)
+                    return
+                if service.graph is not None:
+                    # Not remembered, so that requests without a graph need not ask.
+                    service.graph.handle(exchange, plan, service)
                     return
                 head.memo[_PLAN] = plan
             forward = Forward(self, exchange, plan, service, self._time())
@@ -276,6 +282,14 @@ class Gateway:
         """Take a message of the control plane."""
         self.table.apply(message)
 
+    def _shared_graphs(self) -> Graphs:
+        """What graphs share, made with the first one: most gateways have none."""
+        if self._graphs is None:
+            from penstock.gateway.graph_front import Graphs
+
+            self._graphs = Graphs(self, self._loop)
+        return self._graphs
+
     # -- what is counted ------------------------------------------------------------------------------
 
     def count(self, forward: Forward, status: int) -> None:
@@ -332,3 +346,5 @@ class Gateway:
         for task in tuple(self._tasks):
             task.cancel()
         self.table.close()
+        if self._graphs is not None:
+            self._graphs.close()

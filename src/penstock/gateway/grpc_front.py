@@ -217,6 +217,9 @@ class _ModelCall:
                 if service.graph is not None:
                     service.graph.handle_grpc(exchange, plan, service, self._method)
                     return
+                if service.graph is not None:
+                    service.graph.handle_grpc(exchange, plan, service, self._method)
+                    return
                 if len(self._plans) >= _MAX_PLANS:
                     self._plans.clear()
                 self._plans[key] = plan

@@ -123,9 +123,14 @@ def by_header(value: bytes, table: Table) -> Service:
     service = table.get(DEFAULT_NAMESPACE, name)
     if service is not None:
         return service
-    kind = name.rpartition(".")[2]
-    if kind in ("pipeline", "experiment"):
-        raise Unsupported(f"The header seldon-model asks for a {kind}; {kind}s are not served yet.")
+    if name.endswith(".pipeline"):
+        service = table.get(DEFAULT_NAMESPACE, name.removesuffix(".pipeline"))
+        if service is not None and service.graph is not None:
+            return service
+    if name.endswith(".experiment"):
+        raise Unsupported(
+            "The header seldon-model asks for an experiment; experiments are not served yet."
+        )
     raise unknown_service(name, DEFAULT_NAMESPACE)
 
 
@@ -233,7 +238,8 @@ def _make(
     if sticky is not None and soft:
         wanted = preferred(head, service, sticky)
     head_bytes = render(head, service, path, passed_on)
-    return Plan(service, head_bytes, protocol_of(path), timeout_s, wanted=wanted, soft=soft)
+    own = path if service.graph is not None else ""
+    return Plan(service, head_bytes, protocol_of(path), timeout_s, own, wanted=wanted, soft=soft)
 
 
 def _verb(path: str, service: Service) -> str:

@@ -61,7 +61,7 @@ class Service:
     """A route and what this process knows beyond it."""
 
     __slots__ = (
-        "current", "key", "name", "namespace", "route", "shadow", "targets",
+        "current", "graph", "key", "name", "namespace", "route", "shadow", "targets",
         "waiting", "waiting_bytes", "weighted",
     )  # fmt: skip
 
@@ -77,6 +77,8 @@ class Service:
         self.waiting: deque[Forward] = deque()
         self.waiting_bytes = 0
         self.shadow: Shadow | None = None
+        #: A `graph_front.GraphFront` where the service is a graph.
+        self.graph: Any = None
 
     def named(self, name: str) -> Target | None:
         """The target with that tag, or of that revision, whatever its share."""
@@ -111,8 +113,11 @@ class Table:
         loop: asyncio.AbstractEventLoop,
         on_capacity: Callable[[Service], None],
         shadow_metrics: ShadowMetrics | None = None,
+        graphs: Callable[[], Any] | None = None,
     ) -> None:
         self._loop = loop
+        #: Makes, the first time, what all graphs share (`graph_front.Graphs`).
+        self._graphs = graphs
         self._shadow_metrics = shadow_metrics
         self._on_capacity = on_capacity
         self._services: dict[str, Service] = {}
@@ -186,6 +191,8 @@ class Table:
                 target.series = previous[t.revision].series
             targets.append(target)
         service = Service(route, targets)
+        if route.graph is not None and self._graphs is not None:
+            service.graph = self._graphs().front(route.graph)
         if route.shadow is not None and self._shadow_metrics is not None:
             copied = service.named(route.shadow.revision)
             if copied is not None:
@@ -225,6 +232,8 @@ class Table:
         self.generation += 1
         old.current = False
         self._forget_models(old)
+        if old.route.graph is not None and self._graphs is not None:
+            self._graphs().forget(old.route.graph)
         for target in old.targets:
             for replica in target.replicas:
                 replica.close()

@@ -123,7 +123,9 @@ class _Batch:
         first = self.members[0].tensors
         context = self.members[0].context
         last = max(m.context.deadline for m in self.members)
-        shared = Context(context.namespace, last, context.headers, context.request_id)
+        shared = Context(
+            context.namespace, last, context.headers, context.request_id, context.depth
+        )
         arrays = {
             name: np.concatenate([m.tensors.arrays[name] for m in self.members])
             if len(self.members) > 1

@@ -22,10 +22,15 @@ Done: TypeAlias = Callable[[Outcome], None]
 class Context:
     """What all calls of one request share."""
 
-    __slots__ = ("deadline", "headers", "namespace", "request_id")
+    __slots__ = ("deadline", "depth", "headers", "namespace", "request_id")
 
     def __init__(
-        self, namespace: str, deadline: float, headers: bytes = b"", request_id: str = ""
+        self,
+        namespace: str,
+        deadline: float,
+        headers: bytes = b"",
+        request_id: str = "",
+        depth: int = 0,
     ) -> None:
         self.namespace = namespace
         #: Time of the loop's clock when nobody waits any more.
@@ -33,6 +38,8 @@ class Context:
         #: Header lines that go along.
         self.headers = headers
         self.request_id = request_id
+        #: How many graphs called each other, as services, until this one.
+        self.depth = depth
 
 
 class Under(Protocol):

@@ -111,6 +111,11 @@ class Execution:
         """Nothing runs any more."""
         return self._over
 
+    @property
+    def answered(self) -> bool:
+        """It has ended, or was cancelled; steps beside the output may be under way."""
+        return self._answered
+
     def running(self) -> list[str]:
         """Paths of the steps whose calls are under way."""
         return [ask.step.path for ask in self._under_way]
@@ -132,11 +137,18 @@ class Execution:
     # -- what flows use ---------------------------------------------------------------------------
 
     def run_flow(
-        self, program: Program, flow: CompiledFlow, value: Value, done: Callable[[Result], None]
+        self,
+        program: Program,
+        flow: CompiledFlow,
+        value: Value,
+        done: Callable[[Result], None],
+        depth: int = 0,
     ) -> FlowRun:
-        """A run of a flow, to be begun."""
+        """A run of a flow, to be begun. `depth` says how many it is inside of."""
         kind = CyclicRun if flow.cyclic else FlowRun
-        return kind(self, program, flow, value, done)
+        run = kind(self, program, flow, value, done)
+        run.depth = depth
+        return run
 
     def post(self, work: Callable[[], None]) -> None:
         """Do `work` when what is being done is done."""

@@ -52,6 +52,8 @@ WAITING, RUNNING, DONE, SKIPPED, STOPPED = range(5)
 #: What a look at a join says.
 READY, WAIT, NEVER = range(3)
 
+#: How deep flows and graphs may be inside of each other. Within one graph, `graph_check` has looked.
+MAX_GRAPHS: Final = 64
 #: Seldon's: a router that takes all branches, or none.
 ALL_BRANCHES: Final = -1
 NO_BRANCH: Final = -2
@@ -75,6 +77,7 @@ class FlowRun:
     ) -> None:
         count = len(flow.steps)
         self.execution = execution
+        self.depth = 0
         self.program = program
         self.flow = flow
         self.value = value
@@ -413,7 +416,7 @@ class FlowRun:
 
     def _run(self, step: CompiledStep, program: Program, flow: CompiledFlow, value: Value) -> None:
         run = self.execution.run_flow(
-            program, flow, value, lambda result: self._inner_ended(step, result)
+            program, flow, value, lambda result: self._inner_ended(step, result), self.depth + 1
         )
         self._under[step.index] = run
         self.execution.post(run.begin)
@@ -425,6 +428,10 @@ class FlowRun:
             self.failed(
                 step, Failure(404, f"{step.path}: there is no graph {key}.", reason="NotFound")
             )
+            return
+        if self.depth >= MAX_GRAPHS:
+            why = f"{step.path}: graphs run each other more than {MAX_GRAPHS} deep."
+            self.failed(step, Failure(500, why, reason="GraphLimit"))
             return
         if step.index not in self._limits:
             self._limits[step.index] = self.execution.loop.call_later(

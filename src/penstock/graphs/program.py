@@ -204,16 +204,18 @@ class CompiledFlow:
 class Program:
     """A graph, compiled. The graph must be without problems (`graph_check.check`)."""
 
-    __slots__ = ("entry", "flows", "graph", "key", "propagated")
+    __slots__ = ("_patterns", "entry", "flows", "graph", "key")
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.key = graph.key
         self.flows = {f.name: CompiledFlow(f) for f in graph.flows}
         self.entry = self.flows[graph.flows[0].name]
-        patterns = [re.compile(p) for p in graph.propagate]
-        #: Whether a header goes along to every call.
-        self.propagated = lambda name: any(p.search(name) for p in patterns)
+        self._patterns = [re.compile(p, re.IGNORECASE) for p in graph.propagate]
+
+    def propagated(self, header: str) -> bool:
+        """Whether a header goes along to every call. `header` is in lower case."""
+        return any(p.search(header) for p in self._patterns)
 
 
 __all__ = ["REQUEST", "CompiledFlow", "CompiledStep", "Join", "Joined", "Program", "Unit", "When"]

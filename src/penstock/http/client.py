@@ -8,6 +8,7 @@ to the caller (`ClientExchange.cancel`); only connecting has one here.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -48,8 +49,10 @@ class Upstream:
         max_idle: int = 256,
         max_idle_s: float = 60.0,
         connect_timeout_s: float = 5.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.address = address
+        self._tls = tls
         self.limits = limits if limits is not None else Limits()
         # Responses have no limit of their own: whoever streams them does not hold them.
         self.response_limits = Limits(max_body=1 << 62)
@@ -133,7 +136,9 @@ class Upstream:
         address = self.address
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                connection = await _open(self._loop, address, lambda: UpstreamConnection(self))
+                connection = await _open(
+                    self._loop, address, lambda: UpstreamConnection(self), self._tls
+                )
         except TimeoutError:
             self._not_connected(exchange, f"no connection within {self._connect_timeout_s:g} s")
             return
@@ -211,12 +216,17 @@ class Upstream:
 
 
 async def _open(
-    loop: asyncio.AbstractEventLoop, address: Address, factory: Callable[[], UpstreamConnection]
+    loop: asyncio.AbstractEventLoop,
+    address: Address,
+    factory: Callable[[], UpstreamConnection],
+    tls: ssl.SSLContext | None = None,
 ) -> UpstreamConnection:
     if address.path is not None:
         _, protocol = await loop.create_unix_connection(factory, address.path)
     else:
-        _, protocol = await loop.create_connection(factory, str(address.host), address.port)
+        _, protocol = await loop.create_connection(
+            factory, str(address.host), address.port, ssl=tls
+        )
     return protocol
 
 

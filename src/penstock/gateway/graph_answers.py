@@ -1,0 +1,133 @@
+"""How a graph's end becomes an answer, in the shape that the graph's dialect has.
+
+An answer that a service gave goes on as it is, status included, when that is what the dialect's users know
+(KServe's hard dependency). Errors of ours have V1's and V2's shape, `{"error": ...}`, with the step's path
+beside it; Seldon's pipelines answer 400 with `STEP : error` as text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from penstock.domain.graph import Answers
+from penstock.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    InvalidInput,
+    ModelError,
+    NoAnswer,
+    NotFound,
+    PenstockError,
+    ReplicaLost,
+    Unauthorized,
+    Unavailable,
+    Unsupported,
+)
+from penstock.gateway.proxy import error_answer
+
+if TYPE_CHECKING:
+    from penstock.graphs.execution import Execution
+    from penstock.graphs.results import Result
+    from penstock.graphs.values import Failure
+
+TRACE_HEADER: Final = b"x-penstock-trace"
+#: A trace is a header, and clients refuse long ones.
+MOST_TRACE_BYTES: Final = 6 * 1024
+
+_JSON: Final = b"content-type: application/json\r\n"
+_encode = msgspec.json.encode
+
+_KINDS: Final[dict[int, type[PenstockError]]] = {
+    400: InvalidInput, 401: Unauthorized, 403: Forbidden, 404: NotFound, 501: Unsupported,
+    502: ReplicaLost, 503: Unavailable, 504: DeadlineExceeded,
+}  # fmt: skip
+
+
+class StepFailed(PenstockError):
+    """A step failed with a status that has no class of its own here."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = "StepFailed"
+
+
+def error_of(key: str, result: Result) -> PenstockError:
+    """The error that a result without a value is."""
+    failure = result.failure
+    if failure is None:
+        return NoAnswer(f"The graph {key} gave no answer: {result.nothing}.")
+    message = (
+        f"The step {failure.step} failed: {failure.message}" if failure.step else failure.message
+    )
+    kind = _KINDS.get(failure.status)
+    if kind is Unavailable:
+        return Unavailable(message, retry_after_s=failure.retry_after_s)
+    if kind is not None:
+        return kind(message)
+    if failure.status == 500:
+        return ModelError(message)
+    return StepFailed(failure.status, message)
+
+
+def failure_answer(key: str, answers: Answers, result: Result) -> tuple[int, bytes, bytes]:
+    """Status, header lines and body for a graph that ended without a value."""
+    failure = result.failure
+    error = error_of(key, result)
+    if failure is not None and answers is Answers.KSERVE:
+        return _kserve(failure, error)
+    if answers is Answers.SELDON_V2 and failure is not None and failure.status not in (503, 504):
+        step = failure.step.rpartition(".")[2]
+        text = f"{step} : {failure.message}".encode()
+        return 400, b"content-type: text/plain; charset=utf-8\r\n", text
+    status, headers, _ = error_answer(error)
+    document: dict[str, Any] = {"error": str(error)}
+    if failure is not None and failure.step:
+        document["step"] = failure.step
+    return status, headers, _encode(document)
+
+
+def _kserve(failure: Failure, error: PenstockError) -> tuple[int, bytes, bytes]:
+    if failure.body is not None:
+        headers = b"content-type: %b\r\n" % failure.body.content_type
+        if failure.retry_after_s is not None:
+            headers += b"retry-after: %d\r\n" % max(1, round(failure.retry_after_s))
+        return failure.status, headers, bytes(failure.body.data)
+    status, headers, _ = error_answer(error)
+    if failure.reason == "NoRoute":
+        document = {"error": "Failed to process request", "cause": failure.message}
+    else:
+        document = {"error": str(error)}
+    return status, headers, _encode(document)
+
+
+def trace_of(execution: Execution) -> bytes:
+    """A header line that tells what each step did, as JSON; the last steps are left out where it is long."""
+    records = execution.records or []
+    ms = (execution.time() - execution.since) * 1000
+    steps: list[dict[str, Any]] = []
+    for r in records:
+        step: dict[str, Any] = {
+            "step": r.path,
+            "outcome": r.outcome,
+            "start_ms": round(r.started_s * 1000, 3),
+            "ms": round((r.ended_s - r.started_s) * 1000, 3),
+        }
+        if r.target:
+            step["target"] = r.target
+        if r.branch is not None:
+            step["branch"] = list(r.branch)
+        if r.detail:
+            step["detail"] = r.detail[:200]
+        steps.append(step)
+    document: dict[str, Any] = {"graph": execution.program.key, "ms": round(ms, 3), "steps": steps}
+    # ASCII, because it is a header.
+    text = json.dumps(document, separators=(",", ":"))
+    while len(text) > MOST_TRACE_BYTES and steps:
+        document["more"] = document.get("more", 0) + max(1, len(steps) // 2)
+        del steps[len(steps) - max(1, len(steps) // 2) :]
+        text = json.dumps(document, separators=(",", ":"))
+    return b"%b: %b\r\n" % (TRACE_HEADER, text.encode("ascii"))

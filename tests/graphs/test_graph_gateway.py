@@ -1,0 +1,443 @@
+"""Graphs in the gateway: protocols in front, services behind, deadlines, hang-ups, metrics, traces."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from graph_services import Answer, GraphFrontUnderTest
+from graph_stand_in import graph, sources, step
+
+from penstock.domain.graph import Answers, Batch, CallUrl, Graph, HandOn, Join, OnFailure, Switch
+from penstock.domain.routes import Address, Route
+from penstock.http.client import Upstream
+from penstock.http.server import HttpServer, Limits
+
+JSON_V2 = {"id": "7", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}]}
+
+
+def add(number: float) -> Any:
+    return lambda arrays: {"x": next(iter(arrays.values())) + np.float32(number)}
+
+
+def chain(*names: str, **more: Any) -> Graph:
+    return graph(*(step(n, p) for p, n in zip(("", *names), names, strict=False)), **more)
+
+
+async def test_v2_json_goes_through_a_chain_as_binary_tensors(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1), b=add(10))
+    front.graph(chain("a", "b"))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "model_name": "g",
+        "id": "7",
+        "outputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [12.0, 13.0]}],
+    }
+    (exchange,) = front.services["b"].seen
+    assert exchange.head.path == "/v2/models/b/infer"
+    assert exchange.head.get(b"inference-header-content-length") is not None
+
+
+async def test_binary_tensors_in_and_out(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+    front.graph(chain("a"))
+    header = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "x",
+                    "shape": [2],
+                    "datatype": "FP32",
+                    "parameters": {"binary_data_size": 8},
+                }
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+    answer = await front.client.post(
+        "/serving/default/g/v2/models/g/infer",
+        content=header + np.array([1, 2], np.float32).tobytes(),
+        headers={"inference-header-content-length": str(len(header))},
+    )
+    length = int(answer.headers["inference-header-content-length"])
+    assert np.frombuffer(answer.content[length:], np.float32).tolist() == [2, 3]
+
+
+async def test_v1_stays_v1(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=lambda d: {"predictions": [x + 1 for x in d["instances"]]})
+    front.graph(chain("a"))
+    answer = await front.client.post("/v1/models/g:predict", json={"instances": [1, 2]})
+    assert answer.json() == {"predictions": [2, 3]}
+    assert front.services["a"].seen[0].head.path == "/v1/models/a:predict"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/serving/default/g", {}),
+        ("/serving/default/g/", {}),
+        ("/", {"host": "g.default.example.com"}),
+        ("/anything", {"host": "g-default.example.com"}),
+        ("/v2/models/g/infer", {}),
+        ("/v2/models/whatever/infer", {"seldon-model": "g.pipeline"}),
+    ],
+)
+async def test_every_address_of_a_service_is_one_of_a_graph(
+    front: GraphFrontUnderTest, path: str, headers: dict[str, str]
+) -> None:
+    await front.serve(a=add(1))
+    front.graph(chain("a"))
+    answer = await front.client.post(path, json=JSON_V2, headers=headers)
+    assert answer.json()["outputs"][0]["data"] == [2.0, 3.0]
+
+
+async def test_what_is_asked_about_a_graph(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+    front.graph(chain("a", "b"))
+    get = front.client.get
+    assert (await get("/v2/models/g")).json()["platform"] == "penstock_graph"
+    not_ready = await get("/v2/models/g/ready")
+    assert not_ready.status_code == 503
+    missing = (await get("/serving/default/g/readyz")).json()["missing"]
+    assert missing == ["default/b does not exist"]
+    await front.serve(b=add(1))
+    assert (await get("/v2/models/g/ready")).status_code == 200
+    assert (await get("/v1/models/g")).json() == {"name": "g", "ready": True}
+    assert (await get("/serving/default/g/nothing")).status_code == 404
+
+
+async def test_a_step_that_is_gone(front: GraphFrontUnderTest) -> None:
+    front.graph(chain("a"))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "error": "The step root.a failed: The service default/a does not exist.",
+        "step": "root.a",
+    }
+
+
+async def test_a_step_whose_process_dies(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+
+    def die(_: Any) -> Any:
+        front.services["b"].seen[-1].abort()
+        raise Answer(200, {})
+
+    await front.serve(b=die)
+    front.graph(chain("a", "b"))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.status_code == 502
+    assert answer.json()["step"] == "root.b"
+
+
+async def test_a_step_that_answers_another_protocol(front: GraphFrontUnderTest) -> None:
+    def odd(_: Any) -> Any:
+        raise Answer(200, {"hello": 1})
+
+    await front.serve(a=odd)
+    front.graph(chain("a"))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.status_code == 502
+    assert "the answer is no V2 response" in answer.json()["error"]
+
+
+async def test_a_models_own_error_keeps_its_status(front: GraphFrontUnderTest) -> None:
+    def refuse(_: Any) -> Any:
+        raise Answer(400, {"error": "input 'y' is missing"})
+
+    await front.serve(a=refuse)
+    front.graph(chain("a"))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "The step root.a failed: a: input 'y' is missing"
+
+
+async def test_a_body_that_is_wrong_never_reaches_a_step(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+    front.graph(chain("a"))
+    bad = {"inputs": [{"name": "x", "shape": [3], "datatype": "FP32", "data": [1]}]}
+    answer = await front.client.post("/v2/models/g/infer", json=bad)
+    assert answer.status_code == 400
+    assert "shape" in answer.json()["error"]
+    assert not front.services["a"].seen
+
+
+async def test_a_graph_that_gives_nothing_is_an_error_of_its_own(
+    front: GraphFrontUnderTest,
+) -> None:
+    await front.serve(a=add(1), b=add(1))
+    front.graph(graph(step("a"), step("b", "a.gone")))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.status_code == 422
+    assert answer.json()["error"] == (
+        "The graph default/g gave no answer: b was skipped (a has no tensor gone)."
+    )
+
+
+async def test_the_deadline_is_the_graphs(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1), b=add(1))
+    front.services["b"].held = []
+    slow = chain("a", "b")
+    front.graph(Graph(slow.namespace, slow.name, slow.flows, timeout_s=0.1))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.status_code == 504
+    assert "did not answer within 0.1 s" in answer.json()["error"]
+    assert "root.b" in answer.json()["error"]
+    await asyncio.wait_for(front.services["b"].hung_up.wait(), 5)
+    assert not front.gateway.active
+
+
+async def test_a_clients_own_deadline_counts(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+    front.services["a"].held = []
+    front.graph(chain("a"))
+    answer = await front.client.post(
+        "/v2/models/g/infer", json=JSON_V2, headers={"x-request-timeout-ms": "50"}
+    )
+    assert answer.status_code == 504
+
+
+async def test_a_client_that_hangs_up_stops_every_step(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1), b=add(1))
+    for name in "ab":
+        front.services[name].held = []
+    front.graph(graph(step("a"), step("b"), output=sources("a", "b")))
+    request = asyncio.create_task(front.client.post("/v2/models/g/infer", json=JSON_V2))
+    for name in "ab":
+        await asyncio.wait_for(front.services[name].arrived.wait(), 5)
+    request.cancel()
+    for name in "ab":
+        await asyncio.wait_for(front.services[name].hung_up.wait(), 5)
+    assert not front.gateway.active
+    assert front.samples("penstock_graph_steps")["default", "g", "root.a", "canceled"] == 1
+
+
+async def test_a_sleeping_service_is_woken_and_waited_for(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+    awake = front.services["a"].route()
+    front.put(Route("default", "a", may_sleep=True))
+    front.graph(chain("a"))
+    request = asyncio.create_task(front.client.post("/v2/models/g/infer", json=JSON_V2))
+    while not front.wakes:
+        await asyncio.sleep(0)
+    assert front.wakes[0].key == "default/a"
+    front.put(awake)
+    assert (await request).status_code == 200
+
+
+async def test_requests_and_steps_are_counted(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1), b=add(1))
+    front.graph(graph(step("a"), step("b", "a.gone"), output=sources("a", "b", join=Join.OUTER)))
+    for _ in range(3):
+        await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert front.samples("penstock_graph_steps") == {
+        ("default", "g", "root.a", "ok"): 3,
+        ("default", "g", "root.b", "skipped"): 3,
+    }
+    assert front.samples("penstock_graph_step_seconds").keys() == {("default", "g", "root.a")} | {
+        k for k in front.samples("penstock_graph_step_seconds") if k[2] == "root.b"
+    }
+    requests = front.samples("penstock_gateway_requests")
+    assert requests["default", "g", "predictor", "", "v2", "200"] == 3
+    assert requests["default", "a", "predictor", "a-00001", "v2", "200"] == 3
+    front.remove("g")
+    assert not front.samples("penstock_graph_steps")
+    assert (await front.client.post("/v2/models/g/infer", json=JSON_V2)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("/v2/models/g/infer?trace=1", {}), ("/v2/models/g/infer", {"x-penstock-trace": "1"})],
+)
+async def test_a_trace_tells_what_each_step_did(
+    front: GraphFrontUnderTest, path: str, headers: dict[str, str]
+) -> None:
+    await front.serve(a=add(1), b=add(1))
+    front.graph(
+        graph(
+            step("choice", action=Switch(("id", ""))),
+            step("a", "choice"),
+            step("b", "a.gone"),
+            output=sources("a", "b", join=Join.OUTER),
+        )
+    )
+    answer = await front.client.post(path, json=JSON_V2, headers=headers)
+    trace = json.loads(answer.headers["x-penstock-trace"])
+    assert trace["graph"] == "default/g"
+    steps = {s["step"]: s for s in trace["steps"]}
+    assert steps["root.choice"]["branch"] == [0]
+    assert (steps["root.a"]["outcome"], steps["root.a"]["target"]) == ("ok", "a")
+    assert 0 < steps["root.a"]["ms"] <= trace["ms"]
+    assert steps["root.b"]["detail"] == "a has no tensor gone"
+    plain = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert "x-penstock-trace" not in plain.headers
+
+
+async def test_a_trace_of_many_steps_stays_a_header(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+    names = [f"step-with-a-long-name-{i}" for i in range(200)]
+    hands = [step(n, p, action=HandOn()) for p, n in zip(["a", *names], names, strict=False)]
+    front.graph(graph(step("a"), *hands))
+    answer = await front.client.post("/v2/models/g/infer?trace=1", json=JSON_V2)
+    trace = json.loads(answer.headers["x-penstock-trace"])
+    assert trace["more"] + len(trace["steps"]) == 201
+
+
+async def test_headers_go_along_as_the_graph_says(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+    g = chain("a")
+    front.graph(Graph(g.namespace, g.name, g.flows, propagate=("^authorization$", "^x-team-")))
+    sent = {"Authorization": "Bearer t", "X-Team-A": "1", "X-Request-Id": "r1", "X-Other": "no"}
+    await front.client.post("/v2/models/g/infer", json=JSON_V2, headers=sent)
+    head = front.services["a"].seen[0].head
+    assert head.get(b"authorization") == b"Bearer t"
+    assert head.get(b"x-team-a") == b"1"
+    assert head.get(b"x-request-id") == b"r1"
+    assert head.get(b"x-other") is None
+
+
+async def test_a_graph_may_be_a_step_of_another(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+    front.graph(chain("a"))
+    outer = graph(step("g"), step("a", "g"))
+    front.graph(Graph("default", "outer", outer.flows))
+    answer = await front.client.post("/v2/models/outer/infer", json=JSON_V2)
+    assert answer.json()["outputs"][0]["data"] == [3.0, 4.0]
+
+
+async def test_graphs_that_call_each_other_for_ever_are_stopped(
+    front: GraphFrontUnderTest,
+) -> None:
+    one = graph(step("two"))
+    two = graph(step("one"))
+    front.graph(Graph("default", "one", one.flows))
+    front.graph(Graph("default", "two", two.flows))
+    answer = await front.client.post("/v2/models/one/infer", json=JSON_V2)
+    assert answer.status_code == 503
+    assert "more than 16 deep" in answer.json()["error"]
+
+
+async def test_rows_of_several_requests_in_one_call(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=lambda arrays: {"y": arrays["x"] * 2})
+    front.graph(graph(step("a", batch=Batch(4, window_s=30))))
+    bodies = [
+        {"inputs": [{"name": "x", "shape": [n], "datatype": "FP32", "data": list(range(n))}]}
+        for n in (1, 3)
+    ]
+    answers = await asyncio.gather(
+        *(front.client.post("/v2/models/g/infer", json=b) for b in bodies)
+    )
+    assert [a.json()["outputs"][0]["data"] for a in answers] == [[0.0], [0.0, 2.0, 4.0]]
+    assert len(front.services["a"].seen) == 1
+
+
+async def test_half_a_batch_goes_when_its_window_is_over(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=lambda arrays: {"y": arrays["x"] * 2})
+    front.graph(graph(step("a", batch=Batch(100, window_s=0.02))))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.json()["outputs"][0]["data"] == [2.0, 4.0]
+
+
+async def test_a_batch_that_answers_other_rows_fails(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=lambda arrays: {"y": arrays["x"][:1]})
+    front.graph(graph(step("a", batch=Batch(2, window_s=30))))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.status_code == 500
+    assert "a batch of 2 rows was answered with another number of rows" in answer.json()["error"]
+
+
+async def test_an_address_outside(front: GraphFrontUnderTest) -> None:
+    seen = []
+
+    def outside(exchange: Any) -> None:
+        seen.append(exchange.head)
+        exchange.send(200, b"content-type: application/json\r\n", b'{"predictions":[9]}')
+
+    server = HttpServer(outside, limits=Limits(), streaming=False)
+    port = (await server.listen(Address(host="127.0.0.1", port=0))).port
+    url = f"http://127.0.0.1:{port}/v1/models/x:predict?k=v"
+    front.graph(graph(step("a", action=CallUrl(url))))
+    answer = await front.client.post("/v1/models/g:predict", json={"instances": [1]})
+    assert answer.json() == {"predictions": [9]}
+    assert seen[0].target == "/v1/models/x:predict?k=v"
+    assert seen[0].get(b"host") == f"127.0.0.1:{port}".encode()
+    server.close()
+    front.gateway._graphs.close()  # type: ignore[union-attr]
+    answer = await front.client.post("/v1/models/g:predict", json={"instances": [1]})
+    assert answer.status_code == 502
+    assert "no connection" in answer.json()["error"]
+
+
+async def test_kserves_answers(front: GraphFrontUnderTest) -> None:
+    def refuse(_: Any) -> Any:
+        raise Answer(418, {"why": "teapot"})
+
+    await front.serve(a=refuse, b=lambda d: d)
+    g = graph(
+        step("choice", action=Switch(("x",))),
+        step("a", "choice", on_failure=OnFailure.FAIL),
+    )
+    front.graph(Graph("default", "k", g.flows, answers=Answers.KSERVE))
+    nothing = await front.client.post("/serving/default/k", json={"y": 1})
+    assert nothing.status_code == 404
+    assert nothing.json() == {
+        "error": "Failed to process request",
+        "cause": "None of the routes matched with the switch condition",
+    }
+    hard = await front.client.post("/serving/default/k", json={"x": 1})
+    assert (hard.status_code, hard.json()) == (418, {"why": "teapot"})
+
+
+async def test_a_kserve_graph_hands_bodies_on_as_they_are(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=lambda d: d, b=lambda d: d)
+    g = chain("a", "b")
+    front.graph(Graph("default", "k", g.flows, answers=Answers.KSERVE))
+    odd = b'{"any":  [1, "\\u00e9"]}'
+    await front.client.post(
+        "/serving/default/k", content=odd, headers={"content-type": "application/json"}
+    )
+    assert bytes(front.services["a"].seen[0].body or b"") == odd
+
+
+async def test_answers_in_pieces_are_put_together(front: GraphFrontUnderTest) -> None:
+    big = np.arange(300_000, dtype=np.float32)
+    await front.serve(a=lambda arrays: {"y": big}, b=add(1))
+    front.graph(chain("a", "b"))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.json()["outputs"][0]["data"][-1] == 300_000
+
+
+def test_a_gateway_without_graphs_does_not_import_the_executor() -> None:
+    code = (
+        "import sys, penstock.gateway.process;"
+        "print([m for m in ('penstock.graphs', 'penstock.gateway.graph_front') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+async def test_https_outside_is_verified() -> None:
+    """Upstreams take a TLS context; a server without TLS is refused."""
+    import ssl
+
+    server = HttpServer(lambda e: e.send(200, b"", b""), limits=Limits(), streaming=False)
+    port = (await server.listen(Address(host="127.0.0.1", port=0))).port
+    upstream = Upstream(
+        Address(host="127.0.0.1", port=port), tls=ssl.create_default_context(), connect_timeout_s=1
+    )
+    failed = asyncio.get_running_loop().create_future()
+
+    class Sink:
+        def on_error(self, exc: Exception) -> None:
+            failed.set_result(str(exc))
+
+    upstream.request(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", None, Sink(), method="GET")  # type: ignore[arg-type]
+    assert "no connection" in await failed
+    upstream.close()
+    server.close()
