@@ -17,11 +17,11 @@ import httpx
 import joblib
 import numpy as np
 import psutil
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
 
 from benchmarks import peers
-from benchmarks.load import Load, h2load, wrk
+from benchmarks.grpc_rows import grpc_rows
+from benchmarks.load import wrk
+from benchmarks.measure import best, iris_model, not_measured
 from benchmarks.report import Row
 from benchmarks.system import System, free_port, manifest, system
 
@@ -31,30 +31,10 @@ V2_BODY = json.dumps(
 ).encode()  # fmt: skip
 
 
-def iris_model(folder: Path) -> Path:
-    """A logistic regression on iris, saved as a user would."""
-    data = load_iris()
-    model = LogisticRegression(max_iter=1000).fit(data.data, data.target)
-    path = folder / "iris" / "model.joblib"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    joblib.dump(model, path)
-    return path
-
-
-def best(runs: int, run: Callable[[], Load]) -> Load:
-    """The run with the median rate of `runs`; RuntimeError when a request failed."""
-    loads = sorted((run() for _ in range(runs)), key=lambda load: load.rate)
-    for load in loads:
-        if load.failed:
-            raise RuntimeError(f"{load.failed} of {load.requests} requests failed")
-    return loads[len(loads) // 2]
-
-
 def iris_32(seconds: float) -> list[Row]:
-    """iris, V2 JSON, 32 connections: the platform, MLServer, KServe's server."""
+    """iris, V2 JSON, 32 connections: the platform, MLServer, KServe's server, Triton."""
     with tempfile.TemporaryDirectory() as folder:
         model = iris_model(Path(folder))
-        rates = {}
         with system(model_dir=Path(folder)) as s:
             s.apply(manifest("iris", "sklearn", "iris"))
             url = f"{s.url}/v2/models/iris/infer"
@@ -63,31 +43,39 @@ def iris_32(seconds: float) -> list[Row]:
                 3, lambda: wrk(url, connections=32, seconds=seconds, body=V2_BODY, headers=JSON)
             )
         rows = []
-        for name, peer in (
-            ("MLServer 1.7.1", peers.mlserver),
-            ("KServe 0.20.0's server", peers.kserve),
+        work = "iris, V2 JSON, 32 connections, through the gateway"
+        measured = (
+            f"{ours.rate:,.0f}/s, p50 {ours.p50_s * 1e3:.2f} ms, p99 {ours.p99_s * 1e3:.2f} ms"
+        )
+        for name, peer, goal in (
+            ("MLServer 1.7.1", peers.mlserver, 20),
+            ("KServe 0.20.0's server", peers.kserve, 20),
+            (peers.TRITON, peers.triton, 2),
         ):
-            with peer(model) as base:
-                url = f"{base}/v2/models/iris/infer"
-                wrk(url, connections=32, seconds=1, body=V2_BODY, headers=JSON)
-                theirs = best(
-                    3,
-                    lambda u=url: wrk(
-                        u, connections=32, seconds=seconds, body=V2_BODY, headers=JSON
-                    ),
-                )
+            try:
+                with peer(model) as base:
+                    url = f"{base}/v2/models/iris/infer"
+                    wrk(url, connections=32, seconds=1, body=V2_BODY, headers=JSON)
+                    theirs = best(
+                        3,
+                        lambda u=url: wrk(
+                            u, connections=32, seconds=seconds, body=V2_BODY, headers=JSON
+                        ),
+                    )
+            except (RuntimeError, subprocess.CalledProcessError) as exc:
+                rows.append(not_measured(work, measured, name, f"{goal} times", exc))
+                continue
             ratio = ours.rate / theirs.rate
-            rates[name] = theirs.rate
             rows.append(
                 Row(
-                    "iris, V2 JSON, 32 connections, through the gateway",
-                    f"{ours.rate:,.0f}/s, p50 {ours.p50_s * 1e3:.2f} ms, p99 {ours.p99_s * 1e3:.2f} ms",
+                    work,
+                    measured,
                     f"{name}: {theirs.rate:,.0f}/s, p50 {theirs.p50_s * 1e3:.1f} ms: {ratio:.1f} times",
-                    "20 times",
-                    ratio >= 20,
+                    f"{goal} times",
+                    ratio >= goal,
                     {"ours": ours.rate, "theirs": theirs.rate, "ratio": ratio},
                 )
-            )  # fmt: skip
+            )
     return rows
 
 
@@ -237,55 +225,6 @@ proxy_set_header Connection ""; }} }} }}
             "0.7 times",
             a / b >= 0.7,
             {"ours": a, "nginx": b, "ratio": a / b},
-        )
-    ]
-
-
-def grpc_row(seconds: float) -> list[Row]:
-    """iris, gRPC with raw tensors, 4 connections with 8 calls in flight each: the platform, MLServer."""
-    from tritonclient import grpc as triton
-    from tritonclient.grpc import service_pb2
-
-    point = np.array([[5.1, 3.5, 1.4, 0.2]])
-    request = service_pb2.ModelInferRequest(model_name="iris", raw_input_contents=[point.tobytes()])
-    request.inputs.add(name="input-0", datatype="FP64", shape=point.shape)
-    message = request.SerializeToString()
-    body = b"\0" + len(message).to_bytes(4, "big") + message
-
-    def measure(port: int) -> Load:
-        with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
-            tensor = triton.InferInput("input-0", [1, 4], "FP64")
-            tensor.set_data_from_numpy(point)
-            answer = client.infer("iris", [tensor]).as_numpy("predict")
-            if answer is None or answer.ravel().tolist() != [0]:
-                raise RuntimeError(f"a wrong answer: {answer}")
-        url = f"http://127.0.0.1:{port}/inference.GRPCInferenceService/ModelInfer"
-        headers = {"content-type": "application/grpc", "te": "trailers"}
-
-        def once(length: float) -> Load:
-            return h2load(url, connections=4, streams=8, seconds=length, body=body, headers=headers)
-
-        once(1)
-        return best(3, lambda: once(seconds))
-
-    with tempfile.TemporaryDirectory() as folder:
-        model = iris_model(Path(folder))
-        port = free_port()
-        with system("--grpc-port", str(port), model_dir=Path(folder)) as s:
-            s.apply(manifest("iris", "sklearn", "iris"))
-            ours = measure(port)
-        port = free_port()
-        with peers.mlserver(model, port):
-            theirs = measure(port)
-    ratio = ours.rate / theirs.rate
-    return [
-        Row(
-            "iris, gRPC raw tensors, 4 connections with 8 calls each, through the gateway",
-            f"{ours.rate:,.0f}/s, mean {ours.p50_s * 1e3:.2f} ms",
-            f"MLServer 1.7.1: {theirs.rate:,.0f}/s, mean {theirs.p50_s * 1e3:.1f} ms: {ratio:.1f} times",
-            "10 times",
-            ratio >= 10,
-            {"ours": ours.rate, "theirs": theirs.rate, "ratio": ratio},
         )
     ]
 
@@ -468,7 +407,7 @@ ROWS: dict[str, Callable[[float], list[Row]]] = {
     "iris-1": iris_1,
     "gateway": gateway_nginx,
     "tensor": tensor_600k,
-    "grpc": grpc_row,
+    "grpc": grpc_rows,
     "apply": apply_to_answer,
     "many": many(200),
     "zero": from_zero(100),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ import httpx
 from benchmarks.system import ROOT, free_port
 
 HERE = Path(__file__).resolve().parent
+
+#: What rows call it: the version that nvidia-pytriton 0.7.0 carries.
+TRITON = "Triton 2.51's python backend"
 
 
 def environment(name: str) -> Path:
@@ -88,6 +92,58 @@ def mlserver(model: Path, grpc_port: int | None = None) -> Iterator[str]:
             root,
             {"PATH": f"{binary}:{os.environ['PATH']}"},
         ):
+            yield base
+
+
+_TRITON_CONFIG = """\
+name: "iris"
+backend: "python"
+max_batch_size: 32
+dynamic_batching { }
+input [ { name: "input-0" data_type: TYPE_FP64 dims: [ 4 ] } ]
+output [ { name: "predict" data_type: TYPE_INT64 dims: [ 1 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+parameters: { key: "model" value: { string_value: "%s" } }
+"""
+
+
+@contextlib.contextmanager
+def triton(model: Path, grpc_port: int | None = None) -> Iterator[str]:
+    """Triton, with its python backend and the model file as `iris`; its base URL.
+
+    The program is the one that nvidia-pytriton brings. RuntimeError or CalledProcessError says why it cannot
+    be had here.
+    """
+    binary = environment("triton")
+    packages = next((binary.parent / "lib").glob("python3*")) / "site-packages"
+    server = packages / "pytriton" / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise RuntimeError(f"nvidia-pytriton has no python backend for Python {version}")
+    port, grpc, metrics = free_port(), grpc_port or free_port(), free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        backend = root / "backends" / "python"
+        shutil.copytree(server / "backends" / "python", backend)
+        shutil.copy(stub, backend)
+        version_folder = root / "models" / "iris" / "1"
+        version_folder.mkdir(parents=True)
+        shutil.copy(HERE / "triton_model.py", version_folder / "model.py")
+        (version_folder.parent / "config.pbtxt").write_text(_TRITON_CONFIG % model)
+        for program in (server / "bin" / "tritonserver", backend / stub.name):
+            program.chmod(0o755)
+        argv = [str(server / "bin" / "tritonserver"), f"--model-repository={root / 'models'}",
+                f"--backend-directory={root / 'backends'}", "--http-address=127.0.0.1",
+                "--grpc-address=127.0.0.1", f"--http-port={port}", f"--grpc-port={grpc}",
+                f"--metrics-port={metrics}"]  # fmt: skip
+        env = {
+            "PATH": f"{binary}:{os.environ['PATH']}",
+            "PYTHONPATH": str(packages),
+            "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
+        }
+        base = f"http://127.0.0.1:{port}"
+        with _running(argv, f"{base}/v2/models/iris/ready", root, env):
             yield base
 
 
