@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -265,8 +266,24 @@ def test_a_decoupled_model_answers_once(server: Any) -> None:
     assert ask(1).json()["outputs"][0]["data"] == [0]
     several = ask(3)
     assert several.status_code == 501
-    assert "answered 3 times" in several.json()["error"]
+    assert "answered more than once" in several.json()["error"]
     assert ask(0).status_code == 501
+
+
+def test_a_decoupled_model_answers_a_stream_as_often_as_it_likes(server: Any) -> None:
+    client = grpc_client.InferenceServerClient(server.grpc)
+    answers: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    given = grpc_client.InferInput("IN", [1], "INT32")
+    given.set_data_from_numpy(np.array([200], np.int32))
+    client.async_stream_infer("many", [given], request_id="a")
+    for i in range(200):
+        result, error = answers.get(timeout=10)
+        assert error is None
+        assert result.as_numpy("OUT")[0] == i
+        assert result.get_response().id == "a"
+    client.stop_stream()
+    client.close()
 
 
 def test_calling_another_model_is_refused_in_words(server: Any) -> None:

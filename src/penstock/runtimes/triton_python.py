@@ -6,8 +6,8 @@ of that name here (`triton_backend_utils`). Requests stay requests: they are gat
 allows, work-conserving as everywhere, and never joined into one array, so ids, parameters and correlation
 ids are each request's own.
 
-A decoupled model answers through `request.get_response_sender()`, as often as it likes. Over V2 and unary
-gRPC a request has one answer, so exactly one response is expected there.
+A decoupled model answers through `request.get_response_sender()`, as often as it likes, over
+`ModelStreamInfer`. Over V2 and unary gRPC a request has one answer, so exactly one is expected there.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final
 
 from penstock.errors import (
-    DeadlineExceeded,
     Internal,
     InvalidInput,
     LoadError,
@@ -45,6 +44,7 @@ from penstock.runtimes.base import (
     LoadOptions,
     PayloadRuntime,
     RawReply,
+    ResponseStream,
     StreamReply,
     TensorSpec,
 )
@@ -61,8 +61,9 @@ _TYPES: Final = {
     "BYTES": "TYPE_STRING",
 }
 _NAMES: Final = {v: k for k, v in _TYPES.items()}
-#: Seconds that a decoupled model may take for its response after `execute` returned.
-_RESPONSE_S: Final = 3600.0
+#: Responses of one decoupled request that may wait to be sent on.
+_HELD: Final = 64
+_END: Final = object()
 
 
 @dataclass(slots=True)
@@ -72,7 +73,12 @@ class _Waiting:
     request: InferRequest
     rows: int
     future: asyncio.Future[InferResponse]
-    arrived: float = field(default_factory=perf_counter)
+    #: Of a decoupled model's request; `future` is not used then.
+    collector: _Collector | None = None
+
+    def left(self) -> bool:
+        """Nobody waits for the answer any more."""
+        return self.future.done() if self.collector is None else self.collector.gone
 
 
 class TritonPython(PayloadRuntime):
@@ -102,7 +108,7 @@ class TritonPython(PayloadRuntime):
 
     async def call(
         self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
-    ) -> InferResponse | RawReply | StreamReply:
+    ) -> InferResponse | RawReply | StreamReply | ResponseStream:
         if not isinstance(payload, InferRequest):
             raise Unsupported(
                 f"Model {self._name} is a Python model of Triton's, which takes V2 requests.",
@@ -118,15 +124,45 @@ class TritonPython(PayloadRuntime):
             )
         loop = asyncio.get_running_loop()
         waiting = _Waiting(checked, rows, loop.create_future())
+        if self._decoupled:
+            waiting.collector = _Collector(loop)
         self._queue.append(waiting)
         if self._task is None:
             self._task = loop.create_task(self._serve(context.run))
+        if waiting.collector is not None:
+            responses = self._responses(checked, waiting.collector)
+            return ResponseStream(responses) if context.streams else await self._only(responses)
         try:
             return await waiting.future
         except asyncio.CancelledError:
             if waiting in self._queue:
                 self._queue.remove(waiting)
             raise
+
+    async def _responses(
+        self, request: InferRequest, collector: _Collector
+    ) -> AsyncGenerator[InferResponse, None]:
+        async with aclosing(collector.responses()) as answers:
+            async for answer in answers:
+                yield self._response(request, answer)
+
+    async def _only(self, responses: AsyncGenerator[InferResponse, None]) -> InferResponse:
+        """The one response of a decoupled model to a request that can carry one."""
+        found: InferResponse | None = None
+        async with aclosing(responses):
+            async for response in responses:
+                if found is not None:
+                    raise Unsupported(
+                        f"Model {self._name} is decoupled and answered more than once.",
+                        hint="Call it by a stream of gRPC (ModelStreamInfer).",
+                    )
+                found = response
+        if found is None:
+            raise Unsupported(
+                f"Model {self._name} is decoupled and answered nothing.",
+                hint="Call it by a stream of gRPC (ModelStreamInfer).",
+            )
+        return found
 
     async def _serve(self, run: Callable[[Callable[[], Any]], Any]) -> None:
         """Call the model for what has gathered, until nothing waits."""
@@ -145,7 +181,7 @@ class TritonPython(PayloadRuntime):
         rows = 0
         while self._queue:
             first = self._queue[0]
-            if first.future.done():
+            if first.left():
                 self._queue.popleft()
                 continue
             if batch and (not self._batch_rows or rows + first.rows > self._batch_rows):
@@ -164,7 +200,6 @@ class TritonPython(PayloadRuntime):
             self._fail(batch, Internal(f"A call of model {self._name} failed; its log tells why."))
 
     async def _called(self, batch: list[_Waiting], run: Callable[..., Any]) -> None:
-        loop = asyncio.get_running_loop()
         requests = [
             pb_utils.InferenceRequest(
                 request_id=w.request.id or "",
@@ -179,14 +214,13 @@ class TritonPython(PayloadRuntime):
                 flags=_flags(w.request.parameters),
                 timeout=w.request.parameters.get("timeout", 0),
                 parameters=_plain(w.request.parameters),
-                cancelled=w.future.done,
+                cancelled=w.left,
             )
             for w in batch
         ]
-        collected = [_Collector(loop, w.future) for w in batch]
-        if self._decoupled:
-            for request, collector in zip(requests, collected, strict=True):
-                request.attach(pb_utils.ResponseSender(collector.send))
+        for waiting, request in zip(batch, requests, strict=True):
+            if waiting.collector is not None:
+                request.attach(pb_utils.ResponseSender(waiting.collector.send))
         try:
             answers = await run(lambda: self._model.execute(requests))
         except pb_utils.TritonModelException as error:
@@ -206,8 +240,6 @@ class TritonPython(PayloadRuntime):
         if self._decoupled:
             if answers is not None:
                 self._fail(batch, ModelError("A decoupled model's execute returns None."))
-                return
-            await self._collect(batch, collected)
             return
         if not isinstance(answers, list | tuple) or len(answers) != len(batch):
             what = f"{len(answers)}" if isinstance(answers, list | tuple) else "no list of"
@@ -220,27 +252,6 @@ class TritonPython(PayloadRuntime):
             return
         for waiting, answer in zip(batch, answers, strict=True):
             self._answer(waiting, answer)
-
-    async def _collect(self, batch: list[_Waiting], collected: Sequence[_Collector]) -> None:
-        for waiting, collector in zip(batch, collected, strict=True):
-            try:
-                async with asyncio.timeout(_RESPONSE_S):
-                    await collector.closed.wait()
-            except TimeoutError:
-                self._fail(
-                    [waiting], DeadlineExceeded("The model never closed its response sender.")
-                )
-                continue
-            if waiting.future.done():
-                continue
-            if len(collector.responses) != 1:
-                fault = Unsupported(
-                    f"Model {self._name} is decoupled and answered {len(collector.responses)} times; "
-                    "a request carries one answer here."
-                )
-                self._fail([waiting], fault)
-                continue
-            self._answer(waiting, collector.responses[0])
 
     def _answer(self, waiting: _Waiting, answer: Any) -> None:
         if waiting.future.done():
@@ -318,7 +329,9 @@ class TritonPython(PayloadRuntime):
     @staticmethod
     def _fail(batch: Sequence[_Waiting], error: PenstockError) -> None:
         for waiting in batch:
-            if not waiting.future.done():
+            if waiting.collector is not None:
+                waiting.collector.fail(error)
+            elif not waiting.future.done():
                 waiting.future.set_exception(error)
 
     async def stop(self) -> None:
@@ -332,17 +345,19 @@ class TritonPython(PayloadRuntime):
 
 
 class _Collector:
-    """A decoupled request's responses, sent from whatever thread the model has."""
+    """A decoupled request's responses, sent from whatever thread the model has.
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[InferResponse]
-    ) -> None:
+    A sender waits when the caller is slower than the model, so that little is held.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._future = future
-        self.responses: list[Any] = []
-        self.closed = asyncio.Event()
+        self._queue: asyncio.Queue[Any] = asyncio.Queue()
+        self._room = threading.Semaphore(_HELD)
         self._lock = threading.Lock()
         self._final = False
+        #: Nobody waits any more.
+        self.gone = False
 
     def send(self, response: Any, final: bool) -> None:
         with self._lock:
@@ -351,10 +366,32 @@ class _Collector:
                     "Unable to send response. Response sender has been closed."
                 )
             self._final = final
-            if response is not None:
-                self.responses.append(response)
+        if response is not None:
+            self._room.acquire()
+            self._put(response)
         if final:
-            self._loop.call_soon_threadsafe(self.closed.set)
+            self._put(_END)
+
+    def fail(self, error: PenstockError) -> None:
+        """In the loop."""
+        self._queue.put_nowait(error)
+
+    def _put(self, item: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process is on its way out
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+
+    async def responses(self) -> AsyncGenerator[Any, None]:
+        """As they come, to the end. Raises what the model's call raised."""
+        try:
+            while (item := await self._queue.get()) is not _END:
+                if isinstance(item, PenstockError):
+                    raise item
+                self._room.release()
+                yield item
+        finally:
+            self.gone = True
+            for _ in range(_HELD):  # nobody is held by a caller that has left
+                self._room.release()
 
 
 def load(path: Path, options: LoadOptions) -> PayloadRuntime:
