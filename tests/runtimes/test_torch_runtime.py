@@ -180,6 +180,35 @@ def test_half_precision(tmp_path, load):
         np.testing.assert_array_equal(have.astype(np.float32), want)
 
 
+class Mixed(torch.nn.Module):
+    """One output in the parameters' dtype, one in FP32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 2).to(torch.bfloat16)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.linear(x.to(torch.bfloat16))
+        return y, y.float()
+
+
+def test_bfloat16_outputs_are_called_that_declared_or_not(tmp_path, load):
+    """An exported program shows it at its load, TorchScript in its first answer."""
+    module = Mixed().eval()
+    with torch.inference_mode():
+        want = module(torch.from_numpy(X))[0].float().numpy()
+    runtime = load("torch", script(module, tmp_path))
+    assert runtime.datatypes == {}
+    have = runtime.predict({"x": X}, {})
+    assert runtime.datatypes == {"output-0": "BF16"}
+    np.testing.assert_array_equal(have["output-0"], want)
+    (tmp_path / "exported").mkdir()
+    file = export(module, (torch.zeros(2, 4),), ({0: Dim("rows")},), tmp_path / "exported")
+    runtime = load("torch", file)
+    assert [o.datatype for o in runtime.outputs] == ["BF16", "FP32"]
+    assert runtime.datatypes == {"output-0": "BF16"}
+
+
 def test_declared_by_options(scripted, load):
     declared = [{"name": "features", "datatype": "FP32", "shape": [-1, 4]}]
     runtime = load("torch", scripted, inputs=declared, outputs=["scores"], batchable=False)

@@ -427,6 +427,24 @@ async def test_bfloat16_outputs_are_called_that(tmp_path: Path) -> None:
         assert (output["datatype"], output["data"]) == ("BF16", [1, 2])
 
 
+async def test_bfloat16_that_only_answers_show_is_called_that_from_the_first_one_on(
+    tmp_path: Path,
+) -> None:
+    class Learning(Function):
+        datatypes: dict[str, str] | None = None
+
+    def half(x: Any, _: object) -> Any:
+        learning.datatypes["y"] = "BF16"
+        return {"y": x["x"]}
+
+    learning = Learning(half)
+    learning.datatypes = {}
+    async with serving(tmp_path, {"m": lambda: learning}) as s:
+        for _ in range(2):
+            (output,) = (await s.v2([[1, 2]])).json()["outputs"]
+            assert (output["datatype"], output["data"]) == ("BF16", [1, 2])
+
+
 async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
     async with serving(tmp_path, {"m": Doubler}) as s:
         reader, writer = await s.raw()

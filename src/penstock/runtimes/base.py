@@ -82,6 +82,9 @@ class Runtime(ABC):
     #: As the model declares them; empty when it declares nothing.
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    #: V2 datatypes of outputs whose dtype does not tell them (BF16 in float32), where only answers show it:
+    #: kept up to date by `predict`. None: as `outputs` declares them.
+    datatypes: dict[str, str] | None = None
     #: Rows along axis 0 are independent, so requests may share one call.
     batchable: bool = True
     #: `predict` may run in several threads at once.

@@ -101,9 +101,13 @@ class TorchRuntime(Runtime):
         self._names = tuple(s.name for s in specs) or tuple(names)
         self._keywords = frozenset(keywords)
         self._optional = frozenset(optional)
+        #: Inputs declared as BF16, which arrive as float32.
+        self._halved = frozenset(s.name for s in specs if s.datatype == "BF16")
         self._output_names = tuple(output_names)
         #: Inputs that came as integers and had to be floats, as the module itself said.
         self._as_floats: set[str] = set()
+        #: BF16 outputs by name: numpy has no dtype for them.
+        self.datatypes = self._bfloats = dict[str, str]()
         self.inputs = tuple(specs)
         self.batchable = batchable
         self._example = given.zeros(self.inputs) if self.inputs else None
@@ -135,7 +139,9 @@ class TorchRuntime(Runtime):
             return
         self.outputs = tuple(
             TensorSpec(
-                n, given.datatype_of(a.dtype), (-1 if self.batchable else a.shape[0], *a.shape[1:])
+                n,
+                self._bfloats.get(n) or given.datatype_of(a.dtype),
+                (-1 if self.batchable else a.shape[0], *a.shape[1:]),
             )
             for n, a in answer.items()
             if a.ndim
@@ -177,7 +183,7 @@ class TorchRuntime(Runtime):
             if array is None:
                 skipped = True
                 continue
-            tensor = self._tensor(array)
+            tensor = self._tensor(name, array)
             if skipped or name in self._keywords:
                 kwargs[name] = tensor
             else:
@@ -185,7 +191,7 @@ class TorchRuntime(Runtime):
         with torch.inference_mode():
             return self._module(*args, **kwargs)
 
-    def _tensor(self, array: Array) -> Any:
+    def _tensor(self, name: str, array: Array) -> Any:
         torch = self._torch
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
@@ -193,7 +199,8 @@ class TorchRuntime(Runtime):
             # The module may write into its input, and the buffer belongs to the request.
             array = array.copy()
         tensor = torch.from_numpy(array)
-        if self._floats is torch.bfloat16 and tensor.dtype is torch.float32:
+        halved = name in self._halved if self.inputs else self._floats is torch.bfloat16
+        if halved and tensor.dtype is torch.float32:
             tensor = tensor.to(torch.bfloat16)
         return tensor if self._device == "cpu" else tensor.to(self._device)
 
@@ -219,18 +226,25 @@ class TorchRuntime(Runtime):
 
     def _named_outputs(self, answer: Any) -> dict[str, Array]:
         if isinstance(answer, Mapping):
-            return {str(k): self._array(v) for k, v in answer.items() if v is not None}
+            return {str(k): self._array(str(k), v) for k, v in answer.items() if v is not None}
         values = list(answer) if isinstance(answer, (tuple, list)) else [answer]
         names = self._output_names
         if names and len(names) != len(values):
             raise ValueError(f"the model answered {len(values)} outputs, {len(names)} are declared")
-        return {names[i] if names else f"output-{i}": self._array(v) for i, v in enumerate(values)}
+        found = {}
+        for i, v in enumerate(values):
+            name = names[i] if names else f"output-{i}"
+            found[name] = self._array(name, v)
+        return found
 
-    def _array(self, value: Any) -> Array:
+    def _array(self, name: str, value: Any) -> Array:
         torch = self._torch
         if isinstance(value, torch.Tensor):
             if value.dtype is torch.bfloat16:
                 value = value.float()
+                self._bfloats[name] = "BF16"
+            elif self._bfloats:
+                self._bfloats.pop(name, None)
             array: Array = value.detach().cpu().numpy()
             return array
         return row_objects(value if isinstance(value, list) else [value])

@@ -18,7 +18,7 @@ from penstock.http.server import Exchange, RequestHead
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.v1 import JSON_HEADERS, decode_arrays, encode_predictions
 from penstock.protocols.v2 import decode_infer, encode_infer, parse_header_length
-from penstock.runtimes.base import TensorSpec
+from penstock.runtimes.base import Runtime, TensorSpec
 from penstock.server.batching import Batcher, Pending
 from penstock.server.execution import Outputs
 from penstock.server.replies import send_error
@@ -97,7 +97,9 @@ class Target(ABC):
         self.model_version = loaded.version
         self.specs: Sequence[TensorSpec] = runtime.inputs
         #: What an array's dtype does not tell.
-        self.datatypes = {s.name: "BF16" for s in runtime.outputs if s.datatype == "BF16"}
+        learnt = runtime.datatypes if isinstance(runtime, Runtime) else None
+        declared = {s.name: "BF16" for s in runtime.outputs if s.datatype == "BF16"}
+        self.datatypes = declared if learnt is None else learnt
         self.answered = app.metrics.requests(self.name, self.protocol, 200)
         self.seconds = app.metrics.request_seconds(self.name, self.protocol)
 
