@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from store_contract import key, runtime, service
 from penstock.errors import NotFound, Unavailable
 from penstock.store.base import ChangeType, Key, Object, Store
 from penstock.store.garbage import GarbageCollector
+from penstock.store.objects import key_of
 from penstock.store.sqlite import SqliteStore
 
 
@@ -22,12 +24,27 @@ async def store() -> AsyncIterator[Store]:
     await store.close()
 
 
+@asynccontextmanager
+async def collecting(collector: GarbageCollector, store: Store) -> AsyncIterator[None]:
+    """The collector at work, told what the store's watch says."""
+
+    async def follow() -> None:
+        async for change in store.watch(since=version):
+            collector.take(change)
+
+    version = (await store.list(key().kind)).version
+    await collector.load()
+    tasks = {asyncio.create_task(follow()), asyncio.create_task(collector.run())}
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
 @pytest.fixture
 async def collector(store: Store) -> AsyncIterator[None]:
-    task = asyncio.create_task(GarbageCollector(store).run())
-    yield
-    task.cancel()
-    await asyncio.wait({task})
+    async with collecting(GarbageCollector(store), store):
+        yield
 
 
 def owned(name: str, *owners: Object, **extra: Any) -> Object:
@@ -112,11 +129,21 @@ async def test_what_was_orphaned_while_nobody_looked_goes_at_the_start(store: St
     dead = await store.create(service("dead"))
     await store.create(owned("lost", dead))
     await store.delete(key("dead"))
-    task = asyncio.create_task(GarbageCollector(store).run())
-    await gone(store, "lost")
-    task.cancel()
-    await asyncio.wait({task})
+    async with collecting(GarbageCollector(store), store):
+        await gone(store, "lost")
     await store.get(key("kept"))
+
+
+async def test_a_kind_that_somebody_else_deletes_is_left_to_them(store: Store) -> None:
+    owner = await store.create(service("owner"))
+    await store.create(owned("child", owner))
+    theirs = runtime("left")
+    theirs["metadata"]["ownerReferences"] = owned("r", owner)["metadata"]["ownerReferences"]
+    left = await store.create(theirs)
+    async with collecting(GarbageCollector(store, skip={key_of(left).kind}), store):
+        await store.delete(key("owner"))
+        await gone(store, "child")
+    await store.get(key_of(left))
 
 
 async def test_finalizers_of_dependents_are_respected(store: Store, collector: None) -> None:
@@ -186,26 +213,22 @@ async def test_a_deletion_that_fails_is_tried_again(store: Store) -> None:
         await asyncio.sleep(0)
 
     store.delete = delete  # type: ignore[method-assign]
-    task = asyncio.create_task(GarbageCollector(store, sleep=sleep).run())
-    owner = await store.create(service("owner"))
-    await store.create(owned("child", owner))
-    await store.delete(key("owner"))
-    await gone(store, "child")
-    task.cancel()
-    await asyncio.wait({task})
+    async with collecting(GarbageCollector(store, sleep=sleep), store):
+        owner = await store.create(service("owner"))
+        await store.create(owned("child", owner))
+        await store.delete(key("owner"))
+        await gone(store, "child")
     assert failures == 0
     assert slept
 
 
 async def test_the_graph_forgets_what_is_gone(store: Store) -> None:
     collector = GarbageCollector(store)
-    task = asyncio.create_task(collector.run())
-    for i in range(20):
-        owner = await store.create(service(f"owner{i}"))
-        await store.create(owned(f"child{i}", owner))
-        await store.delete(key(f"owner{i}"))
-        await gone(store, f"child{i}")
-    task.cancel()
-    await asyncio.wait({task})
+    async with collecting(collector, store):
+        for i in range(20):
+            owner = await store.create(service(f"owner{i}"))
+            await store.create(owned(f"child{i}", owner))
+            await store.delete(key(f"owner{i}"))
+            await gone(store, f"child{i}")
     assert len(collector._graph.owners) <= 1
     assert len(collector._graph.dependents) <= 1

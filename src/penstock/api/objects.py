@@ -22,6 +22,8 @@ from penstock.control.revisions import RESTARTED_AT
 from penstock.domain.selectors import FieldSelector, LabelSelector
 from penstock.errors import Conflict, Forbidden, InvalidInput, NotFound
 from penstock.store.base import Key, Kind, Object
+from penstock.store.garbage import FOREGROUND, ORPHAN
+from penstock.store.objects import key_of
 
 NAMESPACE = Kind("", "Namespace")
 #: Namespaces that cannot be deleted.
@@ -30,6 +32,8 @@ KEPT_NAMESPACES = frozenset({"default"})
 TRIES = 8
 #: Annotations that are set beside a manifest and outlive an apply that does not mention them.
 _BESIDE = (RESTARTED_AT,)
+#: Finalizers that say what becomes of dependents.
+_PROPAGATION = {"Foreground": FOREGROUND, "Orphan": ORPHAN}
 #: Metadata that does, too.
 _OUTLIVE_APPLY = ("finalizers", "ownerReferences")
 #: How a patch is done, by its media type.
@@ -279,6 +283,7 @@ class Objects:
             raise ApiError(
                 405, f"{resource.plural} are made by the platform and cannot be deleted."
             )
+        finalizer = _propagation(options)
         stored = await self._get(resource, namespace, name)
         wanted = options.get("preconditions") or {}
         meta = stored["metadata"]
@@ -292,12 +297,30 @@ class Objects:
         if resource.stored == NAMESPACE:
             await self._empty_namespace(name)
         try:
+            if finalizer is not None:
+                await self._hold(stored, finalizer)
             gone = await self._store.delete(_key(resource, namespace, name))
         except NotFound:
             raise _missing(resource, namespace, name) from None
         if gone["metadata"].get("finalizers"):
             return redact(gone, resource.dialect)
         return success(name, resource.group, resource.plural, meta.get("uid", ""))
+
+    async def _hold(self, stored: Object, finalizer: str) -> None:
+        """Give an object a finalizer, whoever writes its status meanwhile."""
+        for left in reversed(range(TRIES)):
+            meta = stored["metadata"]
+            kept = [*(meta.get("finalizers") or ()), finalizer]
+            if finalizer in kept[:-1] or meta.get("deletionTimestamp"):
+                return
+            try:
+                await self._store.update({**stored, "metadata": {**meta, "finalizers": kept}})
+            except Conflict:
+                if not left:
+                    raise
+                stored = await self._store.get(key_of(stored))
+            else:
+                return
 
     async def delete_many(
         self, resource: Resource, namespace: str | None, selection: Selection
@@ -384,6 +407,18 @@ def _without_version(obj: Object) -> Object:
 
 def _details(resource: Resource, name: str) -> dict[str, Any]:
     return {"name": name, "group": resource.group, "kind": resource.plural}
+
+
+def _propagation(options: Mapping[str, Any]) -> str | None:
+    """The finalizer by which the garbage collector knows what becomes of dependents."""
+    policy = options.get("propagationPolicy")
+    if policy in (None, "Background"):
+        return ORPHAN if options.get("orphanDependents") is True else None
+    if policy not in _PROPAGATION:
+        raise InvalidInput(
+            f"propagationPolicy {policy!r} is none of Foreground, Background, Orphan."
+        )
+    return _PROPAGATION[policy]
 
 
 def _missing(resource: Resource, namespace: str, name: str) -> ApiError:

@@ -26,6 +26,7 @@ from penstock.control.plan import Event
 from penstock.control.priorities import PRIORITY_CLASS
 from penstock.control.quotas import QuotaKeeper
 from penstock.control.replicas import ReplicaCache
+from penstock.control.revisions import REVISION
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import KINDS as RUNTIME_KINDS
 from penstock.control.scaler import Scaler
@@ -37,6 +38,7 @@ from penstock.domain.workload import service_key
 from penstock.errors import Unavailable
 from penstock.observe.metrics import Registry
 from penstock.store.base import Change, Kind, Store
+from penstock.store.garbage import GarbageCollector
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +132,8 @@ class ControlPlane:
         self.quotas = QuotaKeeper(
             store, self.manifests, clock=self._clock, runs_containers=backend.runs_containers
         )
+        # Revisions go with their service's last look, when their replicas have been seen to.
+        self.garbage = GarbageCollector(store, skip={REVISION}, sleep=self._clock.sleep)
         self.registry = Registry()
         self.metrics = MetricsCollector(
             self._processes, self.registry, clock=self._clock, refresh_own=self._refresh_gauges
@@ -169,6 +173,7 @@ class ControlPlane:
         await self.services.revisions.load()
         await self._first_sync()
         await self.quotas.load()
+        await self._load_owners()
         self._tasks = [
             asyncio.create_task(self._follow_store(version), name="store-watch"),
             asyncio.create_task(self.replicas.run(), name="replica-watch"),
@@ -176,6 +181,7 @@ class ControlPlane:
             asyncio.create_task(self.scaler.run(), name="autoscaler"),
             asyncio.create_task(self.services.progressing.run(), name="rollouts"),
             asyncio.create_task(self.placing.run(), name="placing"),
+            asyncio.create_task(self.garbage.run(), name="garbage collector"),
             *(
                 [asyncio.create_task(self.budget.run(), name="memory budget")]
                 if self.budget is not None
@@ -208,6 +214,9 @@ class ControlPlane:
         await self.services.close()
         await self.metrics.close()
         await self.routes.close()
+
+    async def _load_owners(self) -> None:
+        await self.garbage.load((obj for _, obj in self.manifests.all()), self.manifests.kinds)
 
     async def _first_sync(self) -> None:
         delay = Backoff(0.05, 2.0)
@@ -258,6 +267,7 @@ class ControlPlane:
         before = self.manifests.names()
         await self.manifests.load(self.store)
         await self.quotas.load()
+        await self._load_owners()
         for key in before | self.manifests.names():
             self.loop.enqueue(key)
 
@@ -273,6 +283,7 @@ class ControlPlane:
     def _changed(self, change: Change) -> None:
         key = self.manifests.take(change)
         self.quotas.take(change)
+        self.garbage.take(change)
         if key is not None:
             self.loop.enqueue(key)
         elif change.key.kind in (SECRET, SERVICE_ACCOUNT):

@@ -4,9 +4,9 @@ The rules are Kubernetes': an object goes when it has owners and none of them ex
 being the same owner. An owner that is being deleted in the foreground (finalizer `foregroundDeletion`) waits
 until the dependents that block it are gone; one with the finalizer `orphan` lets go of its dependents first.
 
-The collector follows a watch and keeps the graph of owners in memory, so a deletion costs what depends on it
-and not a walk over the store. What the watch says is a hint only: before anything is deleted its owners are
-looked up, because a dependent may be seen before its owner.
+The collector is told every change and keeps the graph of owners in memory, so a deletion costs what depends
+on it and not a walk over the store. What it is told is a hint only: before anything is deleted its owners
+are looked up, because a dependent may be seen before its owner.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 from dataclasses import dataclass, field
 
 from penstock.errors import Conflict, NotFound, PenstockError
-from penstock.store.base import Change, ChangeType, Expired, Key, Kind, Object, Store
+from penstock.store.base import Change, ChangeType, Key, Kind, Object, Store
+from penstock.store.objects import key_of
 
 log = logging.getLogger(__name__)
 
@@ -64,45 +65,53 @@ class _Graph:
 
 
 class GarbageCollector:
-    """Deletes what has no owner left. `run` until cancelled."""
+    """Deletes what has no owner left. `load` what there is, `take` every change, `run` until cancelled."""
 
     def __init__(
-        self, store: Store, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        store: Store,
+        *,
+        skip: Container[Kind] = (),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """Kinds in `skip` are deleted by somebody else, in good order."""
         self._store = store
+        self._skip = skip
         self._sleep = sleep
         self._graph = _Graph()
         # One entry per object at most, so bounded by the store.
         self._pending: dict[Key, None] = {}
         self._work = asyncio.Event()
 
-    async def run(self) -> None:
-        """Follow the store and collect, until cancelled or until the store is closed."""
-        worker = asyncio.create_task(self._collect(), name="garbage-collector")
-        try:
-            while True:
-                self._graph = _Graph()
-                try:
-                    async for change in self._store.watch():
-                        self._observe(change)
-                    return
-                except Expired:
-                    log.info("the garbage collector fell behind and starts over")
-                except PenstockError as e:
-                    log.warning("the garbage collector's watch broke off: %s", e)
-                    await self._sleep(RETRY_S)
-        finally:
-            worker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await worker
+    async def load(
+        self, known: Iterable[Object] = (), known_kinds: Collection[Kind] = frozenset()
+    ) -> None:
+        """Look at everything that has owners, or that waits for its dependents to go.
 
-    def _observe(self, change: Change) -> None:
+        `known` are the objects of `known_kinds`, which somebody has read already.
+        """
+        for obj in known:
+            self._begin(obj)
+        for kind in await self._store.kinds():
+            if kind not in self._skip and kind not in known_kinds:
+                for obj in (await self._store.list(kind)).items:
+                    self._begin(obj)
+
+    def _begin(self, obj: Object) -> None:
+        key = key_of(obj)
+        if self._graph.put(key, _owners(obj)) or _waits_for(obj):
+            self._later(key)
+
+    def take(self, change: Change) -> None:
+        """A change of the store, in order."""
         metadata = change.object["metadata"]
         if change.type is ChangeType.DELETED:
             self._graph.remove(change.key)
             self._later(*self._graph.dependents.get(metadata["uid"], ()))
             # Its going may be what an owner waits for.
             self._later(*(o for owner in _owners(change.object) for o in _keys(owner, change.key)))
+            return
+        if change.key.kind in self._skip:
             return
         if self._graph.put(change.key, _owners(change.object)):
             self._later(change.key)
@@ -115,7 +124,8 @@ class GarbageCollector:
         if keys:
             self._work.set()
 
-    async def _collect(self) -> None:
+    async def run(self) -> None:
+        """Collect, for ever. Cancelled from outside."""
         while True:
             await self._work.wait()
             self._work.clear()
