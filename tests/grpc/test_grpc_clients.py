@@ -101,7 +101,7 @@ def _all_calls(port: int, through_gateway: bool) -> None:
             assert client.is_model_ready("m")
         else:
             client.load_model("m")
-            with pytest.raises(InferenceServerException, match="follows its manifest"):
+            with pytest.raises(InferenceServerException, match="keeps at least one replica"):
                 client.unload_model("m")
 
 
