@@ -21,6 +21,8 @@ from penstock.domain.graph import Graph
 
 #: The component whose route has the service's own key.
 PREDICTOR = "predictor"
+#: The components that a service may have.
+ROLES = (PREDICTOR, "transformer", "explainer")
 
 
 def route_key(namespace: str, service: str, component: str) -> str:
@@ -61,6 +63,21 @@ class Sticky(msgspec.Struct, frozen=True):
     header: str = ""
 
 
+class HeaderTest(msgspec.Struct, frozen=True, array_like=True):
+    """What one request header (lower case) has to be. `kind` is exact, prefix or regex (of all of it)."""
+
+    header: str
+    kind: str
+    value: str
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Requests whose headers pass every test prefer the target with that revision or tag."""
+
+    tests: tuple[HeaderTest, ...]
+    to: str
+
+
 class Route(msgspec.Struct, frozen=True):
     """How requests for one component of a service find a replica.
 
@@ -80,6 +97,8 @@ class Route(msgspec.Struct, frozen=True):
     max_waiting_bytes: int = 64 * 1024 * 1024
     shadow: Shadow | None = None
     sticky: Sticky | None = None
+    #: The first that fits decides, before stickiness and shares.
+    rules: tuple[Rule, ...] = ()
     #: It may have no replica, and then a request wakes it.
     may_sleep: bool = False
     #: Why nothing can answer, when nothing can (first line of the failure); empty when all is well.

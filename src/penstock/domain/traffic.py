@@ -1,8 +1,9 @@
-"""What a service says about its requests beyond percents: copies to try a revision on, and stickiness."""
+"""What a service says about its requests beyond percents: rules, copies to try a revision on, stickiness."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,23 @@ class Sticky:
 
     #: By the hash of this request header, lower case; empty: by a cookie that the first answer sets.
     header: str = ""
+
+
+class HeaderTest(NamedTuple):
+    """What one request header has to be; exactly one kind: `exact`, `prefix` or `regex` (of all of it)."""
+
+    header: str
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRule:
+    """Requests whose headers pass every test go to one revision, while that answers."""
+
+    tests: tuple[HeaderTest, ...]
+    #: `latest`, `previous`, a named canary, or a revision's name.
+    to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +61,6 @@ class Traffic:
 
     shadow: Shadow | None = None
     sticky: Sticky | None = None
+    #: The first rule that fits a request decides.
+    match: tuple[MatchRule, ...] = ()
     rollout: Rollout | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.domain.routes import PREDICTOR
+from penstock.domain.routes import ROLES
 from penstock.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 COMPONENT_HEADER: Final = b"x-penstock-component"
 _EXPLAINER: Final = "explainer"
-_ROLES: Final = (PREDICTOR, "transformer", _EXPLAINER)
 _PREFIX: Final = "/components/"
 
 
@@ -37,11 +36,11 @@ def reached(
     """The component that answers. `service` is what the address names; `role` what its path asks for."""
     asked = role or (head.get(COMPONENT_HEADER) or b"").decode("latin-1").strip().lower()
     if asked:
-        found = table.component(service, asked) if asked in _ROLES else None
+        found = table.component(service, asked) if asked in ROLES else None
         if found is None:
             raise NotFound(
                 f"{service.key} has no component {asked}.",
-                hint=f"It has {', '.join(r for r in _ROLES if table.component(service, r))}.",
+                hint=f"It has {', '.join(r for r in ROLES if table.component(service, r))}.",
             )
         return found
     if explains(path):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.domain.routes import Sleep, ToGateway, Wake, route_key
 from penstock.errors import PenstockError, Unavailable
 from penstock.gateway import own
+from penstock.gateway.choosing import unknown_revision
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
 from penstock.gateway.resolve import plan as make_plan
-from penstock.gateway.resolve import unknown_revision
 from penstock.gateway.shadow import ShadowMetrics
 from penstock.gateway.table import Service, Table
 from penstock.observe.log_settings import LogSettings

@@ -23,8 +23,9 @@ from penstock.errors import (
     Unavailable,
 )
 from penstock.gateway import components
+from penstock.gateway.choosing import unknown_revision
 from penstock.gateway.proxy import Forward, internal
-from penstock.gateway.resolve import Plan, protocol_of, unknown_revision
+from penstock.gateway.resolve import Plan, protocol_of
 from penstock.graphs.calls import Context, Done, Under
 from penstock.graphs.encoding import Encoded, encode, outcome
 from penstock.graphs.values import Failure, Value

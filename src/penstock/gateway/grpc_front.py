@@ -25,18 +25,17 @@ from penstock.errors import (
     Unsupported,
 )
 from penstock.gateway import own, repository
+from penstock.gateway.choosing import REVISION_HEADER, choose
 from penstock.gateway.components import reached
-from penstock.gateway.proxy import REVISION_HEADER, Forward, internal
+from penstock.gateway.proxy import Forward, internal
 from penstock.gateway.resolve import (
     DEFAULT_NAMESPACE,
     HOP_BY_HOP,
     Plan,
-    asked_of,
     by_host,
     namespace_of,
     unknown_service,
 )
-from penstock.gateway.sticky import preferred
 from penstock.protocols.grpc import side
 from penstock.protocols.grpc.infer import parse
 from penstock.protocols.grpc.schema import METHODS, SERVICE
@@ -261,18 +260,14 @@ class _ModelCall:
         named = service
         if not self._method.startswith("Repository"):
             service = reached(head, service, table)
-        wanted, passed_on = asked_of(head, service, named, tag)
-        sticky = service.route.sticky
-        soft = sticky is not None and not wanted
-        if sticky is not None and soft:
-            wanted = preferred(head, service, sticky)
+        choice = choose(head, service, named, tag)
         return Plan(
             service,
-            self._render(service, size, passed_on),
+            self._render(service, size, choice.passed_on),
             "grpc",
             service.route.timeout_s,
-            wanted=wanted,
-            soft=soft,
+            wanted=choice.wanted,
+            soft=choice.soft,
         )
 
     def _render(

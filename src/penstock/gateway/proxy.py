@@ -21,6 +21,7 @@ from penstock.errors import (
     ReplicaLost,
     Unavailable,
 )
+from penstock.gateway.choosing import REVISION_HEADER
 from penstock.gateway.resolve import HOP_BY_HOP
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ GATHER_BYTES: Final = 128 * 1024
 
 #: Share of a service's time limit after which a request without an answer says that the replica hangs.
 HANGS: Final = 0.95
-
-REVISION_HEADER: Final = b"x-penstock-revision"
 
 _encode = msgspec.json.encode
 

@@ -6,7 +6,7 @@ Addresses of a service, all equivalent: `/v1/models/NAME...` and `/v2/models/NAM
 `Host: NAME-NAMESPACE.DOMAIN` where such a service exists. One revision of it, whatever its share, is at
 `/serving/NAMESPACE/NAME@latest/...` and `latest-NAME` as the host's name (`latest`, `previous` or `prev`, in
 the path also a revision's name), or anywhere with the header `x-penstock-revision`. `components` says which
-component of the service it is that answers. A plan depends on
+component of the service it is that answers, `choosing` which of its revisions. A plan depends on
 nothing but the head's bytes and the table, so it is made once per distinct head and kept in its memo.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.errors import InvalidInput, NotFound, Unsupported
 from penstock.gateway import components
-from penstock.gateway.sticky import preferred
+from penstock.gateway.choosing import TAGS, choose
 
 if TYPE_CHECKING:
     from penstock.gateway.table import Service, Table
@@ -31,10 +31,6 @@ HOP_BY_HOP: Final = frozenset(
 )  # fmt: skip
 
 DEFAULT_NAMESPACE: Final = "default"
-
-#: Names of revisions by the place they have; Knative says `prev`.
-TAGS: Final = {"latest": "latest", "previous": "previous", "prev": "previous"}
-REVISION_HEADER: Final = b"x-penstock-revision"
 
 
 #: Calls about a service that the gateway answers (see `repository`).
@@ -141,26 +137,6 @@ def unknown_service(name: str, namespace: str) -> NotFound:
     )
 
 
-def unknown_revision(service: Service, wanted: str) -> NotFound:
-    names = [n for t in service.targets for n in (t.revision, *t.tags)]
-    return NotFound(
-        f"{service.key} has no revision {wanted} that takes requests.",
-        hint=f"There is {', '.join(names) or 'none'}.",
-    )
-
-
-def revision_asked(head: RequestHead, service: Service, tag: str = "") -> str:
-    """Tag or name of the revision that the address or the head asks for; NotFound for one not there."""
-    asked = head.get(REVISION_HEADER)
-    wanted = tag or (asked.decode("latin-1").strip() if asked is not None else "")
-    if not wanted:
-        return ""
-    wanted = TAGS.get(wanted, wanted)
-    if service.targets and service.named(wanted) is None:
-        raise unknown_revision(service, wanted)
-    return wanted
-
-
 def model_in(path: str) -> str:
     """The model's name in a V1 or V2 path, or an empty string."""
     if path.startswith(("/v2/models/", "/v1/models/")):
@@ -232,14 +208,18 @@ def _make(
         timeout_s = min(timeout_s, int(asked) / 1000)
     if verb:
         return Plan(service, b"", protocol_of(path), timeout_s, own=path, verb=verb)
-    wanted, passed_on = asked_of(head, service, named, tag)
-    sticky = service.route.sticky
-    soft = sticky is not None and not wanted
-    if sticky is not None and soft:
-        wanted = preferred(head, service, sticky)
-    head_bytes = render(head, service, path, passed_on)
+    choice = choose(head, service, named, tag)
+    head_bytes = render(head, service, path, choice.passed_on)
     own = path if service.graph is not None else ""
-    return Plan(service, head_bytes, protocol_of(path), timeout_s, own, wanted=wanted, soft=soft)
+    return Plan(
+        service,
+        head_bytes,
+        protocol_of(path),
+        timeout_s,
+        own,
+        wanted=choice.wanted,
+        soft=choice.soft,
+    )
 
 
 def _verb(path: str, service: Service) -> str:
@@ -251,22 +231,6 @@ def _verb(path: str, service: Service) -> str:
         # A sleeping service is woken like by any request; one replica answers for itself.
         return STATISTICS if sum(len(t.replicas) for t in service.targets) > 1 else ""
     return ""
-
-
-def asked_of(
-    head: RequestHead, service: Service, named: Service, tag: str
-) -> tuple[str, tuple[bytes, bytes] | None]:
-    """The revision asked for, where `service` has it; else the field that asks the predictor for it.
-
-    A transformer in front hands the field on: what was asked for is one of the predictor's revisions.
-    """
-    if service is named:
-        return revision_asked(head, service, tag), None
-    said = tag or (head.get(REVISION_HEADER) or b"").decode("latin-1").strip()
-    if any(t.revision == said for t in service.targets):
-        return said, None
-    wanted = revision_asked(head, named, tag)
-    return "", (REVISION_HEADER, wanted.encode("latin-1")) if wanted else None
 
 
 def render(

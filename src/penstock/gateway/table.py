@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from penstock.domain.routes import PREDICTOR, Put, Remove, Route, Snapshot, ToGateway
+from penstock.domain.routes import PREDICTOR, ROLES, Put, Remove, Route, Snapshot, ToGateway
 from penstock.domain.routes import Target as TargetRoute
+from penstock.gateway.choosing import Matcher
 from penstock.gateway.replicas import Replica, least_busy
 from penstock.gateway.shadow import Shadow, ShadowMetrics
 from penstock.gateway.sticky import answer_lines
@@ -61,7 +62,7 @@ class Service:
     """A route and what this process knows beyond it."""
 
     __slots__ = (
-        "current", "graph", "key", "name", "namespace", "route", "shadow", "targets",
+        "current", "graph", "key", "matcher", "name", "namespace", "route", "shadow", "targets",
         "waiting", "waiting_bytes", "weighted",
     )  # fmt: skip
 
@@ -72,6 +73,8 @@ class Service:
         self.name = route.name
         self.targets = targets
         self.weighted = [t for t in targets if t.weight > 0]
+        #: The route's rules, if there are any.
+        self.matcher = Matcher(route.rules) if route.rules else None
         #: False once a newer description has taken this one's place.
         self.current = True
         self.waiting: deque[Forward] = deque()
@@ -171,6 +174,19 @@ class Table:
         old = self._services.get(route.key)
         if old is not None and old.route == route:
             return
+        service = self._describe(route, old)
+        if old is None or route.component == PREDICTOR:
+            self._describe_siblings(service)
+
+    def _describe_siblings(self, service: Service) -> None:
+        """What is known of one component of a service depends on the others: plans are to be made anew."""
+        for role in ROLES:
+            sibling = self.component(service, role) if role != service.route.component else None
+            if sibling is not None:
+                self._describe(sibling.route, sibling)
+
+    def _describe(self, route: Route, old: Service | None) -> Service:
+        """Put a new description in the place of `old`, with its line and its connections."""
         kept = {r.address: r for t in old.targets for r in t.replicas} if old is not None else {}
         previous = {t.revision: t for t in old.targets} if old is not None else {}
         targets: list[Target] = []
@@ -219,6 +235,7 @@ class Table:
             replica.close()
         if service.waiting:
             self._on_capacity(service)
+        return service
 
     def _up(self, key: str) -> None:
         service = self._services.get(key)
@@ -243,6 +260,8 @@ class Table:
         old.waiting_bytes = 0
         for forward in waiting:
             forward.service_gone()
+        if old.route.component != PREDICTOR:
+            self._describe_siblings(old)
 
     def _forget_models(self, service: Service) -> None:
         for model in service.route.models:

@@ -50,10 +50,18 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str]) -> Route:
         timeout_s=timeout_s if timeout_s is not None else DEFAULT_TIMEOUT_S,
         shadow=_shadow(service, role) if predictor else None,
         sticky=routes.Sticky(sticky.header) if sticky is not None else None,
+        rules=_rules(service) if predictor else (),
         message=message,
         may_sleep=component.scaling.min_replicas == 0,
         component=str(role.role),
         entry=str(service.entry) if predictor and service.entry is not Role.PREDICTOR else "",
+    )
+
+
+def _rules(service: Service) -> tuple[routes.Rule, ...]:
+    return tuple(
+        routes.Rule(tuple(routes.HeaderTest(*t) for t in rule.tests), rule.to)
+        for rule in service.traffic.match
     )
 
 
