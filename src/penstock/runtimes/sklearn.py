@@ -7,6 +7,7 @@ columns, or a list of texts. Input that does not fit is refused before the model
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,7 @@ from penstock.runtimes.loading import (
 )
 
 log = logging.getLogger(__name__)
+
 
 SUFFIXES: Final = (".joblib", ".pkl", ".pickle", ".skops")
 METHODS: Final = (
@@ -220,6 +222,11 @@ def _load_skops(file: Path, options: LoadOptions) -> Any:
 
 
 def _check_fitted(model: Any) -> None:
+    # As scikit-learn sees it in the end; its own way there costs a forked process 0.2 MB.
+    if not hasattr(model, "__sklearn_is_fitted__") and any(
+        name.endswith("_") and not name.startswith("__") for name in getattr(model, "__dict__", ())
+    ):
+        return
     from sklearn.base import BaseEstimator
     from sklearn.utils.validation import check_is_fitted
 
@@ -289,11 +296,18 @@ def _dense(y: Any) -> Array:
 
 
 def warm() -> None:
-    """Fit and ask a small model, so that what is imported and built on first use is shared."""
+    """Fit, keep, load and ask a small model: what is imported, built and learnt on first use is shared."""
+    import joblib
     from sklearn.linear_model import LogisticRegression
 
+    from penstock.runtimes import sklearn_linear
+
+    sklearn_linear.learn()
     x = np.arange(12, dtype=np.float64).reshape(6, 2)
     model = LogisticRegression().fit(x, np.array([0, 0, 1, 1, 2, 2]))
+    with tempfile.TemporaryDirectory() as folder:
+        joblib.dump(model, Path(folder) / "model.joblib")
+        load(Path(folder), LoadOptions(name="m"))
     model.predict(x)
     model.predict_proba(x)
 

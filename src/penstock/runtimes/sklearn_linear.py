@@ -4,12 +4,14 @@ For one row of iris `LogisticRegression.predict` takes 88 us, of which the arith
 validation, that the runtime has done already. Whether the shortcut gives the very bits that the model
 gives is not taken on trust: `shortcut` compares both on made-up rows when the model is loaded, scores as
 well as answers, for each dtype, and does not serve a dtype in which they differ anywhere. So an unusual
-subclass or a new release costs the speed and nothing else.
+subclass or a new release costs the speed and nothing else. The comparison runs scikit-learn's own code, which
+costs a forked process 1.1 MB; so zygotes make it (`learn`) for the common kinds of model, and a model that is
+of such a kind in everything that chooses its way through that code is served by what was found there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Hashable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -58,10 +60,78 @@ def shortcut(model: Any, method: str) -> Shortcut | None:
     if finish is None:
         return None
     scores = _scores(_scale(scaler), coef.T if coef.ndim == 2 else coef, intercept)
-    dtypes = frozenset(
-        dtype for dtype in _DTYPES if _agree(dtype, coef.shape[-1], scores, finish, model, method)
-    )
+    kind = _kind(last, scaler, method)
+    dtypes = _learnt.get(kind) if kind is not None else None
+    if dtypes is None:
+        dtypes = frozenset(
+            dtype
+            for dtype in _DTYPES
+            if _agree(dtype, coef.shape[-1], scores, finish, model, method)
+        )
+        if kind is not None and _learning is not None:
+            _learning[kind] = _learning.get(kind, dtypes) & dtypes
     return _compose(dtypes, scores, finish) if dtypes else None
+
+
+#: What was found in this process, or in the one that it was forked from, by kind.
+_learnt: dict[Hashable, frozenset[np.dtype[Any]]] = {}
+#: The same while it is being found.
+_learning: dict[Hashable, frozenset[np.dtype[Any]]] | None = None
+
+
+def learn() -> None:
+    """Compare for the common kinds of model, once for this process and those forked from it."""
+    global _learning
+    from sklearn import linear_model
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if _learnt:
+        return
+    _learning = {}
+    try:
+        for features in (3, 20):
+            x = np.sin(np.arange(1.0, 24 * features + 1)).reshape(24, features)
+            classes = np.arange(24) % 3
+            models: list[Any] = [
+                linear_model.LogisticRegression().fit(x, classes),
+                linear_model.LogisticRegression().fit(x, classes > 0),
+                linear_model.LogisticRegression().fit(x, np.array(["a", "b", "c"])[classes]),
+                linear_model.LogisticRegression().fit(x, (classes > 0).astype(np.int64)),
+                make_pipeline(StandardScaler(), linear_model.LogisticRegression()).fit(x, classes),
+            ]
+            for model in models:
+                for method in ("predict", "predict_proba"):
+                    shortcut(model, method)
+            for regressor in (linear_model.LinearRegression(), linear_model.Ridge()):
+                shortcut(regressor.fit(x, x[:, 0]), "predict")
+        _learnt.update(_learning)
+    finally:
+        _learning = None
+
+
+def _kind(last: Any, scaler: Any, method: str) -> Hashable | None:
+    """Everything but numbers that may send `last` (behind `scaler`) another way; None: not comparable."""
+    if not type(last).__module__.startswith("sklearn."):
+        return None
+    parts: list[Any] = [type(last), method]
+    if scaler is not None:
+        parts += [scaler.with_mean, scaler.with_std]
+    for owner in (last,) if scaler is None else (last, scaler):
+        for name, value in sorted(vars(owner).items()):
+            if callable(value):
+                return None
+            # How many rows of coefficients there are decides on one score or several; not how many there are.
+            if isinstance(value, np.ndarray):
+                few = len(value) == 1 if value.ndim == 2 else None
+                parts.append((name, value.dtype.str[:2], value.ndim, few, value.flags.fnc))
+                if value.dtype.kind in "fiub":
+                    parts.append(value.dtype)
+            elif isinstance(value, (str, bool, type(None))):
+                parts.append((name, value))
+            else:
+                parts.append((name, type(value)))
+    return tuple(parts)
 
 
 def _finish(model: Any, method: str) -> Callable[[Array], Array] | None:

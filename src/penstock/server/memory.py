@@ -23,8 +23,11 @@ def private_bytes() -> int:
     return sum(int(kb) for kb in _PRIVATE.findall(text)) * 1024
 
 
+# Looked up at import: a `CDLL` is a class of its own, which costs a forked process 0.2 MB.
+_trim: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
 def release_free_memory() -> None:
     """Give the C library's free memory back to the system: a load frees much of what it took."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if _trim is not None:
+        _trim(0)

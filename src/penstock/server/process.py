@@ -59,6 +59,13 @@ SWITCH_S: Final = 0.001
 GC_THRESHOLD: Final = 20_000
 
 
+def keep_what_is_loaded() -> None:
+    """What was loaded stays: the collector need not walk over it again and again."""
+    release_free_memory()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
+
+
 class ModelProcess:
     """One model process; `serve` runs it to its end and returns the exit code."""
 
@@ -70,12 +77,14 @@ class ModelProcess:
         find: Callable[[str], Framework] = runtimes.find,
         on_listening: Callable[[Address], None] | None = None,
         on_ready: Callable[[], None] | None = None,
+        at_rest: Callable[[], None] = keep_what_is_loaded,
     ) -> None:
         self.spec = spec
         self.status = status
         self._find = find
         self._on_listening = on_listening
         self._on_ready = on_ready
+        self._at_rest = at_rest
         self._stop = asyncio.Event()
         self._hung: str | None = None
         self._pools = Pools(share(spec))
@@ -166,10 +175,7 @@ class ModelProcess:
         return EXIT_CANNOT_LOAD
 
     def _ready(self) -> None:
-        # What was loaded stays: the collector need not walk over it again and again.
-        release_free_memory()
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD, 20, 50)
+        self._at_rest()
         loaded = self.repository.loaded()
         answered = bool(loaded) and all(v.probe == "answered" for v in loaded)
         self.status.say(
@@ -243,14 +249,23 @@ def main(
     find: Callable[[str], Framework] = runtimes.find,
     on_listening: Callable[[Address], None] | None = None,
     on_ready: Callable[[], None] | None = None,
+    at_rest: Callable[[], None] = keep_what_is_loaded,
 ) -> int:
-    """Run a model process to its end; the exit code. The caller has applied `spec.env`."""
+    """Run a model process to its end; the exit code. The caller has applied `spec.env`.
+
+    `at_rest` is called once, when all models are loaded and before that is said.
+    """
     configure_logging()
     status = Status(status_fd)
 
     async def run() -> int:
         process = ModelProcess(
-            spec, status, find=find, on_listening=on_listening, on_ready=on_ready
+            spec,
+            status,
+            find=find,
+            on_listening=on_listening,
+            on_ready=on_ready,
+            at_rest=at_rest,
         )
         return await process.serve()
 

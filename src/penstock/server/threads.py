@@ -67,7 +67,16 @@ _loaded = _Loaded()
 
 def find_libraries() -> None:
     """For zygotes, when their framework is imported: look once for all children."""
-    _loaded.look()
+    libraries = _loaded.look()
+    for api in ("openmp", "blas"):
+        set_threads(libraries, api, 1)
+
+
+def set_threads(libraries: ThreadpoolController, api: str, threads: int) -> None:
+    """Set the libraries of one kind. Not by `limit`, which first asks each for all it knows of itself."""
+    for library in libraries.lib_controllers:
+        if library.user_api == api:
+            library.set_num_threads(threads)
 
 
 class Pools:
@@ -79,16 +88,17 @@ class Pools:
         self._done: set[str] = set()
         # For what is loaded from now on.
         for name in POOL_VARIABLES:
-            os.environ[name] = str(threads)
+            if os.environ.get(name) != str(threads):
+                os.environ[name] = str(threads)
 
     def prepare_thread(self, framework: Framework) -> None:
         """To be called in each thread that will call a model, after the framework's packages are there."""
         if self.threads > 1:
             libraries = _loaded.libraries(framework)
-            libraries.limit(limits=self.threads, user_api="openmp")
+            set_threads(libraries, "openmp", self.threads)
             if not self._blas_done:
                 self._blas_done = True
-                libraries.limit(limits=self.threads, user_api="blas")
+                set_threads(libraries, "blas", self.threads)
         if framework.set_threads is not None and framework.name not in self._done:
             self._done.add(framework.name)
             framework.set_threads(self.threads)

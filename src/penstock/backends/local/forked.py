@@ -7,29 +7,35 @@ its answer. It never returns to the zygote's loop.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import logging
 import os
-import random
 import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from penstock.backends.local.prctl import die_with_parent, name_process
-from penstock.domain.process import ProcessSpec, decode
+from penstock.domain.process import ProcessSpec, decode, encode
 
 Entry = Callable[[ProcessSpec, int], int | None]
 
 #: The kernel ends replicas before the node and the gateways when the machine runs out of memory.
 _OOM_SCORE_ADJ: Final = 500
+_OOM: Final = "/proc/self/oom_score_adj"
 _OPEN_FILES: Final = 1 << 20
+#: The zygote's handlers that a child must not have, and what a terminal would send to both.
+_RESET: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
 #: BSD's EX_SOFTWARE: the fork itself went wrong before the entry point was reached.
 _EXIT_BEFORE_ENTRY: Final = 70
+#: The key of a Mersenne twister, 624 words, at the start of numpy's structure.
+_MERSENNE_BYTES: Final = 624 * 4
+_numpy_state: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,6 @@ class Birth:
     status_fd: int
     #: As `limits.ForkLimits.fields`.
     limits: Mapping[str, Any]
-    #: Environment variables the zygote held while it imported; None means it was not set before.
-    held: Mapping[str, str | None]
 
 
 def run(birth: Birth, zygote_pid: int, entry: Entry) -> NoReturn:
@@ -54,10 +58,9 @@ def run(birth: Birth, zygote_pid: int, entry: Entry) -> NoReturn:
         _let_go(birth)
         spec = _read_spec(birth.spec_fd)
         _take_limits(birth.limits)
-        _take_environment(birth.held, spec.env)
+        _take_environment(spec.env)
         _new_randomness()
         name_process(birth.name)
-        faulthandler.enable()
         gc.enable()
         code = _exit_code(entry, spec, birth.status_fd)
     except BaseException:  # noqa: BLE001 - the process's border: it ends here, and says why in its log
@@ -85,39 +88,81 @@ def _exit_code(entry: Entry, spec: ProcessSpec, status_fd: int) -> int:
         return 1
 
 
+def prepare() -> None:
+    """In the zygote, once: what every child would otherwise do, and pay for in pages of its own."""
+    # A pipe is block-buffered: what a model prints would be lost if it crashed.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()
+
+
+def _find_numpy_state() -> int | None:
+    """Where numpy's global generator has its key, with nothing but the key to tell siblings apart.
+
+    Seeding it goes through so much code that it costs a forked process 0.3 MB; writing a random key does not.
+    """
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is None or not hasattr(numpy_random, "get_bit_generator"):
+        return None
+    generator = numpy_random.get_bit_generator()
+    if type(generator).__name__ != "MT19937":
+        return None
+    numpy_random.seed()  # no half of a pair of normal deviates is kept from here on
+    return int(generator.ctypes.state_address)
+
+
+def rehearse() -> None:
+    """In the zygote: what a child does first, as far as it changes nothing here."""
+    global _numpy_state
+    _numpy_state = _find_numpy_state()
+    _default_signals(_RESET)
+    with open("/proc/self/comm", "rb") as f:
+        name_process(f.read().decode(errors="replace").strip())
+    with open(_OOM, "rb") as f:
+        value = f.read()
+    _write(_OOM, value)
+    fd = os.memfd_create("spec", os.MFD_CLOEXEC)
+    os.write(fd, encode(ProcessSpec(listen="", models=())))
+    _read_spec(fd)
+    _new_randomness()
+
+
 def _let_go(birth: Birth) -> None:
     """Drop the zygote's signal handlers and terminal; take the log as stdout and stderr."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    _default_signals(_RESET)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.setsid()
     os.umask(0o077)
     os.dup2(birth.log_fd, 1)
     os.dup2(birth.log_fd, 2)
     os.close(birth.log_fd)
-    # A pipe is block-buffered: what a model prints would be lost if it crashed.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.argv = [birth.name]
-    # The entry point sets up logging, as it does when it is started by hand.
-    root = logging.getLogger()
-    for handler in tuple(root.handlers):
-        root.removeHandler(handler)
-    root.setLevel(logging.WARNING)
+
+
+def _default_signals(numbers: Iterable[int]) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _read_spec(fd: int) -> ProcessSpec:
-    with os.fdopen(fd, "rb") as f:
-        f.seek(0)
-        return decode(f.read())
+    data = os.pread(fd, os.fstat(fd).st_size, 0)
+    os.close(fd)
+    return decode(data)
+
+
+def _write(path: str, data: bytes) -> None:
+    # Not `open`: three objects and a codec, for each of which a child copies pages.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def _take_limits(limits: Mapping[str, Any]) -> None:
     for file in limits.get("cgroups") or ():
-        with open(file, "w") as f:
-            f.write("0")  # the writer itself
-    with open("/proc/self/oom_score_adj", "w") as f:
-        f.write(str(_OOM_SCORE_ADJ))
+        _write(file, b"0")  # the writer itself
+    _write(_OOM, b"%d" % _OOM_SCORE_ADJ)
     cpus = limits.get("cpus")
     if cpus:
         os.sched_setaffinity(0, cpus)
@@ -150,25 +195,25 @@ def _data_size() -> int:
     return 0
 
 
-def _take_environment(held: Mapping[str, str | None], env: Mapping[str, str]) -> None:
-    for name, value in held.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+def _take_environment(env: Mapping[str, str]) -> None:
     os.environ.update(env)
     # What the interpreter would have done with it, had it been there at its start.
     for path in reversed(env.get("PYTHONPATH", "").split(os.pathsep)):
         if path and path not in sys.path:
             sys.path.insert(0, path)
+    if "PENSTOCK_LOG_LEVEL" in env:
+        # The entry point sets up logging, as it does when it is started by hand.
+        root = logging.getLogger()
+        for handler in tuple(root.handlers):
+            root.removeHandler(handler)
 
 
 def _new_randomness() -> None:
     """Siblings must not draw the same numbers. `random` reseeds itself at a fork, others do not."""
-    random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+    if _numpy_state is not None:
+        ctypes.memmove(_numpy_state, os.urandom(_MERSENNE_BYTES), _MERSENNE_BYTES)
+    elif "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.seed()

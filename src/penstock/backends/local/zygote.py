@@ -31,6 +31,7 @@ from penstock.backends.local.prctl import (
     die_with_parent,
     name_process,
 )
+from penstock.backends.local.settling import settle
 from penstock.backends.local.zygote_messages import (
     MAX_MESSAGE,
     EndedMessage,
@@ -84,6 +85,15 @@ def hold_threads() -> dict[str, str | None]:
     return held
 
 
+def let_threads_go(held: dict[str, str | None]) -> None:
+    """Undo `hold_threads` in the environment: it is what the children see."""
+    for name, value in held.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 def preload(framework: str, modules: Sequence[str], entry: str) -> forked.Entry:
     """Import the entry point and all that `framework` (names joined by commas) wants; LoadError."""
     module, _, function = entry.partition(":")
@@ -109,22 +119,25 @@ def preload(framework: str, modules: Sequence[str], entry: str) -> forked.Entry:
     own: Callable[[], None] | None = getattr(sys.modules[module], "warm", None)
     if own is not None:
         warm.append(own)
-    for call in warm:
-        call()
-    # What msgspec learns about the type is then learnt once, and shared: 0.5 MB a replica.
-    decode(encode(_EXAMPLE))
+
+    def rehearse() -> None:
+        for call in warm:
+            call()
+        # What msgspec learns about the type is then learnt once, and shared: 0.5 MB a replica.
+        decode(encode(_EXAMPLE))
+        forked.rehearse()
+
+    forked.prepare()
+    settle(rehearse)
     return main
 
 
 class Zygote:
     """The loop. `run` returns when the node is gone or says so by closing its end."""
 
-    def __init__(
-        self, link: socket.socket, entry: forked.Entry, held: dict[str, str | None]
-    ) -> None:
+    def __init__(self, link: socket.socket, entry: forked.Entry) -> None:
         self._link = link
         self._entry = entry
-        self._held = held
         self._pid = os.getpid()
         self._replicas: set[int] = set()
         self._ending = False
@@ -198,7 +211,7 @@ class Zygote:
             os.close(self._wake_r)
             os.close(self._wake_w)
             forked.run(
-                forked.Birth(message.name, spec_fd, log_fd, status_fd, message.limits, self._held),
+                forked.Birth(message.name, spec_fd, log_fd, status_fd, message.limits),
                 self._pid,
                 self._entry,
             )
@@ -296,7 +309,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log-level", default="INFO")
     options = parser.parse_args(argv)
     logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        # As a model process does it: its children keep this.
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     os.environ.setdefault("PENSTOCK_LOG_LEVEL", options.log_level)  # for the replicas
     die_with_parent(options.parent)
@@ -313,6 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = str(e) if isinstance(e, PenstockError) else f"{type(e).__name__}: {e}"
         link.send(_encode(FailedMessage(reason, " ".join(text.split())[:1000])))
         return EXIT_FAILED
+    let_threads_go(held)
     name_process(f"zygote {options.framework}")
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
@@ -325,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.collect()
     gc.disable()
     gc.freeze()  # a collection in a child must not touch, and so copy, the pages they share
-    zygote = Zygote(link, entry, held)
+    zygote = Zygote(link, entry)
     # From here on the end of the node is seen by this loop, which ends all descendants first.
     die_with_parent(options.parent, signal.SIGTERM)
     link.send(_encode(ReadyMessage(time.monotonic() - started, threads)))
