@@ -57,12 +57,30 @@ def base(dialect: Dialect, field: str) -> dict[str, Any]:
             **copy.deepcopy(BASES[dialect.kind]),
         }
     parts = field.split(".")
+    if parts[1] in ("transformer", "explainer"):
+        return around(dialect, parts)
     block = parts[2] if len(parts) > 3 else "sklearn"
     if block in ("batcher", "env"):
         block = "sklearn"
     manifest = isvc({block: {"storageUri": "x"}}, api_version=dialect.api_version)
     if block == "model":
         manifest["spec"]["predictor"]["model"]["modelFormat"] = {"name": "sklearn"}
+    return manifest
+
+
+def around(dialect: Dialect, parts: list[str]) -> dict[str, Any]:
+    """The same with a transformer or an explainer that has the block."""
+    manifest = isvc({"sklearn": {"storageUri": "x"}}, api_version=dialect.api_version)
+    block = parts[2] if len(parts) > 3 else "alibi"
+    if parts[1] == "transformer" and block not in ("python", "custom"):
+        block = "python"
+    types = {"alibi": "AnchorText", "anchors": "AnchorText", "shap": "KernelShap"}
+    component: dict[str, Any] = {block: {"storageUri": "x"}}
+    if block in types:
+        component[block]["type"] = types[block]
+    if f"spec.{parts[1]}.{block}" not in known_fields(dialect):
+        component = {"containers": [{"name": "kserve-container", "image": "x"}]}
+    manifest["spec"][parts[1]] = component
     return manifest
 
 

@@ -82,7 +82,7 @@ def changed(**predictor: Any) -> dict[str, Any]:
         ),
         (
             {**isvc(GOOD), "spec": {"predictor": GOOD, "nodeName": "kube-01"}},
-            "spec.nodeName: unknown field; nodeName belongs at spec.predictor.nodeName",
+            "spec.nodeName: unknown field; nodeName belongs at spec.predictor.nodeName or spec.transformer.nodeName",
         ),
         # Types
         (changed(minReplicas="1"), "spec.predictor.minReplicas: must be a whole number, not a string"),

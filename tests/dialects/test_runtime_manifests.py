@@ -107,8 +107,8 @@ def test_our_own_runtime_names_its_framework() -> None:
         (runtime({"containers": [{"image": "x"}]}), "spec.containers[0].name: is required"),
         (
             runtime({"framework": "scikit"}, api_version=OWN),
-            "spec.framework: must be one of catboost, custom, huggingface, lightgbm, mlflow, onnx, sklearn, "
-            "tensorflow, torch, xgboost",
+            "spec.framework: must be one of catboost, custom, explainer, huggingface, lightgbm, mlflow, "
+            "mlserver_python, onnx, sklearn, tensorflow, torch, transformer, triton_python, xgboost",
         ),
         (runtime({"framework": "sklearn"}), "spec.framework: unknown field"),
         (

@@ -15,8 +15,10 @@ from penstock.runtimes.base import LoadOptions
 
 FRAMEWORKS = (
     "sklearn", "xgboost", "lightgbm", "catboost", "onnx", "torch", "tensorflow", "mlflow",
-    "huggingface", "triton_python", "mlserver_python", "custom",
+    "huggingface", "triton_python", "mlserver_python", "custom", "transformer", "explainer",
 )  # fmt: skip
+#: Frameworks of no files that have a format of their own.
+OWN_CODE = ("custom", "transformer", "explainer")
 
 
 def test_every_framework_is_found_under_its_own_name():
@@ -83,13 +85,13 @@ def test_finding_a_framework_imports_none():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", [n for n in FRAMEWORKS if n != "custom"])
+@pytest.mark.parametrize("name", [n for n in FRAMEWORKS if n not in OWN_CODE])
 def test_a_path_that_is_not_there(name, tmp_path):
     with pytest.raises(LoadError, match=r"There is no|no config\.json"):
         runtimes.find(name).load(tmp_path / "gone", LoadOptions(name="m"))
 
 
-@pytest.mark.parametrize("name", [n for n in FRAMEWORKS if n != "custom"])
+@pytest.mark.parametrize("name", [n for n in FRAMEWORKS if n not in OWN_CODE])
 def test_an_unknown_option_is_refused(name, tmp_path):
     with pytest.raises(LoadError, match="Unknown option 'no_such_option'"):
         runtimes.find(name).load(tmp_path, LoadOptions(name="m", options={"no_such_option": 1}))

@@ -13,16 +13,20 @@ from types import MappingProxyType
 from typing import Any
 
 from penstock.dialects import accelerators as shares
+from penstock.dialects import components, kserve_canary
 from penstock.dialects import kserve_annotations as notes
-from penstock.dialects import kserve_canary
 from penstock.dialects.base import Dialect, Manifest, Translation, refuse
 from penstock.dialects.conversion import moved_back
 from penstock.dialects.kserve_fields import (
     BLOCKS,
+    Block,
+    ComponentFields,
     FrameworkBlock,
     InferenceService,
+    InferenceServiceSpec,
     ModelBlock,
     Predictor,
+    StorageUri,
 )
 from penstock.dialects.kserve_status import render_status
 from penstock.dialects.kserve_support import TABLE
@@ -95,7 +99,7 @@ def translate_service(
     warnings += notes.warnings(annotations, ("metadata", "annotations"))
     spec = manifest["spec"]
     reader = _Reader(annotations, problems, warnings, spec["predictor"])
-    predictor = reader.predictor(parsed.spec.predictor, ("spec", "predictor"))
+    predictor = reader.component(parsed.spec.predictor, ("spec", "predictor"))
     canaries: tuple[Canary, ...] = ()
     if predictor is not None and parsed.spec.canary:
         canaries = _canaries(
@@ -108,6 +112,12 @@ def translate_service(
             warnings,
             runs_containers=runs_containers,
         )
+    around = {
+        role: found
+        for role in (Role.TRANSFORMER, Role.EXPLAINER)
+        if predictor is not None
+        and (found := _around(role, parsed.spec, spec, predictor, annotations, problems, warnings))
+    }
     if problems or predictor is None:
         refuse(manifest, _without_repeats(problems))
     service = Service(
@@ -115,11 +125,39 @@ def translate_service(
         name=meta.name or "",
         predictor=predictor,
         canaries=canaries,
+        transformer=around.get(Role.TRANSFORMER),
+        explainer=around.get(Role.EXPLAINER),
         labels=_frozen(meta.labels),
         annotations=_frozen(meta.annotations),
         stopped=annotations.get(notes.STOP, "").lower() == "true",
     )
     return Translation(service, tuple(_without_repeats(warnings)))
+
+
+def _around(
+    role: Role,
+    parsed: InferenceServiceSpec,
+    spec: Mapping[str, Any],
+    predictor: Component,
+    annotations: Mapping[str, str],
+    problems: list[FieldProblem],
+    warnings: list[FieldProblem],
+) -> Component | None:
+    """The transformer or the explainer; None when there is none, or the problems say why."""
+    given: ComponentFields | None = getattr(parsed, role)
+    if given is None:
+        return None
+    at = ("spec", str(role))
+    transforms = role is Role.TRANSFORMER
+    blocks = components.TRANSFORMER_BLOCKS if transforms else components.EXPLAINER_BLOCKS
+    reader = _Reader(annotations, problems, warnings, spec[role])
+    component = reader.component(given, at, role=role, blocks=blocks)
+    if component is None or transforms:
+        return component and components.transformed(component, predictor)
+    name = next((n for n, b in blocks.items() if getattr(given, b.attribute, None)), "")
+    component, wrong = components.explained(component, name, (*at, name), predictor)
+    problems += wrong
+    return component
 
 
 def _canaries(
@@ -153,7 +191,7 @@ def _canaries(
         if parsed is None:
             problems += [FieldProblem(f"{path(at)}.{p.path}", p.message) for p in misread]
             continue
-        component = _Reader(annotations, problems, warnings, raw).predictor(parsed, at)
+        component = _Reader(annotations, problems, warnings, raw).component(parsed, at)
         if component is None:
             continue
         percent = entry["trafficPercent"]
@@ -180,39 +218,51 @@ class _Reader:
         annotations: Mapping[str, str],
         problems: list[FieldProblem],
         warnings: list[FieldProblem],
-        raw_predictor: Mapping[str, Any],
+        raw: Mapping[str, Any],
     ) -> None:
         self._annotations = annotations
-        self._raw_predictor = raw_predictor
+        #: The component as it was written.
+        self._raw = raw
         self._problems = problems
         self._warnings = warnings
 
     def _wrong(self, at: At, message: str) -> None:
         self._problems.append(FieldProblem(path(at), message))
 
-    def predictor(self, given: Predictor, at: At) -> Component | None:
-        """The predictor; None when the problems say why there is none."""
-        blocks: dict[str, FrameworkBlock] = {
-            name: block
-            for name in BLOCKS
-            if (block := getattr(given, BLOCKS[name].attribute, None)) is not None
-        }
-        if given.model is not None:
-            blocks["model"] = given.model
+    def component(
+        self,
+        given: ComponentFields,
+        at: At,
+        *,
+        role: Role = Role.PREDICTOR,
+        blocks: Mapping[str, Block] = BLOCKS,
+    ) -> Component | None:
+        """The component; None when the problems say why there is none."""
+        formats, blocks_given = blocks, dict[str, FrameworkBlock]()
+        for name, known_block in formats.items():
+            block = getattr(given, known_block.attribute, None)
+            if block is not None:
+                blocks_given[name] = block
+        model: ModelBlock | None = getattr(given, "model", None)
+        if model is not None:
+            blocks_given["model"] = model
         has_containers = bool(given.containers)
-        if has_containers and blocks:
+        if has_containers and blocks_given:
             self._wrong(
                 (*at, "containers"),
                 "containers beside a model are not supported; a service has a model or containers",
             )
             return None
-        if len(blocks) != 1 and not has_containers:
-            known = ", ".join([n for n, b in BLOCKS.items() if hasattr(given, b.attribute)])
-            said = f", not {' and '.join(blocks)}" if blocks else ""
-            self._wrong(at, f"must have exactly one of {known}, model and containers{said}")
+        if len(blocks_given) != 1 and not has_containers:
+            known = [n for n, b in formats.items() if hasattr(given, b.attribute)]
+            known += ["model"] if hasattr(given, "model") else []
+            said = f", not {' and '.join(blocks_given)}" if blocks_given else ""
+            one = f"exactly one of {', '.join(known)} and containers" if known else "containers"
+            self._wrong(at, f"must have {one}{said}")
             return None
         scaling = self._scaling(given, at)
-        if given.name is not None and (problem := kserve_canary.name_problem(given.name)):
+        variant: str | None = getattr(given, "name", None)
+        if variant is not None and (problem := kserve_canary.name_problem(variant)):
             self._wrong((*at, "name"), problem)
         if given.labels:
             self._problems += check_labels(given.labels, (*at, "labels"))
@@ -223,8 +273,8 @@ class _Reader:
         priority, problems = priority_of(given, at)
         self._problems += problems
         shared: dict[str, Any] = {
-            "role": Role.PREDICTOR,
-            "name": given.name,
+            "role": role,
+            "name": variant,
             "batching": self._batching(given),
             "scaling": scaling,
             "timeout_s": float(given.timeout) if given.timeout else None,
@@ -236,17 +286,24 @@ class _Reader:
         }
         if has_containers:
             return self._container(given, at, shared)
-        name, block = next(iter(blocks.items()))
-        return self._model(name, block, given, (*at, name), shared)
+        name, block = next(iter(blocks_given.items()))
+        format_name = formats[name].format if name in formats else ""
+        return self._model(name, format_name, block, given, (*at, name), shared)
 
     def _model(
-        self, name: str, block: FrameworkBlock, given: Predictor, at: At, shared: dict[str, Any]
+        self,
+        name: str,
+        format_name: str,
+        block: FrameworkBlock,
+        given: ComponentFields,
+        at: At,
+        shared: dict[str, Any],
     ) -> Component:
         if isinstance(block, ModelBlock):
             format_ = ModelFormat(block.model_format.name, block.model_format.version)
             runtime = block.runtime
         else:
-            format_ = ModelFormat(BLOCKS[name].format)
+            format_ = ModelFormat(format_name)
             runtime = None
         protocol = Protocol(block.protocol_version) if block.protocol_version else None
         if protocol is None and (
@@ -285,7 +342,7 @@ class _Reader:
         resources, problems = resources_of(given, at)
         self._problems += problems
         for said, where in (
-            (shared["annotations"], ("spec", "predictor", "annotations")),
+            (shared["annotations"], ("spec", str(shared["role"]), "annotations")),
             (self._annotations, ("metadata", "annotations")),
         ):
             found, problems = shares.shared(resources, said, where)
@@ -297,19 +354,20 @@ class _Reader:
     def _storage(
         self,
         block: FrameworkBlock,
-        given: Predictor,
+        given: ComponentFields,
         at: At,
         account: str | None,
         uri_of_args: str | None,
         format_: ModelFormat,
     ) -> Storage:
         uri, where = block.storage_uri, (*at, "storageUri")
-        if given.storage_uris:
+        uris: list[StorageUri] | None = getattr(given, "storage_uris", None)
+        if uris:
             where = (*at[:-1], "storageUris")
-            first = given.storage_uris[0]
+            first = uris[0]
             if uri is not None:
                 self._wrong(where, "may not be given together with storageUri")
-            if len(given.storage_uris) > 1:
+            if len(uris) > 1:
                 self._wrong(where, "only one is supported yet; put the files into one folder")
             elif first.mount_path not in (None, MOUNT_PATH):
                 self._wrong((*where, 0, "mountPath"), f"only {MOUNT_PATH} is supported yet")
@@ -360,7 +418,9 @@ class _Reader:
         elif uri.startswith("https://") and uri.endswith(".git"):
             self._wrong(at, "git repositories are not supported; use an archive's address")
 
-    def _container(self, given: Predictor, at: At, shared: dict[str, Any]) -> Component | None:
+    def _container(
+        self, given: ComponentFields, at: At, shared: dict[str, Any]
+    ) -> Component | None:
         containers = given.containers or []
         chosen = 0
         for i, container in enumerate(containers):
@@ -380,7 +440,7 @@ class _Reader:
                 self._wrong((*here, "ports", 0, "containerPort"), "must be a port number")
             else:
                 port = first
-        raw = self._raw_predictor
+        raw = self._raw
         pod = {f: raw[f] for f in POD_FIELDS if raw.get(f) is not None}
         return Component(
             container=Container(
@@ -396,7 +456,7 @@ class _Reader:
             **shared,
         )
 
-    def _scaling(self, given: Predictor, at: At) -> Scaling:
+    def _scaling(self, given: ComponentFields, at: At) -> Scaling:
         said = Said()
         self._problems += read_annotations(self._annotations, ("metadata", "annotations"), said)
         self._problems += read_annotations(given.annotations or {}, (*at, "annotations"), said)
@@ -439,7 +499,7 @@ class _Reader:
         )
 
     @staticmethod
-    def _batching(given: Predictor) -> Batching | None:
+    def _batching(given: ComponentFields) -> Batching | None:
         batcher = given.batcher
         if batcher is None:
             return None

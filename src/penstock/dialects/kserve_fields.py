@@ -122,10 +122,35 @@ class CanaryEntry(Spec):
     traffic_percent: Annotated[int, Field(ge=0, le=100)]
 
 
+class ExplainerBlock(FrameworkBlock):
+    """An algorithm by its type, and its settings (texts, as KServe has them, or of their own kinds)."""
+
+    type: str | None = None
+    config: dict[str, Any] | None = None
+
+    def runtime_options(self) -> dict[str, Any]:
+        return {"type": self.type, "config": self.config or {}}
+
+    def runs_without_files(self) -> bool:
+        return True
+
+
+class Transformer(ComponentFields):
+    """KServe's: containers only."""
+
+    storage_uris: list[StorageUri] | None = None
+
+
+class Explainer(ComponentFields):
+    alibi: ExplainerBlock | None = None
+    art: Loose | None = None
+    storage_uris: list[StorageUri] | None = None
+
+
 class InferenceServiceSpec(Spec):
     predictor: Predictor
-    transformer: Loose | None = None
-    explainer: Loose | None = None
+    transformer: Transformer | None = None
+    explainer: Explainer | None = None
     canary: list[CanaryEntry] | None = None
 
 

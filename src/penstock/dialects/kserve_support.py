@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penstock.dialects import components
 from penstock.dialects.kserve_fields import BLOCKS
 from penstock.dialects.pod import CLUSTER, model_container_rows, pod_rows
 from penstock.dialects.support import Table, no_effect, refused
@@ -13,8 +14,20 @@ _METRIC = (
 
 TABLE = Table(
     (
-        refused("spec.transformer", "transformers are not supported yet"),
-        refused("spec.explainer", "explainers are not supported yet"),
+        refused("spec.explainer.art", "robustness attacks of ART are not supported"),
+        *(
+            row
+            for role, blocks in (
+                ("transformer", components.TRANSFORMER_BLOCKS),
+                ("explainer", components.EXPLAINER_BLOCKS),
+            )
+            for row in (
+                *components.rows(f"spec.{role}", blocks),
+                no_effect(f"spec.{role}.deploymentStrategy", CLUSTER),
+                *pod_rows(f"spec.{role}"),
+                *model_container_rows(f"spec.{role}.{{{','.join(blocks)}}}"),
+            )
+        ),
         refused("spec.predictor.logger", "logging of payloads is not supported yet"),
         refused(
             "spec.predictor.autoScaling",

@@ -2,8 +2,8 @@
 
 More than KServe has: `options` in every framework block (what the runtime understands, such as `method:
 predict_proba`) and `versionPolicy` (which numbered folders are served), `python` for a class of one's own,
-`catboost` and `mlflow`; `scaling` in the predictor; `traffic` with a shadow and stickiness; `rollout` for
-revisions that get their requests in steps.
+`catboost` and `mlflow`; `scaling` in the predictor; `traffic` with rules, a shadow and stickiness; `rollout`
+for revisions that get their requests in steps.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ from pydantic import Field, model_validator
 from penstock.dialects.base import Manifest, Translation, refuse
 from penstock.dialects.kserve import dialect, translate_service
 from penstock.dialects.kserve_fields import (
+    Explainer,
+    ExplainerBlock,
     FrameworkBlock,
     InferenceService,
     InferenceServiceSpec,
     ModelBlock,
     Predictor,
     PyTorchBlock,
+    Transformer,
 )
 from penstock.dialects.kserve_support import TABLE
 from penstock.dialects.scaling_fields import ScalingBlock, seconds
 from penstock.dialects.schema import Spec
+from penstock.domain.patterns import pattern_problem
 from penstock.domain.service import VersionPolicy
-from penstock.domain.traffic import Rollout, Shadow, Sticky, Traffic
+from penstock.domain.traffic import HeaderTest, MatchRule, Rollout, Shadow, Sticky, Traffic
 from penstock.errors import FieldProblem
 
 #: The name of a version's folder; YAML reads it as a number.
@@ -116,6 +120,26 @@ class OwnPredictor(Predictor):
     scaling: ScalingBlock | None = None
 
 
+class OwnTransformer(Transformer):
+    """A class of one's own, around the predictor: `python`, or by KServe's word `custom`."""
+
+    python: PythonBlock | None = None
+    custom: PythonBlock | None = None
+    scaling: ScalingBlock | None = None
+
+
+class OwnExplainer(Explainer):
+    """An algorithm by family and type, or a class of one's own."""
+
+    anchors: ExplainerBlock | None = None
+    shap: ExplainerBlock | None = None
+    gradients: ExplainerBlock | None = None
+    counterfactuals: ExplainerBlock | None = None
+    python: PythonBlock | None = None
+    custom: PythonBlock | None = None
+    scaling: ScalingBlock | None = None
+
+
 class ShadowFields(Spec):
     #: Of a hundred requests, how many are copied to the newest revision.
     percent: Annotated[int, Field(ge=0, le=100)] = 100
@@ -126,7 +150,44 @@ class StickyFields(Spec):
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
 
 
+class TestFields(Spec):
+    """One of three."""
+
+    exact: Annotated[str, Field(max_length=1024)] | None = None
+    prefix: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    #: Of the whole value.
+    regex: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> TestFields:
+        said = [n for n in ("exact", "prefix", "regex") if getattr(self, n) is not None]
+        if len(said) != 1:
+            raise ValueError("has to be one of exact, prefix and regex")
+        if self.regex is not None and (problem := pattern_problem(self.regex)):
+            raise ValueError(f"regex {problem}")
+        return self
+
+    def test(self, header: str) -> HeaderTest:
+        for kind in ("exact", "prefix", "regex"):
+            value = getattr(self, kind)
+            if value is not None:
+                return HeaderTest(header.lower(), kind, value)
+        raise AssertionError("validated")
+
+
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+
+
+class MatchFields(Spec):
+    #: A request fits when each of these headers is there and passes.
+    headers: Annotated[dict[HeaderName, TestFields], Field(min_length=1, max_length=8)]
+    #: latest, previous, a named canary, or a revision's name.
+    to: Annotated[str, Field(min_length=1, max_length=128)]
+
+
 class TrafficFields(Spec):
+    #: Which requests go to which revision; the first rule that fits decides.
+    match: Annotated[list[MatchFields], Field(max_length=32)] | None = None
     shadow: ShadowFields | None = None
     sticky: StickyFields | None = None
 
@@ -148,6 +209,8 @@ class RolloutFields(Spec):
 class OwnInferenceServiceSpec(InferenceServiceSpec):
     rollout: RolloutFields | None = None
     predictor: OwnPredictor
+    transformer: OwnTransformer | None = None
+    explainer: OwnExplainer | None = None
     traffic: TrafficFields | None = None
 
 
@@ -186,6 +249,10 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
         shadow=Shadow(fields.shadow.percent) if fields.shadow is not None else None,
         sticky=Sticky((fields.sticky.header or "").lower()) if fields.sticky is not None else None,
         rollout=rollout,
+        match=tuple(
+            MatchRule(tuple(t.test(name) for name, t in rule.headers.items()), rule.to)
+            for rule in fields.match or ()
+        ),
     )
     return replace(translation, object=replace(service, traffic=traffic))
 

@@ -112,6 +112,16 @@ def _problem(model: type[BaseModel], error: Any) -> FieldProblem:
     return FieldProblem(path(location), message)
 
 
+def _shared(one: str, other: str) -> int:
+    """How many names two paths begin with together."""
+    count = 0
+    for a, b in zip(one.split("."), other.split("."), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
 def _unknown(model: type[BaseModel], location: Location, given: Any) -> str:
     *parents, name = location
     at = _model_at(model, parents)
@@ -122,6 +132,9 @@ def _unknown(model: type[BaseModel], location: Location, given: Any) -> str:
     if near is None or _plain(near) != _plain(str(name)):
         elsewhere = [p for p in _paths_named(model, str(name)) if p != path(location)]
         if elsewhere:
+            # The nearest: a predictor's field belongs to the predictor, though a transformer has it too.
+            shared = {p: _shared(p, path(location)) for p in elsewhere}
+            elsewhere = [p for p in elsewhere if shared[p] == max(shared.values())]
             return f"unknown field; {name} belongs at {' or '.join(elsewhere[:2])}"
     if near:
         return f"unknown field, did you mean {near}?"

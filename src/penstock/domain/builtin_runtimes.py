@@ -28,6 +28,8 @@ _SHIPPED: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "penstock-mlflowserver": ("mlflow", {"mlflow": ("1", "2", "3")}),
     "penstock-huggingfaceserver": ("huggingface", {"huggingface": ("1",)}),
     "penstock-pythonserver": ("custom", {"python": (), "custom": ()}),
+    "penstock-transformer": ("transformer", {"transformer": ()}),
+    "penstock-explainer": ("explainer", {"explainer": ()}),
 }
 
 #: Formats that are whole repositories of another server's: what runs each model is read in the files.

@@ -42,6 +42,7 @@ from penstock.runtimes.base import (
     StreamReply,
     TensorSpec,
 )
+from penstock.runtimes.loading import known_options
 from penstock.sdk.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -278,6 +279,7 @@ def _body(found: list[Explanation]) -> dict[str, Any]:
 
 def load(path: Path, options: LoadOptions) -> PayloadRuntime:
     """The explainer that the options `type` and `config` ask for, with the files at `path`. LoadError."""
+    known_options(options, ("type", "config", "model_format", "model_options"))
     kind = options.options.get("type")
     config = options.options.get("config") or {}
     if not isinstance(kind, str):
