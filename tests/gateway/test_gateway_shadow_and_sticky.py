@@ -83,6 +83,87 @@ async def test_a_request_for_one_revision_and_a_get_are_not_copied(front, stand_
     assert len(latest.seen) == 1
 
 
+SIZE = 3 * 1024 * 1024
+
+
+async def pieces(count: int = SIZE // 65536):
+    for i in range(count):
+        yield bytes([i % 256]) * 65536
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_body_that_streams_is_copied_as_it_passes(front, stand_in, chunked):
+    latest, stable = await pair(front, stand_in, shadow=Shadow("iris-00002", 100))
+    body = b"".join([piece async for piece in pieces()])
+    answer = await front.client.post("/v2/models/iris/infer", content=pieces() if chunked else body)
+    assert answer.headers["x-penstock-revision"] == "iris-00001"
+    await latest.until_seen(1)
+    assert latest.seen[0].body == stable.seen[0].body == body
+    assert latest.seen[0].line == stable.seen[0].line
+    async with asyncio.timeout(5):
+        while copies(front) != {"200": 1}:
+            await asyncio.sleep(0)
+
+
+async def test_a_shadow_that_does_not_read_loses_its_copy_and_slows_nobody(
+    front, stand_in, tmp_path
+):
+    """What waits for it is bounded, whatever the body's size."""
+    latest, stable = await pair(front, stand_in, shadow=Shadow("iris-00002", 100))
+    await latest.stop()
+    stuck = asyncio.Event()
+
+    async def deaf(reader, writer):
+        await stuck.wait()
+        writer.close()
+
+    server = await asyncio.start_unix_server(deaf, str(latest.path), limit=1024)
+    async with asyncio.timeout(20):
+        answer = await front.client.post("/v2/models/iris/infer", content=pieces(256))
+    assert answer.status_code == 200
+    assert len(stable.seen[0].body) == 256 * 65536
+    assert copies(front) == {"behind": 1}
+    assert front.gateway.table.by_key("default/iris").shadow.under_way == set()
+    stuck.set()
+    server.close()
+
+
+async def test_a_client_that_breaks_off_its_body_ends_the_copy_too(front, stand_in):
+    await pair(front, stand_in, shadow=Shadow("iris-00002", 100))
+    _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(
+        b"POST /v2/models/iris/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"
+        + b"x" * 200_000
+    )
+    shadow = front.gateway.table.by_key("default/iris").shadow
+    async with asyncio.timeout(5):
+        while not shadow.under_way:
+            await asyncio.sleep(0)
+        writer.close()
+        while copies(front) != {"incomplete": 1}:
+            await asyncio.sleep(0)
+    assert shadow.under_way == set()
+
+
+async def test_whole_bodies_that_copies_hold_are_bounded_together(front, stand_in, monkeypatch):
+    monkeypatch.setattr("penstock.gateway.shadow.MOST_BYTES", 1000)
+    go = asyncio.Event()
+
+    async def slow(seen, writer):
+        await go.wait()
+        writer.write(reply())
+
+    await pair(front, stand_in, answer=slow, shadow=Shadow("iris-00002", 100))
+    for _ in range(3):
+        await front.client.post("/v2/models/iris/infer", content=b"x" * 400)
+    assert copies(front) == {"too large": 1}
+    go.set()
+    async with asyncio.timeout(5):
+        while copies(front).get("200") != 2:
+            await asyncio.sleep(0)
+    assert front.gateway.table.by_key("default/iris").shadow.held_bytes == 0
+
+
 async def test_a_cookie_keeps_a_client_at_its_revision(front, stand_in):
     await pair(front, stand_in, (50, 50), sticky=Sticky())
     first = await front.client.get("/v2/models/iris")  # the client keeps cookies

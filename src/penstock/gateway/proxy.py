@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from penstock.gateway.gateway import Gateway
     from penstock.gateway.replicas import Replica
     from penstock.gateway.resolve import Plan
+    from penstock.gateway.shadow import Copy
     from penstock.gateway.table import Service, Target
     from penstock.http.client import ClientExchange, UpstreamError
     from penstock.http.head import ResponseHead
@@ -133,7 +134,9 @@ class Forward:
         upstream.on_drain = exchange.resume_reading
         if not self._consumed:
             self._consumed = True
-            exchange.receive(_BodySink(self))
+            shadow = self.service.shadow
+            copy = shadow.stream(self) if shadow is not None else None
+            exchange.receive(_BodySink(self) if copy is None else _CopiedBodySink(self, copy))
 
     # -- what the replica answers (penstock.http.client's sink) ---------------------------------------
 
@@ -308,6 +311,28 @@ class _BodySink:
 
     def on_abort(self, exc: Exception) -> None:
         self._forward.body_lost()
+
+
+class _CopiedBodySink(_BodySink):
+    """The same, for a body that a shadow gets too."""
+
+    __slots__ = ("_copy",)
+
+    def __init__(self, forward: Forward, copy: Copy) -> None:
+        super().__init__(forward)
+        self._copy = copy
+
+    def on_data(self, data: Any) -> None:
+        self._copy.feed(data)
+        super().on_data(data)
+
+    def on_end(self) -> None:
+        self._copy.end()
+        super().on_end()
+
+    def on_abort(self, exc: Exception) -> None:
+        self._copy.abort()
+        super().on_abort(exc)
 
 
 def render_fields(head: ResponseHead, own: bytes) -> bytes:

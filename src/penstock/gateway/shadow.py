@@ -1,8 +1,9 @@
 """Copies of requests to a revision that is tried out: sent, counted, and their answers dropped.
 
-A copy goes out after the request itself and nothing waits for it. At most `MOST_AT_ONCE` are under way; what
-comes beyond is not copied, so a slow shadow costs a bounded amount of memory and the primary nothing.
-Bodies that stream are not copied: nobody has them whole.
+A copy goes out after the request itself and nothing waits for it. At most `MOST_AT_ONCE` are under way, with
+`MOST_BYTES` of bodies together; what comes beyond is not copied, so a slow shadow costs a bounded amount of
+memory and the primary nothing. A body that streams is copied piece by piece as it passes. A copy of it whose
+shadow falls `MOST_UNSENT` behind is broken off (counted as `behind`): the primary's client is not slowed.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from penstock.http.head import ResponseHead
     from penstock.observe.metrics import Registry
 
-#: Copies of one service under way at a time, and the body that each may hold.
+#: Copies of one service under way at a time, and the bytes of whole bodies that they hold together.
 MOST_AT_ONCE: Final = 64
-MOST_BYTES: Final = 128 * 1024
+MOST_BYTES: Final = 32 * 1024 * 1024
+#: Bytes of a streamed body that may wait for the shadow to read.
+MOST_UNSENT: Final = 1024 * 1024
 
 
 class ShadowMetrics:
@@ -59,34 +62,59 @@ class Shadow:
         self.metrics = metrics
         self.loop = loop
         self.under_way: set[Copy] = set()
+        #: Bytes of whole bodies that are being sent.
+        self.held_bytes = 0
         self._credit = 0
 
     def copy(self, forward: Forward) -> None:
         """Send a copy of a request that is all here, if it is this one's turn."""
-        if forward.exchange.head.method != "POST" or (
-            forward.plan.wanted and not forward.plan.soft
-        ):
-            return
-        self._credit += self.percent
-        if self._credit < 100:
-            return
-        self._credit -= 100
-        if len(self.under_way) >= MOST_AT_ONCE:
-            self.count("dropped")
-            return
-        replica = least_busy(self.target.replicas, self.target.concurrency)
+        replica = self._turn(forward)
         if replica is None:
-            self.count("no replica")
             return
         whole = forward.exchange.body or b""
-        if len(whole) > MOST_BYTES:
-            self.count("too large")  # a gRPC message, which is whole whatever its size
+        if self.held_bytes + len(whole) > MOST_BYTES:
+            self.count("too large")
             return
         # The original's buffer is its connection's; it may be reused before the copy is out.
         body = bytes(whole)
-        copy = Copy(self, replica, forward.plan.timeout_s)
-        self.under_way.add(copy)
+        copy = Copy(self, replica, forward.plan.timeout_s, len(body))
         copy.upstream = replica.upstream.request(forward.plan.head, body, copy, method="POST")
+
+    def stream(self, forward: Forward) -> Copy | None:
+        """Begin a copy of a request whose body streams, if it is this one's turn; feed it the pieces."""
+        replica = self._turn(forward)
+        if replica is None:
+            return None
+        length = forward.exchange.head.content_length
+        copy = Copy(self, replica, forward.plan.timeout_s)
+        copy.upstream = replica.upstream.request(
+            forward.plan.head,
+            None,
+            copy,
+            more=True,
+            chunked=length < 0,
+            length=length if length >= 0 else None,
+            method="POST",
+        )
+        return copy
+
+    def _turn(self, forward: Forward) -> Replica | None:
+        """The replica for a copy of this request; None when it gets none."""
+        if forward.exchange.head.method != "POST" or (
+            forward.plan.wanted and not forward.plan.soft
+        ):
+            return None
+        self._credit += self.percent
+        if self._credit < 100:
+            return None
+        self._credit -= 100
+        if len(self.under_way) >= MOST_AT_ONCE:
+            self.count("dropped")
+            return None
+        replica = least_busy(self.target.replicas, self.target.concurrency)
+        if replica is None:
+            self.count("no replica")
+        return replica
 
     def count(self, status: str) -> None:
         self.metrics.requests.labels(*self.labels, status).inc()
@@ -95,16 +123,38 @@ class Shadow:
 class Copy:
     """One copy under way (a sink of `penstock.http.client`)."""
 
-    __slots__ = ("_replica", "_shadow", "_since", "_timer", "status", "upstream")
+    __slots__ = ("_held", "_replica", "_shadow", "_since", "_timer", "status", "upstream")
 
-    def __init__(self, shadow: Shadow, replica: Replica, timeout_s: float) -> None:
+    def __init__(
+        self, shadow: Shadow, replica: Replica, timeout_s: float, held_bytes: int = 0
+    ) -> None:
         self._shadow = shadow
+        self._held = held_bytes
+        shadow.held_bytes += held_bytes
+        shadow.under_way.add(self)
         self._replica = replica
         self._since = shadow.loop.time()
         self._timer = shadow.loop.call_later(timeout_s, self._expire)
         self.upstream: ClientExchange | None = None
         self.status = 0
         replica.outstanding += 1
+
+    def feed(self, data: Any) -> None:
+        """A piece of a streamed body. Never waits: a shadow that is too far behind loses the copy."""
+        upstream = self.upstream
+        if upstream is None or self not in self._shadow.under_way:
+            return
+        if not upstream.write(data) and upstream.unsent > MOST_UNSENT:
+            self._give_up("behind")
+
+    def end(self) -> None:
+        """The streamed body is complete."""
+        if self.upstream is not None and self in self._shadow.under_way:
+            self.upstream.end()
+
+    def abort(self) -> None:
+        """The streamed body broke off."""
+        self._give_up("incomplete")
 
     def on_response(self, head: ResponseHead, body: Any) -> None:
         self.status = head.status
@@ -125,15 +175,19 @@ class Copy:
         self._finish("lost")
 
     def _expire(self) -> None:
+        self._give_up("timeout")
+
+    def _give_up(self, status: str) -> None:
+        self._finish(status)
         if self.upstream is not None:
             self.upstream.cancel()
-        self._finish("timeout")
 
     def _finish(self, status: str) -> None:
         shadow = self._shadow
         if self not in shadow.under_way:
             return
         shadow.under_way.discard(self)
+        shadow.held_bytes -= self._held
         self._timer.cancel()
         self._replica.outstanding -= 1
         shadow.count(status)

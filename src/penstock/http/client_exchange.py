@@ -134,6 +134,15 @@ class ClientExchange:
         connection.write_all(pieces)
         return not connection.write_paused
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of the request that wait here to be written."""
+        connection = self._connection
+        if connection is None:
+            return self._early_bytes
+        transport = connection.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
     def end(self) -> None:
         """The request's body is complete. Does nothing once the exchange is done."""
         if self.done or self.sent:
