@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -399,13 +401,30 @@ async def test_the_process_is_told_of_a_call_that_hangs_after_its_callers_were_a
         model.gate.release()
 
 
-async def test_an_encoded_body_is_refused_not_misread(tmp_path: Path) -> None:
-    async with serving(tmp_path, {"m": Doubler}) as s:
+@pytest.mark.parametrize(
+    ("coding", "content", "status", "message"),
+    [
+        ("gzip", gzip.compress(b'{"instances": [[1, 2]]}'), 200, ""),
+        ("deflate", zlib.compress(b'{"instances": [[1, 2]]}'), 200, ""),
+        ("identity", b'{"instances": [[1, 2]]}', 200, ""),
+        ("br", b"\x1f\x8b", 501, "content-encoding"),
+        ("gzip, gzip", b"", 501, "content-encoding"),
+        ("gzip", b"\x1f\x8b", 400, "cut off"),
+        ("gzip", b"no gzip", 400, "no valid compressed data"),
+        ("gzip", gzip.compress(b'{"instances": [[1, 2]]}')[:-9], 400, "cut off"),
+        ("gzip", gzip.compress(bytes(1 << 20)), 413, "over"),
+    ],
+    ids=["gzip", "deflate", "identity", "br", "twice", "short", "other", "cut off", "bomb"],
+)
+async def test_a_compressed_body_is_unpacked_or_refused_and_never_misread(
+    tmp_path: Path, coding: str, content: bytes, status: int, message: str
+) -> None:
+    async with serving(tmp_path, {"m": Doubler}, max_body_bytes=100_000) as s:
         answer = await s.client.post(
-            "/v1/models/m:predict", content=b"\x1f\x8b", headers={"content-encoding": "gzip"}
+            "/v1/models/m:predict", content=content, headers={"content-encoding": coding}
         )
-        assert answer.status_code == 501
-        assert "content-encoding" in error_of(answer)
+        assert answer.status_code == status
+        assert message in (error_of(answer) if status != 200 else "")
 
 
 async def test_requested_outputs_choose_and_order(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import InvalidInput, ModelError, NotFound, PenstockError, Unsupported
 from penstock.http.server import Exchange, RequestHead
+from penstock.protocols.grpc.wire import decompress
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.v1 import JSON_HEADERS, decode_arrays, encode_predictions
 from penstock.protocols.v2 import decode_infer, encode_infer, parse_header_length
@@ -45,11 +46,14 @@ class Target(ABC):
         self.head = head
         self.name = name
         self.version = version
-        self.fault = _unservable(head)
+        #: gzip or deflate, where the body is compressed.
+        self.coding: bytes | None = None
+        self.fault: PenstockError | None = None
         self.timeout_s: float | None = None
         try:
+            self.coding = _coding(head)
             self.timeout_s = requested_timeout_s(head)
-        except InvalidInput as error:
+        except PenstockError as error:
             self.fault = error
         self._generation = -1
         self._loaded: Loaded | None = None
@@ -60,6 +64,9 @@ class Target(ABC):
         try:
             if self._generation != self.app.repository.generation or self._loaded is None:
                 self._look_up()
+            if self.coding is not None:
+                most = self.app.spec.max_body_bytes
+                exchange.body = decompress(exchange.body or b"", self.coding, most)
             batcher = self._batcher
             if batcher is None:
                 self._to_payload_model(exchange, began)
@@ -312,13 +319,16 @@ def requested_timeout_s(head: RequestHead) -> float | None:
     return int(value) / 1000
 
 
-def _unservable(head: RequestHead) -> PenstockError | None:
-    coding = head.get(b"content-encoding")
-    if coding is None or coding.lower() in (b"", b"identity"):
+def _coding(head: RequestHead) -> bytes | None:
+    """How the body is compressed; None when it is not. Unsupported."""
+    coding = (head.get(b"content-encoding") or b"").lower()
+    if coding in (b"", b"identity"):
         return None
-    return Unsupported(
-        "The request's body has a content-encoding, which is not served.",
-        hint="Send it as it is; large tensors are smallest with the binary extension.",
+    if coding in (b"gzip", b"deflate"):
+        return coding
+    raise Unsupported(
+        "The request's body has a content-encoding that is not served.",
+        hint="Use gzip or deflate, or send it as it is.",
     )
 
 
