@@ -70,7 +70,9 @@ class TreeShap(Explainer):
             raise InvalidInput(
                 f"an instance has {expected}; this one has the shape {list(row.shape)}"
             )
-        values = np.asarray(self._explainer.shap_values(row[None], check_additivity=False))
+        values = np.asarray(
+            self._explainer.shap_values(row[None], check_additivity=False, from_call=True)
+        )
         # [1, features] or [1, features, outputs]
         per_output = values[0].T if values.ndim == 3 else values
         expected_value = np.atleast_1d(np.asarray(self._explainer.expected_value, dtype=np.float64))

@@ -1,0 +1,403 @@
+"""Every built-in explainer before a real model of its framework, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from component_servers import chain, error_of, running
+from sklearn.datasets import load_digits, load_iris
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from penstock import runtimes
+from penstock.errors import LoadError
+from penstock.runtimes.base import LoadOptions
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import shap  # noqa: F401
+
+IRIS = load_iris()
+ROW = IRIS.data[120].tolist()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders: iris (with training data), forest, digits, mood (texts)."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("iris", "forest", "digits", "mood"):
+        (folder / name).mkdir()
+    iris = LogisticRegression(max_iter=500).fit(IRIS.data, IRIS.target)
+    joblib.dump(iris, folder / "iris/model.joblib")
+    forest = RandomForestClassifier(10, random_state=0).fit(IRIS.data, IRIS.target)
+    joblib.dump(forest, folder / "forest/model.joblib")
+    for name in ("iris", "forest"):
+        lines = [",".join(IRIS.feature_names)] + [",".join(map(str, r)) for r in IRIS.data]
+        (folder / name / "train.csv").write_text("\n".join(lines))
+        (folder / name / "explainer.json").write_text(
+            json.dumps({"class_names": list(IRIS.target_names)})
+        )
+    digits = load_digits()
+    joblib.dump(
+        LogisticRegression(max_iter=2000).fit(digits.data / 16, digits.target),
+        folder / "digits/model.joblib",
+    )
+    texts = [
+        f"{w} {o}" for w in ("good", "bad", "my") for o in ("film", "book", "play", "song")
+    ] * 4
+    mood = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(
+        texts, [t.startswith("good") for t in texts]
+    )
+    joblib.dump(mood, folder / "mood/model.joblib")
+    return folder
+
+
+def iris(tmp_path: Path, models: Path, kind: str, model: str = "iris", **config: Any) -> Any:
+    return chain(
+        tmp_path,
+        ("sklearn", models / model),
+        ("explainer", models / model),
+        type=kind,
+        config=config,
+        **({"model_format": "sklearn"} if kind == "TreeShap" else {}),
+    )
+
+
+async def explained(front: Any, row: Any = ROW) -> dict[str, Any]:
+    answer = await front.v1({"instances": [row]}, verb="explain")
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["explanations"] == [{"meta": body["meta"], "data": body["data"]}]
+    data: dict[str, Any] = body["data"]
+    return data
+
+
+async def test_anchors_of_a_table(tmp_path: Path, models: Path) -> None:
+    async with iris(tmp_path, models, "AnchorTabular", threshold=0.9) as (behind, front):
+        data = await explained(front)
+        assert data["prediction_name"] == "virginica"
+        assert all("petal" in a for a in data["anchor"])
+        assert data["precision"] >= 0.9
+        assert data["samples"] / data["predictor_calls"] > 50
+        about = (await front.client.get("/v1/models/m:explain")).json()
+        assert about["explainer"] == "AnchorTabular"
+        assert about["params"]["threshold"] == 0.9
+        assert about == (await front.client.get("/v2/models/m/explain")).json()
+        # The model itself explains nothing.
+        error_of(await behind.v1({"instances": [ROW]}, verb="explain"), 501)
+
+
+async def test_many_instances_and_v2(tmp_path: Path, models: Path) -> None:
+    async with iris(tmp_path, models, "AnchorTabular", max_samples=2000) as (_, front):
+        rows = IRIS.data[[0, 120]].tolist()
+        body = (await front.v1({"instances": rows}, verb="explain")).json()
+        assert list(body) == ["explanations"]
+        names = [e["data"]["prediction_name"] for e in body["explanations"]]
+        assert names == ["setosa", "virginica"]
+        tensor = {"name": "x", "shape": [2, 4], "datatype": "FP64", "data": rows}
+        for verb in ("explain", "infer"):  # Seldon's clients ask an explainer by infer
+            answer = (await front.v2({"inputs": [tensor]}, verb=verb)).json()
+            (output,) = answer["outputs"]
+            assert output["name"] == "explanation"
+            assert output["shape"] == [2]
+            found = [json.loads(d) for d in output["data"]]
+            assert found == body["explanations"]
+
+
+async def test_anchors_of_a_text(tmp_path: Path, models: Path) -> None:
+    async with chain(
+        tmp_path, ("sklearn", models / "mood"), ("explainer", models / "mood"),
+        type="AnchorText", config={"use_unk": "true", "sample_prob": "0.5", "class_names": "bad, good"},
+    ) as (_, front):  # fmt: skip
+        data = await explained(front, "such a good film that I went again")
+        assert data["anchor"] == ["good"]
+        assert await explained(front, ["such a good film that I went again"]) == data
+        tensor = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["good book"]}
+        answer = (await front.v2({"inputs": [tensor]}, verb="explain")).json()
+        assert json.loads(answer["outputs"][0]["data"][0])["data"]["anchor"] == ["good"]
+
+
+async def test_anchors_of_an_image(tmp_path: Path, models: Path) -> None:
+    image = (load_digits().images[0] / 16).reshape(-1).tolist()
+    async with chain(
+        tmp_path, ("sklearn", models / "digits"), ("explainer", models / "digits"),
+        type="AnchorImage", config={"image_shape": [8, 8], "segments": 12, "background": 0},
+    ) as (_, front):  # fmt: skip
+        data = await explained(front, image)
+        assert data["prediction"] == 0
+        assert np.shape(data["mask"]) == np.shape(data["segments"]) == (8, 8)
+        assert 0 < len(data["anchor"]) < 13
+
+
+async def test_kernel_shap(tmp_path: Path, models: Path) -> None:
+    async with chain(
+        tmp_path, ("sklearn", models / "iris"), ("explainer", models / "iris"),
+        predictor_options={"method": "predict_proba"}, type="KernelShap",
+    ) as (_, front):  # fmt: skip
+        data = await explained(front)
+        assert np.shape(data["shap_values"]) == (3, 4)
+        total = np.sum(data["shap_values"], axis=1) + data["expected_value"]
+        np.testing.assert_allclose(total, data["raw_prediction"], atol=1e-9)
+
+
+async def test_tree_shap_loads_the_model_too(tmp_path: Path, models: Path) -> None:
+    async with iris(tmp_path, models, "TreeShap", "forest") as (_, front):
+        data = await explained(front)
+        assert np.shape(data["shap_values"]) == (3, 4)
+        forest = joblib.load(models / "forest/model.joblib")
+        np.testing.assert_allclose(
+            data["raw_prediction"], forest.predict_proba([ROW])[0], atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("framework", ["xgboost", "lightgbm", "catboost"])
+def test_tree_shap_of_boosted_trees(tmp_path: Path, framework: str) -> None:
+    from penstock.explain.registry import build
+
+    y = (IRIS.target == 2).astype(int)
+    if framework == "xgboost":
+        import xgboost
+
+        model = xgboost.XGBClassifier(n_estimators=5).fit(IRIS.data, y)
+        model.save_model(tmp_path / "model.ubj")
+    elif framework == "lightgbm":
+        import lightgbm
+
+        lightgbm.LGBMClassifier(n_estimators=5, verbose=-1).fit(IRIS.data, y).booster_.save_model(
+            tmp_path / "model.txt"
+        )
+    else:
+        import catboost
+
+        catboost.CatBoostClassifier(5, verbose=0, allow_writing_files=False).fit(
+            IRIS.data, y
+        ).save_model(tmp_path / "model.cbm")
+    loaded = runtimes.find(framework).load(tmp_path, LoadOptions("m"))
+    explainer = build("TreeShap", {}, tmp_path, lambda: loaded.native)
+    data = explainer.explain(np.array(ROW), lambda rows: rows).data
+    assert np.shape(data["shap_values"]) == (1, 4)
+    assert data["raw_prediction"][0] > 0
+
+
+async def test_integrated_gradients_of_torch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).eval()
+    folder = tmp_path / "net"
+    folder.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(net, torch.zeros(1, 4)), folder / "model.pt")
+    async with chain(
+        tmp_path, ("torch", folder), ("explainer", folder),
+        type="IntegratedGradients", config={"n_steps": "20", "target": 1}, model_format="pytorch",
+    ) as (_, front):  # fmt: skip
+        data = await explained(front)
+        x = torch.tensor([ROW])
+        whole = (net(x) - net(torch.zeros(1, 4)))[0, 1].item()
+        assert sum(data["attributions"]) == pytest.approx(whole, abs=1e-4)
+        assert abs(data["delta"]) < 1e-4
+
+
+async def test_counterfactuals(tmp_path: Path, models: Path) -> None:
+    async with iris(tmp_path, models, "Counterfactuals", target_class="setosa") as (behind, front):
+        data = await explained(front)
+        assert data["found"]
+        assert data["class_name"] == "setosa"
+        answer = (await behind.v1({"instances": [data["cf"]["X"]]})).json()
+        assert answer["predictions"] == [0]
+
+
+async def test_requests_at_once_get_their_own_answers(tmp_path: Path, models: Path) -> None:
+    async with iris(tmp_path, models, "Counterfactuals") as (_, front):
+        rows = IRIS.data[::15].tolist()
+        found = await asyncio.gather(*(explained(front, r) for r in rows))
+        assert [f["instance"] for f in found] == rows
+
+
+# -- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"instances": []}, "no instance"),
+        ({"rows": [ROW]}, "neither"),
+        ({"instances": ROW[0]}, "list"),
+        ({"instances": [ROW[:3]]}, "4 numbers"),
+        ({"instances": [["a", "b", "c", "d"]]}, "row of numbers"),
+        ({"instances": [{"x": 1}]}, "not an object"),
+        ({"instances": [[ROW, ROW[:2]]]}, "ragged"),
+        ({"instances": [[1, 2, 3, None]]}, "row of numbers|NaN"),
+        ({"instances": [ROW] * 65}, "64"),
+    ],
+)
+async def test_bad_instances(tmp_path: Path, models: Path, body: Any, said: str) -> None:
+    import re
+
+    async with iris(tmp_path, models, "AnchorTabular", max_samples=500) as (_, front):
+        message = error_of(await front.v1(body, verb="explain"), 400)
+        assert re.search(said, message), message
+        assert (await front.v1({"instances": [ROW]}, verb="explain")).status_code == 200
+
+
+async def test_a_body_that_is_no_json(tmp_path: Path, models: Path) -> None:
+    async with iris(tmp_path, models, "AnchorTabular", max_samples=500) as (_, front):
+        for path in ("/v1/models/m:explain", "/v2/models/m/explain"):
+            error_of(await front.client.post(path, content=b"{nonsense"), 400)
+
+
+async def test_a_predictor_with_another_number_of_features(tmp_path: Path, models: Path) -> None:
+    """The explainer's rows do not fit the model: the model's own words, as the caller's fault."""
+    async with chain(
+        tmp_path,
+        ("sklearn", models / "digits"),
+        ("explainer", models / "iris"),
+        type="AnchorTabular",
+    ) as (_, front):
+        assert "64" in error_of(await front.v1({"instances": [ROW]}, verb="explain"), 400)
+
+
+async def test_a_predictor_that_is_gone(tmp_path: Path, models: Path) -> None:
+    async with running(
+        f"{tmp_path}/t.sock", "explainer", models / "iris",
+        predictor=f"{tmp_path}/nobody.sock", type="AnchorTabular",
+    ) as front:  # fmt: skip
+        error_of(await front.v1({"instances": [ROW]}, verb="explain"), 503)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        ("x[:-1]", 500, "rows"),
+        ("x[:, 0] * 1.1", 400, "no classes"),
+        ("np.zeros((len(x), 2, 2))", 500, "shape"),
+        ("(_ for _ in ()).throw(ValueError('secret'))", 500, "ValueError"),
+    ],
+)
+async def test_a_predictor_that_answers_another_shape(
+    tmp_path: Path, models: Path, answer: str, status: int, said: str
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "model.py").write_text(
+        "import numpy as np, penstock\n"
+        "class Odd(penstock.Model):\n"
+        "    def predict(self, x: np.ndarray):\n"
+        f"        return {answer}\n"
+    )
+    async with chain(
+        tmp_path, ("custom", folder), ("explainer", models / "iris"), type="AnchorTabular"
+    ) as (_, front):
+        message = error_of(await front.v1({"instances": [ROW]}, verb="explain"), status)
+        assert said in message
+        assert "secret" not in message
+
+
+async def test_an_explanation_that_takes_too_long_is_given_up(tmp_path: Path, models: Path) -> None:
+    """Its caller gets 504, and its thread ends at the next question instead of going on for nobody."""
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    (folder / "model.py").write_text(
+        "import asyncio\nimport numpy as np, penstock\n"
+        "class Slow(penstock.Model):\n"
+        "    calls = 0\n"
+        "    async def predict(self, x: np.ndarray):\n"
+        "        type(self).calls += 1\n"
+        "        await asyncio.sleep(0.05)\n"
+        "        return np.random.default_rng(self.calls).integers(0, 2, len(x))\n"
+    )
+    async with (
+        running(f"{tmp_path}/p.sock", "custom", folder) as behind,
+        running(
+            f"{tmp_path}/t.sock", "explainer", models / "iris", predictor=behind.socket,
+            timeout_s=0.4, type="AnchorTabular",
+        ) as front,
+    ):  # fmt: skip
+        error_of(await front.v1({"instances": [ROW]}, verb="explain"), 504)
+        runtime: Any = front.app.repository.get("m").runtime
+        threads = runtime._threads
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(threads.shutdown)  # returns when its threads have nothing to do
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "type"),
+        ({"type": "AnchorTabluar"}, "did you mean AnchorTabular"),
+        ({"type": "ALE"}, "ALE is not supported"),
+        ({"type": "AnchorTabular", "config": {"treshold": 0.9}}, "did you mean threshold"),
+        ({"type": "AnchorTabular", "config": {"threshold": 2}}, "below 1"),
+        ({"type": "AnchorTabular", "config": [1]}, "object"),
+        ({"type": "AnchorText", "config": {"use_unk": False}}, "similar.json"),
+        ({"type": "AnchorTabular", "config": {"feature_names": ["a"]}}, "1 feature names"),
+        ({"type": "AnchorTabular", "config": {"drop": ["x"]}}, "no column"),
+        ({"type": "TreeShap", "model_format": "sklearn"}, "cannot explain a LogisticRegression"),
+        ({"type": "IntegratedGradients", "model_format": "sklearn"}, "PyTorch or TensorFlow"),
+        ({"type": "Counterfactuals", "config": {"immutable": ["colour"]}}, "no feature"),
+        ({"type": "AnchorTabular", "explain": 1}, "Unknown option"),
+    ],
+)
+def test_explainers_that_cannot_be_made(models: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        runtimes.find("explainer").load(models / "iris", LoadOptions("m", options=options))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "no training data"),
+        ({"explainer.dill": "x"}, "Alibi"),
+        ({"train.csv": ""}, "empty"),
+        ({"train.csv": "a,b\n1,2\n3\n"}, "line 3"),
+        ({"train.csv": "a,b\n1,red\n"}, "line 2"),
+        ({"train.csv": "a,b\n1,2\n"}, "1 rows"),
+        ({"train.csv": "a,b\n1,2\nnan,3\n"}, "NaN"),
+        ({"train.npy": "junk"}, "cannot be read"),
+        ({"explainer.json": "{"}, "explainer.json"),
+        ({"explainer.json": '{"feature_nmaes": []}'}, "feature_nmaes"),
+        (
+            {"train.csv": "a,b\n1,2\n2,3\n", "explainer.json": '{"categorical_names": {"7": []}}'},
+            "'7'",
+        ),
+    ],
+)
+def test_folders_that_explain_nothing(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(LoadError) as caught:
+        runtimes.find("explainer").load(
+            tmp_path, LoadOptions("m", options={"type": "AnchorTabular"})
+        )
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "csv"])
+def test_training_data_in_each_form(tmp_path: Path, form: str) -> None:
+    from penstock.explain import files
+
+    inner = tmp_path / "explainer"
+    inner.mkdir()
+    if form == "npy":
+        np.save(inner / "train.npy", IRIS.data)
+    elif form == "npz":
+        np.savez(inner / "train.npz", y=IRIS.target, X=IRIS.data)
+    else:
+        table = np.column_stack([IRIS.data, IRIS.target])
+        np.savetxt(inner / "train.csv", table, delimiter=",", header="a,b,c,d,y", comments="")
+    folder = files.folder_of(tmp_path)
+    assert folder == inner
+    config = {"drop": ["y"]} if form == "csv" else {}
+    found = files.training(folder, files.describe(folder), config)
+    np.testing.assert_allclose(found.rows, IRIS.data)
+    assert len(found.names) == 4
