@@ -18,6 +18,7 @@ from penstock.storage.credentials import (
     GcsCredentials,
     HdfsCredentials,
     HubCredentials,
+    MlflowCredentials,
     S3Credentials,
     WebCredentials,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "GcsCredentials",
     "HdfsCredentials",
     "HubCredentials",
+    "MlflowCredentials",
     "Pin",
     "Progress",
     "S3Credentials",

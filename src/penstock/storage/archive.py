@@ -71,6 +71,15 @@ _GZIP_TYPES: Final = frozenset(
 )
 
 
+#: How an exported model of BentoML's is packed, which its name does not say.
+_MAGIC: Final = (
+    (b"\x1f\x8b", Packing.TAR_GZ),
+    (b"\xfd7zXZ\x00", Packing.TAR_XZ),
+    (b"BZh", Packing.TAR_BZ2),
+    (b"PK\x03\x04", Packing.ZIP),
+)
+
+
 def packing_of(name: str, media_type: str, head: bytes) -> Packing | None:
     """How a file is packed: by its name; by its media type where the name ends in nothing known.
 
@@ -79,6 +88,8 @@ def packing_of(name: str, media_type: str, head: bytes) -> Packing | None:
     zip-in-all-but-name files included.
     """
     lower = name.lower()
+    if lower.endswith(".bentomodel"):
+        return next((p for magic, p in _MAGIC if head.startswith(magic)), Packing.TAR)
     by_name = next((p for s, p in _SUFFIXES.items() if lower.endswith(s)), None)
     media = media_type.partition(";")[0].strip().lower()
     packing = by_name

@@ -104,6 +104,19 @@ class HubCredentials(_Silent):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class MlflowCredentials(_Silent):
+    """A tracking store of MLflow's: where it is, and who asks."""
+
+    tracking_uri: str = ""
+    token: str = ""
+    username: str = ""
+    password: str = ""
+    ca_pem: str = ""
+    #: It may be a file of this machine: said by who started this process.
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class WebCredentials(_Silent):
     """Headers for one host, sent to it and to nobody it redirects to."""
 
@@ -122,6 +135,7 @@ class Credentials:
     hdfs: HdfsCredentials | None = None
     hub: HubCredentials | None = None
     web: tuple[WebCredentials, ...] = ()
+    mlflow: MlflowCredentials | None = None
 
     def __repr__(self) -> str:
         held: list[Any] = [getattr(self, f.name) for f in fields(self)]
@@ -136,6 +150,7 @@ class Credentials:
             hdfs=self.hdfs or other.hdfs,
             hub=self.hub or other.hub,
             web=self.web + other.web,
+            mlflow=self.mlflow or other.mlflow,
         )
 
     def headers_for(self, host: str) -> Mapping[str, str]:

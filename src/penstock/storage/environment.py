@@ -11,6 +11,7 @@ from __future__ import annotations
 import configparser
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +59,7 @@ def from_environment(
         hdfs=found.hdfs,
         hub=_hub(environ, home),
         web=(),
+        mlflow=replace(found.mlflow, local=True) if found.mlflow is not None else None,
     )
 
 
@@ -65,6 +67,7 @@ _PREFIXES: Final = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL",
     "AWS_DEFAULT_REGION", "AWS_REGION", "S3_", "awsAnonymousCredential",
     "AZURE_STORAGE_", "AZURE_CLIENT_SECRET", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "HDFS_", "USER_PROXY",
+    "MLFLOW_TRACKING_",
 )  # fmt: skip
 
 

@@ -144,6 +144,16 @@ def open_source(location: Location, credentials: Credentials, settings: Settings
         from penstock.storage.gcs import GcsSource
 
         return GcsSource(location, credentials.gcs, settings)
+    if kind is Kind.MLFLOW:
+        from penstock.storage.mlflow import MlflowSource
+
+        return MlflowSource(
+            location, credentials, settings, lambda inner: open_source(inner, credentials, settings)
+        )
+    if kind is Kind.BENTOML:
+        from penstock.storage.local import LocalSource, in_bentoml_store
+
+        return LocalSource(in_bentoml_store(location, settings), settings)
     if kind is Kind.HDFS:
         from penstock.storage.webhdfs import HdfsSource
 

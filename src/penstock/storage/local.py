@@ -213,3 +213,18 @@ def _entry(name: str, real: str, status: os.stat_result) -> Entry:
 def _version(s: os.stat_result) -> str:
     # ctime cannot be set back, so it also shows a write that restored mtime.
     return f"{s.st_dev}-{s.st_ino}-{s.st_size}-{s.st_mtime_ns}-{s.st_ctime_ns}"
+
+
+def in_bentoml_store(location: Location, settings: Settings) -> Location:
+    """The folder in BentoML's model store that `bentoml:NAME:VERSION` names. NotFound, Forbidden."""
+    home = settings.bentoml_home or Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
+    models = home / "models" / location.root
+    version = location.path
+    if version == "latest":
+        try:
+            version = (models / "latest").read_text(errors="replace").strip()[:200]
+        except OSError:
+            raise nothing_there(location.uri, f"the file {models / 'latest'}") from None
+        if not version or "/" in version or version in (".", ".."):
+            raise NotFound(f"{location.uri}: {models / 'latest'} names no version.")
+    return Location(Kind.FILE, location.uri, path=str(models / version))

@@ -17,12 +17,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import httpx
+import msgspec
 
 from penstock.errors import Forbidden, LoadError, NotFound, PenstockError, Unauthorized
 from penstock.storage.settings import Settings
 from penstock.storage.source import Changed, Transient
 from penstock.storage.uris import redact
 
+_MAX_JSON_BYTES: Final = 16 * 1024 * 1024
 _MAX_REDIRECTS: Final = 10
 #: A socket's reads are small, and each piece handed on costs a thread.
 _GATHER_BYTES: Final = 1024 * 1024
@@ -96,6 +98,29 @@ class RangedClient:
             await opened.response.aclose()
         if failure is not None:
             raise Transient(f"{shown}: {_words(failure)}") from failure
+
+    async def json(self, url: str, shown: str) -> tuple[int, Any]:
+        """The status of an answer, and the JSON in its body (None: there is none). Transient."""
+        response = await self._get(url, shown, 0, None)
+        if response.status_code in _TRANSIENT:
+            await response.aclose()
+            raise Transient(f"{shown} answered {response.status_code}")
+        body = bytearray()
+        try:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > _MAX_JSON_BYTES:
+                    raise LoadError(
+                        f"{shown}: the server's answer is over {_MAX_JSON_BYTES} bytes."
+                    )
+        except httpx.HTTPError as error:
+            raise Transient(f"{shown}: {_words(error)}") from error
+        finally:
+            await response.aclose()
+        try:
+            return response.status_code, msgspec.json.decode(bytes(body))
+        except (msgspec.MsgspecError, RecursionError):
+            return response.status_code, None
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -23,6 +23,7 @@ from penstock.storage.credentials import (
     GcsCredentials,
     HdfsCredentials,
     HubCredentials,
+    MlflowCredentials,
     S3Credentials,
     WebCredentials,
 )
@@ -124,7 +125,8 @@ def from_secrets(
                 f"(it has {', '.join(sorted(secret.data)) or 'none'}).",
                 hint="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
                 f"{_GCS_FILE}; AZURE_STORAGE_ACCESS_KEY or AZURE_CLIENT_ID, AZURE_TENANT_ID and "
-                "AZURE_CLIENT_SECRET; https-host and headers; HF_TOKEN; HDFS_NAMENODE.",
+                "AZURE_CLIENT_SECRET; https-host and headers; HF_TOKEN; HDFS_NAMENODE; "
+                "MLFLOW_TRACKING_URI.",
             )
         result = result.or_else(found)
     if result.s3 is None:
@@ -161,7 +163,16 @@ def _read(secret: Secret) -> Credentials:
                 secret.text("https-host"), _headers(secret.text("headers"), secret.name, "headers")
             ),
         )
-    return Credentials(s3, gcs, azure, hdfs, hub, web)
+    mlflow = None
+    if "MLFLOW_TRACKING_URI" in has:
+        mlflow = MlflowCredentials(
+            tracking_uri=secret.text("MLFLOW_TRACKING_URI").rstrip("/"),
+            token=secret.text("MLFLOW_TRACKING_TOKEN"),
+            username=secret.text("MLFLOW_TRACKING_USERNAME"),
+            password=secret.text("MLFLOW_TRACKING_PASSWORD"),
+            ca_pem=secret.text("MLFLOW_TRACKING_SERVER_CERT"),
+        )
+    return Credentials(s3, gcs, azure, hdfs, hub, web, mlflow)
 
 
 def _annotation(secret: Secret, name: str, *keys: str) -> str:

@@ -46,6 +46,9 @@ class Settings:
     pvc_root: Path | None = None
     """`pvc://CLAIM/PATH` is `pvc_root/CLAIM/PATH`. None: this installation has no claims."""
 
+    bentoml_home: Path | None = None
+    """BentoML's folder, for `bentoml:NAME:VERSION`. None: BENTOML_HOME, or `~/bentoml`."""
+
     file_roots: tuple[Path, ...] | None = None
     """Folders that `file` URIs may name things in, symbolic links followed. None: anywhere. A platform
     with several teams sets it, or a manifest could name any file this process can read."""

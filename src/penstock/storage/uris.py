@@ -28,6 +28,8 @@ class Kind(StrEnum):
     AZURE = "az"
     HDFS = "webhdfs"
     HUB = "hf"
+    MLFLOW = "mlflow"
+    BENTOML = "bentoml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ _BLOB_HOST: Final = re.compile(
     r"|z[0-9]{1,2}\.blob\.storage\.azure\.net)$"
 )
 _FILE_SHARE_HOST: Final = re.compile(r"\.file\.(?:core\.windows\.net|storage\.azure\.net)$")
+#: Kinds whose URIs have a colon only: `models:/iris/3`.
+_COLON: Final = re.compile(r"^(models|runs|mlflow-artifacts|bentoml):(?=.)")
 _KINDS: Final = {
     "file": Kind.FILE,
     "pvc": Kind.PVC,
@@ -100,6 +104,9 @@ def parse(uri: str, base_dir: Path | str | None = None) -> Location:
         raise InvalidInput(
             f"The storage URI {uri!r} is empty, has white space around it or control characters in it."
         )
+    short = _COLON.match(uri)
+    if short is not None:
+        return _bentoml(uri) if short[1] == "bentoml" else _mlflow(uri, short[1])
     match = _SCHEME.match(uri)
     if match is None:
         if "://" in uri:
@@ -139,6 +146,27 @@ def parse(uri: str, base_dir: Path | str | None = None) -> Location:
     if kind is Kind.HDFS:
         return Location(kind, uri, root, path, secure=scheme == "swebhdfs")
     return Location(kind, uri, root, path)
+
+
+def _mlflow(uri: str, scheme: str) -> Location:
+    rest = uri.partition(":")[2]
+    path = rest.strip("/")
+    if not path or (scheme != "mlflow-artifacts" and rest.startswith("//")):
+        raise InvalidInput(
+            f"{redact(uri)} is not models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID/PATH "
+            "or mlflow-artifacts:/PATH."
+        )
+    return Location(Kind.MLFLOW, uri, scheme, path)
+
+
+_TAG: Final = re.compile(r"[a-z0-9]([-._a-z0-9]{0,62}[a-z0-9])?")
+
+
+def _bentoml(uri: str) -> Location:
+    name, _, version = uri.partition(":")[2].partition(":")
+    if not _TAG.fullmatch(name) or not _TAG.fullmatch(version or "latest"):
+        raise InvalidInput(f"{uri} is not bentoml:NAME:VERSION or bentoml:NAME:latest.")
+    return Location(Kind.BENTOML, uri, name, version or "latest")
 
 
 def _absolute(path: str, base_dir: Path | str | None, uri: str) -> str:
