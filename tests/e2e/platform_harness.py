@@ -30,6 +30,7 @@ class Platform:
         self.process: subprocess.Popen[str] | None = None
         self.http = ""
         self.api = ""
+        self.grpc = ""
         self.pids: set[int] = set()
 
     def start(self) -> None:
@@ -53,6 +54,7 @@ class Platform:
             said += line
         found = dict(re.findall(r"(inference|control)\s+(http://\S+)", said))
         self.http, self.api = found["inference"], found["control"]
+        self.grpc = re.findall(r"gRPC\s+(\S+)", said)[0]
 
     def node_logs(self) -> str:
         logs = sorted((self.data / "logs" / "node").glob("*.log"))
