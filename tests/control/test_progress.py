@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from math import comb, exp
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.control.evidence import Tally, more_than_limit, more_than_other
 from penstock.control.progress import CRASHES, FALSE_ALARMS, Count, Decision, Evidence, decide
-from penstock.domain.traffic import Rollout
+from penstock.domain.traffic import MetricLimit, Rollout
 
 POLICY = Rollout(steps=(5, 25, 50), hold_s=60, min_requests=100)
 
@@ -120,3 +123,104 @@ def test_it_never_goes_down_a_step_and_never_beyond_the_last(
 def test_counters_that_went_back_start_anew() -> None:
     assert Count(5, 1).since(Count(10, 2)) == Count(5, 1)
     assert Count(15, 3, 1).since(Count(10, 2)) == Count(5, 1, 1)
+
+
+# -- metrics ----------------------------------------------------------------------------------------
+
+ABOVE = MetricLimit("penstock_predict_seconds", most=0.05, above=0.1)
+AGAINST = MetricLimit("low_confidence_total")
+
+
+@pytest.mark.parametrize("limit", [ABOVE, AGAINST])
+@pytest.mark.parametrize("rate", [0.05, 0.3])
+def test_a_metric_within_its_limit_is_noise_and_beyond_it_evidence(
+    limit: MetricLimit, rate: float
+) -> None:
+    def last(p_new: float, seed: int) -> Decision:
+        rng = random.Random(seed)
+        policy = Rollout(
+            steps=(50,), hold_s=1e9, metrics=(replace(limit, most=limit.most and rate),)
+        )
+        evidence = Evidence()
+        for now in range(80):
+            d = decide(
+                policy,
+                0,
+                evidence,
+                Count(10, metrics=(Tally(binomial(rng, 10, p_new), 10),)),
+                Count(10, metrics=(Tally(binomial(rng, 10, rate), 10),)),
+                now=float(now),
+            )
+            evidence = d.evidence
+            if d.back:
+                break
+        return d
+
+    assert sum(bool(last(rate, seed).back) for seed in range(300)) <= 300 * FALSE_ALARMS * 3
+    found = [last(min(1.0, rate + 0.3), seed).back for seed in range(10)]
+    assert all(found)
+    assert all(limit.name in why for why in found)
+
+
+def test_the_share_of_false_alarms_is_divided_among_the_limits() -> None:
+    """With more limits each one needs more evidence."""
+
+    def needed(policy: Rollout) -> int:
+        evidence = Evidence()
+        nothing = (Tally(),) * len(policy.metrics)
+        for looks in range(1, 200):
+            d = decide(policy, 0, evidence, Count(1, 1, 0, nothing), Count(1), now=0)
+            evidence = d.evidence
+            if d.back:
+                return looks
+        raise AssertionError
+
+    one = needed(Rollout(error_rate=0.1))
+    assert needed(Rollout(error_rate=0.1, metrics=(ABOVE,) * 8)) > one
+
+
+def test_tallies_that_went_back_start_anew_each_for_itself() -> None:
+    before = Count(10, metrics=(Tally(2, 10), Tally(5, 50)))
+    now = Count(20, metrics=(Tally(1, 3), Tally(6, 60)))
+    assert now.since(before).metrics == (Tally(1, 3), Tally(1, 10))
+    assert Count(5, metrics=(Tally(1, 3), Tally(6, 60))).since(before).metrics == (
+        Tally(1, 3),
+        Tally(1, 10),
+    )
+
+
+@given(
+    rates=st.tuples(st.floats(0.001, 0.999), st.floats(0.001, 0.999)),
+    p=st.floats(0.0, 1.0),
+    lower=st.floats(0.0, 1.0),
+    n=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
+def test_the_factor_against_another_revision_has_no_expectation_above_one(
+    rates: tuple[float, float], p: float, lower: float, n: tuple[int, int]
+) -> None:
+    """Summed over all outcomes of small batches, exactly: for every p_c <= p_s."""
+    t_c, t_s = max(rates), min(rates)
+    before = Tally(round(t_c * 10_000), 10_000)
+    other_before = Tally(round(t_s * 10_000), 10_000)
+    p_c, p_s = p * lower, p
+    total = 0.0
+    for a in range(n[0] + 1):
+        for b in range(n[1] + 1):
+            chance = comb(n[0], a) * p_c**a * (1 - p_c) ** (n[0] - a)
+            chance *= comb(n[1], b) * p_s**b * (1 - p_s) ** (n[1] - b)
+            factor = more_than_other(before, other_before, Tally(a, n[0]), Tally(b, n[1]))
+            total += chance * exp(factor)
+    assert total <= 1 + 1e-9
+
+
+@given(limit=st.floats(0.001, 0.9), rate=st.floats(0.0, 1.0), t=st.floats(0.01, 0.99))
+def test_the_factor_against_a_limit_has_no_expectation_above_one(
+    limit: float, rate: float, t: float
+) -> None:
+    p = limit * rate
+    before = Tally(round(t * 1000), 1000)
+    total = sum(
+        comb(3, k) * p**k * (1 - p) ** (3 - k) * exp(more_than_limit(limit, before, Tally(k, 3)))
+        for k in range(4)
+    )
+    assert total <= 1 + 1e-9

@@ -8,9 +8,11 @@ import pytest
 from test_control_services import World, manifest, world
 
 from penstock.backends.base import Phase
+from penstock.control.evidence import Tally
 from penstock.control.progress import CRASHES
 from penstock.control.progressing import count_of
 from penstock.control.rollout import PROMOTED
+from penstock.domain.traffic import MetricLimit
 
 __all__ = ["world"]
 
@@ -153,10 +155,100 @@ async def test_a_revision_that_never_becomes_ready_gets_nothing(world: World) ->
 @pytest.mark.parametrize(("limit", "slow"), [(0.1, 7), (0.05, 9), (5.0, 0)])
 def test_slow_requests_are_those_above_the_limit(limit: float, slow: int) -> None:
     total = {
-        "penstock_gateway_requests": {"samples": [[["d", "s", "predictor", "r", "v1", "200"], 10.0]]},
+        "penstock_gateway_requests": {
+            "samples": [[["d", "s", "predictor", "r", "v1", "200"], 10.0]]
+        },
         "penstock_gateway_request_seconds": {
             "bounds": [0.01, 0.05, 0.1, 1.0],
             "samples": [[["d", "s", "predictor", "r", "v1"], [[0, 1, 2, 6, 1], 3.0]]],
         },
     }
     assert count_of(total, ("d", "s"), "r", limit).slow == slow
+
+
+def labelled(
+    name: str, kind: str, value: Any, revision: str = "iris-00002", **more: Any
+) -> dict[str, Any]:
+    labels = ["namespace", "service", "revision", "model"]
+    samples = [
+        [["default", "iris", revision, "iris"], value],
+        [["default", "other", revision, "iris"], value],
+    ]
+    return {name: {"kind": kind, "labels": labels, "samples": samples, **more}}
+
+
+METRICS = {
+    **labelled("low_total", "counter", 4.0),
+    **labelled("rows", "counter", 40.0),
+    **labelled("seconds", "histogram", [[5, 3, 2], 1.0], bounds=[0.1, 0.5]),
+    **labelled("memory", "gauge", 7.0),
+    "penstock_gateway_requests": {
+        "samples": [[["default", "iris", "predictor", "iris-00002", "v1", "200"], 10.0]]
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("limit", "tally"),
+    [
+        (MetricLimit("low_total"), Tally(4, 10)),
+        (MetricLimit("low"), Tally(4, 10)),
+        (MetricLimit("low_total", per="rows_total"), Tally(4, 40)),
+        (MetricLimit("seconds", above=0.1), Tally(5, 10)),
+        (MetricLimit("seconds", above=0.3), Tally(2, 10)),
+        (MetricLimit("seconds"), Tally()),
+        (MetricLimit("memory"), Tally()),
+        (MetricLimit("nobody"), Tally()),
+        (MetricLimit("low_total", per="nobody"), Tally()),
+        (MetricLimit("rows"), Tally(10, 10)),
+    ],
+)
+def test_what_a_metric_counts_of_a_revision(limit: MetricLimit, tally: Tally) -> None:
+    assert count_of(METRICS, ("default", "iris"), "iris-00002", None, (limit,)).metrics == (tally,)
+
+
+async def test_a_metric_takes_a_revision_back_and_one_that_nobody_keeps_is_told(
+    world: World,
+) -> None:
+    counted = Counted(world)
+    low = {"iris-00001": 0, "iris-00002": 0}
+
+    async def total() -> dict[str, Any]:
+        samples = [[["default", "iris", r, "iris"], float(n)] for r, n in low.items()]
+        labels = ["namespace", "service", "revision", "model"]
+        family = {"kind": "counter", "labels": labels, "samples": samples}
+        return {**await counted.total(), "low_confidence": family}
+
+    world.plane.services.progressing._total = total  # type: ignore[method-assign]
+    policy = {
+        **POLICY,
+        "limits": {
+            "metrics": [
+                {"name": "low_confidence_total", "against": "stable"},
+                {"name": "nobody_counts", "max": 0.1},
+            ]
+        },
+    }
+
+    def obj(uri: str) -> dict[str, Any]:
+        made = manifest(uri=uri)
+        made["spec"]["rollout"] = policy
+        return made
+
+    await world.apply(obj("models/a"))
+    await world.ready()
+    await world.apply(obj("models/b"))
+    await world.until(lambda: shares(world) == {"2": 10, "1": 90})
+    await world.settled()
+    await world.plane.services.progressing.tick()
+    for turn in range(8):
+        low["iris-00002"] += 10 if turn > 3 else 0
+        counted.add("00002", 10)
+        counted.add("00001", 50)
+        await world.clock.advance(1)
+        await world.plane.services.progressing.tick()
+    await world.until(lambda: shares(world) == {"2": 0, "1": 100})
+    await world.settled()
+    assert "LimitWithoutEffect" in await world.events()
+    message = (await world.ready())["message"]
+    assert "of its requests counted in low_confidence_total, against the stable" in message

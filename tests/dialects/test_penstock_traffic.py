@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dialect_manifests import problems_of
 
 from penstock import dialects
 from penstock.domain.traffic import Rollout, Shadow, Sticky, Traffic
@@ -80,3 +81,40 @@ def test_what_of_a_rollout_is_refused(
     given["spec"]["rollout"] = rollout
     with pytest.raises(InvalidManifest, match=says):
         dialects.translate(given)
+
+
+def test_rules_on_headers_are_read() -> None:
+    match = [
+        {
+            "headers": {"X-Group": {"exact": "beta"}, "user-agent": {"prefix": "curl/"}},
+            "to": "latest",
+        },
+        {"headers": {"x-region": {"regex": "eu-.*"}}, "to": "v2"},
+    ]
+    first, second = dialects.translate(manifest({"match": match})).object.traffic.match
+    assert [tuple(t) for t in first.tests] == [
+        ("x-group", "exact", "beta"),
+        ("user-agent", "prefix", "curl/"),
+    ]
+    assert (first.to, second.to) == ("latest", "v2")
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ({"headers": {}, "to": "latest"}, "headers"),
+        ({"headers": {"x": {"exact": "a"}}}, "to: is required"),
+        ({"headers": {"x y": {"exact": "a"}}, "to": "latest"}, "headers"),
+        ({"headers": {"x": {}}, "to": "latest"}, "one of exact, prefix and regex"),
+        (
+            {"headers": {"x": {"exact": "a", "regex": "b"}}, "to": "v2"},
+            "one of exact, prefix and regex",
+        ),
+        (
+            {"headers": {"x": {"regex": "(a+)+"}}, "to": "v2"},
+            "repeats more than a single character",
+        ),
+    ],
+)
+def test_rules_that_cannot_be_kept_are_refused(rule: dict[str, Any], why: str) -> None:
+    assert any(why in p for p in problems_of(manifest({"match": [rule]})))

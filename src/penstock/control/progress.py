@@ -1,28 +1,18 @@
-"""Whether a new revision goes up a step, holds, or goes back: a pure function over counted requests.
+"""Whether a new revision goes up a step, holds, or goes back: a pure function over what was counted.
 
-The counts are looked at again and again, so an ordinary test would sooner or later fire on noise. What is
-kept instead is a test martingale for each limit: a number that starts at 1, is multiplied by a factor per
-batch of new requests, and whose expectation never grows while the limit holds. By Ville's inequality it ever
-reaches 1/a with a probability of at most a, however often it is looked at and whenever one stops.
-
-* Against the stable revision: the e-variable for two proportions of Turner, Ly and Gruenwald, "Generic
-  E-variables for exact sequential k-sample tests that allow for optional stopping" (2024; arXiv:2106.02693),
-  equation for Bernoulli: a failure of side x counts t_x/t_0, a success (1-t_x)/(1-t_0), with
-  t_0 = (n_c t_c + n_s t_s)/(n_c + n_s). The rates t_c > t_s are estimated from earlier batches only, which
-  keeps each factor's expectation at most 1 for every pair of true rates with p_c <= p_s: its logarithm is
-  concave in a common rate p with its maximum, 0, at p = t_0, and a lower p_c or higher p_s lowers it.
-* Against a number p_0: the likelihood ratio of t > p_0 (again from earlier batches) to p_0, one-sided.
-
-A limit on the 99th percentile is the second test, on the share of requests slower than the limit, p_0 = 1%.
-With m limits each one fires at m/a, so all together fire on a harmless revision at a rate of at most a.
+Each limit is a share: of requests that failed, of requests that were slower than the limit on the 99th
+percentile (1%), of whatever a metric counts. `evidence` says when it is broken beyond noise. With m limits
+each one fires at m/a, so all together fire on a harmless revision at a rate of at most a.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log
 
-from penstock.domain.traffic import Rollout
+from penstock.control.evidence import Tally, more_than_limit, more_than_other
+from penstock.domain.traffic import MetricLimit, Rollout
 
 #: The most probable share of harmless rollouts that are taken back.
 FALSE_ALARMS = 0.01
@@ -38,21 +28,42 @@ class Count:
     requests: int = 0
     failed: int = 0
     slow: int = 0
+    #: One for each of the policy's metrics.
+    metrics: tuple[Tally, ...] = ()
 
     def since(self, before: Count) -> Count:
         """What came after `before`; counters that went back start anew."""
+        # A metric counts for itself: a process that ended may take one of them back and not the other.
+        metrics = tuple(now.since(old) for now, old in _pairs(self.metrics, before.metrics))
         if self.requests < before.requests:
-            return self
+            return replace(self, metrics=metrics)
         return Count(
             self.requests - before.requests,
             max(0, self.failed - before.failed),
             max(0, self.slow - before.slow),
+            metrics,
         )
 
     def plus(self, other: Count) -> Count:
+        metrics = tuple(a.plus(b) for a, b in _pairs(self.metrics, other.metrics))
         return Count(
-            self.requests + other.requests, self.failed + other.failed, self.slow + other.slow
+            self.requests + other.requests,
+            self.failed + other.failed,
+            self.slow + other.slow,
+            metrics,
         )
+
+    def tallies(self, metrics: int) -> tuple[Tally, ...]:
+        """Failures, slow ones, then that many metrics."""
+        own = self.metrics or (Tally(),) * metrics
+        return (Tally(self.failed, self.requests), Tally(self.slow, self.requests), *own)
+
+
+def _pairs(a: Sequence[Tally], b: Sequence[Tally]) -> list[tuple[Tally, Tally]]:
+    """Side by side; what one of them has not counted yet is nothing."""
+    most = max(len(a), len(b))
+    nothing = (Tally(),) * most
+    return list(zip((*a, *nothing)[:most], (*b, *nothing)[:most], strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +73,8 @@ class Evidence:
     #: All that was counted in this rollout, of the new and of the stable revision.
     new: Count = Count()
     stable: Count = Count()
-    #: Logarithms of the test martingales.
-    log_failed: float = 0.0
-    log_slow: float = 0.0
+    #: Logarithms of the test martingales, one per limit.
+    logs: tuple[float, ...] = ()
     #: The step's beginning (monotonic seconds), and the new revision's requests in it.
     since: float | None = None
     in_step: int = 0
@@ -80,6 +90,16 @@ class Decision:
     back: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """A share that is looked at: its place among the tallies, the most it may be, and how that is said."""
+
+    at: int
+    #: None: no more than the stable revision's.
+    most: float | None
+    what: str
+
+
 def decide(
     policy: Rollout,
     step: int,
@@ -91,39 +111,42 @@ def decide(
     crashes: int = 0,
 ) -> Decision:
     """Look once. `new` and `stable` are counts since the last look; `crashes` since the rollout's start."""
-    limits = 1 + (policy.p99_s is not None)
-    bound = log(limits / FALSE_ALARMS)
+    limits = _limits(policy)
+    bound = log(len(limits) / FALSE_ALARMS)
     e = evidence if evidence.since is not None else replace(evidence, since=now)
-    if policy.error_rate is None:
-        failed = _two(e, new, stable)
-    else:
-        failed = _one(policy.error_rate, e.new.failed, e.new.requests, new.failed, new.requests)
-    slow = 0.0
-    if policy.p99_s is not None:
-        slow = _one(SLOW_SHARE, e.new.slow, e.new.requests, new.slow, new.requests)
+    n = len(policy.metrics)
+    before, other_before = e.new.tallies(n), e.stable.tallies(n)
+    batch, other = new.tallies(n), stable.tallies(n)
+    logs = tuple(
+        known
+        + (
+            more_than_other(
+                before[limit.at], other_before[limit.at], batch[limit.at], other[limit.at]
+            )
+            if limit.most is None
+            else more_than_limit(limit.most, before[limit.at], batch[limit.at])
+        )
+        for known, limit in zip(e.logs or (0.0,) * len(limits), limits, strict=True)
+    )
     e = replace(
         e,
         new=e.new.plus(new),
         stable=e.stable.plus(stable),
-        log_failed=e.log_failed + failed,
-        log_slow=e.log_slow + slow,
+        logs=logs,
         in_step=e.in_step + new.requests,
     )
     why = ""
     if crashes >= CRASHES:
         why = f"its processes ended {crashes} times"
-    elif e.log_failed >= bound:
-        limit = (
-            f"the stable revision's {_percent(e.stable.failed, e.stable.requests)}"
-            if policy.error_rate is None
-            else f"the limit of {policy.error_rate:.2%}"
-        )
-        why = f"{_percent(e.new.failed, e.new.requests)} of its requests failed, against {limit}"
-    elif e.log_slow >= bound:
-        why = (
-            f"{_percent(e.new.slow, e.new.requests)} of its requests took longer than "
-            f"{policy.p99_s:g} s, against the limit of {SLOW_SHARE:.0%}"
-        )
+    for value, limit in zip(logs, limits, strict=True):
+        if value >= bound and not why:
+            found = e.new.tallies(n)[limit.at]
+            against = (
+                f"the stable revision's {e.stable.tallies(n)[limit.at]}"
+                if limit.most is None
+                else f"the limit of {_percent(limit.most)}"
+            )
+            why = f"{found} of its {limit.what}, against {against}"
     if why:
         return Decision(step, e, back=why)
     assert e.since is not None  # noqa: S101 - set above
@@ -135,40 +158,19 @@ def decide(
     return Decision(step, e, done=True)
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.2%}" if whole else "0%"
+def _limits(policy: Rollout) -> tuple[_Limit, ...]:
+    limits = [_Limit(0, policy.error_rate, "requests failed")]
+    if policy.p99_s is not None:
+        limits.append(_Limit(1, SLOW_SHARE, f"requests took longer than {policy.p99_s:g} s"))
+    limits += [_Limit(2 + i, m.most, _about(m)) for i, m in enumerate(policy.metrics)]
+    return tuple(limits)
 
 
-def _rate(failed: int, requests: int) -> float:
-    """An estimate that is never 0 or 1 (Krichevsky and Trofimov's)."""
-    return (failed + 0.5) / (requests + 1)
+def _about(metric: MetricLimit) -> str:
+    if metric.above is not None:
+        return f"observations of {metric.name} were above {metric.above:g}"
+    return f"{metric.per or 'requests'} counted in {metric.name}"
 
 
-def _two(e: Evidence, new: Count, stable: Count) -> float:
-    """Logarithm of the factor for this batch: does the new one fail more than the stable one?"""
-    n = new.requests + stable.requests
-    if not new.requests or not stable.requests:
-        return 0.0
-    t_c = _rate(e.new.failed, e.new.requests)
-    t_s = _rate(e.stable.failed, e.stable.requests)
-    if not e.new.requests:  # nothing is known yet: what a bad one would look like
-        t_c = max(t_c, 0.2)
-    if not e.stable.requests:
-        t_s = min(t_s, 0.01)
-    if t_c <= t_s:
-        return 0.0
-    t_0 = (new.requests * t_c + stable.requests * t_s) / n
-    return _ratio(new.failed, new.requests, t_c, t_0) + _ratio(
-        stable.failed, stable.requests, t_s, t_0
-    )
-
-
-def _one(limit: float, failed: int, requests: int, new_failed: int, new: int) -> float:
-    """Logarithm of the factor for this batch: are there more than `limit`?"""
-    t = _rate(failed, requests) if requests else max(0.2, min(0.99, 2 * limit))
-    limit = max(limit, 1e-6)
-    return _ratio(new_failed, new, t, limit) if t > limit and limit < 1 else 0.0
-
-
-def _ratio(failed: int, requests: int, rate: float, against: float) -> float:
-    return failed * log(rate / against) + (requests - failed) * log((1 - rate) / (1 - against))
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share * 100 == int(share * 100) else f"{share:.2%}"

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.control.clock import Clock
+from penstock.control.evidence import Tally
 from penstock.control.plan import Event
 from penstock.control.progress import Count, Evidence, decide
 from penstock.control.revisions import Kept, Stage
-from penstock.domain.traffic import Rollout
+from penstock.domain.traffic import MetricLimit, Rollout
 from penstock.errors import PenstockError
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class _Followed:
     restarts: int = 0
     evidence: Evidence = field(default_factory=Evidence)
     last: dict[str, Count] | None = None
+    #: Metrics that are not there were told.
+    told: bool = False
 
 
 class Progressing:
@@ -46,10 +49,12 @@ class Progressing:
         total: Callable[[], Awaitable[Mapping[str, Any]]],
         advance: Callable[[ServiceKey, str, Stage, Event], Awaitable[None]],
         *,
+        tell: Callable[[ServiceKey, Event], None] = lambda key, event: None,
         clock: Clock,
     ) -> None:
         self._total = total
         self._advance = advance
+        self._tell = tell
         self._clock = clock
         self._followed: dict[ServiceKey, _Followed] = {}
         self._ticking = asyncio.Lock()
@@ -84,8 +89,10 @@ class Progressing:
 
     async def _look(self, key: ServiceKey, f: _Followed, total: Mapping[str, Any]) -> None:
         counts = {
-            name: count_of(total, key, name, f.policy.p99_s) for name in (f.new.name, f.stable)
+            name: count_of(total, key, name, f.policy.p99_s, f.policy.metrics)
+            for name in (f.new.name, f.stable)
         }
+        self._say_unknown(key, f, total)
         last, f.last = f.last, counts
         if last is None:
             last = counts
@@ -121,6 +128,18 @@ class Progressing:
             event = Event("Normal", "RolloutStep", f"{name} takes {percent}% now.")
             await self._advance(key, name, Stage(decision.step), event)
 
+    def _say_unknown(self, key: ServiceKey, f: _Followed, total: Mapping[str, Any]) -> None:
+        """Tell once which metrics nobody keeps: their limits hold nothing back."""
+        if f.told or f.last is None or f.last[f.new.name].requests < f.policy.min_requests:
+            return
+        f.told = True
+        for metric in f.policy.metrics:
+            for name in (metric.name, metric.per):
+                problem = name and problem_of(total, name, histogram=metric.above is not None)
+                if problem:
+                    said = f"The limit on {metric.name} holds nothing back: {problem}."
+                    self._tell(key, Event("Warning", "LimitWithoutEffect", said))
+
     async def run(self) -> None:
         """Tick for ever. Cancelled from outside."""
         while True:
@@ -132,9 +151,13 @@ class Progressing:
 
 
 def count_of(
-    total: Mapping[str, Any], key: ServiceKey, revision: str, slower_s: float | None
+    total: Mapping[str, Any],
+    key: ServiceKey,
+    revision: str,
+    slower_s: float | None,
+    metrics: Sequence[MetricLimit] = (),
 ) -> Count:
-    """Requests of a revision, as all gateways counted them together."""
+    """What was counted of a revision, by all gateways and model processes together."""
     requests = failed = slow = 0
     family = total.get("penstock_gateway_requests")
     if family is not None:
@@ -150,4 +173,54 @@ def count_of(
         for labels, value in family["samples"]:
             if (labels[0], labels[1], labels[3]) == (*key, revision):
                 slow += int(sum(value[0][first:]))
-    return Count(requests, min(failed, requests), min(slow, requests))
+    tallies = tuple(_tally(total, key, revision, m, requests) for m in metrics)
+    return Count(requests, min(failed, requests), min(slow, requests), tallies)
+
+
+def _tally(
+    total: Mapping[str, Any], key: ServiceKey, revision: str, metric: MetricLimit, requests: int
+) -> Tally:
+    samples = _samples(total, key, revision, metric.name)
+    family = _family(total, metric.name)
+    if metric.above is not None:
+        if family is None or family["kind"] != "histogram":
+            return Tally()
+        first = bisect_left(family["bounds"], metric.above) + 1
+        return Tally(
+            int(sum(sum(value[0][first:]) for value in samples)),
+            int(sum(sum(value[0]) for value in samples)),
+        )
+    if family is None or family["kind"] != "counter":
+        return Tally()
+    trials = requests
+    if metric.per:
+        per = _family(total, metric.per)
+        if per is None or per["kind"] != "counter":
+            return Tally()
+        trials = int(sum(_samples(total, key, revision, metric.per)))
+    return Tally(min(trials, int(sum(samples))), trials)
+
+
+def _family(total: Mapping[str, Any], name: str) -> Any:
+    """A metric by the name that it is shown under: counters are shown with `_total`."""
+    return total.get(name) or total.get(name.removesuffix("_total")) or total.get(f"{name}_total")
+
+
+def _samples(total: Mapping[str, Any], key: ServiceKey, revision: str, name: str) -> list[Any]:
+    family = _family(total, name)
+    if family is None or "revision" not in family["labels"]:
+        return []
+    wanted = {"namespace": key[0], "service": key[1], "revision": revision}
+    at = [(i, wanted[n]) for i, n in enumerate(family["labels"]) if n in wanted]
+    return [value for labels, value in family["samples"] if all(labels[i] == v for i, v in at)]
+
+
+def problem_of(total: Mapping[str, Any], name: str, *, histogram: bool) -> str:
+    """Why a metric cannot be looked at, or an empty string."""
+    family = _family(total, name)
+    kind = "histogram" if histogram else "counter"
+    if family is None:
+        return f"nobody keeps a metric {name}"
+    if family["kind"] != kind:
+        return f"{name} is a {family['kind']}, not a {kind}"
+    return "" if "revision" in family["labels"] else f"{name} is not kept per revision"

@@ -90,7 +90,7 @@ class ServiceController:
         self._clock = clock
         self._on_gone = on_gone
         self._states: dict[ServiceKey, ServiceState] = {}
-        self.progressing = Progressing(total, self._advance, clock=clock)
+        self.progressing = Progressing(total, self._advance, tell=self.tell, clock=clock)
         self.revisions = RevisionKeeper(store, files)
         self.priorities = Priorities(store)
         self._workloads = Workloads(
@@ -165,6 +165,11 @@ class ServiceController:
     async def close(self) -> None:
         """Cancel drains under way; the next start finds the replicas and drains them again."""
         await self._drains.close()
+
+    async def leave(self, key: ServiceKey) -> None:
+        """The name is not a service's (any more): nothing of one stays. No-op when there was none."""
+        if key in self._states or self._replicas.of(key):
+            await self._gone(key)
 
     # -- a look ------------------------------------------------------------------------------------
 

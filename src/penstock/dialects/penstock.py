@@ -31,7 +31,15 @@ from penstock.dialects.scaling_fields import ScalingBlock, seconds
 from penstock.dialects.schema import Spec
 from penstock.domain.patterns import pattern_problem
 from penstock.domain.service import VersionPolicy
-from penstock.domain.traffic import HeaderTest, MatchRule, Rollout, Shadow, Sticky, Traffic
+from penstock.domain.traffic import (
+    HeaderTest,
+    MatchRule,
+    MetricLimit,
+    Rollout,
+    Shadow,
+    Sticky,
+    Traffic,
+)
 from penstock.errors import FieldProblem
 
 #: The name of a version's folder; YAML reads it as a number.
@@ -192,11 +200,34 @@ class TrafficFields(Spec):
     sticky: StickyFields | None = None
 
 
+class MetricFields(Spec):
+    """A share that a metric of the new revision may reach."""
+
+    #: A counter or a histogram with the label `revision`, of the gateways or of the model processes.
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]{0,127}$")]
+    #: Most share, 0 to 1. Either this or `against`.
+    max: Annotated[float, Field(ge=0, lt=1)] | None = None
+    against: Literal["stable"] | None = None
+    #: For a histogram: observations above this count.
+    above: float | None = None
+    #: For a counter: the counter of what its events are a part of; without it, requests.
+    per: Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]{0,127}$")] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> MetricFields:
+        if (self.max is None) == (self.against is None):
+            raise ValueError("has to have one of `max` and `against: stable`")
+        if self.above is not None and self.per is not None:
+            raise ValueError("has `above`, for a histogram, and `per`, for a counter")
+        return self
+
+
 class LimitFields(Spec):
     #: Most share of requests that may fail; without it, no more than of the stable revision.
     error_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
     #: A duration that 99% of requests have to be answered within.
     p99: str | float | None = None
+    metrics: Annotated[list[MetricFields], Field(max_length=8)] | None = None
 
 
 class RolloutFields(Spec):
@@ -280,6 +311,9 @@ def _rollout(given: RolloutFields, problems: list[FieldProblem]) -> Rollout:
         min_requests=plain.min_requests if given.min_requests is None else given.min_requests,
         error_rate=limits.error_rate,
         p99_s=read.get("spec.rollout.limits.p99"),
+        metrics=tuple(
+            MetricLimit(m.name, m.max, m.above, m.per or "") for m in limits.metrics or ()
+        ),
     )
 
 

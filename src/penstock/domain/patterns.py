@@ -9,6 +9,7 @@ their product, with a repeat without a bound counted as the longest value, may b
 from __future__ import annotations
 
 import re
+import warnings
 from re import _constants, _parser  # type: ignore[attr-defined]
 from typing import Any
 
@@ -33,9 +34,12 @@ def pattern_problem(text: str) -> str | None:
     if len(text) > MOST_PATTERN:
         return f"is longer than {MOST_PATTERN} characters"
     try:
-        re.compile(text)
-        ways = _ways(_parser.parse(text))
-    except (re.error, RecursionError, OverflowError) as exc:
+        with warnings.catch_warnings():
+            # Python warns of what a later release will read otherwise.
+            warnings.simplefilter("error")
+            re.compile(text)
+            ways = _ways(_parser.parse(text))
+    except (re.error, RecursionError, OverflowError, Warning) as exc:
         return f"is no regular expression: {exc}"
     except _Refused as exc:
         return str(exc)

@@ -40,6 +40,20 @@ class MatchRule:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricLimit:
+    """A share that a metric of the new revision may reach."""
+
+    #: A counter or a histogram that gateways or model processes keep, with the label `revision`.
+    name: str
+    #: Most share (0 to 1); None: no more than of the stable revision.
+    most: float | None = None
+    #: For a histogram: observations above this count.
+    above: float | None = None
+    #: For a counter: the counter of what its events are a part of; empty: the revision's requests.
+    per: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """How a new revision gets its requests by itself, in steps, and what makes it go back."""
 
@@ -53,6 +67,7 @@ class Rollout:
     error_rate: float | None = None
     #: At least 99% of requests are answered within this, seconds; None: not looked at.
     p99_s: float | None = None
+    metrics: tuple[MetricLimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
