@@ -190,10 +190,16 @@ def test_each_row_is_told(version: str, kind: str, row: Row, field: str) -> None
     at = 2 if version == ALPHA1 else 3
     parts = field.split(".")
     block = parts[at] if len(parts) > at + 1 and parts[at] != "batcher" else "sklearn"
-    if parts[1] != "default" or block in ("transformer", "explainer"):
+    around = parts[2] if parts[2:] and parts[2] in ("transformer", "explainer") else ""
+    if parts[1] != "default" or around:
         block = "sklearn"
     component = {block: {"storageUri": "x"}}
     start = alpha1(component) if version == ALPHA1 else alpha2(component)
+    if around == "explainer" and ((len(parts) > 4 and parts[3] == "alibi") or len(parts) == 4):
+        start["spec"]["default"][around] = {"alibi": {"type": "AnchorText"}}
+    elif around:
+        container = {"name": "kserve-container", "image": "x"}
+        start["spec"]["default"][around] = {"custom": {"container": container}}
     dialects.translate(start)
     dialect = dialects.find(version, kind)
     manifest, path = with_field(start, dialect.model, field)

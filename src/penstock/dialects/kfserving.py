@@ -52,8 +52,13 @@ class Custom(Spec):
     container: Container
 
 
-class Component(Spec):
-    """What v1alpha1 has under `default`, and v1alpha2 under `default.predictor`."""
+class Alibi(Framework):
+    type: str | None = None
+    config: dict[str, Any] | None = None
+
+
+class Deployed(Spec):
+    """What every component has."""
 
     service_account: str | None = None
     service_account_name: str | None = None
@@ -63,6 +68,11 @@ class Component(Spec):
     parallelism: Annotated[int, Field(ge=0)] | None = None
     logger: Loose | None = None
     batcher: Batcher | None = None
+
+
+class Component(Deployed):
+    """What v1alpha1 has under `default`, and v1alpha2 under `default.predictor`."""
+
     tensorflow: Framework | None = None
     tensorrt: Framework | None = None
     triton: Framework | None = None
@@ -75,10 +85,19 @@ class Component(Spec):
     custom: Custom | None = None
 
 
+class Transformer(Deployed):
+    custom: Custom | None = None
+
+
+class Explainer(Deployed):
+    alibi: Alibi | None = None
+    custom: Custom | None = None
+
+
 class Endpoint(Spec):
     predictor: Component
-    transformer: Loose | None = None
-    explainer: Loose | None = None
+    transformer: Transformer | None = None
+    explainer: Explainer | None = None
 
 
 class SpecV1Alpha1(Spec):
@@ -111,6 +130,7 @@ class ManifestV1Alpha2(Spec):
 
 _FRAMEWORKS = (
     "tensorflow", "tensorrt", "triton", "onnx", "pytorch", "sklearn", "xgboost", "lightgbm", "pmml",
+    "alibi",
 )  # fmt: skip
 
 _COMMON = (
@@ -140,8 +160,11 @@ TABLE_V1ALPHA1 = Table(_rows("spec.default", ManifestV1Alpha1))
 TABLE_V1ALPHA2 = Table(
     (
         *_rows("spec.default.predictor", ManifestV1Alpha2),
-        refused("spec.default.transformer", "transformers are not supported yet"),
-        refused("spec.default.explainer", "explainers are not supported yet"),
+        *moved_rows(
+            KSERVE_TABLE,
+            {f"spec.{role}": f"spec.default.{role}" for role in ("transformer", "explainer")},
+            ManifestV1Alpha2,
+        ),
     )
 )
 
@@ -177,17 +200,23 @@ def _translate(
     if parsed is None:
         told = {p.path for p in problems}
         refuse(manifest, problems + [p for p in unsupported if p.path not in told])
-    component = manifest["spec"]["default"]
+    given = {"predictor": manifest["spec"]["default"]}
     if at.endswith("predictor"):
-        component = component["predictor"]
+        given = given["predictor"]
     places = {"spec": at, "spec.predictor": at}
-    predictor = _predictor(component, at, places, unsupported)
+    components: dict[str, Any] = {}
+    for role in ("predictor", "transformer", "explainer"):
+        component = given.get(role)
+        if component is not None:
+            here = at if role == "predictor" else f"spec.default.{role}"
+            places[f"spec.{role}"] = here
+            components[role] = _component(component, role, here, places, unsupported)
     converted = Converted(
         {
             "apiVersion": _BETA,
             "kind": "InferenceService",
             "metadata": manifest["metadata"],
-            "spec": {"predictor": predictor},
+            "spec": components,
         },
         places,
     )
@@ -201,35 +230,40 @@ def _translate(
     )
 
 
-def _predictor(
-    given: Mapping[str, Any], at: str, places: dict[str, str], problems: list[FieldProblem]
+def _component(
+    given: Mapping[str, Any],
+    role: str,
+    at: str,
+    places: dict[str, str],
+    problems: list[FieldProblem],
 ) -> dict[str, Any]:
-    """v1beta1's predictor. A place that cannot be the same path is noted in `places`."""
+    """v1beta1's component. A place that cannot be the same path is noted in `places`."""
+    new = f"spec.{role}"
     predictor: dict[str, Any] = {}
     for name in ("serviceAccountName", "serviceAccount", "minReplicas", "maxReplicas"):
         if given.get(name) is not None:
             predictor[name] = given[name]
     if given.get("parallelism") is not None:
         predictor["containerConcurrency"] = given["parallelism"]
-        places["spec.predictor.containerConcurrency"] = f"{at}.parallelism"
+        places[f"{new}.containerConcurrency"] = f"{at}.parallelism"
     for name in ("batcher", "logger"):
         if given.get(name) is not None:
             predictor[name] = given[name]
     custom = given.get("custom")
     if custom is not None:
         predictor["containers"] = [custom["container"]]
-        places["spec.predictor.containers[0]"] = f"{at}.custom.container"
-        places["spec.predictor.containers"] = f"{at}.custom"
+        places[f"{new}.containers[0]"] = f"{at}.custom.container"
+        places[f"{new}.containers"] = f"{at}.custom"
     for name in _FRAMEWORKS:
         block = given.get(name)
         if block is None:
             continue
         newer = "triton" if name == "tensorrt" else name
         here = f"{at}.{name}"
-        places[f"spec.predictor.{newer}"] = here
+        places[f"{new}.{newer}"] = here
         if newer in predictor:
             problems.append(FieldProblem(here, "may not be given together with triton"))
-        predictor[newer] = _block(block, newer, here, places, problems, predictor)
+        predictor[newer] = _block(block, f"{new}.{newer}", here, places, problems, predictor)
     if custom is not None and len(predictor.keys() & set(_FRAMEWORKS)):
         problems.append(
             FieldProblem(f"{at}.custom", "may not be given together with a framework's block")
@@ -239,7 +273,7 @@ def _predictor(
 
 def _block(
     given: Mapping[str, Any],
-    name: str,
+    newer: str,
     here: str,
     places: dict[str, str],
     problems: list[FieldProblem],
@@ -247,7 +281,14 @@ def _block(
 ) -> dict[str, Any]:
     block = {
         k: given[k]
-        for k in ("storageUri", "runtimeVersion", "resources", "modelClassName")
+        for k in (
+            "storageUri",
+            "runtimeVersion",
+            "resources",
+            "modelClassName",
+            "type",
+            "config",
+        )
         if given.get(k) is not None
     }
     uri = given.get("modelUri")
@@ -257,10 +298,10 @@ def _block(
                 FieldProblem(f"{here}.modelUri", "may not be given together with storageUri")
             )
         block["storageUri"] = uri
-        places[f"spec.predictor.{name}.storageUri"] = f"{here}.modelUri"
+        places[f"{newer}.storageUri"] = f"{here}.modelUri"
     if given.get("modelName") is not None:
         block["args"] = [f"--model_name={given['modelName']}"]
-        places[f"spec.predictor.{name}.args"] = f"{here}.modelName"
+        places[f"{newer}.args"] = f"{here}.modelName"
     for key in ("serviceAccountName", "serviceAccount"):
         if given.get(key) is not None:
             if predictor.setdefault(key, given[key]) != given[key]:
@@ -268,7 +309,7 @@ def _block(
                     FieldProblem(f"{here}.{key}", "is not the account that is named beside it")
                 )
             else:
-                places[f"spec.predictor.{key}"] = f"{here}.{key}"
+                places[f"{newer.rpartition('.')[0]}.{key}"] = f"{here}.{key}"
     return block
 
 

@@ -46,7 +46,27 @@ TABLE = Table(
             f"{_PREDICTOR}.graph.endpoint", "the gateway finds the model by itself", harmless=({},)
         ),
         no_effect(f"{_PREDICTOR}.graph.storageInitializerImage", CLUSTER),
-        refused(f"{_PREDICTOR}.explainer", "explainers are not supported yet", harmless=({},)),
+        refused(
+            f"{_PREDICTOR}.explainer.{{containerSpec,resources}}",
+            "an explainer has no container of its own here",
+            harmless=({},),
+        ),
+        refused(
+            f"{_PREDICTOR}.explainer.initParameters",
+            "is for Alibi's classes; settings of Penstock's explainers go into config",
+            harmless=("", "{}"),
+        ),
+        refused(
+            f"{_PREDICTOR}.explainer.{{serviceAccountName,envSecretRefName}}",
+            "an explainer's files are opened with the credentials of the model's",
+            harmless=("",),
+        ),
+        no_effect(
+            f"{_PREDICTOR}.explainer.endpoint",
+            "the gateway finds the model by itself",
+            harmless=({},),
+        ),
+        no_effect(f"{_PREDICTOR}.explainer.storageInitializerImage", CLUSTER),
         refused(
             f"{_PREDICTOR}.traffic",
             "splitting traffic between predictors is not supported yet",
@@ -207,12 +227,13 @@ class _Reader:
         if given.get("labels"):
             predictor["labels"] = given["labels"]
         predictor[server.block] = block
+        spec = {"predictor": predictor, **self._explainer(given.get("explainer") or {})}
         return Converted(
             {
                 "apiVersion": penstock.DIALECT.api_version,
                 "kind": "InferenceService",
                 "metadata": {**self._manifest["metadata"], "annotations": annotations},
-                "spec": {"predictor": predictor},
+                "spec": spec,
             },
             self._places,
         )
@@ -326,6 +347,22 @@ class _Reader:
             else:
                 options[option] = value
         return options
+
+    def _explainer(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """An explainer by its type, none when there is no type: Seldon's operator ignores it then too."""
+        at = f"{self._at}.explainer"
+        if not given.get("type"):
+            return {}
+        block = {"type": given["type"], "config": given.get("config") or {}}
+        if given.get("modelUri"):
+            block["storageUri"] = given["modelUri"]
+        replicas = given.get("replicas") or 1
+        self._places |= {
+            "spec.explainer": at,
+            "spec.explainer.alibi": at,
+            "spec.explainer.alibi.storageUri": f"{at}.modelUri",
+        }
+        return {"explainer": {"minReplicas": replicas, "maxReplicas": replicas, "alibi": block}}
 
     def _replicas(
         self, given: Mapping[str, Any], predictor: dict[str, Any], annotations: dict[str, str]

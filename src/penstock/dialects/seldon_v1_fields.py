@@ -52,6 +52,23 @@ class SeldonPodSpec(Spec):
     replicas: Annotated[int, Field(ge=0)] | None = None
 
 
+class Explainer(Spec):
+    """Alibi's explainers, by type."""
+
+    type: str | None = None
+    model_uri: str | None = None
+    service_account_name: str | None = None
+    env_secret_ref_name: str | None = None
+    storage_initializer_image: str | None = None
+    container_spec: Loose | None = None
+    config: dict[str, str] | None = None
+    endpoint: Loose | None = None
+    #: JSON for the constructor of Alibi's class.
+    init_parameters: str | None = None
+    replicas: Annotated[int, Field(ge=0)] | None = None
+    resources: Loose | None = None
+
+
 class PredictorSpec(Spec):
     name: Annotated[str, Field(min_length=1)]
     graph: PredictiveUnit
@@ -63,7 +80,7 @@ class PredictorSpec(Spec):
     svc_orch_spec: Loose | None = None
     #: Percent.
     traffic: Annotated[int, Field(ge=0, le=100)] | None = None
-    explainer: Loose | None = None
+    explainer: Explainer | None = None
     shadow: bool | None = None
     ssl: Loose | None = None
     progress_deadline_seconds: int | None = None
