@@ -35,10 +35,6 @@ class ServedModel:
     version: str = ""
     #: Tensors as the model's own repository declares them, where it does.
     declared: Declared | None = None
-    #: The version's name where there are no numbered folders; empty: 1.
-    version: str = ""
-    #: Tensors as the model's own repository declares them, where it does.
-    declared: Declared | None = None
 
 
 @dataclass(frozen=True, slots=True)
