@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help env demo test lint types contracts fmt bench reference clean
+.PHONY: help env demo test lint types contracts fmt bench faults reference clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ fmt: $(STAMP) ## Format the tree
 
 bench: $(STAMP) ## Figures against MLServer and KServe's server, in one run
 	$(BIN)/python -m benchmarks
+
+faults: $(STAMP) ## What each fault costs, into docs/faults.md
+	$(BIN)/python -m pytest tests/faults --fault-table=docs/faults.md
 
 reference: $(STAMP) ## docs/reference/ from the code
 	$(BIN)/python docs/make_reference.py

@@ -113,6 +113,20 @@ async def test_grace_protects_what_was_just_asked_for(
     await fetch(f"{web.url}/cc", cache=cache, settings=settings)
 
 
+async def test_a_clock_that_was_stepped_back_protects_nothing_for_ever(
+    tmp_path: Path, web: Files, settings: Settings
+) -> None:
+    """What was used at a time to come was used before the step."""
+    clock = Clock()
+    cache = Cache(tmp_path / "step", 2_500_000, grace_s=1000, clock=clock)
+    for name in ("aa", "bb", "cc"):
+        web.files[f"/{name}"] = File(name.encode() * 500_000)
+    await fetch(f"{web.url}/aa", cache=cache, settings=settings)
+    await fetch(f"{web.url}/bb", cache=cache, settings=settings)
+    clock.now -= 3600
+    await fetch(f"{web.url}/cc", cache=cache, settings=settings)
+
+
 async def test_pins_survive_and_are_listed(small: Cache, bring: Any) -> None:
     """A new process over the same folder knows what the last one needed."""
     a, b = await bring("aa", pin="one"), await bring("bb", pin="two")

@@ -388,16 +388,22 @@ class Cache:
 
     def _victims(self, sizes: dict[str, int], partials: dict[str, int]) -> list[tuple[str, str]]:
         pinned = {_hex(d) for d in self._read_pins().values()}
-        before = self._clock() - self.grace_s
+        now = self._clock()
+        before = now - self.grace_s
+
+        def settled(at: float) -> bool:
+            # A time to come is from before the clock was stepped back: it would protect for ever.
+            return at <= before or at > now + self.grace_s
+
         aged: list[tuple[float, str, str]] = []
         for name in sizes.keys() - pinned:
             used_at = (self._content / name / "manifest.json").stat().st_mtime
-            if used_at <= before:
+            if settled(used_at):
                 aged.append((used_at, "content", name))
         for key in partials:
             state = self._partial / key / "state.json"
             touched = state.stat().st_mtime if state.exists() else 0.0
-            if touched <= before:
+            if settled(touched):
                 aged.append((touched, "partial", key))
         return [(kind, name) for _, kind, name in sorted(aged)]
 
