@@ -27,6 +27,11 @@ BASES: dict[str, dict[str, Any]] = {
         "spec": {"containers": [{"name": "kserve-container", "image": "x"}]},
     },
     "ServiceAccount": {"metadata": {"name": "a"}},
+    "InferenceGraph": {
+        "metadata": {"name": "g"},
+        "spec": {"nodes": {"root": {"routerType": "Sequence", "steps": [{"serviceName": "a"}]}}},
+    },
+    "Pipeline": {"metadata": {"name": "p"}, "spec": {"steps": [{"name": "a"}]}},
     "ResourceQuota": {"metadata": {"name": "q"}, "spec": {"hard": {"cpu": 1}}},
     "Model": {"metadata": {"name": "m"}, "spec": {"storageUri": "x", "requirements": ["sklearn"]}},
     "Server": {"metadata": {"name": "s"}, "spec": {"serverConfig": "mlserver"}},

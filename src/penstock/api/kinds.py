@@ -47,6 +47,11 @@ class Resource:
         return self.dialect is not None and self.dialect.renderer is not None
 
     @property
+    def is_graph(self) -> bool:
+        """The kind means a graph: it has a service's name and address, and no replicas."""
+        return self.dialect is not None and self.dialect.is_graph
+
+    @property
     def qualified(self) -> str:
         """`inferenceservices.penstock.dev`, as kubectl names it in messages."""
         return f"{self.plural}.{self.group}" if self.group else self.plural

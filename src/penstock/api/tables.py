@@ -46,7 +46,9 @@ def table(resource: Resource, document: Object, include: str = "") -> dict[str, 
     """A list or one object as a Table. `include` says what each row carries of its object."""
     items = document.get("items", (document,))
     columns = _BY_KIND.get(resource.kind, (NAME, AGE))
-    if resource.is_service:
+    if resource.is_graph:
+        columns = GRAPH
+    elif resource.is_service:
         columns = SERVICE
     meta = document.get("metadata") or {}
     return {
@@ -200,6 +202,15 @@ SERVICE = (
     Column("LatestReadyRevision", _traffic(True, "revisionName")),
     AGE,
     Column("Replicas", _replicas, wide=True),
+    Column("Message", _ready("message"), wide=True),
+)
+
+#: KServe's columns of an InferenceGraph.
+GRAPH = (
+    NAME,
+    Column("URL", at("status", "url", default="")),
+    Column("Ready", _ready("status")),
+    AGE,
     Column("Message", _ready("message"), wide=True),
 )
 

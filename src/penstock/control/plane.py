@@ -18,6 +18,7 @@ from penstock.control.budget import MemoryBudget
 from penstock.control.clock import Clock
 from penstock.control.feeds import follow
 from penstock.control.fetches import Fetches, ModelFiles
+from penstock.control.graphs import GraphController
 from penstock.control.loop import Backoff, Loop
 from penstock.control.manifests import ManifestCache
 from penstock.control.metrics import MetricsCollector
@@ -112,6 +113,13 @@ class ControlPlane:
             clock=self._clock,
             on_gone=self._service_gone,
             total=lambda: self.metrics.total(),
+        )
+        self.graphs = GraphController(
+            store,
+            manifests=self.manifests,
+            routes=self.routes,
+            inference_url=settings.inference_url,
+            clock=self._clock,
         )
         self.budget: MemoryBudget | None = None
         if settings.memory_budget_bytes is not None:
@@ -278,6 +286,10 @@ class ControlPlane:
         self.loop.enqueue(service_key(key))
 
     async def _look(self, key: ServiceKey) -> float | None:
+        if self.graphs.is_graph(key):
+            await self.services.leave(key)
+            return await self.graphs.look(key)
+        self.graphs.forget(key)
         return await self.services.look(key)
 
     def _changed(self, change: Change) -> None:
@@ -286,6 +298,8 @@ class ControlPlane:
         self.garbage.take(change)
         if key is not None:
             self.loop.enqueue(key)
+            for user in self.graphs.users(key):
+                self.loop.enqueue(user)
         elif change.key.kind in (SECRET, SERVICE_ACCOUNT):
             self._enqueue_namespace(change.key.namespace)
         elif change.key.kind in RUNTIME_KINDS:

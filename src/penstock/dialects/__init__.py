@@ -23,8 +23,10 @@ def _registry() -> Mapping[tuple[str, str], Dialect]:
         core,
         kfserving,
         kserve,
+        kserve_graph,
         kserve_runtime,
         penstock,
+        penstock_pipeline,
         priorities,
         quotas,
         seldon_v1,
@@ -33,8 +35,10 @@ def _registry() -> Mapping[tuple[str, str], Dialect]:
 
     dialects = (
         penstock.DIALECT,
+        penstock_pipeline.DIALECT,
         *kserve_runtime.OWN,
         *kserve.DIALECTS,
+        kserve_graph.DIALECT,
         *kfserving.DIALECTS,
         *seldon_v1.DIALECTS,
         *seldon_v2.DIALECTS,

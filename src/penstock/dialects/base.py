@@ -62,6 +62,8 @@ class Dialect:
     admission: Callable[[Manifest], dict[str, Any]] | None = None
     #: Values under this field are secret: write-only in listings, never logged.
     secret_fields: tuple[str, ...] = ()
+    #: The kind means a `Graph`, which shares its name with services and has no replicas.
+    is_graph: bool = False
 
     @property
     def group(self) -> str:

@@ -1,0 +1,171 @@
+"""The graph controller: looks at one graph, publishes its route, and says whether all that it names is Ready.
+
+A graph has no replicas and no revisions; what a look has to do is small. It is looked at when its manifest
+changes, and when that of a service or graph changes that it names (their status is part of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from penstock import dialects
+from penstock.control.clock import Clock
+from penstock.control.manifests import ManifestCache, ServiceKey
+from penstock.control.plan import Event, one_line
+from penstock.control.records import Records
+from penstock.control.routes import RoutePublisher
+from penstock.domain.graph import Graph
+from penstock.domain.routes import Route
+from penstock.domain.status import (
+    Condition,
+    ServiceStatus,
+    Truth,
+    conditions_of,
+    with_conditions,
+)
+from penstock.errors import InvalidManifest
+from penstock.store.base import Kind, Object, Store
+
+#: Steps that are not Ready and are named in a message.
+NAMED = 5
+
+
+class GraphController:
+    """Reconciles graphs. `look` is run by the control plane's loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        manifests: ManifestCache,
+        routes: RoutePublisher,
+        inference_url: str,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._manifests = manifests
+        self._routes = routes
+        self._inference_url = inference_url
+        self._clock = clock
+        self._records = Records(store, manifests)
+        #: What each graph names, and who names a service.
+        self._names: dict[ServiceKey, frozenset[ServiceKey]] = {}
+        self._users: dict[ServiceKey, set[ServiceKey]] = {}
+
+    def is_graph(self, key: ServiceKey) -> bool:
+        """Whether the name is a graph's."""
+        found = self._manifests.get(key)
+        return found is not None and _dialect(found[1]).is_graph
+
+    def users(self, key: ServiceKey) -> Iterable[ServiceKey]:
+        """Graphs that name this service or graph."""
+        return tuple(self._users.get(key, ()))
+
+    def forget(self, key: ServiceKey) -> None:
+        """The name is a graph's no more; whoever has it now sees to its route. No-op when unknown."""
+        for name in self._names.pop(key, ()):
+            users = self._users[name]
+            users.discard(key)
+            if not users:
+                del self._users[name]
+
+    async def look(self, key: ServiceKey) -> float | None:
+        """Publish the graph and write its status."""
+        found = self._manifests.get(key)
+        if found is None or found[1]["metadata"].get("deletionTimestamp"):
+            self.forget(key)
+            self._routes.remove(f"{key[0]}/{key[1]}")
+            return None
+        kind, manifest = found
+        dialect = _dialect(manifest)
+        try:
+            translation = dialect.translate(manifest)
+        except InvalidManifest as exc:
+            # Admission has refused what is invalid; this one was stored by another release.
+            event = Event("Warning", "InvalidSpec", one_line(str(exc)))
+            await self._records.event(kind, manifest, event)
+            return None
+        graph: Graph = translation.object
+        self._follow(key, graph)
+        ready, reason, message = self._judge(graph)
+        self._routes.put(Route(graph.namespace, graph.name, timeout_s=graph.timeout_s, graph=graph))
+        before = conditions_of(manifest.get("status") or {})
+        url = f"{self._inference_url}/serving/{graph.namespace}/{graph.name}"
+        status = with_conditions(
+            ServiceStatus(
+                observed_generation=int(manifest["metadata"].get("generation", 0)),
+                conditions=(Condition("Ready", ready, reason, message),),
+                components={},
+                url=url,
+                address=url,
+                warnings=tuple(str(w) for w in translation.warnings),
+            ),
+            before,
+            self._clock.now(),
+        )
+        await self._say(kind, manifest, before, status)
+        rendered = dialect.render_status(manifest, status)
+        if rendered != manifest.get("status"):
+            written = await self._store.update_status({**manifest, "status": rendered})
+            self._manifests.put(kind, written)
+        return None
+
+    def _follow(self, key: ServiceKey, graph: Graph) -> None:
+        names = frozenset((*graph.services(), *graph.graphs()))
+        if self._names.get(key) == names:
+            return
+        self.forget(key)
+        self._names[key] = names
+        for name in names:
+            self._users.setdefault(name, set()).add(key)
+
+    def _judge(self, graph: Graph) -> tuple[Truth, str, str]:
+        """Ready, and which of the services it names is not."""
+        not_ready: list[str] = []
+        unknown = missing = False
+        for namespace, name in (*graph.services(), *graph.graphs()):
+            shown = name if namespace == graph.namespace else f"{namespace}/{name}"
+            found = self._manifests.get((namespace, name))
+            if found is None:
+                missing = True
+                not_ready.append(f"{shown} does not exist")
+                continue
+            conditions = conditions_of(found[1].get("status") or {})
+            ready = next((c for c in conditions if c.type == "Ready"), None)
+            if ready is None or ready.status is Truth.UNKNOWN:
+                unknown = True
+                not_ready.append(f"{shown} is not ready yet")
+            elif ready.status is Truth.FALSE:
+                why = one_line(ready.message or ready.reason)
+                not_ready.append(f"{shown} is not ready: {why}" if why else f"{shown} is not ready")
+        if not not_ready:
+            return Truth.TRUE, "", ""
+        more = f"; and {len(not_ready) - NAMED} more" if len(not_ready) > NAMED else ""
+        message = "; ".join(not_ready[:NAMED]) + more
+        if missing:
+            return Truth.FALSE, "ServiceMissing", message
+        only_starting = unknown and all(n.endswith("is not ready yet") for n in not_ready)
+        return (Truth.UNKNOWN if only_starting else Truth.FALSE), "ServicesNotReady", message
+
+    async def _say(
+        self, kind: Kind, manifest: Object, before: tuple[Condition, ...], status: ServiceStatus
+    ) -> None:
+        """An event when Ready has changed, or says another thing; one for each new warning."""
+        old = next((c for c in before if c.type == "Ready"), None)
+        new = status.conditions[0]
+        if new.status is Truth.TRUE:
+            if old is None or old.status is not Truth.TRUE:
+                event = Event("Normal", "Ready", "All services that the graph names are ready.")
+                await self._records.event(kind, manifest, event)
+        elif old is None or (old.status, old.message) != (new.status, new.message):
+            type_ = "Warning" if new.status is Truth.FALSE else "Normal"
+            await self._records.event(kind, manifest, Event(type_, new.reason, new.message))
+        told: Any = ((manifest.get("status") or {}).get("penstock") or {}).get("warnings") or ()
+        for warning in status.warnings:
+            if warning not in told:
+                await self._records.event(kind, manifest, Event("Warning", "NoEffect", warning))
+
+
+def _dialect(manifest: Object) -> dialects.Dialect:
+    return dialects.find(manifest["apiVersion"], manifest["kind"])

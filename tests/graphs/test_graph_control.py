@@ -1,0 +1,203 @@
+"""Graphs in the control plane: routes, readiness by what they name, events, names shared with services."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.control.control_fakes import FakeBackend, FakeClock, FakeFiles, drain_ready
+
+from penstock.backends.base import Phase
+from penstock.control.plane import ControlPlane
+from penstock.control.settings import ControlSettings
+from penstock.errors import NotFound
+from penstock.store.base import Key, Kind
+from penstock.store.sqlite import SqliteStore
+
+PIPELINE = Kind("penstock.dev", "Pipeline")
+
+
+def service(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"predictor": {"sklearn": {"storageUri": f"models/{name}"}}},
+    }
+
+
+def pipeline(*steps: str, name: str = "chain", **spec: Any) -> dict[str, Any]:
+    listed = [{"name": s, **({"inputs": [steps[i - 1]]} if i else {})} for i, s in enumerate(steps)]
+    return {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "Pipeline",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"steps": listed, **spec},
+    }
+
+
+class World:
+    def __init__(self, store: SqliteStore) -> None:
+        self.store = store
+        self.backend = FakeBackend()
+        self.clock = FakeClock()
+        self.plane = self._plane()
+
+    def _plane(self) -> ControlPlane:
+        return ControlPlane(
+            self.store,
+            self.backend,
+            FakeFiles(),
+            settings=ControlSettings(cores=4),
+            clock=self.clock,
+        )
+
+    async def restart(self) -> None:
+        await self.plane.close()
+        self.plane = self._plane()
+        await self.plane.start()
+
+    def key(self, obj: dict[str, Any]) -> Key:
+        kind = Kind(obj["apiVersion"].rpartition("/")[0], obj["kind"])
+        return Key(kind, "default", obj["metadata"]["name"])
+
+    async def apply(self, obj: dict[str, Any]) -> None:
+        try:
+            stored = await self.store.get(self.key(obj))
+        except NotFound:
+            await self.store.create(obj)
+        else:
+            await self.store.update({**stored, "spec": obj["spec"]})
+        await self.settle()
+
+    async def delete(self, obj: dict[str, Any]) -> None:
+        await self.store.delete(self.key(obj))
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(8):
+            await drain_ready(50)
+            await self.plane.loop.settled()
+
+    async def ready(self, name: str = "chain") -> dict[str, Any]:
+        obj = await self.store.get(Key(PIPELINE, "default", name))
+        (condition,) = obj["status"]["conditions"]
+        return condition
+
+    async def events(self, name: str = "chain") -> list[tuple[str, str]]:
+        found = await self.store.events(about=Key(PIPELINE, "default", name))
+        return [(e["reason"], e["message"]) for e in found]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    store = await SqliteStore.open(tmp_path / "store.db")
+    made = World(store)
+    await made.plane.start()
+    yield made
+    await made.plane.close()
+    await store.close()
+
+
+async def test_a_graph_is_ready_when_its_services_are(world: World) -> None:
+    await world.apply(pipeline("a", "b"))
+    condition = await world.ready()
+    assert (condition["status"], condition["reason"]) == ("False", "ServiceMissing")
+    assert condition["message"] == "a does not exist; b does not exist"
+    await world.apply(service("a"))
+    assert (await world.ready())["message"] == "b does not exist"
+    await world.apply(service("b"))
+    assert (await world.ready())["status"] == "True"
+    obj = await world.store.get(Key(PIPELINE, "default", "chain"))
+    assert obj["status"]["url"] == "http://127.0.0.1:8080/serving/default/chain"
+    assert obj["status"]["observedGeneration"] == 1
+    assert (await world.events())[-1] == (
+        "Ready",
+        "All services that the graph names are ready.",
+    )
+
+
+async def test_it_says_which_service_is_not_ready_and_why(world: World) -> None:
+    world.backend.behave = lambda replica_id, spec: (
+        Phase.FAILED if spec.service == "b" else Phase.READY
+    )
+    for obj in (service("a"), service("b"), pipeline("a", "b")):
+        await world.apply(obj)
+    condition = await world.ready()
+    assert (condition["status"], condition["reason"]) == ("False", "ServicesNotReady")
+    assert condition["message"].startswith("b is not ready: ")
+    assert "EOFError" in condition["message"]
+
+
+async def test_its_route_carries_it_and_goes_with_it(world: World) -> None:
+    await world.apply(pipeline("a", timeout="7s"))
+    route = world.plane.routes.get("default/chain")
+    assert route is not None
+    assert route.graph is not None
+    assert (route.timeout_s, [s.name for s in route.graph.flows[0].steps]) == (7, ["a"])
+    await world.apply(pipeline("b"))
+    route = world.plane.routes.get("default/chain")
+    assert route is not None
+    assert route.graph is not None
+    assert route.graph.services() == (("default", "b"),)
+    await world.delete(pipeline("b"))
+    assert world.plane.routes.get("default/chain") is None
+    assert not list(world.plane.graphs.users(("default", "b")))
+
+
+async def test_a_graph_of_a_graph(world: World) -> None:
+    outer = pipeline("x", name="outer")
+    outer["spec"]["steps"][0] = {"name": "x", "pipeline": "chain"}
+    await world.apply(outer)
+    assert (await world.ready("outer"))["message"] == "chain does not exist"
+    await world.apply(service("a"))
+    await world.apply(pipeline("a"))
+    assert (await world.ready("outer"))["status"] == "True"
+
+
+async def test_a_restarted_control_plane_says_the_same(world: World) -> None:
+    for obj in (service("a"), pipeline("a")):
+        await world.apply(obj)
+    before = await world.store.get(Key(PIPELINE, "default", "chain"))
+    events = await world.events()
+    await world.restart()
+    await world.settle()
+    assert await world.store.get(Key(PIPELINE, "default", "chain")) == before
+    assert await world.events() == events
+    assert world.plane.routes.get("default/chain") is not None
+
+
+async def test_a_name_may_become_a_graphs_after_a_service(world: World) -> None:
+    await world.apply(service("a"))
+    await world.apply(service("chain"))
+    assert [r for r in world.backend.replicas if "chain" in r]
+    await world.delete(service("chain"))
+    await world.apply(pipeline("a"))
+    route = world.plane.routes.get("default/chain")
+    assert route is not None
+    assert route.graph is not None
+    await world.clock.advance(60)
+    await world.settle()
+    assert not [r for r in world.backend.replicas if "chain" in r]
+
+
+async def test_warnings_are_events_once(world: World) -> None:
+    graph = {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "InferenceGraph",
+        "metadata": {"name": "k", "namespace": "default"},
+        "spec": {
+            "nodes": {"root": {"routerType": "Sequence", "steps": [{"serviceName": "a"}]}},
+            "minReplicas": 1,
+        },
+    }
+    await world.apply(graph)
+    await world.apply(service("a"))
+    stored = await world.store.get(world.key(graph))
+    assert stored["status"]["penstock"]["warnings"] == [
+        "spec.minReplicas: graphs run in the gateways; they have no process of their own"
+    ]
+    found = await world.store.events(about=world.key(graph))
+    assert [e["count"] for e in found if e["reason"] == "NoEffect"] == [1]

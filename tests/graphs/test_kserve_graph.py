@@ -1,0 +1,106 @@
+"""KServe's InferenceGraph: its documented scenarios run, its mistakes are refused with the field's path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from graph_stand_in import Running, StandIn
+from kserve_scenarios import (
+    PAGE,
+    REFUSED,
+    SCENARIOS,
+    Fails,
+    Scenario,
+    manifest,
+    node,
+    page,
+    service,
+)
+
+from penstock import dialects
+from penstock.domain.graph import Graph
+from penstock.errors import InvalidManifest
+from penstock.gateway.graph_answers import failure_answer
+from penstock.graphs.values import Body, Failure, json_of
+
+
+def compiled(nodes: dict[str, Any], **spec: Any) -> Graph:
+    graph = dialects.translate(manifest(nodes, **spec)).object
+    assert isinstance(graph, Graph)
+    return graph
+
+
+def answering(scenario: Scenario) -> StandIn:
+    def serve(function: Any) -> Any:
+        def answer(value: Any) -> Any:
+            try:
+                return Body.of(function(json_of(value)))
+            except Fails as fault:
+                body = Body.of(fault.document)
+                body.status = fault.status
+                return Failure(fault.status, "it failed", body=body)
+
+        return answer
+
+    return StandIn(**{n: serve(f) for n, f in scenario.services.items()})
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+async def test_scenario(scenario: Scenario) -> None:
+    caller = answering(scenario)
+    graph = compiled(scenario.nodes)
+    run = Running(graph, scenario.request, caller, chance=lambda: scenario.chance)
+    result = await run.end()
+    if result.value is not None:
+        status = result.value.status if isinstance(result.value, Body) else 200
+        document = json_of(result.value)
+    else:
+        status, _, body = failure_answer(graph.key, graph.answers, result)
+        document = Body(body).document
+    assert (status, document) == (scenario.status, scenario.answer)
+    assert tuple(caller.called) == scenario.called
+
+
+@pytest.mark.parametrize(("what", "nodes", "field", "said"), REFUSED, ids=lambda v: str(v)[:40])
+def test_refused(what: str, nodes: dict[str, Any], field: str, said: str) -> None:
+    with pytest.raises(InvalidManifest) as caught:
+        compiled(nodes)
+    assert (field, said) in [(p.path, p.message) for p in caught.value.problems]
+
+
+def test_the_page_is_what_the_tests_run() -> None:
+    assert PAGE.read_text() == page(), "run tests/graphs/kserve_scenarios.py"
+
+
+def test_limits_and_headers() -> None:
+    nodes = {"root": node("Sequence", service("a"))}
+    graph = compiled(nodes, timeout=7, routerTimeouts={"serviceClient": 3})
+    assert graph.timeout_s == 7
+    assert graph.flows[0].steps[0].timeout_s == 3
+    assert graph.propagate == ("^authorization$",)
+    assert graph.services() == (("default", "a"),)
+
+
+def test_fields_about_pods_have_no_effect_and_say_so() -> None:
+    nodes = {"root": node("Sequence", service("a"))}
+    translation = dialects.translate(
+        manifest(nodes, minReplicas=1, resources={"limits": {}}, routerTimeouts={"serverIdle": 9})
+    )
+    assert [w.path for w in translation.warnings] == [
+        "spec.minReplicas",
+        "spec.resources",
+        "spec.routerTimeouts.serverIdle",
+    ]
+
+
+def test_nodes_that_nobody_runs_are_told() -> None:
+    nodes = {"root": node("Sequence", service("a")), "lost": node("Sequence", service("b"))}
+    (warning,) = dialects.translate(manifest(nodes)).warnings
+    assert str(warning) == "spec.nodes.lost: is not reached from root"
+
+
+def test_a_misspelt_field_is_told() -> None:
+    nodes = {"root": node("Sequence", {"servicename": "a"})}
+    with pytest.raises(InvalidManifest, match="did you mean serviceName"):
+        compiled(nodes)
