@@ -392,7 +392,7 @@ class _Infer:
     def _whole(self, exchange: Exchange) -> None:
         body = exchange.body or b""
         try:
-            if body[:1] == b"\0":
+            if body[:1] == b"\0" and len(body) > 4:
                 inner = memoryview(body)[5:]
             else:
                 inner = memoryview(unframe(body, self._encoding, self._app.spec.max_body_bytes))
