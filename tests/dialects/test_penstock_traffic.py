@@ -8,7 +8,7 @@ import pytest
 from dialect_manifests import problems_of
 
 from penstock import dialects
-from penstock.domain.traffic import Rollout, Shadow, Sticky, Traffic
+from penstock.domain.traffic import MetricLimit, Rollout, Shadow, Sticky, Traffic
 from penstock.errors import InvalidManifest
 
 
@@ -118,3 +118,39 @@ def test_rules_on_headers_are_read() -> None:
 )
 def test_rules_that_cannot_be_kept_are_refused(rule: dict[str, Any], why: str) -> None:
     assert any(why in p for p in problems_of(manifest({"match": [rule]})))
+
+
+def with_metrics(*metrics: dict[str, Any]) -> dict[str, Any]:
+    obj = manifest(None)
+    obj["spec"]["rollout"] = {"limits": {"metrics": list(metrics)}}
+    return obj
+
+
+def test_limits_on_metrics_are_read() -> None:
+    found = dialects.translate(
+        with_metrics(
+            {"name": "low_total", "against": "stable"},
+            {"name": "low_total", "max": 0.1, "per": "rows_total"},
+            {"name": "seconds", "max": 0.01, "above": 0.2},
+        )
+    ).object.traffic.rollout
+    assert found.metrics == (
+        MetricLimit("low_total"),
+        MetricLimit("low_total", 0.1, per="rows_total"),
+        MetricLimit("seconds", 0.01, above=0.2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        ({"name": "x"}, "one of `max` and `against: stable`"),
+        ({"name": "x", "max": 0.1, "against": "stable"}, "one of `max` and `against: stable`"),
+        ({"name": "x y", "max": 0.1}, "name"),
+        ({"name": "x", "max": 1.0}, "max"),
+        ({"name": "x", "max": 0.1, "above": 1, "per": "y"}, "for a histogram"),
+        ({"max": 0.1}, "name: is required"),
+    ],
+)
+def test_limits_that_mean_nothing_are_refused(metric: dict[str, Any], why: str) -> None:
+    assert any(why in p for p in problems_of(with_metrics(metric)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections import Counter
 from typing import Any
 
@@ -87,4 +89,57 @@ def test_a_canary_that_is_taken_out_leaves_the_predictor_alone(platform: Platfor
     until(lambda: len(pids(platform, name)) == 1, "the canary to go")
     assert pids(platform, name) == {"00001": before["00001"]}
     assert answers(platform, name, 20) == {"00001": 20}
+    platform.run("delete", "isvc", name)
+
+
+def test_blue_and_green_change_places_at_once_and_lose_no_request(platform: Platform) -> None:
+    """Green at 0% by its name, then at 100%, back, and again: nothing starts, nothing fails."""
+    version, name = "penstock.dev/v1alpha1", "bluegreen"
+    platform.run("apply", "-f", "-", "--wait", stdin=tried(version, 0, name))
+    until(lambda: len(pids(platform, name)) == 2, "both")
+    before = pids(platform, name)
+    assert answers(platform, name, 20) == {"00001": 20}
+    assert answers(platform, name, 5, "@v2") == {"v2-00001": 5}
+    stop = threading.Event()
+    seen: list[list[str]] = [[], [], []]
+    bad: list[str] = []
+
+    def ask(mine: list[str]) -> None:
+        with httpx.Client(timeout=30) as client:
+            while not stop.is_set():
+                answer = client.post(f"{platform.http}/v1/models/{name}:predict", json=V1)
+                if answer.status_code != 200:
+                    bad.append(answer.text)
+                mine.append(answer.headers.get("x-penstock-revision", ""))
+
+    threads = [threading.Thread(target=ask, args=(mine,)) for mine in seen]
+    for thread in threads:
+        thread.start()
+    try:
+        for percent, revision in ((100, "v2-00001"), (0, "00001"), (100, "v2-00001")):
+            platform.run("rollout", "weight", name, f"v2={percent}")
+            until(lambda r=revision: answers(platform, name, 5) == {r: 5}, f"all to {revision}")
+            assert pids(platform, name) == before
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert bad == []
+    for mine in seen:  # each client saw all requests change sides three times, not by degrees
+        assert sum(a != b for a, b in itertools.pairwise(mine)) == 3
+    platform.run("rollout", "promote", name)
+    until(lambda: pids(platform, name) == {"v2-00001": before["v2-00001"]}, "blue to go")
+    platform.run("delete", "isvc", name)
+
+
+def test_a_rule_sends_some_requests_to_the_canary(platform: Platform) -> None:
+    version, name = "penstock.dev/v1alpha1", "ruled"
+    obj = yaml.safe_load(tried(version, 0, name))
+    obj["spec"]["traffic"] = {"match": [{"headers": {"x-group": {"exact": "beta"}}, "to": "v2"}]}
+    platform.run("apply", "-f", "-", "--wait", stdin=yaml.safe_dump(obj))
+    until(lambda: len(pids(platform, name)) == 2, "both")
+    url = f"{platform.http}/v1/models/{name}:predict"
+    for headers, revision in (({}, "00001"), ({"x-group": "beta"}, "v2-00001")):
+        answer = httpx.post(url, json=V1, headers=headers)
+        assert answer.headers["x-penstock-revision"] == f"{name}-{revision}"
     platform.run("delete", "isvc", name)

@@ -252,6 +252,12 @@ async def test_shares_stickiness_and_a_named_revision_hold_for_calls_too(tmp_pat
         chosen = [await revisions(("x-user", f"user-{i}")) for i in range(12)]
         assert all(len(set(c)) == 1 for c in chosen)
         assert {c[0] for c in chosen} == {"a", "b"}
+        front.weighted("m", sticky=Sticky(), a=one, b=two)
+        call = stub(channel).ModelInfer(request(), timeout=10)
+        await call
+        told = dict(await call.initial_metadata())["x-penstock-route"]
+        assert set(await revisions(("x-penstock-route", told))) == {told}
+        assert len(set(await revisions())) == 2
 
 
 async def test_open_streams_do_not_hold_up_a_drain(tmp_path: Path) -> None:
