@@ -7,6 +7,7 @@ import asyncio
 from gateway_stand_in import reply, route
 
 from penstock.domain.routes import Remove, Target
+from penstock.gateway import gateway as gateway_module
 
 
 async def test_a_sleeping_service_is_woken_and_answers_what_waited(front, stand_in):
@@ -42,6 +43,36 @@ async def test_the_line_is_bounded_in_bytes(front):
     front.routes(route("iris", max_waiting_bytes=1000))
     answer = await front.client.post("/v2/models/iris/infer", content=b"x" * 2000)
     assert answer.status_code == 503
+
+
+async def test_all_lines_together_are_bounded_and_each_has_its_part(front, stand_in, monkeypatch):
+    """A flooded service fills what there is; another one still has room for its share, and no more."""
+    monkeypatch.setattr(gateway_module, "MAX_WAITING_BYTES", 10_000)
+    front.routes(route("flooded"), route("other"), route("gone"))
+
+    def ask(name):
+        return asyncio.create_task(
+            front.client.post(f"/v2/models/{name}/infer", content=b"x" * 3000)
+        )
+
+    waiting = [ask("flooded") for _ in range(3)]
+    while len(front.gateway.active) < 3:
+        await asyncio.sleep(0.001)
+    assert (await ask("flooded")).status_code == 503
+    waiting.append(ask("other"))
+    while len(front.gateway.active) < 4:
+        await asyncio.sleep(0.001)
+    assert (await ask("other")).status_code == 503, "its part is half"
+    deleted = ask("gone")
+    while len(front.gateway.active) < 5:
+        await asyncio.sleep(0.001)
+    front.gateway.apply(Remove(99, "default/gone"))
+    assert (await deleted).status_code == 404
+    a, b = await stand_in("a"), await stand_in("b")
+    front.put(route("flooded", a.route))
+    front.put(route("other", b.route))
+    assert {(await t).status_code for t in waiting} == {200}
+    assert front.gateway._waiting_bytes == 0
 
 
 async def test_the_line_is_bounded_in_time(front):

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 #: How often deadlines are looked at, seconds. One sweep costs about 50 ns per request under way.
 SWEEP_S: Final = 0.02
+#: Bytes of bodies that may wait in all lines together. Beyond it each line has an equal part of that, so that
+#: one flooded service takes no room from the others, and all of them hold twice this at most.
+MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
 #: While requests wait for a sleeping service, the control plane is told again this often, seconds.
 WAKE_AGAIN_S: Final = 1.0
 
@@ -57,6 +60,7 @@ class Gateway:
         #: Requests under way, oldest first.
         self.active: dict[Forward, None] = {}
         self._lines: dict[str, float] = {}
+        self._waiting_bytes = 0
         self.registry = registry if registry is not None else Registry()
         labels = ("namespace", "service", "component", "revision", "protocol", "status")
         self.table = Table(loop, self.flush, ShadowMetrics(self.registry), self._shared_graphs)
@@ -197,9 +201,10 @@ class Gateway:
                 return
         body = forward.exchange.body
         forward.body_bytes = len(body) if body is not None else 0
-        if (
-            len(service.waiting) >= route.max_waiting
-            or service.waiting_bytes + forward.body_bytes > route.max_waiting_bytes
+        if len(
+            service.waiting
+        ) >= route.max_waiting or service.waiting_bytes + forward.body_bytes > self._room(
+            service, forward.body_bytes
         ):
             forward.fail(
                 Unavailable(
@@ -212,14 +217,24 @@ class Gateway:
         forward.queued = True
         service.waiting.append(forward)
         service.waiting_bytes += forward.body_bytes
+        self._waiting_bytes += forward.body_bytes
         if service.key not in self._lines:
             self._lines[service.key] = 0.0
             self._call(service, self._time())
         self.flush(service)
 
+    def _room(self, service: Service, size: int) -> int:
+        """Bytes that may wait for a service when one more request of `size` comes."""
+        own = service.route.max_waiting_bytes
+        if self._waiting_bytes + size <= MAX_WAITING_BYTES:
+            return own
+        lines = len(self._lines) + (service.key not in self._lines)
+        return min(own, MAX_WAITING_BYTES // lines)
+
     def unqueue(self, forward: Forward) -> None:
         """Take a request out of its line because it ended while waiting."""
         forward.queued = False
+        self._waiting_bytes -= forward.body_bytes
         service = forward.service
         try:
             service.waiting.remove(forward)
@@ -246,6 +261,7 @@ class Gateway:
                 error = exc
             waiting.popleft()
             forward.queued = False
+            self._waiting_bytes -= forward.body_bytes
             forward.sent_at = self._time()
             # The line outlives descriptions of its service; the bytes are counted in the newest.
             forward.service.waiting_bytes -= forward.body_bytes

@@ -229,7 +229,6 @@ class Forward:
 
     def service_gone(self) -> None:
         """The service was deleted while this request waited."""
-        self.queued = False
         self.fail(NotFound(f"The service {self.service.key} was deleted."))
 
     def body_lost(self) -> None:
