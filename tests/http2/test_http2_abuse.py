@@ -213,3 +213,41 @@ async def test_too_many_connections_are_refused(serve2: Callable[..., Any]) -> N
     assert (await second.until(7)).code == CALM
     await second.closed()
     await first.ping()
+
+
+async def test_a_peer_that_went_without_a_word_is_found_out(serve2: Callable[..., Any]) -> None:
+    """Half-open: its call waits for the server, so nothing of the client's would ever be missed."""
+    now = 0.0
+    held = Held()
+    serving = await serve2(held, clock=lambda: now)
+    gone = await serving.raw(headers(1))
+    await gone.ping()
+    present = await serving.raw(headers(3))
+    await present.ping()
+    assert len(serving.server.connections) == 2
+    for now in (1.0, 74.0):  # noqa: B007 - the clock reads it
+        serving.server.sweep()
+    now = 80.0
+    serving.server.sweep()
+    for peer in (gone, present):
+        assert (await peer.until(6)).flags == 0
+    present.send(frame(6, 1, 0, bytes(8)))
+    await present.ping()
+    for now in (90.0, 101.0):  # noqa: B007 - the clock reads it
+        serving.server.sweep()
+    await gone.closed()
+    await present.ping()
+    assert len(serving.server.connections) == 1
+    assert held.live == {3}
+
+
+async def test_a_peer_that_closes_its_half_gives_its_calls_up(serve2: Callable[..., Any]) -> None:
+    held = Held()
+    serving = await serve2(held)
+    raw = await serving.raw(headers(1))
+    await raw.ping()
+    assert held.live
+    raw.writer.write_eof()
+    await raw.closed()
+    assert not held.live
+    assert not serving.server.connections

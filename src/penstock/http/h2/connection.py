@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 #: Largest frame taken.
 FRAME_BYTES: Final = 65536
+#: How long a client may take to answer a PING, which it gets when it says nothing while a call is under
+#: way, seconds.
+PING_ANSWER_S: Final = 20.0
 #: CONTINUATION frames of one header block.
 MAX_CONTINUATIONS: Final = 32
 
@@ -55,8 +58,8 @@ class H2Connection(Streams):
     """The protocol of one connection that speaks HTTP/2."""
 
     __slots__ = (
-        "_budget_at", "_buffer", "_continued", "_fragments", "_lingers_since", "_need",
-        "_open_block", "_seen", "_seen_at", "_settled", "_stalled_at", "_started", "_waiting",
+        "_budget_at", "_buffer", "_busy", "_continued", "_fragments", "_lingers_since", "_need",
+        "_open_block", "_pinged", "_seen", "_seen_at", "_settled", "_stalled_at", "_started", "_waiting",
     )  # fmt: skip
 
     def __init__(self, server: Http2Server) -> None:
@@ -71,6 +74,9 @@ class H2Connection(Streams):
         self._continued = 0
         self._budget_at = self.now
         self._seen = -1
+        #: There were streams at the last sweep; a PING of ours is not answered.
+        self._busy = False
+        self._pinged = False
         self._seen_at = self.now
         self._waiting = 0
         self._stalled_at = self.now
@@ -358,17 +364,26 @@ class H2Connection(Streams):
         for exchange in tuple(self.streams.values()):
             if exchange.gathering and now - exchange.touched >= limits.body_timeout_s:
                 exchange.refuse(BadRequest(408, "The request body took too long."))
-        if self._seen != self.progress or self.streams:
+        busy = bool(self.streams)
+        if self._seen != self.progress or (self._busy and not busy):
             self._seen = self.progress
             self._seen_at = now
-            if self._open_block is None and self._settled:
-                return
+            self._pinged = False
+        self._busy = busy
         quiet = now - self._seen_at
         if not self._settled or self._open_block is not None:
             if quiet >= limits.head_timeout_s:
                 self._fail(ConnectionFault(Code.PROTOCOL_ERROR, "the request took too long"))
         elif quiet >= limits.idle_timeout_s:
-            self.close_if_idle()
+            if not busy:
+                self.close_if_idle()
+            elif not self._pinged:
+                # A call may be quiet for long; a peer that went without a word is for ever.
+                self._pinged = True
+                self.write(frames.header(8, frames.PING, 0, 0) + bytes(8))
+            elif quiet >= limits.idle_timeout_s + PING_ANSWER_S:
+                logger.info("a client with calls under way has gone; its connection is closed")
+                self.break_off_from_outside()
 
     def _give_up(self, exchange: H2Exchange) -> None:
         logger.info("a client does not take a response; its stream is reset")
