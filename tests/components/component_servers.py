@@ -45,13 +45,31 @@ async def running(
     *,
     predictor: str = "",
     timeout_s: float = 20.0,
+    beside: tuple[str, dict[str, Any]] | None = None,
     **options: Any,
 ) -> AsyncIterator[Component]:
-    """Serve the model `m` at `path` on the Unix socket `socket`; `predictor` is another one's socket."""
+    """Serve the model `m` at `path` on the Unix socket `socket`; `predictor` is another one's socket.
+
+    `beside` is the framework and the options of a predictor in the same process.
+    """
     neighbour = Neighbour((f"unix:{predictor}",), "") if predictor else None
+    models: tuple[ServedModel, ...] = (
+        ServedModel(
+            name="m",
+            framework=framework,
+            path=str(path),
+            options=options,
+            behind="m-predictor" if beside else "",
+        ),
+    )
+    if beside:
+        inner = ServedModel(
+            name="m-predictor", framework=beside[0], path=str(path), options=beside[1]
+        )
+        models = (inner, *models)
     spec = ProcessSpec(
         listen=f"unix:{socket}",
-        models=(ServedModel(name="m", framework=framework, path=str(path), options=options),),
+        models=models,
         predictor=neighbour,
         timeout_s=timeout_s,
     )

@@ -275,3 +275,28 @@ def test_every_setting_refuses_what_it_is_not(kind: explainers.ExplainerType) ->
         values, problems = explainers.read(kind, {name: {"no": "such"}}, "config")
         assert values == {}
         assert [p.path for p in problems] == [f"config.{name}"]
+
+
+def test_a_collocated_transformer_is_in_the_predictors_process() -> None:
+    found = service(
+        with_(
+            transformer={
+                "python": {"class": "t.py:T", "options": {"scale": 2}},
+                "collocated": True,
+            }
+        )
+    )
+    assert found.transformer is None
+    assert dict(found.predictor.around) == {"class": "t.py:T", "scale": 2}
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ({"minReplicas": 2}, "spec.transformer.minReplicas"),
+        ({"python": {"class": "t.py:T", "storageUri": "x"}}, "spec.transformer.python.storageUri"),
+    ],
+)
+def test_a_collocated_transformer_has_nothing_of_its_own(more: dict[str, Any], path: str) -> None:
+    given = {"python": {"class": "t.py:T"}, "collocated": True, **more}
+    assert [p.partition(": ")[0] for p in problems_of(with_(transformer=given))] == [path]

@@ -70,6 +70,18 @@ def process_spec(
             batching=component.batching,
         ),
     )
+    if component.around:
+        # The transformer takes the public name; the predictor stands behind it under one of its own.
+        public = models[0].name
+        inner = replace(models[0], name=f"{public}-predictor")
+        outer = ServedModel(
+            name=public,
+            framework="transformer",
+            path=kept.path,
+            options=dict(component.around),
+            behind=inner.name,
+        )
+        models = (inner, outer)
     return ProcessSpec(
         listen="",
         models=models,

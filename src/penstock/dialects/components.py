@@ -77,6 +77,39 @@ def transformed(component: Component, predictor: Component) -> Component:
     return replace(component, model=replace(component.model, served_name=_served(predictor)))
 
 
+def collocated(predictor: Component, transformer: Component) -> Component:
+    """The predictor with a transformer in its process."""
+    model = transformer.model
+    options = dict(model.options) if model is not None else {}
+    # The class need not be named where the folder has only one; the mark that there is one remains.
+    return replace(predictor, around={"class": None, **options})
+
+
+def collocation_problems(given: Mapping[str, Any], at: At) -> list[FieldProblem]:
+    """What cannot be said of a transformer that runs in the predictor's process."""
+    if not given.get("collocated"):
+        return []
+    problems = []
+    for name, value in given.items():
+        if name in TRANSFORMER_BLOCKS:
+            problems += [
+                FieldProblem(
+                    path((*at, name, field)),
+                    "a collocated transformer has none of its own: its class lies with the model's files",
+                )
+                for field in value
+                if field not in ("class", "options")
+            ]
+        elif name != "collocated" and value is not None:
+            problems.append(
+                FieldProblem(
+                    path((*at, name)),
+                    "a collocated transformer is the predictor's process: say it there",
+                )
+            )
+    return problems
+
+
 def _served(predictor: Component) -> str | None:
     return predictor.model.served_name if predictor.model is not None else None
 

@@ -120,12 +120,19 @@ def translate_service(
     }
     if problems or predictor is None:
         refuse(manifest, _without_repeats(problems))
+    transformer = around.get(Role.TRANSFORMER)
+    if transformer is not None and spec["transformer"].get("collocated"):
+        predictor = components.collocated(predictor, transformer)
+        canaries = tuple(
+            replace(c, component=components.collocated(c.component, transformer)) for c in canaries
+        )
+        transformer = None
     service = Service(
         namespace=meta.namespace or DEFAULT_NAMESPACE,
         name=meta.name or "",
         predictor=predictor,
         canaries=canaries,
-        transformer=around.get(Role.TRANSFORMER),
+        transformer=transformer,
         explainer=around.get(Role.EXPLAINER),
         labels=_frozen(meta.labels),
         annotations=_frozen(meta.annotations),
@@ -153,6 +160,7 @@ def _around(
     reader = _Reader(annotations, problems, warnings, spec[role])
     component = reader.component(given, at, role=role, blocks=blocks)
     if component is None or transforms:
+        problems += components.collocation_problems(spec[role], at)
         return component and components.transformed(component, predictor)
     name = next((n for n, b in blocks.items() if getattr(given, b.attribute, None)), "")
     component, wrong = components.explained(component, name, (*at, name), predictor)

@@ -131,6 +131,9 @@ class OwnPredictor(Predictor):
 class OwnTransformer(Transformer):
     """A class of one's own, around the predictor: `python`, or by KServe's word `custom`."""
 
+    #: In the predictor's own process: no hop. The class lies with the model's files.
+    collocated: bool | None = None
+
     python: PythonBlock | None = None
     custom: PythonBlock | None = None
     scaling: ScalingBlock | None = None

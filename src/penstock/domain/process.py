@@ -29,6 +29,9 @@ class ServedModel:
     options: dict[str, Any] = field(default_factory=dict)
     versions: VersionPolicy = field(default_factory=VersionPolicy)
     batching: Batching | None = None
+    #: For a transformer in its predictor's process: the predictor's name here. Only the transformer is
+    #: listed then.
+    behind: str = ""
     #: Loaded at start; False waits for the repository API.
     load: bool = True
     #: The version's name where there are no numbered folders; empty: 1.

@@ -30,6 +30,7 @@ DECIDES = (
     "service_account",
     # A process is told its time limit at its start.
     "timeout_s",
+    "around",
 )
 #: Fields that decide how often, for whom, or under what name: changed in place.
 DOES_NOT_DECIDE = ("name", "scaling", "canary_percent", "priority", "labels", "annotations")

@@ -204,6 +204,9 @@ class Component:
     batching: Batching | None = None
     scaling: Scaling = field(default_factory=Scaling)
     timeout_s: float | None = None
+    #: Options of a transformer's class that runs in the predictor's own process, from the model's files;
+    #: empty: there is none.
+    around: Mapping[str, Any] = EMPTY
     #: KServe's revision canary: percent of traffic for the newest revision; None is 100 once Ready.
     canary_percent: int | None = None
     service_account: str | None = None

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,17 @@ class TensorSpec:
     strict: bool = True
 
 
+class LocalPredictor(Protocol):
+    """A model of the same process, as a transformer beside it asks it. Called on the serving loop."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    async def infer(self, request: InferRequest, headers: Mapping[str, str]) -> InferResponse: ...
+
+    async def predict(self, payload: Mapping[str, Any], headers: Mapping[str, str]) -> Any: ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How to load: the manifest's options and this process's share of the cores."""
@@ -62,6 +73,8 @@ class LoadOptions:
     #: The predictor that a transformer or an explainer stands before, and how long it may take.
     predictor: Neighbour | None = None
     timeout_s: float = 60.0
+    #: The predictor where it is in this process.
+    local: LocalPredictor | None = None
 
 
 class Runtime(ABC):

@@ -57,7 +57,9 @@ def load(path: Path, options: LoadOptions) -> PayloadRuntime:
     cls, folder = find_class(path, class_name, methods=_METHODS)
     if issubclass(cls, Explainer) and cls.explain is Explainer.explain:
         raise LoadError(f"{cls.__name__} has no explain of its own")
-    predictor = Predictor(options.predictor, options.name, timeout_s=options.timeout_s)
+    predictor = Predictor(
+        options.predictor, options.name, timeout_s=options.timeout_s, local=options.local
+    )
     attributes = {"predictor": predictor, "predictor_host": predictor.host}
     instance = instantiate(cls, options.name, folder, wanted, attributes)
     _connect(instance, predictor)

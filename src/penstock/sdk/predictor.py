@@ -37,7 +37,7 @@ from penstock.http.incoming import Buffer
 from penstock.protocols import v1
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.v2_client import decode_response, encode_request
-from penstock.runtimes.base import TensorSpec
+from penstock.runtimes.base import LocalPredictor, TensorSpec
 from penstock.sdk.results import to_outputs
 
 #: Fields of the caller's request that go on to the predictor: who asked, and on behalf of which trace.
@@ -72,8 +72,16 @@ _ERRORS: Final[Mapping[int, type[PenstockError]]] = {
 class Predictor:
     """One predictor. Its methods are called on the loop that `open` was called on, `ask` from threads."""
 
-    def __init__(self, at: Neighbour | None, model: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        at: Neighbour | None,
+        model: str,
+        *,
+        timeout_s: float = 60.0,
+        local: LocalPredictor | None = None,
+    ) -> None:
         self.model = model
+        self._local = local
         self.timeout_s = timeout_s
         self._at = at
         self._upstreams: list[Upstream] = []
@@ -131,6 +139,8 @@ class Predictor:
         self, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> Any:
         """V1's answer to `payload`, decoded."""
+        if self._local is not None:
+            return await self._local.predict(payload, _forwarded(headers))
         body = v1.encode_result(payload)
         answer = await self._post(
             f"/v1/models/{self.model}:predict",
@@ -149,6 +159,8 @@ class Predictor:
         """V2's answer, tensors as views of the received bytes."""
         # Which outputs the caller asked for is seen to when postprocess is done.
         wanted = msgspec.structs.replace(request, outputs=None, binary_output=True)
+        if self._local is not None:
+            return await self._local.infer(wanted, _forwarded(headers))
         length, body = encode_request(wanted)
         fields = [("content-type", "application/octet-stream")]
         if length is not None:
@@ -159,6 +171,8 @@ class Predictor:
 
     async def inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs that the predictor declares, asked for once."""
+        if self._local is not None:
+            return self._local.inputs
         if self._specs is None:
             _, content = await self._call("GET", f"/v2/models/{self.model}", [], [], None)
             try:
@@ -191,7 +205,7 @@ class Predictor:
             raise Unavailable("There is no predictor: this model runs alone.")
         content = body[0] if len(body) == 1 else b"".join(body)
         lines = [("host", "predictor"), *fields]
-        lines += [(n, v) for n, v in (headers or {}).items() if n.lower() in FORWARDED]
+        lines += _forwarded(headers).items()
         lines.append(("x-request-timeout-ms", str(max(1, int(self.timeout_s * 1000)))))
         if method == "POST":
             lines.append(("content-length", str(len(content))))
@@ -285,6 +299,10 @@ def as_request(payload: Any) -> InferRequest:
         return InferRequest({str(n): a for n, a in to_outputs(payload).items()})
     except ModelError as e:
         raise InvalidInput(e.message) from None
+
+
+def _forwarded(headers: Mapping[str, str] | None) -> dict[str, str]:
+    return {n: v for n, v in (headers or {}).items() if n.lower() in FORWARDED}
 
 
 def _refusal(head: ResponseHead, body: bytes) -> PenstockError:

@@ -29,6 +29,7 @@ from penstock.runtimes.declared import declared_runtime
 from penstock.runtimes.loading import require
 from penstock.server.batching import DEFAULT_BYTES, DEFAULT_ROWS, Batcher
 from penstock.server.execution import Executor
+from penstock.server.local import LocalModel
 from penstock.server.probe import NOT_TRIED, probe_arrays, probe_payload
 from penstock.server.statistics import Metrics, Statistics
 from penstock.server.workers import Hung, OffLoop, Watchdog, Workers, in_thread
@@ -192,7 +193,8 @@ class Repository:
         return name in self._entries or (bool(name) and name == self._also)
 
     def names(self) -> list[str]:
-        return list(self._entries)
+        behind = {e.model.behind for e in self._entries.values()}
+        return [name for name in self._entries if name not in behind]
 
     def versions(self, name: str) -> dict[str, Loaded]:
         """Versions of `name` that serve, oldest first. NotFound when there is no such model."""
@@ -327,6 +329,7 @@ class Repository:
             devices=self._limits.devices,
             predictor=self._limits.predictor,
             timeout_s=self._limits.timeout_s,
+            local=LocalModel(self, model.behind) if model.behind else None,
         )
 
         def load() -> Runtime | PayloadRuntime:
