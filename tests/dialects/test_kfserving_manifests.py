@@ -10,7 +10,13 @@ from dialect_manifests import isvc, problems_of, valid, warnings_of, with_field
 from penstock import dialects
 from penstock.dialects.support import Effect, Row
 from penstock.domain.service import Role
-from penstock.domain.status import ComponentStatus, ServiceStatus
+from penstock.domain.status import (
+    CanaryStatus,
+    ComponentStatus,
+    RevisionTraffic,
+    ServiceStatus,
+    Truth,
+)
 from penstock.errors import InvalidManifest
 
 ALPHA1 = "serving.kubeflow.org/v1alpha1"
@@ -132,13 +138,16 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
     (alpha2({"custom": {"container": {}}}), "spec.default.predictor.custom.container.image", "required"),
     (
-        alpha2(
-            {"sklearn": {"storageUri": "x"}},
-            canary={"predictor": {"sklearn": {"storageUri": "y"}}},
-            canaryTrafficPercent=10,
-        ),
+        alpha2({"sklearn": {"storageUri": "x"}}, canaryTrafficPercent=10),
         "spec.canaryTrafficPercent",
-        "not supported",
+        "no spec.canary",
+    ),
+    (
+        alpha2(
+            {"sklearn": {"storageUri": "x"}}, canary={"predictor": {"sklearn": {"storageUri": "oci://y"}}}
+        ),
+        "spec.canary.predictor.sklearn.storageUri",
+        "container images",
     ),
 ]  # fmt: skip
 
@@ -150,6 +159,53 @@ def test_problems_are_told_where_the_user_wrote_them(
     told = [p.partition(": ") for p in problems_of(manifest)]
     assert [m for p, _, m in told if p == path and word in m], told
     assert not any(p.startswith("spec.predictor") for p, _, _ in told)
+
+
+def test_a_canary_is_a_predictor_of_its_own() -> None:
+    manifest = alpha2(
+        {"sklearn": {"storageUri": "x"}, "minReplicas": 1},
+        canary={"predictor": {"xgboost": {"modelUri": "y"}, "minReplicas": 2}},
+        canaryTrafficPercent=20,
+    )
+    service = dialects.translate(manifest).object
+    (canary,) = service.canaries
+    assert (canary.component.name, canary.percent) == ("canary", 20)
+    assert canary.component.model.format.name == "xgboost"
+    assert canary.component.model.storage.uri == "y"
+    assert service.predictor.model.format.name == "sklearn"
+    assert service.predictor.name is None
+    older = alpha1({"sklearn": {"storageUri": "x"}}, canary={"sklearn": {"storageUri": "y"}})
+    (canary,) = dialects.translate(older).object.canaries
+    # KFServing's default: a canary without a share is only there to be called.
+    assert canary.percent == 0
+
+
+def test_problems_of_default_and_canary_are_told_together() -> None:
+    manifest = alpha2({"sklearn": {}}, canary={"predictor": {"xgboost": {}}})
+    told = [p.partition(": ")[0] for p in problems_of(manifest)]
+    assert "spec.default.predictor.sklearn.storageUri" in told
+    assert "spec.canary.predictor.xgboost.storageUri" in told
+
+
+def test_the_status_tells_the_canarys_share() -> None:
+    status = ServiceStatus(
+        components={
+            Role.PREDICTOR: ComponentStatus(
+                latest_ready_revision="iris-00001",
+                ready_replicas=1,
+                traffic=(
+                    RevisionTraffic("iris-00001", 80),
+                    RevisionTraffic("iris-canary-00001", 20),
+                ),
+            )
+        },
+        canaries=(CanaryStatus("canary", Truth.TRUE, "", "", 20, revision="iris-canary-00001"),),
+    )
+    said = dialects.find(ALPHA2, "InferenceService").render_status(alpha2({}), status)
+    assert (said["traffic"], said["canaryTraffic"]) == (80, 20)
+    assert said["canary"] == {"predictor": {"name": "iris-canary-00001"}}
+    older = dialects.find(ALPHA1, "KFService").render_status(alpha1({}), status)
+    assert older["canary"] == {"name": "iris-canary-00001", "traffic": 20}
 
 
 def test_an_unused_canary_share_is_no_problem() -> None:
@@ -191,10 +247,14 @@ def test_each_row_is_told(version: str, kind: str, row: Row, field: str) -> None
     parts = field.split(".")
     block = parts[at] if len(parts) > at + 1 and parts[at] != "batcher" else "sklearn"
     around = parts[2] if parts[2:] and parts[2] in ("transformer", "explainer") else ""
-    if parts[1] != "default" or around:
+    if parts[1] not in ("default", "canary") or around:
         block = "sklearn"
     component = {block: {"storageUri": "x"}}
     start = alpha1(component) if version == ALPHA1 else alpha2(component)
+    if parts[1] == "canary":
+        start["spec"]["canary"] = start["spec"]["default"]
+    if parts[1] == "canary":
+        around = ""
     if around == "explainer" and ((len(parts) > 4 and parts[3] == "alibi") or len(parts) == 4):
         start["spec"]["default"][around] = {"alibi": {"type": "AnchorText"}}
     elif around:

@@ -144,7 +144,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (sdep({"modelUri": None}), f"{_AT}.graph.modelUri", "is required"),
     (sdep({"modelUri": "oci://x"}), f"{_AT}.graph.modelUri", "container images"),
     (sdep({"implementation": "SKLEARN_SERVR"}), f"{_AT}.graph.implementation", "SKLEARN_SERVER"),
-    (sdep({"implementation": "TRITON_SERVER"}), f"{_AT}.graph.implementation", "not supported yet"),
+    (sdep({"implementation": "RANDOM_ABTEST"}), f"{_AT}.graph.implementation", "not supported yet"),
     (sdep({"implementation": None}), f"{_AT}.graph.implementation", "is required"),
     (sdep({"children": [{"name": "b"}]}), f"{_AT}.graph.children", "graphs"),
     (sdep({"type": "ROUTER"}), f"{_AT}.graph.type", "MODEL"),
@@ -159,8 +159,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         f"{_AT}.graph.parameters[0].value",
         "is no INT",
     ),
-    (sdep(traffic=50), f"{_AT}.traffic", "not supported yet"),
-    (sdep(shadow=True), f"{_AT}.shadow", "not supported yet"),
+    (sdep(traffic=50), f"{_AT}.traffic", "is 50, not 100"),
+    (sdep(shadow=True), f"{_AT}.shadow", "somebody has to answer"),
     (sdep(spec={"transport": "grpc"}), "spec.transport", "protocol v2"),
     (sdep(spec={"serverType": "kafka"}), "spec.serverType", "Kafka"),
     (sdep(grph={}), f"{_AT}.grph", "did you mean graph?"),
@@ -191,10 +191,83 @@ def test_problems_are_told_where_the_user_wrote_them(
     assert not any(p.startswith("spec.predictor.") for p, _, _ in told)
 
 
-def test_several_predictors_are_refused_by_the_second() -> None:
+def several(*predictors: dict[str, Any]) -> dict[str, Any]:
+    """A deployment of predictors that differ from the first one by what is given."""
     manifest = sdep()
-    manifest["spec"]["predictors"].append(manifest["spec"]["predictors"][0])
-    assert [p for p in problems_of(manifest) if p.startswith("spec.predictors[1]: ")]
+    (first,) = manifest["spec"]["predictors"]
+    manifest["spec"]["predictors"] = [
+        {**first, **more, "graph": {**first["graph"], **more.get("graph", {})}}
+        for more in predictors
+    ]
+    return manifest
+
+
+def test_several_predictors_share_the_requests() -> None:
+    found = service(
+        several(
+            {"name": "main", "traffic": 70},
+            {"name": "b", "traffic": 30, "graph": {"modelUri": "b"}},
+            {"name": "copy", "shadow": True, "traffic": 10},
+        )
+    )
+    assert found.predictor.name is None
+    assert [(c.component.name, c.percent) for c in found.canaries] == [("b", 30), ("copy", 0)]
+    assert found.canaries[0].component.model.storage.uri == "b"
+    assert (found.traffic.shadow.percent, found.traffic.shadow.to) == (10, "copy")
+    # The first that answers is the service's own, wherever it stands.
+    found = service(several({"name": "copy", "shadow": True}, {"name": "main", "traffic": 100}))
+    assert [c.component.name for c in found.canaries] == ["copy"]
+    assert found.traffic.shadow.percent == 100
+
+
+@pytest.mark.parametrize(
+    ("predictors", "place", "word"),
+    [
+        (
+            [{"name": "a", "traffic": 50}, {"name": "b", "traffic": 40}],
+            "[1].traffic",
+            "is 90, not 100",
+        ),
+        ([{"name": "a", "traffic": 50}, {"name": "a", "traffic": 50}], "[1].name", "of another"),
+        ([{"name": "a"}, {"name": "latest", "traffic": 100}], "[1].name", "another meaning"),
+        (
+            [{"name": "a"}, {"name": "b", "shadow": True}, {"name": "c", "shadow": True}],
+            "[2].shadow",
+            "one shadow already",
+        ),
+        (
+            [
+                {"name": "a", "traffic": 50},
+                {"name": "b", "traffic": 50, "graph": {"name": "other"}},
+            ],
+            "[1].graph.name",
+            "the same requests go to each",
+        ),
+        (
+            [{"name": "a", "traffic": 50}, {"name": "b", "traffic": 50, "replicas": 3}],
+            "[1].replicas",
+            "must not be more",
+        ),
+        (
+            [
+                {"name": "a", "traffic": 50},
+                {"name": "b", "traffic": 50, "graph": {"modelUri": None}},
+            ],
+            "[1].graph.modelUri",
+            "is required",
+        ),
+    ],
+)
+def test_problems_of_several_predictors(
+    predictors: list[dict[str, Any]], place: str, word: str
+) -> None:
+    told = [p.partition(": ") for p in problems_of(several(*predictors))]
+    assert [m for p, _, m in told if p == f"spec.predictors{place}" and word in m], told
+
+
+def test_tritons_server_runs_a_repository() -> None:
+    found = service(sdep({"implementation": "TRITON_SERVER"}, spec={"protocol": "v2"}))
+    assert found.predictor.model.format.name == "triton"
 
 
 def test_what_has_no_effect_is_said() -> None:

@@ -76,7 +76,7 @@ def pinned(service: Service, revisions: tuple[Kept, ...]) -> Kept | None:
 def percent_of(service: Service, workload: Workload, latest: Kept) -> int | None:
     """The percent of its workload's requests that the newest revision shall have; None: all of them."""
     if workload.id.role is Role.PREDICTOR:
-        if service.traffic.shadow is not None:
+        if service.traffic.shadow is not None and not service.traffic.shadow.to:
             return 0  # it gets copies
         policy = service.traffic.rollout
         if policy is not None:

@@ -23,6 +23,7 @@ from penstock.dialects.metadata import ObjectMeta
 from penstock.dialects.pod import Container, Loose, ResourceRequirements
 from penstock.dialects.schema import Spec, read
 from penstock.dialects.support import Row, Table, refused
+from penstock.dialects.variants import Tried, together
 from penstock.domain.service import Role
 from penstock.domain.status import ServiceStatus
 from penstock.errors import FieldProblem
@@ -100,15 +101,21 @@ class Endpoint(Spec):
     explainer: Explainer | None = None
 
 
+class CanaryEndpoint(Spec):
+    predictor: Component
+    transformer: Loose | None = None
+    explainer: Loose | None = None
+
+
 class SpecV1Alpha1(Spec):
     default: Component
-    canary: Loose | None = None
+    canary: Component | None = None
     canary_traffic_percent: Annotated[int, Field(ge=0, le=100)] | None = None
 
 
 class SpecV1Alpha2(Spec):
     default: Endpoint
-    canary: Loose | None = None
+    canary: CanaryEndpoint | None = None
     canary_traffic_percent: Annotated[int, Field(ge=0, le=100)] | None = None
 
 
@@ -133,27 +140,17 @@ _FRAMEWORKS = (
     "alibi",
 )  # fmt: skip
 
-_COMMON = (
-    refused(
-        "spec.canary",
-        "canaries are not supported in this version; a change moves all traffic when it is ready",
-        harmless=({},),
-    ),
-    refused(
-        "spec.canaryTrafficPercent",
-        "splitting traffic is not supported in this version; a change moves all of it when it is ready",
-        harmless=(0,),
-    ),
-)
+#: The canary's name among a service's predictors.
+CANARY = "canary"
 
 
 def _rows(at: str, model: type[Spec]) -> tuple[Row, ...]:
-    moved = moved_rows(
-        KSERVE_TABLE,
-        {"spec.predictor": at},
-        model,
+    places = (at, at.replace("spec.default", "spec.canary", 1))
+    return tuple(
+        row
+        for place in places
+        for row in moved_rows(KSERVE_TABLE, {"spec.predictor": place}, model)
     )
-    return (*_COMMON, *moved)
 
 
 TABLE_V1ALPHA1 = Table(_rows("spec.default", ManifestV1Alpha1))
@@ -164,6 +161,10 @@ TABLE_V1ALPHA2 = Table(
             KSERVE_TABLE,
             {f"spec.{role}": f"spec.default.{role}" for role in ("transformer", "explainer")},
             ManifestV1Alpha2,
+        ),
+        refused(
+            "spec.canary.{transformer,explainer}",
+            "the one under default is asked for both; a canary has a predictor only",
         ),
     )
 )
@@ -220,12 +221,53 @@ def _translate(
         },
         places,
     )
+    spec = manifest["spec"]
+    percent = spec.get("canaryTrafficPercent") or 0
+    if percent and not spec.get("canary"):
+        unsupported.append(FieldProblem("spec.canaryTrafficPercent", "there is no spec.canary"))
+
+    def default() -> Translation:
+        return translate_converted(
+            manifest,
+            converted,
+            kserve.translate,
+            problems=unsupported,
+            warnings=warnings,
+            runs_containers=runs_containers,
+        )
+
+    if not spec.get("canary"):
+        return default()
+
+    def canary() -> Translation:
+        return _canary(manifest, at, runs_containers=runs_containers)
+
+    return together(manifest, default, [Tried(CANARY, percent, canary, "spec.canary")])
+
+
+def _canary(manifest: Manifest, at: str, *, runs_containers: bool) -> Translation:
+    """The canary, as if it stood alone."""
+    here = at.replace("spec.default", "spec.canary", 1)
+    given = manifest["spec"]["canary"]
+    if here.endswith("predictor"):
+        given = given["predictor"]
+    places = {"spec": here, "spec.predictor": here}
+    problems: list[FieldProblem] = []
+    predictor = _component(given, "predictor", here, places, problems)
+    converted = Converted(
+        {
+            "apiVersion": _BETA,
+            "kind": "InferenceService",
+            "metadata": manifest["metadata"],
+            "spec": {"predictor": predictor},
+        },
+        places,
+    )
     return translate_converted(
         manifest,
         converted,
         kserve.translate,
-        problems=unsupported,
-        warnings=warnings,
+        problems=problems,
         runs_containers=runs_containers,
     )
 
@@ -316,18 +358,23 @@ def _block(
 def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     """KServe's status, and the fields that clients of v1alpha1 and v1alpha2 look at.
 
-    `traffic` is the percentage that `default` takes, which is all of it once something serves.
+    `traffic` is the percentage that `default` takes once something serves, `canaryTraffic` the canary's.
     """
     rendered = render_kserve(manifest, status)
     predictor = status.components.get(Role.PREDICTOR)
     serving = predictor.latest_ready_revision if predictor is not None else ""
     if serving and predictor is not None:
-        rendered["traffic"] = 100
+        percents = {t.revision: t.percent for t in predictor.traffic}
+        tried = next((c for c in status.canaries if c.name == CANARY and c.revision), None)
+        taken = percents.get(tried.revision, 0) if tried is not None else 0
+        rendered["traffic"] = 100 - taken
         entry: dict[str, Any] = {"name": serving, "replicas": predictor.ready_replicas}
-        if manifest.get("apiVersion") == f"{GROUP}/v1alpha1":
-            rendered["default"] = {**entry, "traffic": 100}
-        else:
-            rendered["default"] = {"predictor": entry}
+        old = manifest.get("apiVersion") == f"{GROUP}/v1alpha1"
+        rendered["default"] = {**entry, "traffic": 100 - taken} if old else {"predictor": entry}
+        if tried is not None:
+            rendered["canaryTraffic"] = taken
+            entry = {"name": tried.revision}
+            rendered["canary"] = {**entry, "traffic": taken} if old else {"predictor": entry}
     return rendered
 
 

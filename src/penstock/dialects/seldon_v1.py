@@ -8,7 +8,8 @@ its path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from penstock.dialects import kserve_annotations as notes
@@ -21,6 +22,7 @@ from penstock.dialects.pod import CLUSTER
 from penstock.dialects.schema import nearest, path, read
 from penstock.dialects.seldon_v1_fields import PARAMETER_TYPES, SeldonDeployment
 from penstock.dialects.support import Table, no_effect, refused
+from penstock.dialects.variants import Tried, together
 from penstock.domain.service import Role
 from penstock.domain.status import ServiceStatus, Transition
 from penstock.errors import FieldProblem
@@ -67,16 +69,6 @@ TABLE = Table(
             harmless=({},),
         ),
         no_effect(f"{_PREDICTOR}.explainer.storageInitializerImage", CLUSTER),
-        refused(
-            f"{_PREDICTOR}.traffic",
-            "splitting traffic between predictors is not supported yet",
-            harmless=(100, 0),
-        ),
-        refused(
-            f"{_PREDICTOR}.shadow",
-            "shadow predictors are not supported yet",
-            harmless=(False,),
-        ),
         refused(
             f"{_PREDICTOR}.ssl", "certificates are the gateway's own", harmless=({},)
         ),
@@ -137,6 +129,7 @@ _SERVERS = {
             "model_output": None,
         },
     ),
+    "TRITON_SERVER": _Server("triton", {}),
     "HUGGINGFACE_SERVER": _Server(
         "huggingface",
         {
@@ -149,7 +142,6 @@ _SERVERS = {
 }
 #: Known to Seldon, and why they are not here.
 _OTHER_SERVERS = {
-    "TRITON_SERVER": "Triton's model repositories are not supported yet",
     "TEMPO_SERVER": "Tempo's pipelines are not supported",
     "SIMPLE_MODEL": "is Seldon's own stub for tests",
     "SIMPLE_ROUTER": "graphs of several nodes are not supported yet",
@@ -166,31 +158,110 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     if parsed is None:
         told = {p.path for p in problems}
         refuse(manifest, problems + [p for p in unsupported if p.path not in told])
-    reader = _Reader(manifest, unsupported, warnings)
-    converted = reader.convert()
-    if converted is None:
-        refuse(manifest, unsupported)
-    return translate_converted(
-        manifest,
-        converted,
-        penstock.translate,
-        problems=unsupported,
-        warnings=warnings,
-        runs_containers=runs_containers,
-    )
+    predictors = manifest["spec"]["predictors"]
+    unsupported += _traffic_problems(predictors)
+    first = next((i for i, p in enumerate(predictors) if not p.get("shadow")), 0)
+
+    def alone(index: int) -> Translation:
+        problems = list(unsupported) if index == first else []
+        told = list(warnings) if index == first else []
+        reader = _Reader(manifest, problems, told, index)
+        converted = reader.convert()
+        if converted is None:
+            refuse(manifest, problems)
+        return translate_converted(
+            manifest,
+            converted,
+            penstock.translate,
+            problems=problems,
+            warnings=told,
+            runs_containers=runs_containers,
+        )
+
+    if len(predictors) == 1:
+        return alone(0)
+    tried = [
+        Tried(
+            p["name"],
+            100 if p.get("shadow") and not p.get("traffic") else p.get("traffic") or 0,
+            partial(alone, i),
+            f"spec.predictors[{i}].name",
+            shadow=bool(p.get("shadow")),
+        )
+        for i, p in enumerate(predictors)
+        if i != first
+    ]
+    return together(manifest, lambda: alone(first), tried)
+
+
+def _traffic_problems(predictors: Sequence[Mapping[str, Any]]) -> list[FieldProblem]:
+    """What Seldon's webhook says of names, traffic and shadows; and what only one predictor may have."""
+    problems = []
+    names = [p["name"] for p in predictors]
+    shadows = [i for i, p in enumerate(predictors) if p.get("shadow")]
+    split = [i for i in range(len(predictors)) if i not in shadows]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            problems.append(FieldProblem(f"spec.predictors[{i}].name", "is the name of another"))
+    if not split:
+        problems.append(FieldProblem("spec.predictors[0].shadow", "somebody has to answer"))
+        return problems
+    problems += [
+        FieldProblem(f"spec.predictors[{i}].shadow", "there is one shadow already")
+        for i in shadows[1:]
+    ]
+    total = sum(predictors[i].get("traffic") or 0 for i in split)
+    if total != 100 and (len(split) > 1 or total):
+        at = f"spec.predictors[{split[-1]}].traffic"
+        problems.append(FieldProblem(at, f"the traffic of all predictors is {total}, not 100"))
+    first = predictors[split[0]]
+    for i, p in enumerate(predictors):
+        if i == split[0]:
+            continue
+        if p["graph"]["name"] != first["graph"]["name"]:
+            problems.append(
+                FieldProblem(
+                    f"spec.predictors[{i}].graph.name",
+                    f"must be {first['graph']['name']}: the same requests go to each predictor",
+                )
+            )
+        if p.get("explainer", {}).get("type"):
+            problems.append(
+                FieldProblem(
+                    f"spec.predictors[{i}].explainer", "only the first predictor's is supported"
+                )
+            )
+        if _said_replicas(p) > _said_replicas(first):
+            problems.append(
+                FieldProblem(
+                    f"spec.predictors[{i}].replicas", "must not be more than the first predictor's"
+                )
+            )
+    return problems
+
+
+def _said_replicas(predictor: Mapping[str, Any]) -> int:
+    components: Sequence[Mapping[str, Any]] = predictor.get("componentSpecs") or ({},)
+    said = components[0].get("replicas"), predictor.get("replicas")
+    return next((int(r) for r in said if r is not None), 1)
 
 
 class _Reader:
     """The own InferenceService that a validated SeldonDeployment means; collects problems and warnings."""
 
     def __init__(
-        self, manifest: Manifest, problems: list[FieldProblem], warnings: list[FieldProblem]
+        self,
+        manifest: Manifest,
+        problems: list[FieldProblem],
+        warnings: list[FieldProblem],
+        index: int,
     ) -> None:
         self._manifest = manifest
         self._spec: Mapping[str, Any] = manifest["spec"]
         self._problems = problems
         self._warnings = warnings
-        self._at = "spec.predictors[0]"
+        self._predictor: Mapping[str, Any] = self._spec["predictors"][index]
+        self._at = f"spec.predictors[{index}]"
         self._places = {"spec": self._at, "spec.predictor": self._at}
         self._args: list[str] = []
 
@@ -198,13 +269,7 @@ class _Reader:
         self._problems.append(FieldProblem(at, message))
 
     def convert(self) -> Converted | None:
-        predictors = self._spec["predictors"]
-        for i in range(1, len(predictors)):
-            self._wrong(
-                f"spec.predictors[{i}]",
-                "several predictors need their traffic split, which is not supported yet",
-            )
-        given = predictors[0]
+        given = self._predictor
         graph = given["graph"]
         server = self._server(graph)
         if server is None:
@@ -416,9 +481,15 @@ def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     rendered["replicas"] = wanted
     if status.failure is not None:
         rendered["description"] = status.failure.message
-    names = [p.get("name", "") for p in manifest["spec"].get("predictors") or ()]
-    deployment = f"{manifest['metadata'].get('name', '')}-{names[0] if names else ''}"
-    rendered["deploymentStatus"] = {deployment: {"replicas": wanted, "availableReplicas": ready}}
+    predictors = manifest["spec"].get("predictors") or ()
+    names = [p.get("name", "") for p in predictors if not p.get("shadow")]
+    service = manifest["metadata"].get("name", "")
+    deployments: dict[str, dict[str, Any]] = {
+        f"{service}-{names[0] if names else ''}": {"replicas": wanted, "availableReplicas": ready}
+    }
+    for canary in status.canaries:
+        deployments[f"{service}-{canary.name}"] = {"status": str(canary.target)}
+    rendered["deploymentStatus"] = deployments
     return rendered
 
 

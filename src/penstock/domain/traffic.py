@@ -12,6 +12,8 @@ class Shadow:
 
     #: Of a hundred requests, how many are copied.
     percent: int = 100
+    #: The named predictor that gets the copies; empty: the newest revision.
+    to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,8 +106,13 @@ def tags_of(role: RolePlan) -> dict[str, tuple[str, ...]]:
 
 
 def _shadow(service: Service, role: RolePlan) -> routes.Shadow | None:
-    """Copies go to the newest revision while another one has all requests."""
+    """Copies go to the named predictor, or to the newest revision while another one has all requests."""
     shadow = service.traffic.shadow
+    if shadow is not None and shadow.to:
+        for name in role.percents:
+            if name in role.by_name and role.by_name[name].workload.variant == shadow.to:
+                return routes.Shadow(name, shadow.percent)
+        return None
     if shadow is None or len(role.shares) < 2:
         return None
     latest = role.shares[0].name
