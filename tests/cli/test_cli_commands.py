@@ -184,6 +184,12 @@ def test_a_wrong_kind_suggests_the_right_one(penstock: Penstock) -> None:
     assert (ran.code, ran.err) == (1, "error: There is no kind 'isv'. Did you mean isvc?\n")
 
 
+def test_a_name_in_the_place_of_a_kind_is_told_where_names_go(penstock: Penstock) -> None:
+    ran = penstock("get", "zzz-9")
+    assert ran.code == 1
+    assert "A service of that name: `penstock get isvc zzz-9`. There are " in ran.err
+
+
 def test_namespaces_and_selectors(penstock: Penstock) -> None:
     Path("team.yaml").write_text(IRIS.replace("  name: iris", "  name: iris\n  labels: {tier: b}"))
     penstock("apply", "-f", "team.yaml", "-n", "team")

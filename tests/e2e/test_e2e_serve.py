@@ -52,6 +52,20 @@ def test_requests_wake_it_and_all_of_them_are_answered(platform: Platform) -> No
     assert _running(platform) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "said"), [(None, "cannot be read"), ("a: [1", "bad.yaml:1")], ids=["absent", "no YAML"]
+)
+def test_a_manifest_that_cannot_be_read_is_refused_before_anything_starts(
+    platform: Platform, text: str | None, said: str
+) -> None:
+    if text is not None:
+        (platform.folder / "bad.yaml").write_text(text)
+    options = ("--data-dir", "other-data", "--http-port", "0", "--api-port", "0")
+    code = 1 if text is not None else 2
+    assert said in platform.run("serve", "-f", "bad.yaml", *options, code=code)
+    assert not (platform.folder / "other-data").exists()
+
+
 def test_ctrl_c_ends_everything_with_exit_code_0(platform: Platform) -> None:
     assert platform.process is not None
     pids = platform.descendants()

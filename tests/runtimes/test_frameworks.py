@@ -146,7 +146,7 @@ def test_files_tell_their_framework(files, framework, tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "No model of a known framework is in m/. The folder is empty."),
+        ({}, "No model of a known framework is in the model's folder. The folder is empty."),
         ({"notes.md": b"", "data/x.csv": b""}, "Found: 'data/', 'notes.md'."),
         (
             {"a.onnx": b"", "b.pkl": b""},

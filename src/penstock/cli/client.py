@@ -268,6 +268,8 @@ class Kinds:
             near = difflib.get_close_matches(short, words, n=1)
             plurals = ", ".join(sorted({k.plural for k in self.all}))
             hint = f" Did you mean {near[0]}?" if near else f" There are {plurals}."
+            if not near and not group:
+                hint = f" A service of that name: `penstock get isvc {word}`.{hint}"
             raise CliError(f"There is no kind {word!r}.{hint}", FAILED)
         return _first_versions(found)
 

@@ -46,6 +46,10 @@ def serve(
         level=logging.DEBUG if log_level == "DEBUG" else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    if named := [name for name in files if name != "-"]:
+        from penstock.cli.documents import read
+
+        read(named)  # before anything starts: a name may be misspelt, or a file not to be parsed
     folder = places.data_dir(data_dir).absolute()
     token = places.token_file(token_file)
     config = NodeConfig(

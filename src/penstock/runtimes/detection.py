@@ -62,12 +62,12 @@ def framework_of(path: Path) -> str:
     if kinds:
         parts = "; ".join(f"{kind}: {listed(names)}" for kind, names in kinds.items())
         raise LoadError(
-            f"The files in {path.name}/ are for several frameworks ({parts}).",
+            f"The files in the model's folder are for several frameworks ({parts}).",
             hint="Say which one it is for: --framework, or modelFormat in a manifest.",
         )
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
     what = f"Found: {listed(names)}." if names else "The folder is empty."
-    raise LoadError(f"No model of a known framework is in {path.name}/. {what}")
+    raise LoadError(f"No model of a known framework is in the model's folder. {what}")
 
 
 def _newest_version(path: Path) -> Path:

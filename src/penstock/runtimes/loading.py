@@ -98,12 +98,12 @@ def model_file(
     best = [p for p in every if p.stem == "model"] or every
     if not best:
         raise LoadError(
-            f"There is no {what} in {path.name}/: one of {', '.join('*' + s for s in suffixes)} is "
+            f"There is no {what} in the model's folder: one of {', '.join('*' + s for s in suffixes)} is "
             f"expected. {_found(path)}"
         )
     if len(best) > 1:
         raise LoadError(
-            f"There are several model files in {path.name}/: {listed(p.name for p in best)}.",
+            f"There are several model files in the folder: {listed(p.name for p in best)}.",
             hint="Leave one, or choose with the option 'file'.",
         )
     return best[0]

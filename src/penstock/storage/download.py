@@ -70,7 +70,7 @@ async def retried(what: Callable[[], Awaitable[T]], settings: Settings, shown: s
 
 async def pause(attempt: int, error: Transient, settings: Settings, shown: str) -> None:
     """Wait before the next try; Unavailable when there is none left."""
-    text = str(error)
+    text = str(error).removeprefix(f"{shown}: ")
     if attempt >= settings.attempts:
         raise Unavailable(
             f"{shown}: {text} ({attempt} tries).", hint="It is worth trying again later."
