@@ -24,6 +24,7 @@ from benchmarks.load import wrk
 from benchmarks.measure import best, iris_model, not_measured
 from benchmarks.report import Row
 from benchmarks.system import System, free_port, manifest, system
+from benchmarks.traffic_rows import rollouts, split
 
 JSON = {"Content-Type": "application/json"}
 V2_BODY = json.dumps(
@@ -412,4 +413,6 @@ ROWS: dict[str, Callable[[float], list[Row]]] = {
     "many": many(200),
     "zero": from_zero(100),
     "thousand": many(1000),
+    "split": split,
+    "rollouts": rollouts,
 }
