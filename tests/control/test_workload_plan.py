@@ -15,6 +15,7 @@ from penstock.control.rollout import PINNED
 from penstock.domain.revision import revision_name
 from penstock.domain.service import Canary, Component, Role, Scaling, Service
 from penstock.domain.status import ModelState, Truth
+from penstock.domain.traffic import HeaderTest, MatchRule, Traffic
 from penstock.domain.workload import WorkloadId, revision_base
 
 
@@ -299,3 +300,14 @@ def test_weights_add_up_and_who_answers_and_serves_is_not_left_for_who_does_not(
         assert served, "somebody served and answered, now nobody does"
         assert all(t.replicas for t in entry(w).targets if t.weight)
     assert not {r.revision for r in replicas if r.id in w.drain} & served
+
+
+def test_a_rule_for_a_name_that_nobody_has_is_told() -> None:
+    rule = HeaderTest("x-group", "exact", "beta")
+    match = tuple(MatchRule((rule,), to) for to in ("v9", "latest", "v2", "previous", "iris-00001"))
+    s = replace(trying(20), traffic=Traffic(match=match))
+    w = decide(s, (ONE, V2), replica(ONE), replica(V2), weights={ONE.name: 80, V2.name: 20})
+    assert [r.to for r in entry(w).rules] == [m.to for m in match]
+    message = w.status.conditions[-1].message
+    assert "The rule for v9 has no effect" in message
+    assert message.count("has no effect") == 1

@@ -9,7 +9,7 @@ from penstock.control.plan.lines import Line
 from penstock.control.plan.observed import Observed, ready_of
 from penstock.control.plan.roles import RolePlan
 from penstock.control.plan.words import one_line, sentence
-from penstock.control.rollout import PINNED
+from penstock.control.rollout import LATEST, PINNED, PREVIOUS
 from penstock.domain.status import Failure, FailureReason, ModelState, Transition, Truth
 
 
@@ -175,8 +175,19 @@ def _remarks(o: Observed, role: RolePlan, line: Line, ready: int, count: int) ->
         if role.pin is None and len(role.percents) > 1:
             shares = sorted(role.percents.items(), key=lambda item: -item[1])
             said.append(", ".join(f"{name} takes {percent}%" for name, percent in shares) + ".")
+        said += _rules_without_effect(o, role)
     if ready < count:
         waiting = waiting_of(role.replicas(role.shares_of(line)))
         why = f" {waiting.id} waits: {sentence(waiting.message)}" if waiting is not None else ""
         said.append(f"{ready} of {count} replicas are ready.{why}")
     return said
+
+
+def _rules_without_effect(o: Observed, role: RolePlan) -> list[str]:
+    """Rules that lead to a name that nobody has. What is latest or previous comes and goes."""
+    if role.role != "predictor":
+        return []
+    names = {LATEST, PREVIOUS, *role.percents}
+    names.update(line.workload.id.variant for line in role.lines if line.workload.wanted)
+    unknown = dict.fromkeys(r.to for r in o.service.traffic.match if r.to not in names)
+    return [f"The rule for {to} has no effect: there is no such revision." for to in unknown]
