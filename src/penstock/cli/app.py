@@ -24,6 +24,12 @@ rollout_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(rollout_app, name="rollout")
+graph_app = typer.Typer(
+    help="Graphs: pictures with what their steps did.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(graph_app, name="graph")
 
 Server = Annotated[
     str | None,
@@ -513,6 +519,32 @@ def version(server: Server = None, token_file: TokenFile = None) -> None:
     except CliError:
         return
     say(f"server   {found.get('penstock', '?')}")
+
+
+@graph_app.command("show")
+def graph_show(
+    name: Annotated[str, typer.Argument(help="InferenceGraph or Pipeline.")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option("-f", "--file", help="Draw a file's graphs, which need not be applied."),
+    ] = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="text or svg.")] = "text",
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Draw a graph, with how often its steps ran and how long they take."""
+    from penstock.cli import graphs
+    from penstock.cli.exits import USAGE, CliError
+
+    if output not in ("text", "svg"):
+        raise CliError(f"-o is text or svg, not {output}.", USAGE)
+    if bool(name) == (file is not None):
+        raise CliError("Give the name of a graph, or a file with -f.", USAGE)
+    if file is not None:
+        graphs.show_file(file, output)
+    else:
+        graphs.show(_client(server, token_file), name, namespace=namespace, output=output)
 
 
 @rollout_app.command("status")

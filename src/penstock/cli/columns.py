@@ -132,7 +132,18 @@ AGE = Column("AGE", _age)
 NAMESPACE = Column("NAMESPACE", at("metadata", "namespace"))
 GROUP = Column("API VERSION", at("apiVersion"), wide=True)
 
+_GRAPH = (
+    NAME,
+    Column("READY", _ready_word),
+    Column("URL", at("status", "url", default="-")),
+    AGE,
+    GROUP,
+    Column("MESSAGE", _reason),
+)
+
 _BY_KIND: dict[str, tuple[Column, ...]] = {
+    "InferenceGraph": _GRAPH,
+    "Pipeline": _GRAPH,
     "InferenceService": (
         NAME,
         Column("READY", _ready_word),

@@ -1,0 +1,110 @@
+"""`penstock graph show`: a graph's picture, with what its steps did and how long they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from penstock import dialects
+from penstock.cli.client import Client, Kinds
+from penstock.cli.exits import FAILED, CliError
+from penstock.cli.getting import find
+from penstock.cli.output import say
+from penstock.cli.top import Snapshot, quantile
+from penstock.domain.graph import Graph
+from penstock.errors import InvalidManifest
+from penstock.graphs import drawing, svg
+from penstock.graphs.layout import Diagram, Numbers, layout
+
+STEPS = "penstock_graph_steps"
+SECONDS = "penstock_graph_step_seconds"
+
+
+def show(client: Client, name: str, *, namespace: str, output: str) -> None:
+    """Draw a graph that was applied, with its numbers since the gateways started."""
+    graphs = {(d.api_version, d.kind) for d in dialects.all_dialects() if d.is_graph}
+    kinds = [k for k in Kinds(client).services() if (k.api_version, k.kind) in graphs]
+    _, obj = find(client, kinds, namespace, name.rpartition("/")[2])
+    graph = graph_of(obj)
+    numbers = numbers_of(client.get("/metrics.json"), graph)
+    status = obj.get("status") or {}
+    ready: dict[str, Any] = next(
+        (c for c in status.get("conditions") or () if c["type"] == "Ready"), {}
+    )
+    word = {"True": "ready", "False": "not ready"}.get(ready.get("status", ""), "coming up")
+    why = ready.get("message", "")
+    _print(graph, numbers, output, f"{graph.key} is {word}{': ' + why if why else ''}")
+
+
+def show_file(path: Path, output: str) -> None:
+    """Draw the graphs of a file, which need not be applied."""
+    try:
+        documents = [d for d in yaml.safe_load_all(path.read_text()) if d is not None]
+    except (OSError, yaml.YAMLError) as exc:
+        raise CliError(f"{path} cannot be read: {exc}", FAILED) from None
+    graphs = []
+    for document in documents:
+        try:
+            if dialects.of(document).is_graph:
+                graphs.append(graph_of(document))
+        except InvalidManifest as exc:
+            raise CliError(str(exc), FAILED) from None
+    if not graphs:
+        raise CliError(f"There is no graph in {path}.", FAILED)
+    for graph in graphs:
+        _print(graph, {}, output, graph.key)
+
+
+def graph_of(obj: Mapping[str, Any]) -> Graph:
+    """The graph that a manifest means."""
+    found: Graph = dialects.translate(obj).object
+    return found
+
+
+def numbers_of(snapshot: Snapshot, graph: Graph) -> dict[str, Numbers]:
+    """By `FLOW.STEP`, what was measured of a graph's steps."""
+    outcomes: dict[str, dict[str, float]] = {}
+    for labels, value in snapshot.get(STEPS, {}).get("samples", ()):
+        namespace, name, step, outcome = labels
+        if (namespace, name) == (graph.namespace, graph.name):
+            outcomes.setdefault(step, {})[outcome] = value
+    times: dict[str, tuple[float | None, float | None]] = {}
+    family = snapshot.get(SECONDS, {})
+    for labels, (counts, _) in family.get("samples", ()):
+        namespace, name, step = labels
+        if (namespace, name) == (graph.namespace, graph.name):
+            bounds = family["bounds"]
+            times[step] = (quantile(bounds, counts, 0.5), quantile(bounds, counts, 0.99))
+    return {
+        step: Numbers(found, *times.get(step, (None, None))) for step, found in outcomes.items()
+    }
+
+
+def diagrams_of(graph: Graph, numbers: Mapping[str, Numbers]) -> list[Diagram]:
+    """One for each flow."""
+    drawn = []
+    for flow in graph.flows:
+        own = {
+            s.name: numbers[f"{flow.name}.{s.name}"]
+            for s in flow.steps
+            if f"{flow.name}.{s.name}" in numbers
+        }
+        title = graph.key if len(graph.flows) == 1 else f"{graph.key} node {flow.name}"
+        drawn.append(layout(flow, own, title))
+    return drawn
+
+
+def _print(graph: Graph, numbers: Mapping[str, Numbers], output: str, head: str) -> None:
+    diagrams = diagrams_of(graph, numbers)
+    if output == "svg":
+        say(svg.draw(diagrams).rstrip())
+        return
+    say(head)
+    for diagram in diagrams:
+        say("")
+        if len(diagrams) > 1:
+            say(f"{diagram.title}:")
+        say(drawing.draw(diagram))

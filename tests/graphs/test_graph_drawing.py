@@ -1,0 +1,179 @@
+"""Pictures of graphs, and pipelines written in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from graph_stand_in import graph, sources, step
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock import dialects
+from penstock.cli.exits import CliError
+from penstock.cli.graphs import diagrams_of, numbers_of, show_file
+from penstock.domain.graph import Flow, Gate, HandOn, Inputs, Join, Source, Switch
+from penstock.errors import InvalidManifest
+from penstock.graph import Pipeline
+from penstock.graphs import drawing, svg
+from penstock.graphs.layout import Numbers, layout
+
+
+def test_a_chain() -> None:
+    drawn = drawing.draw(layout(graph(step("a"), step("b", "a")).flows[0]))
+    assert drawn == (
+        "╭─────────╮     ┌───┐     ┌───┐     ╭────────╮\n"
+        "│ request │────▶│ a │────▶│ b │────▶│ answer │\n"
+        "╰─────────╯     └───┘     └───┘     ╰────────╯"
+    )
+
+
+def test_branches_numbers_and_edges_that_pass_a_layer() -> None:
+    flow = graph(
+        step("pick", action=Switch(("x", ""))),
+        step("a", "pick", gates=(Gate("pick", 0),)),
+        step("b", gates=(Gate("pick", 1),)),
+        output=sources("a", "b", join=Join.ANY),
+    ).flows[0]
+    numbers = {"a": Numbers({"ok": 90, "failed": 10}, 0.0012, 0.02)}
+    drawn = drawing.draw(layout(flow, numbers))
+    assert "ok 90% failed 10%" in drawn
+    assert "1.20 ms · p99 20 ms" in drawn
+    assert "  pick ─▶ a: x" in drawn
+    assert "  pick ╌▶ b: else" in drawn
+    assert drawn.count("▶│") + drawn.count("▶") >= 5
+
+
+def test_a_cycle_is_told_in_words() -> None:
+    flow = graph(
+        step("work", "", "again", join=Join.ANY),
+        step("again", "work.more", action=HandOn()),
+        step("end", "work.done"),
+        max_revisits=3,
+    ).flows[0]
+    drawn = drawing.draw(layout(flow))
+    assert "again ─▶ work (back)" in drawn
+
+
+@given(st.data())
+def test_any_graph_can_be_drawn(data: st.DataObject) -> None:
+    """No two boxes overlap, every step is there, and the SVG is well-formed."""
+    count = data.draw(st.integers(1, 12))
+    names = [f"s{i}" for i in range(count)]
+    steps = []
+    for i, name in enumerate(names):
+        taken = data.draw(st.lists(st.sampled_from(["", *names[:i]]), max_size=3, unique=True))
+        steps.append(step(name, *taken))
+    answered = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+    diagram = layout(Flow("f", tuple(steps), Inputs(tuple(Source(n) for n in answered))))
+    drawn = drawing.draw(diagram)
+    for name in names:
+        assert f" {name} " in drawn
+    assert drawn.count("┌") >= count
+    ElementTree.fromstring(svg.draw([diagram]))
+
+
+def test_text_of_users_cannot_leave_its_element() -> None:
+    flow = graph(step("a", action=None), step("b", "a.<script>")).flows[0]
+    drawn = svg.draw([layout(flow, title="</text><script>")])
+    assert "<script>" not in drawn
+    ElementTree.fromstring(drawn)
+
+
+def test_numbers_are_those_of_the_graph() -> None:
+    snapshot = {
+        "penstock_graph_steps": {
+            "labels": ["namespace", "graph", "step", "outcome"],
+            "samples": [
+                [["default", "g", "root.a", "ok"], 4],
+                [["default", "other", "root.a", "ok"], 9],
+            ],
+        },
+        "penstock_graph_step_seconds": {
+            "labels": ["namespace", "graph", "step"],
+            "bounds": [0.001, 0.01],
+            "samples": [[["default", "g", "root.a"], [[4, 0, 0], 0.002]]],
+        },
+    }
+    g = graph(step("a"))
+    numbers = numbers_of(snapshot, g)
+    assert numbers["root.a"].outcomes == {"ok": 4}
+    assert numbers["root.a"].median_s == pytest.approx(0.0005)
+    (diagram,) = diagrams_of(g, numbers)
+    assert "4 ok" in diagram.nodes["a"].lines
+
+
+# -- in Python ------------------------------------------------------------------------------------------
+
+
+def triage() -> Pipeline:
+    made = Pipeline("triage", spec={"timeout": "2s", "max_revisits": 1})
+    boxes = made.step("detect")
+    pick = made.switch("pick", {"outputs.0": "near"}, otherwise="far", inputs=[boxes])
+    near = made.step("near", model="resnet", inputs=[boxes["boxes"].named("input-0"), pick])
+    far = made.step("far", inputs=[made.request["image"], boxes.given], on_failure="skip")
+    made.answer(near.under("n"), far, join="any", combine="first")
+    return made
+
+
+def test_python_makes_the_manifest() -> None:
+    manifest = triage().manifest()
+    assert manifest["spec"] == {
+        "timeout": "2s",
+        "maxRevisits": 1,
+        "steps": [
+            {"name": "detect"},
+            {
+                "name": "pick",
+                "inputs": ["detect"],
+                "switch": [{"when": "outputs.0", "step": "near"}, {"step": "far"}],
+            },
+            {
+                "name": "near",
+                "model": "resnet",
+                "inputs": [{"from": "detect.boxes", "as": "input-0"}, "pick"],
+            },
+            {
+                "name": "far",
+                "inputs": ["request.image", {"from": "detect", "side": "inputs"}],
+                "onFailure": "skip",
+            },
+        ],
+        "output": {
+            "from": [{"from": "near", "key": "n"}, "far"],
+            "join": "any",
+            "combine": "first",
+        },
+    }
+    assert yaml.safe_load(triage().yaml()) == manifest
+    assert dialects.translate(manifest).object == triage().graph()
+
+
+def test_python_draws_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "detect" in triage().draw()
+    assert triage().svg().startswith("<svg ")
+    triage().write(tmp_path / "t.yaml")
+    show_file(tmp_path / "t.yaml", "text")
+    assert "resnet" in capsys.readouterr().out
+    wrong = Pipeline("wrong")
+    wrong.step("a", inputs=["gone"])
+    with pytest.raises(
+        InvalidManifest, match=r"spec.steps\[0\].inputs\[0\]: there is no step 'gone'"
+    ):
+        wrong.manifest()
+    with pytest.raises(ValueError, match="name one tensor"):
+        wrong.request.named("x")
+    split = Pipeline("split")
+    split.split("half", {"a": 50, "b": 50})
+    split.join("all", [split.step("a"), split.step("b")], join="any")
+    assert split.graph().flows[0].output == Inputs((Source("all"),))
+
+
+def test_files_that_hold_no_graph(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    for text, said in (("a: [", "cannot be read"), ("a: 1", "apiVersion"), ("", "no graph")):
+        path.write_text(text)
+        with pytest.raises(CliError, match=said):
+            show_file(path, "text")
