@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
 import httpx
 import pytest
 from api_harness import ISVC, Api, isvc
+from control_fakes import FakeBackend, FakeFiles
+
+from penstock.control.plane import ControlPlane
+from penstock.control.settings import ControlSettings
+from penstock.errors import NotFound
+from penstock.store.base import ChangeType, Key, Kind
+from penstock.store.sqlite import SqliteStore
 
 SECRETS = "/api/v1/namespaces/default/secrets"
 
@@ -92,6 +100,32 @@ async def test_replicas_of_a_service_that_goes_in_the_foreground_are_drained(api
 
     await api.until(stopped)
     assert api.backend.stopped
+
+
+async def test_what_lost_its_owner_while_no_control_plane_ran_goes_when_one_is_back() -> None:
+    store = await SqliteStore.in_memory()
+    owner = await store.create({**isvc(), "metadata": {"name": "iris", "namespace": "default"}})
+    reference = {k: owner[k] for k in ("apiVersion", "kind")} | {
+        k: owner["metadata"][k] for k in ("name", "uid")
+    }
+    key = Key(Kind("", "Secret"), "default", "s")
+    meta = {"name": "s", "namespace": "default", "ownerReferences": [reference]}
+    await store.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta})
+    await store.delete(Key(Kind("penstock.dev", "InferenceService"), "default", "iris"))
+    plane = ControlPlane(store, FakeBackend(), FakeFiles(), settings=ControlSettings(cores=2))
+    await plane.start()
+    try:
+        async with asyncio.timeout(10):
+            async for change in store.watch(key.kind):
+                if change.type is ChangeType.DELETED:
+                    break
+                try:
+                    await store.get(key)
+                except NotFound:
+                    break
+    finally:
+        await plane.close()
+        await store.close()
 
 
 async def test_an_unknown_policy_is_refused(api: Api) -> None:

@@ -190,6 +190,20 @@ async def test_what_changed_while_no_control_plane_ran_is_counted_when_one_is_ba
         await store.close()
 
 
+async def test_a_quota_without_services_has_its_status_after_a_start() -> None:
+    store = await SqliteStore.in_memory()
+    await store.create({**quota(cpu=4), "metadata": {"name": "team", "namespace": "empty"}})
+    plane = ControlPlane(store, FakeBackend(), FakeFiles(), settings=ControlSettings(cores=2))
+    await plane.start()
+    try:
+        await plane.quotas.loop.settled()
+        found = await store.get(Key(QUOTA, "empty", "team"))
+        assert found["status"] == {"hard": {"cpu": "4"}, "used": {"cpu": "0"}}
+    finally:
+        await plane.close()
+        await store.close()
+
+
 async def test_kubectl_shows_used_and_hard(api: Api) -> None:
     await api.apply(quota(cpu=4, limits_memory="8Gi"))
     await api.apply(sized("a"))

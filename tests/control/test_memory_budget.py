@@ -154,6 +154,20 @@ async def test_a_busy_service_gives_what_it_has_above_its_minimum_to_a_higher_pr
     assert w.scaler.wanted(key("low")) == 1
 
 
+async def test_memory_that_is_about_to_be_free_is_waited_for() -> None:
+    """The first one's replicas are still there at the next look; the second one keeps its own."""
+    w = World(350)
+    await w.add("first", count=2)
+    await w.add("second", count=1)
+    await w.add("high", low=1, rank=10)
+    w.scaler.heard(1, busy("second", "high"))
+    w.scaler.heard(1, busy("first"))
+    assert w.budget.look() == [key("first")]
+    w.scaler.heard(1, busy("first", "second"))
+    assert w.budget.look() == []
+    assert w.scaler.wanted(key("second")) == 1
+
+
 async def test_what_was_taken_comes_back_after_a_while() -> None:
     w = World(150)
     await w.add("low", count=1)

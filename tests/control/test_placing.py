@@ -260,3 +260,28 @@ async def test_a_class_gives_its_priority_and_one_that_does_not_exist_is_said(st
     )
     await w.condition("high", "True")
     assert w.held() == {"high": [0]}
+
+
+async def test_what_was_just_taken_is_not_taken_again_before_anybody_could_act(start: Any) -> None:
+    w = await start(2)
+    for name in ("a", "b"):
+        await w.apply(name, minReplicas=0)
+        await w.condition(name, "True")
+    await w.apply("high", priority=1)
+    await w.condition("high", "False", "WaitingForDevice")
+    assert await w.plane.placing.look() == {("default", "a"): 1}
+    assert await w.plane.placing.look() == {}, "its replica was not told to drain yet"
+
+
+async def test_a_device_that_a_deleted_service_is_about_to_free_is_waited_for(start: Any) -> None:
+    w = await start(2)
+    for name in ("a", "b"):
+        await w.apply(name, minReplicas=0)
+        await w.condition(name, "True")
+    w.backend.slow_stop = True
+    await w.store.delete(Key(ISVC, "default", "a"))
+    await w.until(lambda: any(r.phase is Phase.DRAINING for r in w.backend.replicas.values()))
+    await w.apply("high", priority=1)
+    await w.condition("high", "False", "WaitingForDevice")
+    assert await w.plane.placing.look() == {}
+    assert "b" in w.held()
