@@ -157,3 +157,16 @@ def kserve(model: Path) -> Iterator[str]:
             "--grpc_port", str(grpc), "--enable_latency_logging", "false", str(model)]  # fmt: skip
     with _running(argv, f"{base}/v2/models/iris/ready", ROOT, {}):
         yield base
+
+
+@contextlib.contextmanager
+def kserve_transformer(predictor: str) -> Iterator[str]:
+    """KServe's Python server with a transformer before the one at the base URL `predictor`; its base URL."""
+    binary = environment("kserve")
+    port, grpc = free_port(), free_port()
+    base = f"http://127.0.0.1:{port}"
+    argv = [str(binary / "python"), str(HERE / "kserve_transformer.py"), "--http_port", str(port),
+            "--grpc_port", str(grpc), "--enable_latency_logging", "false",
+            "--predictor_host", predictor.removeprefix("http://")]  # fmt: skip
+    with _running(argv, f"{base}/v1/models/iris", ROOT, {}):
+        yield base

@@ -141,11 +141,11 @@ class _Search:
         arms = Arms.fresh(len(candidates))
         toss = self.toss(candidates)
         first = s.batch if len(candidates) * s.batch <= 2000 else s.first
-        # A choice among candidates that are nearly alike matters little: it gets a tenth of the whole.
+        # A choice among candidates that are nearly alike matters little: it gets a small part.
         arms.toss(toss, range(len(candidates)), first)
         chosen = leaders(
             arms, toss, wanted=s.beam, epsilon=s.epsilon, delta=s.delta,
-            batch=s.batch, max_tosses=s.max_samples // 10,
+            batch=s.batch, max_tosses=s.max_samples // 20,
         )  # fmt: skip
         self.check(candidates, list(chosen.arms), arms, toss)
         self.seen.update(candidates)

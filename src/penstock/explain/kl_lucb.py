@@ -2,8 +2,9 @@
 
 E. Kaufmann and S. Kalyanakrishnan, "Information Complexity in Bandit Subset Selection", COLT 2013. Its
 section 2 defines the KL confidence interval of a Bernoulli mean and the LUCB rule: toss only the weakest of
-the leaders and the strongest of the rest, and stop when their intervals overlap by less than epsilon. The
-exploration rate is that of theorem 1's discussion, log(k K t^a / delta) + log log(...), a = 1.1, k = 405.5.
+the leaders and the strongest of the rest (here: and those in between, in one batch), and stop when their
+intervals overlap by less than epsilon. The exploration rate is that of theorem 1's discussion,
+log(k K t^a / delta) + log log(...), a = 1.1, k = 405.5.
 
 Here tosses are model predictions and come in batches, so that one round is one call of the model. `t` counts
 rounds of a batch each, which only makes the intervals wider than the tosses would allow.
@@ -90,11 +91,11 @@ class Arms:
         return upper(self.means, beta / np.maximum(self.tosses, 1))
 
     def toss(self, toss: Toss, which: Sequence[int], batch: int) -> None:
-        """Once more for each of `which`: a batch, or a quarter of what it had where that is more.
+        """Once more for each of `which`: a batch, or half of what it had where that is more.
 
-        So there are only logarithmically many rounds, and at most a quarter of the tosses too many.
+        So there are only logarithmically many rounds, and at most half of the tosses too many.
         """
-        counts = [max(batch, int(self.tosses[arm]) // 4) for arm in which]
+        counts = [max(batch, int(self.tosses[arm]) // 2) for arm in which]
         for arm, count, heads in zip(which, counts, toss(which, counts), strict=True):
             self.tosses[arm] += count
             self.heads[arm] += heads
@@ -135,13 +136,15 @@ def leaders(
         front, rest = order[:wanted], order[wanted:]
         beta = exploration(count, t, delta)
         low, high = arms.lower(beta), arms.upper(beta)
-        weakest = front[np.argmin(low[front])]
-        strongest = rest[np.argmax(high[rest])]
-        if high[strongest] - low[weakest] <= epsilon:
+        weakest, strongest = low[front].min(), high[rest].max()
+        if strongest - weakest <= epsilon:
             settled = True
             break
         if arms.tosses.sum() >= limit:
             break
-        arms.toss(toss, [int(weakest), int(strongest)], batch)
+        # LUCB tosses the weakest and the strongest; all that contend with them cost no further call.
+        contend = [int(i) for i in front if strongest - low[i] > epsilon]
+        contend += [int(i) for i in rest if high[i] - weakest > epsilon]
+        arms.toss(toss, contend, batch)
     order = np.argsort(-arms.means, kind="stable")
     return Leaders(tuple(int(i) for i in order[:wanted]), settled)
