@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penstock.cli import completing
+
 if TYPE_CHECKING:
     from penstock.cli.client import Client
 
@@ -41,7 +43,12 @@ TokenFile = Annotated[
     Path | None,
     typer.Option("--token-file", help="File with the API's token; else $PENSTOCK_TOKEN_FILE."),
 ]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace.")]
+Namespace = Annotated[
+    str,
+    typer.Option("--namespace", "-n", help="Namespace.", autocompletion=completing.namespaces),
+]
+Names = Annotated[list[str] | None, typer.Argument(help="Names.", autocompletion=completing.names)]
+ServiceName = Annotated[str, typer.Argument(help="Service.", autocompletion=completing.services)]
 MaybeNamespace = Annotated[
     str | None,
     typer.Option("--namespace", "-n", help="Namespace for manifests that name none."),
@@ -235,9 +242,12 @@ def apply(
 def get(
     kind: Annotated[
         str,
-        typer.Argument(help="isvc, revisions, replicas, devices, events, secrets, ...; KIND/NAME."),
+        typer.Argument(
+            help="isvc, revisions, replicas, devices, events, secrets, ...; KIND/NAME.",
+            autocompletion=completing.kinds,
+        ),
     ],
-    names: Annotated[list[str] | None, typer.Argument(help="Names.")] = None,
+    names: Names = None,
     output: Annotated[str, typer.Option("--output", "-o", help="wide, json, yaml or name.")] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with what changes.")] = False,
     selector: Annotated[
@@ -266,8 +276,10 @@ def get(
 
 @app.command()
 def describe(
-    kind: Annotated[str, typer.Argument(help="KIND or KIND/NAME.")],
-    names: Annotated[list[str] | None, typer.Argument(help="Names.")] = None,
+    kind: Annotated[
+        str, typer.Argument(help="KIND or KIND/NAME.", autocompletion=completing.kinds)
+    ],
+    names: Names = None,
     namespace: Namespace = "default",
     server: Server = None,
     token_file: TokenFile = None,
@@ -280,8 +292,10 @@ def describe(
 
 @app.command()
 def delete(
-    kind: Annotated[str | None, typer.Argument(help="KIND or KIND/NAME.")] = None,
-    names: Annotated[list[str] | None, typer.Argument(help="Names.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="KIND or KIND/NAME.", autocompletion=completing.kinds)
+    ] = None,
+    names: Names = None,
     files: Annotated[
         list[str], typer.Option("--filename", "-f", help="Delete what these manifests describe.")
     ] = [],  # noqa: B006 - typer copies it
@@ -317,7 +331,10 @@ def delete(
 
 @app.command()
 def logs(
-    name: Annotated[str, typer.Argument(help="Service, or replica/ID.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Service, or replica/ID.", autocompletion=completing.services),
+    ],
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what is written.")
     ] = False,
@@ -372,7 +389,7 @@ def events(
 
 @app.command()
 def predict(
-    name: Annotated[str, typer.Argument(help="Service.")],
+    name: ServiceName,
     file: Annotated[str, typer.Option("--filename", "-f", help="JSON payload, or - for stdin.")],
     v1: Annotated[bool, typer.Option("--v1", help="As V1: instances.")] = False,
     v2: Annotated[bool, typer.Option("--v2", help="As V2: tensors.")] = False,
@@ -409,7 +426,11 @@ def predict(
 @app.command()
 def wait(
     names: Annotated[
-        list[str], typer.Argument(help="NAME (of a service), or KIND/NAME, or KIND NAME...")
+        list[str],
+        typer.Argument(
+            help="NAME (of a service), or KIND/NAME, or KIND NAME...",
+            autocompletion=completing.services,
+        ),
     ],
     for_: Annotated[
         str, typer.Option("--for", help="condition=TYPE[=STATUS], or delete.")
@@ -549,7 +570,7 @@ def graph_show(
 
 @rollout_app.command("status")
 def rollout_status(
-    name: Annotated[str, typer.Argument(help="Service.")],
+    name: ServiceName,
     watch: Annotated[
         bool, typer.Option("--watch/--no-watch", help="Wait until it is through.")
     ] = True,
@@ -572,7 +593,7 @@ def rollout_status(
 
 @rollout_app.command("history")
 def rollout_history(
-    name: Annotated[str, typer.Argument(help="Service.")],
+    name: ServiceName,
     namespace: Namespace = "default",
     server: Server = None,
     token_file: TokenFile = None,
@@ -585,7 +606,7 @@ def rollout_history(
 
 @rollout_app.command("restart")
 def rollout_restart(
-    name: Annotated[str, typer.Argument(help="Service.")],
+    name: ServiceName,
     namespace: Namespace = "default",
     server: Server = None,
     token_file: TokenFile = None,
@@ -598,7 +619,7 @@ def rollout_restart(
 
 @rollout_app.command("promote")
 def rollout_promote(
-    name: Annotated[str, typer.Argument(help="Service.")],
+    name: ServiceName,
     canary: Annotated[
         str | None, typer.Option(help="Named canary of the manifest; needless if there is one.")
     ] = None,
@@ -614,7 +635,7 @@ def rollout_promote(
 
 @rollout_app.command("weight")
 def rollout_weight(
-    name: Annotated[str, typer.Argument(help="Service.")],
+    name: ServiceName,
     shares: Annotated[list[str], typer.Argument(help="CANARY=PERCENT, ...")],
     namespace: Namespace = "default",
     server: Server = None,
@@ -628,7 +649,7 @@ def rollout_weight(
 
 @rollout_app.command("rollback")
 def rollout_rollback(
-    name: Annotated[str, typer.Argument(help="Service.")],
+    name: ServiceName,
     to_revision: Annotated[
         str | None, typer.Option(help="Number or name of a kept revision; the one before.")
     ] = None,
