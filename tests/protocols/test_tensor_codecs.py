@@ -132,6 +132,7 @@ BAD_JSON = [
     ("FP32", [1] * 65, b"[1]", "65 dimensions"),
     ("FP32", [2**40, 2**40], b"[1]", "too large"),
     ("FP32", [0, 2**63], b"[]", "too large"),
+    ("FP64", [0, 2**60 + 1], b"[]", "too large"),
     ("FP32", [1], b"[" * 40 + b"1" + b"]" * 40, "nested more than 32 deep"),
     ("FP32", [1], b"[" * 100_000, "nested more than 32 deep"),
 ]

@@ -126,8 +126,9 @@ def count_of(shape: Sequence[int], what: str) -> int:
             f"{what} has {len(shape)} dimensions; {MAX_RANK} is the most there can be"
         )
     count = math.prod(shape)
-    # A zero among the dimensions makes the product zero whatever the others are.
-    if count > 2**62 or (count == 0 and math.prod(d for d in shape if d) > 2**62):
+    # A zero among the dimensions makes the product zero whatever the others are; numpy counts bytes, of
+    # which an element has eight at most, in 63 bits, and leaves the zeros out too.
+    if count > 2**59 or (count == 0 and math.prod(d for d in shape if d) > 2**59):
         raise InvalidInput(f"{what} has shape {list(shape)}, which is too large")
     return count
 
