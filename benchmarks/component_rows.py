@@ -30,7 +30,7 @@ import penstock
 
 
 class Scale(penstock.Transformer):
-    def preprocess(self, payload, headers=None):
+    async def preprocess(self, payload, headers=None):
         return {"instances": [[v / 10 for v in row] for row in payload["instances"]]}
 """
 

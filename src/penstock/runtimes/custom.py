@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -181,6 +181,15 @@ class AwaitedClassRuntime(ClassRuntime):
         return to_outputs(result, model.outputs)
 
 
+class _Step(NamedTuple):
+    """One of the user's methods, or the making of the reply."""
+
+    name: str
+    run: Callable[[Any], Any]
+    #: It is a coroutine function, or follows one.
+    awaited: bool
+
+
 class ClassPayloadRuntime(PayloadRuntime):
     """A class that sees the request: preprocess, predict or explain, postprocess."""
 
@@ -201,6 +210,10 @@ class ClassPayloadRuntime(PayloadRuntime):
             if (method := getattr(model, name)) is not None
         }
         self._plans["predict"] = model.predict
+        #: `async def`: quick by its own promise, so no thread is asked.
+        self._awaited = frozenset(
+            n for n in self._plans if inspect.iscoroutinefunction(getattr(model.instance, n))
+        )
 
     async def start(self) -> None:
         model = self._model
@@ -220,23 +233,26 @@ class ClassPayloadRuntime(PayloadRuntime):
         if context.verb not in self.verbs:
             raise Unsupported(f"model '{self._model.name}' cannot explain")
         run = context.run or self._in_thread
-        steps: list[tuple[str, Callable[[Any], Any]]] = [
-            (step, self._step(step, context))
+        steps = [
+            _Step(step, self._step(step, context), step in self._awaited)
             for step in ("preprocess", context.verb, "postprocess")
             if step in self._plans
         ]
-        steps.append(("its answer", self._finish(context)))
+        steps.append(_Step("its answer", self._finish(context), steps[-1].awaited))
 
         result: Any = payload
         at = 0
         while at < len(steps):
-            # Synchronous steps that follow each other share one hop to the thread.
-            at, result = await run(partial(self._advance, steps, at, result))
+            if steps[at].awaited:
+                at, result = self._advance(steps, at, result)
+            else:
+                # Synchronous steps that follow each other share one hop to the thread.
+                at, result = await run(partial(self._advance, steps, at, result))
             if inspect.isawaitable(result):
                 try:
                     result = await result
                 except (Exception, SystemExit) as e:
-                    raise self._model.fault(e, steps[at - 1][0]) from e
+                    raise self._model.fault(e, steps[at - 1].name) from e
         if is_stream(result):
             source = await self._begun(result, run)
             if context.protocol == "v2":
@@ -244,16 +260,17 @@ class ClassPayloadRuntime(PayloadRuntime):
             return StreamReply(self._pieces(*source))
         return result  # type: ignore[no-any-return]
 
-    def _advance(
-        self, steps: list[tuple[str, Callable[[Any], Any]]], at: int, value: Any
-    ) -> tuple[int, Any]:
-        """Runs steps from `at` until one gives something to await, or there are no more."""
-        while at < len(steps):
-            name, step = steps[at]
+    def _advance(self, steps: list[_Step], at: int, value: Any) -> tuple[int, Any]:
+        """Runs steps from `at` until one gives something to await, belongs elsewhere, or there are no more.
+
+        What is `async def` begins on the loop, whatever is not in a thread.
+        """
+        here = steps[at].awaited
+        while at < len(steps) and steps[at].awaited is here:
             try:
-                value = step(value)
+                value = steps[at].run(value)
             except (Exception, SystemExit) as e:
-                raise self._model.fault(e, name) from e
+                raise self._model.fault(e, steps[at].name) from e
             at += 1
             if inspect.isawaitable(value):
                 break
