@@ -245,6 +245,27 @@ def test_whatever_is_wrong_with_a_change_the_old_revision_keeps_serving_and_it_i
     assert entry(w).message == ""
 
 
+def test_with_recreate_the_old_replicas_go_before_the_new_ones_are_ready() -> None:
+    """Requests wait meanwhile; one that cannot load says so to them, for nobody else will answer."""
+    s = replace(service(), predictor=replace(service().predictor, recreate=True))
+    revisions = (kept(1, ready=True), kept(2))
+    w = decide(s, revisions, (replica(1),), weights={"iris-00001": 100})
+    assert w.drain == (replica(1).id,)
+    assert [x.rsplit(".", 1)[0] for x in started(w)] == ["default.iris-00002-0"]
+    assert routed(w) == []
+    assert entry(w).message == ""
+    w = decide(s, revisions, (replica(2, phase=Phase.STARTING),), weights={"iris-00001": 100})
+    assert started(w) == []
+    assert "keep" not in w.status.conditions[0].message
+    broken = replica(2, phase=Phase.FAILED, reason="ModelLoadFailed", message="it is empty")
+    w = decide(s, revisions, (broken,), weights={"iris-00001": 100})
+    assert started(w) == []
+    assert entry(w).message == "it is empty"
+    w = decide(s, revisions, (replica(2),), weights={"iris-00001": 100})
+    assert routed(w) == [replica(2).id]
+    assert ready(w)[0] is Truth.TRUE
+
+
 def test_a_candidate_that_nobody_asks_for_any_more_is_given_up() -> None:
     w = decide(
         revisions=(kept(1, ready=True), kept(2)),

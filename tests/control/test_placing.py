@@ -16,6 +16,7 @@ from penstock.control.settings import ControlSettings
 from penstock.domain.devices import Device, DeviceStatus, place, why_not
 from penstock.domain.process import ProcessSpec
 from penstock.domain.routes import Load, ServiceLoad
+from penstock.errors import Conflict
 from penstock.store.base import Key, Kind
 from penstock.store.sqlite import SqliteStore
 
@@ -88,6 +89,19 @@ class World:
                 },
             }
         )
+
+    async def change(self, name: str, **predictor: Any) -> None:
+        """Ask for another revision."""
+        key = Key(ISVC, "default", name)
+        while True:
+            obj = await self.store.get(key)
+            block = {**obj["spec"]["predictor"]["pytorch"], "env": [{"name": "A", "value": "b"}]}
+            spec = {"predictor": {**obj["spec"]["predictor"], "pytorch": block, **predictor}}
+            try:
+                await self.store.update({**obj, "spec": spec})
+            except Conflict:
+                continue
+            return
 
     async def until(self, what: Callable[[], Any]) -> Any:
         async with asyncio.timeout(10):
@@ -285,3 +299,24 @@ async def test_a_device_that_a_deleted_service_is_about_to_free_is_waited_for(st
     await w.condition("high", "False", "WaitingForDevice")
     assert await w.plane.placing.look() == {}
     assert "b" in w.held()
+
+
+async def test_a_change_waits_for_the_device_that_its_own_old_revision_has(start: Any) -> None:
+    w = await start()
+    await w.apply("only")
+    await w.condition("only", "True")
+    await w.change("only")
+    c = await w.condition("only", "False", "WaitingForDevice")
+    assert "only-00001 keeps serving" in c["message"]
+    assert {r.revision for r in w.backend.replicas.values() if r.devices} == {"only-00001"}
+
+
+async def test_with_recreate_the_old_revision_gives_its_device_to_the_new_one(start: Any) -> None:
+    w = await start()
+    await w.apply("only", deploymentStrategy={"type": "Recreate"})
+    await w.condition("only", "True")
+    await w.change("only")
+    await w.until(
+        lambda: {r.revision for r in w.backend.replicas.values() if r.devices} == {"only-00002"}
+    )
+    await w.condition("only", "True")

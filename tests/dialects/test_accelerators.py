@@ -177,3 +177,44 @@ def test_a_class_that_kubernetes_would_refuse_is_refused(
     manifest: dict[str, Any], problem: str
 ) -> None:
     assert problem in problems_of(manifest)[0]
+
+
+# -- replacing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "recreate", "warned"),
+    [
+        ({"type": "Recreate"}, True, False),
+        ({"type": "RollingUpdate"}, False, False),
+        ({}, False, False),
+        ({"rollingUpdate": {"maxSurge": 0}}, False, True),
+    ],
+)
+def test_how_a_revision_is_replaced(strategy: dict[str, Any], recreate: bool, warned: bool) -> None:
+    manifest = isvc({"sklearn": {"storageUri": "x"}, "deploymentStrategy": strategy})
+    assert predictor_of(manifest).recreate is recreate
+    assert bool(warnings_of(manifest)) is warned
+
+
+@pytest.mark.parametrize(
+    ("strategy", "problem"),
+    [
+        ({"type": "BlueGreen"}, "deploymentStrategy.type: must be one of"),
+        ({"type": "Recreate", "rollingUpdate": {}}, "may not be given with type Recreate"),
+        ({"typ": "Recreate"}, "deploymentStrategy.typ: unknown field"),
+    ],
+)
+def test_a_strategy_that_makes_no_sense_is_refused(strategy: dict[str, Any], problem: str) -> None:
+    manifest = isvc({"sklearn": {"storageUri": "x"}, "deploymentStrategy": strategy})
+    assert any(problem in p for p in problems_of(manifest))
+
+
+def test_a_transformers_priority_is_its_own_and_else_the_predictors() -> None:
+    manifest = isvc({"sklearn": {"storageUri": "x"}, "priority": 5})
+    manifest["spec"]["transformer"] = {
+        "containers": [{"image": "a", "name": "kserve-container"}],
+        "priority": 7,
+    }
+    service = dialects.translate(manifest, runs_containers=True).object
+    assert (service.predictor.priority.value, service.transformer.priority.value) == (5, 7)

@@ -27,6 +27,10 @@ BASES: dict[str, dict[str, Any]] = {
         "spec": {"containers": [{"name": "kserve-container", "image": "x"}]},
     },
     "ServiceAccount": {"metadata": {"name": "a"}},
+    "Experiment": {
+        "metadata": {"name": "e"},
+        "spec": {"candidates": [{"name": "a", "weight": 1}]},
+    },
     "InferenceGraph": {
         "metadata": {"name": "g"},
         "spec": {"nodes": {"root": {"routerType": "Sequence", "steps": [{"serviceName": "a"}]}}},
@@ -195,7 +199,7 @@ def test_the_list_of_supported_fields_has_each_known_field_once() -> None:
 READ_IN_COMPONENT = {
     "containers", "serviceAccountName", "serviceAccount", "minReplicas",
     "containerConcurrency", "timeout", "canaryTrafficPercent", "batcher", "labels", "annotations", "name",
-    "priority", "priorityClassName", "preemptionPolicy",
+    "priority", "priorityClassName", "preemptionPolicy", "deploymentStrategy",
     "storageUris", "model", "scaleTarget", "scaleMetric", "scaleMetricType", "maxReplicas", "scaling",
 }  # fmt: skip
 READ_IN_BLOCK = {

@@ -94,10 +94,20 @@ def test_devices_are_held_shared_waited_for_and_taken(platform: Platform) -> Non
     until(lambda: condition(platform, "whole").get("status") == "True", "its device")
     assert seen(platform, "whole") == "GPU-a"
 
-    platform.run("apply", "-f", "-", "--wait", stdin=tells("first", 1, priority=100))
+    recreate = {"deploymentStrategy": {"type": "Recreate"}, "priority": 100}
+    platform.run("apply", "-f", "-", "--wait", stdin=tells("first", 1, **recreate))
     assert seen(platform, "first") == "GPU-a"
     assert "PutToSleep" in platform.run("events")
     assert condition(platform, "whole")["reason"] == "Asleep"
+
+    changed = json.loads(tells("first", 1, **recreate))
+    changed["spec"]["predictor"]["python"]["env"] = [{"name": "A", "value": "b"}]
+    platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(changed))
+    assert seen(platform, "first") == "GPU-a"
+    devices = platform.get("/apis/penstock.dev/v1alpha1/devices")["items"]
+    assert [h["replica"].partition("-0.")[0] for h in devices[0]["status"]["holders"]] == [
+        "default.first-00002"
+    ]
 
 
 def test_a_sklearn_model_that_asks_for_a_device_is_told_that_it_uses_none(

@@ -37,8 +37,7 @@ class Priorities:
         found = resolve(asked, self._classes)
         if found is None:
             return Rank(), (
-                f"spec.predictor.priorityClassName: there is no PriorityClass "
-                f"{asked.class_name}; the service has priority 0"
+                f"priorityClassName: there is no PriorityClass {asked.class_name}, so the priority is 0"
             )
         return found, ""
 

@@ -43,7 +43,7 @@ from penstock.control.service_state import ServiceState
 from penstock.control.settings import ControlSettings
 from penstock.control.starts import Starts
 from penstock.control.workloads import Workloads
-from penstock.domain.priority import Rank
+from penstock.domain.priority import Priority, Rank
 from penstock.domain.service import Role, Service
 from penstock.domain.status import conditions_of
 from penstock.domain.workload import component_key, service_key
@@ -264,7 +264,7 @@ class ServiceController:
             k.workload.role for k in self.revisions.of(key, state.uid) if k.ready_at is not None
         }
         workloads = await self._workloads.observe(key, manifest, service, state)
-        rank, warning = await self.priorities.rank(service.predictor.priority)
+        ranks, unknown = await self._ranks(service, workloads)
         url = f"{self._settings.inference_url}/serving/{service.namespace}/{service.name}"
         return Observed(
             service=service,
@@ -272,20 +272,34 @@ class ServiceController:
             workloads=workloads,
             replicas=self._replicas.of(key),
             draining=self._drains.ids,
-            scale=self._scale(key, workloads, proven, rank),
+            scale=self._scale(key, workloads, proven, ranks),
             weights=self._weights(key),
             previous=conditions_of(manifest.get("status") or {}),
-            warnings=(*warnings, warning) if warning else warnings,
+            warnings=(*warnings, *unknown),
             url=url,
             address=url,
         )
+
+    async def _ranks(
+        self, service: Service, workloads: tuple[ObservedWorkload, ...]
+    ) -> tuple[dict[Role, Rank], tuple[str, ...]]:
+        """How much each role matters: as much as its first workload says, else as the predictor."""
+        ranks: dict[Role, Rank] = {}
+        warnings: list[str] = []
+        for seen in workloads:
+            role, asked = seen.workload.id.role, seen.workload.component.priority
+            if role not in ranks:
+                said = asked if asked != Priority() else service.predictor.priority
+                ranks[role], warning = await self.priorities.rank(said)
+                warnings += [f"spec.{role}.{warning}"] if warning and said is asked else []
+        return ranks, tuple(warnings)
 
     def _scale(
         self,
         key: ServiceKey,
         workloads: tuple[ObservedWorkload, ...],
         proven: set[Role],
-        rank: Rank,
+        ranks: Mapping[Role, Rank],
     ) -> dict[Role, int]:
         """The replicas that each role's load asks for; the first workload of a role says how it scales."""
         scale: dict[Role, int] = {}
@@ -300,7 +314,7 @@ class ServiceController:
                     r.phase in LIVE and r.component == role for r in self._replicas.of(key)
                 ),
                 proven=role in proven,
-                rank=rank,
+                rank=ranks[role],
             )
         for role in Role:
             if role not in scale:
@@ -325,7 +339,10 @@ class ServiceController:
             self._drains.begin(key, replica_id, sequence)
         try:
             await self._starts.start(
-                service, state, wanted.start, priority=self._scaler.rank(key).value
+                service,
+                state,
+                wanted.start,
+                priority=lambda role: self._scaler.rank(_component(key, role)).value,
             )
         finally:
             # Events first: said twice after a crash in between is better than not at all.

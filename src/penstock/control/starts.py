@@ -15,7 +15,7 @@ from penstock.control.revisions import Kept
 from penstock.control.secrets import environment
 from penstock.control.service_state import ServiceState
 from penstock.control.settings import ControlSettings
-from penstock.domain.service import Service
+from penstock.domain.service import Role, Service
 from penstock.errors import PenstockError
 from penstock.store.base import Store
 
@@ -46,7 +46,7 @@ class Starts:
         state: ServiceState,
         starts: tuple[Start, ...],
         *,
-        priority: int = 0,
+        priority: Callable[[Role], int],
     ) -> None:
         """Start them side by side; raises the first error when all have been tried."""
         if not starts:
@@ -74,7 +74,7 @@ class Starts:
                 env=env[kept.name],
                 cores=self._settings.cores,
                 replicas=share,
-                priority=priority,
+                priority=priority(kept.workload.role),
                 gateways=self._settings.gateways,
             )
             self._replicas.put(await self._backend.start(replica_id, kept.revision.framework, spec))

@@ -39,6 +39,7 @@ from penstock.dialects.metadata import (
 from penstock.dialects.model_args import read_args
 from penstock.dialects.pod import POD_FIELDS, At, ResourceRequirements, env_of, resources_of
 from penstock.dialects.priorities import priority_of
+from penstock.dialects.replacing import recreates
 from penstock.dialects.scaling_fields import Said, ScalingBlock, read_annotations, read_block
 from penstock.dialects.schema import path, read
 from penstock.dialects.support import Table
@@ -280,6 +281,11 @@ class _Reader:
         account = given.service_account_name or given.service_account
         priority, problems = priority_of(given, at)
         self._problems += problems
+        recreate, problems, warnings = recreates(
+            given.deployment_strategy, (*at, "deploymentStrategy")
+        )
+        self._problems += problems
+        self._warnings += warnings
         shared: dict[str, Any] = {
             "role": role,
             "name": variant,
@@ -289,6 +295,7 @@ class _Reader:
             "canary_percent": given.canary_traffic_percent,
             "service_account": account,
             "priority": priority,
+            "recreate": recreate,
             "labels": _frozen(given.labels),
             "annotations": _frozen(given.annotations),
         }

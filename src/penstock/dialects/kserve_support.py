@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from penstock.dialects import components
 from penstock.dialects.kserve_fields import BLOCKS
-from penstock.dialects.pod import CLUSTER, model_container_rows, pod_rows
+from penstock.dialects.pod import model_container_rows, pod_rows
 from penstock.dialects.support import Table, no_effect, refused
 
 _BLOCKS = "{" + ",".join([*BLOCKS, "model"]) + "}"
@@ -23,7 +23,6 @@ TABLE = Table(
             )
             for row in (
                 *components.rows(f"spec.{role}", blocks),
-                no_effect(f"spec.{role}.deploymentStrategy", CLUSTER),
                 *pod_rows(f"spec.{role}"),
                 *model_container_rows(f"spec.{role}.{{{','.join(blocks)}}}"),
             )
@@ -61,7 +60,6 @@ TABLE = Table(
             "is for scaling by cpu and memory, which is not done here",
             only_processes=False,
         ),
-        no_effect("spec.predictor.deploymentStrategy", CLUSTER),
         no_effect(
             f"spec.predictor.{_BLOCKS}.runtimeVersion",
             "the framework installed here runs the model, whatever its version",

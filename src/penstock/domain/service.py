@@ -211,6 +211,8 @@ class Component:
     canary_percent: int | None = None
     service_account: str | None = None
     priority: Priority = Priority()  # noqa: RUF009 - frozen
+    #: A new revision's replicas start when the old ones have been told to end, not beside them.
+    recreate: bool = False
     labels: Mapping[str, str] = EMPTY
     annotations: Mapping[str, str] = EMPTY
 

@@ -59,7 +59,7 @@ def judge(o: Observed, role: RolePlan, line: Line) -> Judgement:
     """Look at one workload of a role."""
     if o.service.stopped:
         return STOPPED
-    names = role.names
+    names = "" if line.replaces else role.names
     keeps = f" {names} keep{'' if ' and ' in names else 's'} serving." if names else ""
     return _not_yet(line, keeps) or _coming(role, line, keeps) or _serving(o, role, line)
 

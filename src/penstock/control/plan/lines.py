@@ -36,6 +36,11 @@ class Line:
         return self.seen.workload
 
     @property
+    def replaces(self) -> bool:
+        """The candidate's replicas take the place of the others' before they are ready."""
+        return self.candidate is not None and self.workload.component.recreate
+
+    @property
     def scaling(self) -> Scaling:
         return self.workload.component.scaling
 

@@ -148,6 +148,9 @@ def plan_role(o: Observed, role: Role, *, uid: str) -> RolePlan:
     for line in lines:
         if line.candidate is not None:
             want[line.candidate.name] = line.proving
+            if line.replaces:
+                # The old ones go first; requests wait for the new ones.
+                want.update({k.name: 0 for k in line.seen.revisions[:-1] if k.name in want})
     start, drain = _staff(o, live, want, by_name, uid)
     return RolePlan(
         role=role,

@@ -29,7 +29,10 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str]) -> Route:
         message = "it is stopped (annotation serving.kserve.io/stop)"
     elif percents:
         targets = _targets(role, percents, leaving)
-        replicas = [r for name in percents for r in role.live.get(name, ())]
+        names = set(percents)
+        if candidate is not None and role.lines[0].replaces:
+            names = {candidate.name}
+        replicas = [r for name in names for r in role.live.get(name, ())]
         broken = [r for r in replicas if r.phase is Phase.FAILED]
         if broken and len(broken) == len(replicas):
             message = one_line(broken[0].message or broken[0].reason)
