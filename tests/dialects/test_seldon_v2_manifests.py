@@ -100,7 +100,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (model(requirements=["skleran"]), "spec.requirements[0]", "did you mean sklearn?"),
     (model(requirements=["sklearn", "big"]), "spec.requirements[1]", "no server has"),
     (model(requirements=["sklearn", "xgboost"]), "spec.requirements[1]", "sklearn already"),
-    (model(requirements=["python"]), "spec.requirements[0]", "not supported yet"),
+    (model(requirements=["alibi-detect"]), "spec.requirements[0]", "not supported"),
     (model(requirements=[]), "spec.requirements", "must name a format"),
     (model(storageUri="oci://x"), "spec.storageUri", "container images"),
     (model(storagUri="x"), "spec.storagUri", "did you mean storageUri?"),
@@ -111,7 +111,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (model(parameters=[{"name": "a", "value": "b"}]), "spec.parameters[0].name", "is not read"),
     (server(serverConfig="own"), "spec.capabilities", "is required"),
     ({**model(), "kind": "Pipeline"}, "kind", "graphs"),
-    ({**model(), "kind": "Experiment"}, "kind", "traffic"),
+    ({**model(), "kind": "SeldonConfig"}, "kind", "Seldon's own components"),
     ({**model(), "kind": "Modle"}, "kind", "did you mean Model?"),
 ]
 

@@ -30,7 +30,8 @@ async def test_the_header_comes_before_path_and_host(front, stand_in, path, host
     [
         ("nope", 404, "There is no service nope"),
         ("a.pipeline", 404, "There is no service a.pipeline"),
-        ("a.experiment", 501, "experiments are not served yet"),
+        ("a.experiment", 404, "There is no service a.experiment"),
+        ("iris.experiment", 404, "There is no service iris.experiment"),
         ("", 404, "There is no service"),
     ],
 )

@@ -48,7 +48,7 @@ def show_file(path: Path, output: str) -> None:
     graphs = []
     for document in documents:
         try:
-            if dialects.of(document).is_graph:
+            if dialects.of(document).is_graph and dialects.of(document).kind != "Experiment":
                 graphs.append(graph_of(document))
         except InvalidManifest as exc:
             raise CliError(str(exc), FAILED) from None

@@ -15,6 +15,7 @@ from penstock.control.manifests import ManifestCache, ServiceKey
 from penstock.control.plan import Event, one_line
 from penstock.control.records import Records
 from penstock.control.routes import RoutePublisher
+from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
 from penstock.domain.routes import Route
 from penstock.domain.status import (
@@ -86,10 +87,10 @@ class GraphController:
             event = Event("Warning", "InvalidSpec", one_line(str(exc)))
             await self._records.event(kind, manifest, event)
             return None
-        graph: Graph = translation.object
+        graph: Graph | Experiment = translation.object
         self._follow(key, graph)
         ready, reason, message = self._judge(graph)
-        self._routes.put(Route(graph.namespace, graph.name, timeout_s=graph.timeout_s, graph=graph))
+        self._routes.put(_route(graph))
         before = conditions_of(manifest.get("status") or {})
         url = f"{self._inference_url}/serving/{graph.namespace}/{graph.name}"
         status = with_conditions(
@@ -111,7 +112,7 @@ class GraphController:
             self._manifests.put(kind, written)
         return None
 
-    def _follow(self, key: ServiceKey, graph: Graph) -> None:
+    def _follow(self, key: ServiceKey, graph: Graph | Experiment) -> None:
         names = frozenset((*graph.services(), *graph.graphs()))
         if self._names.get(key) == names:
             return
@@ -120,7 +121,7 @@ class GraphController:
         for name in names:
             self._users.setdefault(name, set()).add(key)
 
-    def _judge(self, graph: Graph) -> tuple[Truth, str, str]:
+    def _judge(self, graph: Graph | Experiment) -> tuple[Truth, str, str]:
         """Ready, and which of the services it names is not."""
         not_ready: list[str] = []
         unknown = missing = False
@@ -165,6 +166,12 @@ class GraphController:
         for warning in status.warnings:
             if warning not in told:
                 await self._records.event(kind, manifest, Event("Warning", "NoEffect", warning))
+
+
+def _route(graph: Graph | Experiment) -> Route:
+    if isinstance(graph, Experiment):
+        return Route(graph.namespace, graph.name, experiment=graph)
+    return Route(graph.namespace, graph.name, timeout_s=graph.timeout_s, graph=graph)
 
 
 def _dialect(manifest: Object) -> dialects.Dialect:

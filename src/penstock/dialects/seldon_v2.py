@@ -1,4 +1,4 @@
-"""Seldon Core V2's Model and Server, mlops.seldon.io/v1alpha1.
+"""Seldon Core V2's Model and Server, mlops.seldon.io/v1alpha1; Experiment is in `seldon_experiment`.
 
 A Model is a service: one of its `requirements` is the format, the others have to be capabilities that every
 process here has. A Server is a serving runtime: it exists so that a Model may be pinned to it, and so that a
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from penstock.dialects import kserve_annotations as notes
-from penstock.dialects import penstock
+from penstock.dialects import penstock, seldon_experiment
 from penstock.dialects.base import Dialect, Manifest, Translation, refuse
 from penstock.dialects.conversion import Converted, translate_converted
 from penstock.dialects.kserve_status import render_status as render_kserve
@@ -59,8 +59,8 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )  # fmt: skip
 #: Requirements that name a kind of server: each model has a process that does the same.
 _SERVER_KINDS = ("mlserver", "triton")
+PYTHON = "python"
 _NOT_HERE = {
-    "python": "MLServer's and Triton's Python models are not supported yet",
     "alibi-detect": "detectors are not supported",
     "alibi-explain": "explainers are not supported yet",
 }
@@ -218,13 +218,19 @@ def translate_model(manifest: Manifest, *, runs_containers: bool = False) -> Tra
 
 
 def _format(spec: ModelSpec, problems: list[FieldProblem]) -> str:
-    """The requirement that is a format; what else is required must be so anyway."""
+    """The requirement that is a format; what else is required must be so anyway.
+
+    `python` is a model of Triton's or MLServer's own: their folder says what it is.
+    """
     at = [(f"spec.requirements[{i}]", r) for i, r in enumerate(spec.requirements or ())]
     if spec.model_type:
         at.append(("spec.modelType", spec.model_type))
     formats = [(place, r) for place, r in at if r in FORMATS]
+    required = {r for _, r in at}
+    if PYTHON in required and not formats:
+        return "triton" if "triton" in required else "mlserver"
     for place, requirement in at:
-        if requirement in FORMATS or requirement in _SERVER_KINDS:
+        if requirement in FORMATS or requirement in (*_SERVER_KINDS, PYTHON):
             continue
         near = nearest(requirement, list(FORMATS))
         hint = f", did you mean {near}?" if near else f"; known are {', '.join(FORMATS)}"
@@ -341,11 +347,10 @@ SERVER = Dialect(
     table=SERVER_TABLE,
     translator=translate_server,
 )
-DIALECTS = (MODEL, SERVER)
+DIALECTS = (MODEL, SERVER, seldon_experiment.EXPERIMENT)
 
 #: Kinds of the same group that are known and not served, and why.
 LATER = {
-    "Experiment": "experiments need traffic to be split between models, which is not supported yet",
     "Pipeline": "pipelines need graphs of several models, which are not supported yet",
     "ServerConfig": "servers' pods are for a cluster; a Server names what it can as capabilities",
     "SeldonRuntime": "configures Seldon's own components, which are not here",

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
 
 #: The component whose route has the service's own key.
@@ -105,6 +106,8 @@ class Route(msgspec.Struct, frozen=True):
     message: str = ""
     #: Requests run this graph in the gateway; there are no targets then.
     graph: Graph | None = None
+    #: Requests go to one of several services instead; there are no targets then.
+    experiment: Experiment | None = None
     #: Which component of the service the targets are: predictor, transformer or explainer.
     component: str = PREDICTOR
     #: On the predictor's route: the component that clients' requests go to, if that is another one.

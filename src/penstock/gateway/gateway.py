@@ -26,6 +26,8 @@ from penstock.protocols.shared_memory import SharedMemory
 from penstock.protocols.triton import ServerCalls
 
 if TYPE_CHECKING:
+    from penstock.domain.experiment import Experiment
+    from penstock.gateway.experiment_front import ExperimentFront
     from penstock.gateway.graph_front import Graphs
     from penstock.gateway.resolve import Plan
     from penstock.http.server import Exchange
@@ -63,7 +65,10 @@ class Gateway:
         self._waiting_bytes = 0
         self.registry = registry if registry is not None else Registry()
         labels = ("namespace", "service", "component", "revision", "protocol", "status")
-        self.table = Table(loop, self.flush, ShadowMetrics(self.registry), self._shared_graphs)
+        self.shadow_metrics = ShadowMetrics(self.registry)
+        self.table = Table(
+            loop, self.flush, self.shadow_metrics, self._shared_graphs, self._experiment
+        )
         self._graphs: Graphs | None = None
         self._requests = self.registry.counter(
             "penstock_gateway_requests", "Requests answered by the gateway.", labels
@@ -305,6 +310,12 @@ class Gateway:
 
             self._graphs = Graphs(self, self._loop)
         return self._graphs
+
+    def _experiment(self, experiment: Experiment) -> ExperimentFront:
+        """What takes an experiment's requests; most gateways have none."""
+        from penstock.gateway.experiment_front import ExperimentFront
+
+        return ExperimentFront(self, self._loop, experiment)
 
     # -- what is counted ------------------------------------------------------------------------------
 

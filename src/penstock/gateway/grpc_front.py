@@ -216,9 +216,6 @@ class _ModelCall:
                 if service.graph is not None:
                     service.graph.handle_grpc(exchange, plan, service, self._method)
                     return
-                if service.graph is not None:
-                    service.graph.handle_grpc(exchange, plan, service, self._method)
-                    return
                 if len(self._plans) >= _MAX_PLANS:
                     self._plans.clear()
                 self._plans[key] = plan
@@ -239,6 +236,7 @@ class _ModelCall:
         seldon = head.get(b"seldon-model")
         if seldon is not None:
             name = seldon.decode("latin-1").strip().removesuffix(".pipeline")
+            name = name.removesuffix(".experiment")
             service, tag = None, ""
         else:
             service, tag = by_host(head, table)
@@ -273,22 +271,25 @@ class _ModelCall:
     def _render(
         self, service: Service, size: int, more: tuple[bytes, bytes] | None = None
     ) -> bytes:
-        """The head to send on; `more` is a field that takes the place of the client's."""
-        head = self._head
-        lines = [
-            f"POST {head.path} HTTP/1.1\r\nhost: {service.name}.{service.namespace}\r\n".encode()
-        ]
-        lines += [
-            b"%b: %b\r\n" % (name, value)
-            for name, value in head.headers
-            if name not in HOP_BY_HOP
-            and name not in _OWN_FIELDS
-            and (more is None or name != more[0])
-        ]
-        if more is not None:
-            lines.append(b"%b: %b\r\n" % more)
-        lines.append(b"content-length: %d\r\n\r\n" % size)
-        return b"".join(lines)
+        return render_call(self._head, service, size, more)
+
+
+def render_call(
+    head: RequestHead, service: Service, size: int, more: tuple[bytes, bytes] | None = None
+) -> bytes:
+    """The head to send on; `more` is a field that takes the place of the client's."""
+    lines = [
+        f"POST {head.path} HTTP/1.1\r\nhost: {service.name}.{service.namespace}\r\n".encode()
+    ]
+    lines += [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in head.headers
+        if name not in HOP_BY_HOP and name not in _OWN_FIELDS and (more is None or name != more[0])
+    ]
+    if more is not None:
+        lines.append(b"%b: %b\r\n" % more)
+    lines.append(b"content-length: %d\r\n\r\n" % size)
+    return b"".join(lines)
 
 
 class _RepositoryCall(_ModelCall):

@@ -124,9 +124,9 @@ def by_header(value: bytes, table: Table) -> Service:
         if service is not None and service.graph is not None:
             return service
     if name.endswith(".experiment"):
-        raise Unsupported(
-            "The header seldon-model asks for an experiment; experiments are not served yet."
-        )
+        service = table.by_key(f"{DEFAULT_NAMESPACE}/{name.removesuffix('.experiment')}")
+        if service is not None and service.route.experiment is not None:
+            return service
     raise unknown_service(name, DEFAULT_NAMESPACE)
 
 
@@ -220,6 +220,11 @@ def _make(
         wanted=choice.wanted,
         soft=choice.soft,
     )
+
+
+def make(head: RequestHead, service: Service, path: str, table: Table) -> Plan:
+    """The plan for a head, when it is known already which service is meant."""
+    return _make(head, service, path, table)
 
 
 def _verb(path: str, service: Service) -> str:

@@ -51,20 +51,30 @@ class Shadow:
     def __init__(
         self,
         key: tuple[str, str],
-        target: Target,
+        target: Target | None,
         percent: int,
         metrics: ShadowMetrics,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        #: None until it is told (`aim`).
         self.target = target
         self.percent = percent
-        self.labels = (*key, target.revision)
+        self.labels: tuple[str, str, str] = (*key, target.revision if target is not None else "")
         self.metrics = metrics
         self.loop = loop
         self.under_way: set[Copy] = set()
         #: Bytes of whole bodies that are being sent.
         self.held_bytes = 0
         self._credit = 0
+
+    def aim(self, target: Target) -> None:
+        """Where copies go from now on."""
+        self.target = target
+        self.labels = (*self.labels[:2], target.revision)
+
+    def count_for(self, revision: str, status: str) -> None:
+        """Count a copy that was not made."""
+        self.metrics.requests.labels(*self.labels[:2], revision, status).inc()
 
     def copy(self, forward: Forward) -> None:
         """Send a copy of a request that is all here, if it is this one's turn."""
@@ -111,7 +121,8 @@ class Shadow:
         if len(self.under_way) >= MOST_AT_ONCE:
             self.count("dropped")
             return None
-        replica = least_busy(self.target.replicas, self.target.concurrency)
+        target = self.target
+        replica = least_busy(target.replicas, target.concurrency) if target is not None else None
         if replica is None:
             self.count("no replica")
         return replica

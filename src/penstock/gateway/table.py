@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from penstock.domain.routes import PREDICTOR, ROLES, Put, Remove, Route, Snapshot, ToGateway
@@ -20,6 +21,7 @@ from penstock.gateway.shadow import Shadow, ShadowMetrics
 from penstock.gateway.sticky import answer_lines
 
 if TYPE_CHECKING:
+    from penstock.domain.experiment import Experiment
     from penstock.gateway.proxy import Forward
 
 
@@ -48,6 +50,12 @@ class Target:
         self.credit = 0
         #: Metric children by (protocol, status), so that a request costs one look-up.
         self.series: dict[tuple[str, int], Any] = {}
+
+    def with_lines(self, more: bytes) -> Target:
+        """The same target, whose answers say `more`, too."""
+        other = copy(self)
+        other.lines = self.lines + more
+        return other
 
     def pick(self) -> Replica | None:
         """A replica that may take a request now, or None."""
@@ -117,10 +125,15 @@ class Table:
         on_capacity: Callable[[Service], None],
         shadow_metrics: ShadowMetrics | None = None,
         graphs: Callable[[], Any] | None = None,
+        experiments: Callable[[Experiment], Any] | None = None,
     ) -> None:
         self._loop = loop
         #: Makes, the first time, what all graphs share (`graph_front.Graphs`).
         self._graphs = graphs
+        #: Makes what takes an experiment's requests (`experiment_front.ExperimentFront`).
+        self._experiments = experiments
+        #: (namespace, service) -> the experiment that has its requests.
+        self._taken: dict[tuple[str, str], Service] = {}
         self._shadow_metrics = shadow_metrics
         self._on_capacity = on_capacity
         self._services: dict[str, Service] = {}
@@ -132,7 +145,11 @@ class Table:
         self.filled = False
 
     def get(self, namespace: str, name: str) -> Service | None:
-        """A service by its name, or by the name of a model it serves."""
+        """A service by its name, or by the name of a model it serves; an experiment that has its requests."""
+        if self._taken:
+            taken = self._taken.get((namespace, name))
+            if taken is not None:
+                return taken
         service = self._services.get(f"{namespace}/{name}")
         if service is not None and service.name == name:
             return service
@@ -209,6 +226,8 @@ class Table:
         service = Service(route, targets)
         if route.graph is not None and self._graphs is not None:
             service.graph = self._graphs().front(route.graph)
+        if route.experiment is not None and self._experiments is not None:
+            service.graph = self._experiments(route.experiment)
         if route.shadow is not None and self._shadow_metrics is not None:
             copied = service.named(route.shadow.revision)
             if copied is not None:
@@ -221,6 +240,8 @@ class Table:
                 )
         self._services[route.key] = service
         self.generation += 1
+        if route.experiment is not None or (old is not None and old.route.experiment is not None):
+            self._take_over(old, service)
         if old is not None:
             self._forget_models(old)
             old.current = False
@@ -237,6 +258,25 @@ class Table:
             self._on_capacity(service)
         return service
 
+    def _take_over(self, old: Service | None, new: Service | None) -> None:
+        """Give an experiment the requests of its default; whose it was until now gets them back."""
+        names = []
+        for service in (old, new):
+            experiment = service.route.experiment if service is not None else None
+            if service is None or experiment is None or not experiment.default:
+                continue
+            key = (experiment.namespace, experiment.default)
+            names.append(key)
+            if service is old and self._taken.get(key) is old:
+                del self._taken[key]
+            elif service is new:
+                # Where two experiments want the same, the first has it.
+                self._taken.setdefault(key, service)
+        for namespace, name in dict.fromkeys(names):
+            member = self._services.get(f"{namespace}/{name}")
+            if member is not None:  # plans for it are to be made anew
+                self._describe(member.route, member)
+
     def _up(self, key: str) -> None:
         service = self._services.get(key)
         if service is not None and service.waiting:
@@ -251,6 +291,8 @@ class Table:
         self._forget_models(old)
         if old.route.graph is not None and self._graphs is not None:
             self._graphs().forget(old.route.graph)
+        if old.route.experiment is not None:
+            self._take_over(old, None)
         for target in old.targets:
             for replica in target.replicas:
                 replica.close()

@@ -375,12 +375,15 @@ class _Method:
 class _Infer:
     """ModelInfer calls with one head: a target for each model they name."""
 
-    __slots__ = ("_app", "_encoding", "_head", "_targets")
+    __slots__ = ("_app", "_encoding", "_head", "_meant", "_targets")
 
     def __init__(self, app: Application, head: RequestHead) -> None:
         self._app = app
         self._head = head
         self._encoding = head.get(b"grpc-encoding")
+        #: The model that a gateway means, whatever the message names (an experiment's candidate).
+        meant = head.get(b"x-penstock-model")
+        self._meant = meant.decode("latin-1") if meant is not None else ""
         self._targets: dict[tuple[str, str], GrpcInfer] = {}
 
     def __call__(self, exchange: Exchange) -> None:
@@ -407,7 +410,7 @@ class _Infer:
         if target is None:
             if len(self._targets) >= _MAX_TARGETS:
                 self._targets.clear()
-            target = GrpcInfer(self._app, self._head, key[0], key[1] or None)
+            target = GrpcInfer(self._app, self._head, self._meant or key[0], key[1] or None)
             self._targets[key] = target
         target(exchange)
 

@@ -1,0 +1,242 @@
+"""Experiments in the gateway: each request goes to one of several services, as if it had named that one.
+
+Stands where `graph_front.GraphFront` stands for a graph, so a request that has nothing to do with experiments
+asks for neither. Whoever is chosen gets the request under its own name and with all that is its own: waiting,
+retries, deadline, canaries. The answer's `x-seldon-route` says who it was; a client that sends it back stays
+there for as long as that candidate has a weight.
+"""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock.errors import PenstockError, Unavailable
+from penstock.gateway.choosing import choose
+from penstock.gateway.components import reached
+from penstock.gateway.grpc_front import GrpcForward, render_call
+from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
+from penstock.gateway.resolve import Plan, make
+from penstock.gateway.shadow import Shadow
+from penstock.protocols.grpc.wire import reply_error, timeout_s
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from penstock.domain.experiment import Candidate, Experiment
+    from penstock.gateway.gateway import Gateway
+    from penstock.gateway.table import Service, Target
+    from penstock.http.head import RequestHead
+
+ROUTE_HEADER: Final = b"x-seldon-route"
+#: Tells a model process which model is meant, whatever the message names.
+MODEL_HEADER: Final = b"x-penstock-model"
+_TOLD: Final = re.compile(rb":([a-z0-9][-a-z0-9]*)_[0-9]+:")
+_MODEL_PATH: Final = re.compile(r"(/v[12]/models/)([^/:]+)")
+#: Targets remembered with the line that tells of them.
+_MOST_TOLD: Final = 256
+
+
+class ExperimentFront:
+    """One experiment's requests."""
+
+    def __init__(
+        self, gateway: Gateway, loop: asyncio.AbstractEventLoop, experiment: Experiment
+    ) -> None:
+        self.gateway = gateway
+        self.experiment = experiment
+        self._credits = dict.fromkeys((c.name for c in experiment.candidates), 0)
+        self._told: dict[tuple[Target, str], Target] = {}
+        self._mirror: Shadow | None = None
+        if experiment.mirror:
+            self._mirror = Shadow(
+                (experiment.namespace, experiment.name),
+                None,  # chosen for each copy
+                experiment.mirror_percent,
+                gateway.shadow_metrics,
+                loop,
+            )
+
+    # -- requests over HTTP -----------------------------------------------------------------------
+
+    def handle(self, exchange: Any, plan: Plan, service: Service) -> None:
+        """Take a request for this experiment; its body may be here."""
+        if exchange.body is None and (
+            self._mirror is not None or 0 <= exchange.head.content_length <= GATHER_BYTES
+        ):
+            exchange.gather(lambda whole: self._whole(whole, plan))
+        else:
+            self._whole(exchange, plan)
+
+    def _whole(self, exchange: Any, plan: Plan) -> None:
+        try:
+            head: RequestHead = exchange.head
+            member, name = self._member(head)
+            own = self._plan_for(head, member, plan.own or head.path)
+            gateway = self.gateway
+            if own.service is not None and own.service.graph is not None:
+                raise Unavailable(f"{member.key} is a graph, which cannot be a candidate.")
+            reached = own.service or member
+            forward = _HttpForward(gateway, exchange, own, reached, gateway.now())
+            forward.front, forward.candidate = self, name
+            gateway.admit(forward)
+            self._copy(exchange, head, plan.own or head.path)
+        except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
+            refuse(exchange, exc if isinstance(exc, PenstockError) else internal(exc))
+
+    def _plan_for(self, head: RequestHead, member: Service, path: str) -> Plan:
+        key = ("experiment", member.key, path)
+        plan: Plan | None = head.memo.get(key)
+        if plan is None or plan.service is None or not plan.service.current:
+            named = _MODEL_PATH.sub(lambda m: m[1] + member.name, path, count=1)
+            plan = head.memo[key] = make(head, member, named, self.gateway.table)
+        return plan
+
+    # -- calls over gRPC --------------------------------------------------------------------------
+
+    def handle_grpc(self, exchange: Any, plan: Plan, service: Service, method: str) -> None:
+        """Take a gRPC call about this experiment, its message all here."""
+        try:
+            head: RequestHead = exchange.head
+            member, name = self._member(head)
+            own = self._grpc_plan(head, member, len(exchange.body))
+            gateway = self.gateway
+            now = gateway.now()
+            forward = _CallForward(gateway, exchange, own, own.service or member, now)
+            forward.front, forward.candidate = self, name
+            asked = timeout_s(exchange.timeout) if exchange.timeout is not None else None
+            if asked is not None and asked < own.timeout_s:
+                forward.deadline = now + asked
+            gateway.admit(forward)
+            self._copy_grpc(exchange, head)
+        except Exception as exc:  # noqa: BLE001 - the call's border: one call fails, not the process
+            reply_error(exchange, exc if isinstance(exc, PenstockError) else internal(exc))
+
+    def _grpc_plan(self, head: RequestHead, member: Service, size: int) -> Plan:
+        key = ("experiment-grpc", member.key, size)
+        plan: Plan | None = head.memo.get(key)
+        if plan is None or plan.service is None or not plan.service.current:
+            service = reached(head, member, self.gateway.table)
+            choice = choose(head, service, member)
+            # The message names whom the client named; the header says who is meant.
+            meant = (MODEL_HEADER, member.name.encode())
+            plan = head.memo[key] = Plan(
+                service,
+                render_call(head, service, size, meant),
+                "grpc",
+                service.route.timeout_s,
+                wanted=choice.wanted,
+                soft=choice.soft,
+            )
+        return plan
+
+    # -- choosing ---------------------------------------------------------------------------------
+
+    def _member(self, head: RequestHead) -> tuple[Service, str]:
+        """Who gets this request. Unavailable when nobody can."""
+        candidates = self.experiment.candidates
+        if head.method != "POST":
+            name = self.experiment.default or candidates[0].name
+            return self._service(name), name
+        told = head.get(ROUTE_HEADER)
+        if told is not None:
+            known = {c.name for c in candidates if c.weight}
+            for match in _TOLD.finditer(told):
+                name = match[1].decode()
+                if name in known:
+                    found = self._found(name)
+                    if found is not None:
+                        return found, name
+        name = self._next(candidates)
+        return self._service(name), name
+
+    def _next(self, candidates: tuple[Candidate, ...]) -> str:
+        """Smooth weighted round-robin over the candidates that exist."""
+        present = [c for c in candidates if self._found(c.name) is not None] or list(candidates)
+        total = 0
+        best = present[0].name
+        for c in present:
+            self._credits[c.name] += c.weight
+            total += c.weight
+            if self._credits[c.name] > self._credits[best]:
+                best = c.name
+        self._credits[best] -= total
+        return best
+
+    def _found(self, name: str) -> Service | None:
+        return self.gateway.table.by_key(f"{self.experiment.namespace}/{name}")
+
+    def _service(self, name: str) -> Service:
+        found = self._found(name)
+        if found is None:
+            raise Unavailable(f"The experiment {self.experiment.key} has no service {name}.")
+        return found
+
+    def told(self, target: Target, candidate: str) -> Target:
+        """`target`, whose answers say which candidate they are of."""
+        key = (target, candidate)
+        known = self._told.get(key)
+        if known is None:
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            known = self._told[key] = target.with_lines(
+                b"x-seldon-route: :%b_1:\r\n" % candidate.encode()
+            )
+        return known
+
+    # -- copies -----------------------------------------------------------------------------------
+
+    def _copy(self, exchange: Any, head: RequestHead, path: str) -> None:
+        mirror = self._mirror
+        if mirror is None or head.method != "POST" or exchange.body is None:
+            return
+        member = self._found(self.experiment.mirror)
+        target = member.pick_target() if member is not None else None
+        if member is None or target is None:
+            mirror.count_for(self.experiment.mirror, "no replica")
+            return
+        self._send_copy(mirror, target, self._plan_for(head, member, path), exchange)
+
+    def _copy_grpc(self, exchange: Any, head: RequestHead) -> None:
+        mirror = self._mirror
+        if mirror is None or exchange.body is None:
+            return
+        member = self._found(self.experiment.mirror)
+        target = member.pick_target() if member is not None else None
+        if member is None or target is None:
+            mirror.count_for(self.experiment.mirror, "no replica")
+            return
+        self._send_copy(mirror, target, self._grpc_plan(head, member, len(exchange.body)), exchange)
+
+    @staticmethod
+    def _send_copy(mirror: Shadow, target: Target, plan: Plan, exchange: Any) -> None:
+        mirror.aim(target)
+        mirror.copy(SimpleNamespace(plan=plan, exchange=exchange))  # type: ignore[arg-type]
+
+
+class _Told:
+    """What both kinds of request do beyond a plain one: their answers tell the candidate."""
+
+    __slots__ = ()
+
+    front: ExperimentFront
+    candidate: str
+    target: Any
+
+    def dispatch(self) -> bool:
+        sent: bool = super().dispatch()  # type: ignore[misc]
+        if sent and self.target is not None:
+            self.target = self.front.told(self.target, self.candidate)
+        return sent
+
+
+class _HttpForward(_Told, Forward):
+    __slots__ = ("candidate", "front")
+
+
+class _CallForward(_Told, GrpcForward):
+    __slots__ = ("candidate", "front")
+
+
+__all__ = ["MODEL_HEADER", "ROUTE_HEADER", "ExperimentFront"]
