@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from benchmarks import peers
+from benchmarks.component_rows import anchors, transformers
 from benchmarks.grpc_rows import grpc_rows
 from benchmarks.load import wrk
 from benchmarks.measure import best, iris_model, not_measured
@@ -415,4 +416,6 @@ ROWS: dict[str, Callable[[float], list[Row]]] = {
     "thousand": many(1000),
     "split": split,
     "rollouts": rollouts,
+    "transformers": transformers,
+    "anchors": anchors,
 }
