@@ -182,6 +182,37 @@ async def test_on_a_machine_without_devices_it_waits_and_never_runs(start: Any) 
     assert any(e.startswith("WaitingForDevice") for e in await w.events("lonely"))
 
 
+async def test_metrics_say_who_holds_what(start: Any) -> None:
+    w = await start()
+    await w.apply("a", 0.25)
+    await w.condition("a", "True")
+    text = (await w.plane.metrics.text()).decode()
+    (line,) = [x for x in text.splitlines() if x.startswith("penstock_replica_device_share{")]
+    assert 'resource="nvidia.com/gpu",device="0"' in line
+    assert line.endswith(" 0.25")
+
+
+async def test_a_transformer_without_a_priority_has_its_predictors(start: Any) -> None:
+    w = await start()
+    for name, own in (("own", {"priority": 3}), ("shared", {})):
+        await w.store.create(
+            {
+                "apiVersion": "penstock.dev/v1alpha1",
+                "kind": "InferenceService",
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": {
+                    "predictor": {"pytorch": {"storageUri": "x"}, "priority": 7},
+                    "transformer": {"python": {"storageUri": "y"}, **own},
+                },
+            }
+        )
+        await w.condition(name, "True")
+    assert w.plane.scaler.rank(("default", "shared/transformer")).value == 7
+    assert w.plane.scaler.rank(("default", "own/transformer")).value == 3
+    priorities = {w.backend.specs[r.id].priority for r in w.backend.replicas.values()}
+    assert priorities == {3, 7}
+
+
 async def test_halves_share_a_device(start: Any) -> None:
     w = await start()
     await w.apply("a", 0.5)

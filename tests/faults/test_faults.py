@@ -34,6 +34,26 @@ def test_a_replica_killed_under_load_costs_at_most_what_it_had(
     assert set(seen.counts) <= {"200", "502"}, "a request that was under way there, and no other"
 
 
+def test_a_zygote_killed_under_load_takes_its_replicas_and_they_come_back(
+    platform: Platform, book: Book
+) -> None:
+    """Requests that come meanwhile wait in line."""
+    platform.run("apply", "-f", "-", "--wait", stdin=manifest("iris"))
+    victim = platform.child("penstock.backends.local.zygote")
+    with load(platform, "iris") as seen:
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: not alive(victim), "its end")
+        until(lambda: platform.child("penstock.backends.local.zygote") != victim, "another")
+    book.note(
+        "the framework's zygote killed (SIGKILL), and all its replicas with it",
+        seen,
+        f"{CLIENTS}: those under way",
+        "a model may have acted on a request that it was sent",
+    )
+    assert seen.failed <= CLIENTS, seen
+    assert set(seen.counts) <= {"200", "502"}, seen
+
+
 def test_a_gateway_killed_under_load_costs_its_connections(platform: Platform, book: Book) -> None:
     platform.run("apply", "-f", "-", "--wait", stdin=manifest("iris"))
     victim = platform.child("penstock.gateway")

@@ -251,6 +251,12 @@ _BY_KIND: Mapping[str, tuple[Column, ...]] = {
         Column("Address", at("status", "address", default=""), wide=True),
         Column("Reason", at("status", "reason", default=""), wide=True),
     ),
+    "PriorityClass": (
+        NAME,
+        Column("Value", at("value", default=0), "integer"),
+        Column("Global-Default", at("globalDefault", default=False), "boolean"),
+        AGE,
+    ),
     "ResourceQuota": (
         NAME,
         Column("Request", _sums(limits=False)),

@@ -105,6 +105,11 @@ def _used(obj: Object) -> str:
     return ", ".join(f"{r}: {used.get(r, '?')} of {hard}" for r, hard in sums) or "-"
 
 
+def _devices(obj: Object) -> str:
+    held = (obj.get("status") or {}).get("devices") or ()
+    return ", ".join(f"{d['index']} ({d['share']:g})" for d in held) or "-"
+
+
 def _device_memory(obj: Object) -> str:
     found = (obj.get("spec") or {}).get("memoryBytes")
     # As vendors and limits count it: a device of 16 GiB is none of 17.2 GB to its users.
@@ -172,9 +177,16 @@ _BY_KIND: dict[str, tuple[Column, ...]] = {
         Column("MEMORY", _memory),
         Column("PID", at("status", "pid", default="-"), wide=True),
         Column("LIMITS", at("status", "limits", default="-"), wide=True),
+        Column("DEVICES", _devices, wide=True),
         Column("ADDRESS", at("status", "address"), wide=True),
         AGE,
         Column("WHY", _why),
+    ),
+    "PriorityClass": (
+        NAME,
+        Column("VALUE", at("value")),
+        Column("DEFAULT", at("globalDefault", default="False")),
+        AGE,
     ),
     "ResourceQuota": (NAME, Column("USED", _used), AGE),
     "Device": (

@@ -34,6 +34,7 @@ from penstock.control.scaler import Scaler
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
 from penstock.control.services import ServiceController
 from penstock.control.settings import ControlSettings
+from penstock.domain.devices import WHOLE
 from penstock.domain.status import conditions_of
 from penstock.domain.workload import service_key
 from penstock.errors import Unavailable
@@ -156,6 +157,11 @@ class ControlPlane:
             "penstock_replica_memory_bytes",
             "Private memory of a replica's process.",
             ("namespace", "service", "revision", "replica"),
+        )
+        self._device_gauge = self.registry.gauge(
+            "penstock_replica_device_share",
+            "Share of an accelerator that a replica holds.",
+            ("resource", "device", "namespace", "service", "revision", "replica"),
         )
         self._restarts = self.registry.counter(
             "penstock_replica_restarts",
@@ -352,12 +358,17 @@ class ControlPlane:
             self._service_gauge.labels(value).set(count)
         self._replica_gauge.children.clear()
         self._memory_gauge.children.clear()
+        self._device_gauge.children.clear()
         for r in self.replicas.all():
             self._replica_gauge.labels(r.namespace, r.service, r.phase.value).inc()
             if r.memory_bytes is not None:
                 self._memory_gauge.labels(r.namespace, r.service, r.revision, r.id).set(
                     r.memory_bytes
                 )
+            for d in r.devices:
+                self._device_gauge.labels(
+                    d.resource, str(d.index), r.namespace, r.service, r.revision, r.id
+                ).set(d.milli / WHOLE)
         looks = self._looks.labels()
         looks.inc(self.loop.looks - looks.value)
         failed = self._failed_looks.labels()
