@@ -188,7 +188,7 @@ async def test_metrics_say_who_holds_what(start: Any) -> None:
     await w.condition("a", "True")
     text = (await w.plane.metrics.text()).decode()
     (line,) = [x for x in text.splitlines() if x.startswith("penstock_replica_device_share{")]
-    assert 'resource="nvidia.com/gpu",device="0"' in line
+    assert all(x in line for x in ('device="0"', 'resource="nvidia.com/gpu"', 'service="a"'))
     assert line.endswith(" 0.25")
 
 
