@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.errors import PenstockError, Unavailable
 from penstock.gateway.choosing import choose
 from penstock.gateway.components import reached
-from penstock.gateway.grpc_front import GrpcForward, render_call
+from penstock.gateway.grpc_forward import GrpcForward, render_call
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
 from penstock.gateway.resolve import Plan, make
 from penstock.gateway.shadow import Shadow
