@@ -401,3 +401,49 @@ def test_training_data_in_each_form(tmp_path: Path, form: str) -> None:
     found = files.training(folder, files.describe(folder), config)
     np.testing.assert_allclose(found.rows, IRIS.data)
     assert len(found.names) == 4
+
+
+async def test_a_model_with_named_columns_gets_them(tmp_path: Path) -> None:
+    """A pipeline that wants a data frame declares an input a column; rows are taken apart for it."""
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer
+    from sklearn.preprocessing import StandardScaler
+
+    folder = tmp_path / "frame"
+    folder.mkdir()
+    names = ["sl", "sw", "pl", "pw"]
+    frame = pd.DataFrame(IRIS.data, columns=names)
+    scale = ColumnTransformer([("all", StandardScaler(), names)])
+    model = make_pipeline(scale, LogisticRegression()).fit(frame, IRIS.target)
+    joblib.dump(model, folder / "model.joblib")
+    frame.to_csv(folder / "train.csv", index=False)
+    async with chain(
+        tmp_path, ("sklearn", folder), ("explainer", folder), type="AnchorTabular"
+    ) as (_, front):
+        data = await explained(front)
+        assert data["prediction"] == 2
+        assert all(a.split()[0] in names for a in data["anchor"])
+
+
+def test_integrated_gradients_of_a_saved_model(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    w = np.array([[1.0, -2.0], [0.5, 3.0]], dtype=np.float32)
+
+    class Linear(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+        def serve(self, x: Any) -> Any:
+            return {"y": tf.matmul(x, w)}
+
+    module = Linear()
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.serve)
+    runtime = runtimes.find("explainer").load(
+        tmp_path / "m",
+        LoadOptions(
+            "m",
+            options={
+                "type": "IntegratedGradients", "config": {"target": 1}, "model_format": "tensorflow",
+            },
+        ),
+    )  # fmt: skip
+    data = runtime._explainer.explain(np.array([2.0, 4.0]), lambda rows: rows).data
+    np.testing.assert_allclose(data["attributions"], [-4.0, 12.0], atol=1e-5)

@@ -344,3 +344,21 @@ def test_images_in_other_forms_reach_the_model_as_they_came(form: str) -> None:
 def test_bad_images(image: Any, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         AnchorImages().explain(image, bright_corner)
+
+
+# -- bounds
+
+
+def test_a_long_text_stays_within_its_budget() -> None:
+    """500 words: never more than 5,000 texts at a time, and the whole within what may be spent."""
+    sizes: list[int] = []
+
+    def spy(texts: np.ndarray) -> np.ndarray:
+        sizes.append(len(texts))
+        return np.array([int("great" in t) for t in texts])
+
+    words = " ".join(["great", *(f"w{i}" for i in range(499))])
+    found = AnchorText(Settings(max_samples=20_000)).explain(text(words), spy).data
+    assert found["anchor"] == ["great"]
+    assert max(sizes) <= 5_000
+    assert sum(sizes) <= 30_000

@@ -27,6 +27,8 @@ Conditions: TypeAlias = tuple[int, ...]
 #: How far below tau the lower bound of an accepted anchor may be: the bound only meets its mean after
 #: endless samples.
 _SLACK: Final = 0.05
+#: Rows that are drawn and asked for at a time: long texts in numbers are large.
+_TOGETHER: Final = 5_000
 
 
 class Space(Protocol):
@@ -120,14 +122,16 @@ class _Search:
 
     def toss(self, candidates: Sequence[Conditions]) -> Toss:
         def toss(which: Sequence[int], counts: Sequence[int]) -> list[int]:
-            rows = self.space.draw([candidates[i] for i in which], counts)
-            same = self.same(rows)
-            self.spent += len(rows)
-            ends = np.cumsum(counts)
-            return [
-                int(np.count_nonzero(same[end - n : end]))
-                for n, end in zip(counts, ends, strict=True)
-            ]
+            heads: list[int] = []
+            for start, end in _groups(counts):
+                rows = self.space.draw([candidates[i] for i in which[start:end]], counts[start:end])
+                same = self.same(rows)
+                self.spent += len(rows)
+                at = 0
+                for n in counts[start:end]:
+                    heads.append(int(np.count_nonzero(same[at : at + n])))
+                    at += n
+            return heads
 
         return toss
 
@@ -141,6 +145,7 @@ class _Search:
         arms = Arms.fresh(len(candidates))
         toss = self.toss(candidates)
         first = s.batch if len(candidates) * s.batch <= 2000 else s.first
+        first = max(4, min(first, (s.max_samples - self.spent) // len(candidates)))
         # A choice among candidates that are nearly alike matters little: it gets a small part.
         arms.toss(toss, range(len(candidates)), first)
         chosen = leaders(
@@ -201,6 +206,19 @@ class _Search:
         found = self.best or self.closest
         assert found is not None  # noqa: S101 the empty anchor was checked
         return found
+
+
+def _groups(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """Neighbours among `counts`, as many together as make no more than `_TOGETHER` rows."""
+    groups: list[tuple[int, int]] = []
+    start = total = 0
+    for i, n in enumerate(counts):
+        if total and total + n > _TOGETHER:
+            groups.append((start, i))
+            start, total = i, 0
+        total += n
+    groups.append((start, len(counts)))
+    return groups
 
 
 def search(space: Space, same: Callable[[Array], Bools], settings: Settings) -> Anchor:

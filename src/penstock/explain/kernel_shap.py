@@ -27,6 +27,7 @@ LINKS: Final = ("identity", "logit")
 MAX_BACKGROUND: Final = 100
 #: Rows in one call of the model.
 _CHUNK: Final = 20_000
+_CHUNK_BYTES: Final = 16 * 1024 * 1024
 
 
 class KernelShap(Explainer):
@@ -99,7 +100,8 @@ class KernelShap(Explainer):
     def _means(self, kept: Bools, varying: Array, row: Floats, model: Labelled) -> Floats:
         """v(S) of each coalition: the mean answer over the background with S's features as in `row`."""
         background = self.background
-        per_call = max(1, _CHUNK // len(background))
+        rows_at_once = min(_CHUNK, _CHUNK_BYTES // background[0].nbytes)
+        per_call = max(1, rows_at_once // len(background))
         means: list[Floats] = []
         for start in range(0, len(kept), per_call):
             part = kept[start : start + per_call]

@@ -27,6 +27,8 @@ _K: Final = 405.5
 #: Halvings of a bisection: 2^-18 is finer than any precision that is reported. Bounds err outwards.
 _HALVINGS: Final = 18
 _EDGE: Final = 1e-12
+#: For each arm that is wanted, how many of the rest are tossed together with it.
+_CONTENDERS: Final = 4
 
 #: For each arm, how many more tosses: heads of each.
 Toss = Callable[[Sequence[int], Sequence[int]], Sequence[int]]
@@ -144,7 +146,8 @@ def leaders(
             break
         # LUCB tosses the weakest and the strongest; all that contend with them cost no further call.
         contend = [int(i) for i in front if strongest - low[i] > epsilon]
-        contend += [int(i) for i in rest if high[i] - weakest > epsilon]
+        near = rest[np.argsort(-high[rest], kind="stable")[: _CONTENDERS * wanted]]
+        contend += [int(i) for i in near if high[i] - weakest > epsilon]
         arms.toss(toss, contend, batch)
     order = np.argsort(-arms.means, kind="stable")
     return Leaders(tuple(int(i) for i in order[:wanted]), settled)
