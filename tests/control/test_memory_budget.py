@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def test_what_was_not_measured_counts_as_the_mean_and_what_is_gone_not_at_all() 
     )
     assert memory == {key("a"): 300 * MIB, key("b"): 150 * MIB}
     assert held([]) == {}
+
+
+def test_components_of_a_service_are_counted_and_put_to_sleep_each_for_itself() -> None:
+    transformer = dataclasses.replace(replica("a", 70, index=1), component="transformer")
+    memory = held([replica("a", 100), transformer])
+    assert memory == {key("a"): 100 * MIB, key("a/transformer"): 70 * MIB}
 
 
 @given(

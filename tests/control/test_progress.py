@@ -224,3 +224,10 @@ def test_the_factor_against_a_limit_has_no_expectation_above_one(
         for k in range(4)
     )
     assert total <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(("p_new", "p_stable"), [(0.0, 0.3), (0.1, 0.5), (0.02, 0.05)])
+def test_a_revision_that_fails_less_is_never_taken_back(p_new: float, p_stable: float) -> None:
+    policy = Rollout(steps=(50,), hold_s=1e9)
+    for seed in range(40):
+        assert not simulate(random.Random(seed), policy, p_new, p_stable, looks=60).back

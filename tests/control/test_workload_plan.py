@@ -311,3 +311,13 @@ def test_a_rule_for_a_name_that_nobody_has_is_told() -> None:
     message = w.status.conditions[-1].message
     assert "The rule for v9 has no effect" in message
     assert message.count("has no effect") == 1
+
+
+def test_who_grows_without_all_its_replicas_keeps_what_it_has_and_the_other_too() -> None:
+    """The larger share is the growing one's; the rest still goes to the one that is not waited for."""
+    promoted = replace(service(), predictor=component(name="v2", least=3))
+    before = {"iris-00001": 40, "iris-v2-00001": 60}
+    w = decide(promoted, (ONE, V2), replica(ONE), replica(V2), weights=before)
+    assert weights(w) == {"iris-v2-00001": 60, "iris-00001": 40}
+    gone = decide(promoted, (ONE, V2), replica(V2), weights=before)
+    assert weights(gone)["iris-v2-00001"] == 100

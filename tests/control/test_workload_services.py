@@ -247,3 +247,13 @@ def test_a_fetch_is_known_by_its_workload() -> None:
     assert fetch_key(key, PREDICTOR) == key
     assert fetch_key(key, WorkloadId(Role.TRANSFORMER)) == ("default", "iris/transformer")
     assert fetch_key(key, WorkloadId(Role.PREDICTOR, "v2")) == ("default", "iris/predictor/v2")
+
+
+async def test_a_deletion_cancels_the_fetches_of_all_workloads(world: World) -> None:
+    for uri in ("models/iris", "models/t"):
+        world.files.by_uri[uri] = asyncio.Event()
+    await world.apply(composed())
+    keys = (("default", "iris"), ("default", "iris/transformer"))
+    await world.until(lambda: all(world.plane.fetches.state(k) is not None for k in keys))
+    await world.store.delete(Key(ISVC, "default", "iris"))
+    await world.until(lambda: all(world.plane.fetches.state(k) is None for k in keys))

@@ -156,6 +156,8 @@ def test_promotion_makes_the_canary_the_predictor_and_keeps_the_number_of_replic
     assert "canary" not in without(after, ["v3"])
     with pytest.raises(KeyError):
         promoted(spec, "v9")
+    unsaid = manifest(canary(minReplicas=1), predictor={"sklearn": {"storageUri": "models/a"}})
+    assert "minReplicas" not in promoted(unsaid["spec"], "v2")["predictor"]
 
 
 def test_a_promoted_canary_asks_for_the_same_as_before() -> None:

@@ -121,6 +121,11 @@ async def test_load_waiting_and_wake_ups_are_told_per_component(front, stand_in)
     front.put(route("iris", targets=targets, component="transformer"))
     assert (await call).status_code == 200
     assert len(up.seen) == 1
+    ended = {s.key: s.requests for message in meter.read() for s in message.services}
+    assert ended == {"default/iris/transformer": 1}
+    await front.client.post(f"{SERVING}/components/predictor{INFER}", content=b"{}")
+    ended = {s.key: s.requests for message in meter.read() for s in message.services}
+    assert ended == {"default/iris": 1}
 
 
 async def test_plans_follow_a_transformer_that_comes_and_goes(front, stand_in):
@@ -133,6 +138,19 @@ async def test_plans_follow_a_transformer_that_comes_and_goes(front, stand_in):
     front.gateway.apply(Remove(front.sequence, "default/iris/transformer"))
     await front.client.post(INFER)
     assert len(found["transformer"].seen) == len(found["predictor"].seen) == 1
+
+
+async def test_an_explainer_that_comes_later_is_asked_from_then_on(front, stand_in):
+    found = await graph(front, stand_in, ("predictor",))
+    await front.client.post("/v1/models/iris:explain")
+    explainer = await stand_in("explainer")
+    targets = (Target("iris-explainer-00001", 100, (explainer.route,)),)
+    front.put(route("iris", targets=targets, component="explainer"))
+    await front.client.post("/v1/models/iris:explain")
+    front.sequence += 1
+    front.gateway.apply(Remove(front.sequence, "default/iris/explainer"))
+    await front.client.post("/v1/models/iris:explain")
+    assert (len(found["predictor"].seen), len(explainer.seen)) == (2, 1)
 
 
 async def test_an_entry_that_is_not_known_yet_is_not_passed_by(front, stand_in):

@@ -132,6 +132,8 @@ class Table:
         self._graphs = graphs
         #: Makes what takes an experiment's requests (`experiment_front.ExperimentFront`).
         self._experiments = experiments
+        #: (namespace, parent, service) -> the service that is reached under its parent's address.
+        self._children: dict[tuple[str, str, str], Service] = {}
         #: (namespace, service) -> the experiment that has its requests.
         self._taken: dict[tuple[str, str], Service] = {}
         self._shadow_metrics = shadow_metrics
@@ -154,6 +156,12 @@ class Table:
         if service is not None and service.name == name:
             return service
         return self._models.get((namespace, name))
+
+    def child(self, service: Service, name: str) -> Service | None:
+        """What is reached by this name under the service's address, besides itself."""
+        if not self._children:
+            return None
+        return self._children.get((service.namespace, service.name, name))
 
     def by_key(self, key: str) -> Service | None:
         """A component of a service by its route's key."""
@@ -252,6 +260,8 @@ class Table:
                 forward.target = None  # it belonged to the old description
         for model in route.models:
             self._models[(route.namespace, model)] = service
+        if route.parent:
+            self._children[(route.namespace, route.parent, route.name)] = service
         for replica in kept.values():
             replica.close()
         if service.waiting:
@@ -302,10 +312,11 @@ class Table:
         old.waiting_bytes = 0
         for forward in waiting:
             forward.service_gone()
-        if old.route.component != PREDICTOR:
-            self._describe_siblings(old)
 
     def _forget_models(self, service: Service) -> None:
+        child = (service.namespace, service.route.parent, service.name)
+        if self._children.get(child) is service:
+            del self._children[child]
         for model in service.route.models:
             if self._models.get((service.namespace, model)) is service:
                 del self._models[(service.namespace, model)]
