@@ -119,6 +119,12 @@ def test_xgboost_goes_to_the_device_only_if_it_sees_one(monkeypatch: pytest.Monk
         accelerators.xgboost_device(built, options(WHOLE))
 
 
+@pytest.mark.parametrize("name", ["torch", "huggingface"])
+def test_a_zygote_looks_for_devices_without_beginning_cuda(name: str) -> None:
+    """PyTorch's word for it, which has to be there before it is imported."""
+    assert runtimes.find(name).env["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
+
+
 @pytest.mark.parametrize("name", ["sklearn", "lightgbm", "catboost"])
 def test_a_framework_that_uses_no_device_is_refused_one(name: str) -> None:
     with pytest.raises(LoadError, match=f"Models of {name} run on the processor") as told:

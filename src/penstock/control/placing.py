@@ -108,3 +108,5 @@ class Placing:
                 await self.look()
             except Unavailable as exc:
                 log.debug("devices are not known: %s", exc)
+            except Exception:  # the task's border: the next look may go better
+                log.exception("room on the devices could not be made")

@@ -15,6 +15,9 @@ from penstock.errors import LoadError
 from penstock.runtimes.base import Framework, LoadOptions
 
 _CUDA_LIBRARY: Final = "libcuda.so.1"
+#: PyTorch then asks the driver's management library whether there is a device. Asked in the usual way, CUDA
+#: is begun in the zygote, and is of no use in any process that is forked from it.
+TORCH_ENV: Final = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 def check(framework: Framework, options: LoadOptions) -> None:

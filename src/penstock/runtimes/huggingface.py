@@ -285,5 +285,10 @@ framework = Framework(
     uses_devices=True,
     set_threads=set_threads,
     warm=warm,
-    env={**ARROW_ENV, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"},
+    env={
+        **accelerators.TORCH_ENV,
+        **ARROW_ENV,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    },
 )

@@ -563,4 +563,5 @@ framework = Framework(
     uses_devices=True,
     set_threads=set_threads,
     warm=warm,
+    env=accelerators.TORCH_ENV,
 )
