@@ -166,6 +166,23 @@ async def test_kserve_style_classes_that_extend_nothing(tmp_path: Path) -> None:
         assert (await front.v1({"instances": [[1, 2]]})).json() == {"predictions": [10.0]}
 
 
+async def test_kserves_annotations_mean_the_payload(tmp_path: Path) -> None:
+    code = """
+    from typing import Any, Dict, Union
+    from penstock import InferRequest, InferResponse, Transformer
+
+    class Annotated(Transformer):
+        def preprocess(self, payload: Union[Dict, InferRequest], headers: Dict[str, str] = None):
+            return payload
+
+        def postprocess(self, result: Union[Dict, InferResponse], headers: Dict[str, str] = None):
+            return result
+    """
+    async with pair(tmp_path, code) as (_, front):
+        assert (await front.v1({"instances": [[1, 2]]})).json() == {"predictions": [[2.0, 4.0]]}
+        assert (await front.v2(V2)).json()["outputs"][0]["data"] == [20.0, 40.0]
+
+
 async def test_predict_may_ask_more_than_once(tmp_path: Path) -> None:
     code = """
     import penstock

@@ -176,6 +176,49 @@ def test_an_explainer_that_cannot_load_is_told(flowers: Platform) -> None:
     assert ask(flowers, "/v1/models/unexplained:predict", body) == {"predictions": [0]}
 
 
+SCALED = """
+import penstock
+
+class Scaled(penstock.Transformer):
+    async def preprocess(self, request: penstock.InferRequest, headers=None):
+        return penstock.InferRequest({"x": request.as_numpy() / 10})
+
+    async def postprocess(self, response: penstock.InferResponse, headers=None):
+        return {"class": response.outputs["predict"] + 100}
+"""
+
+
+@pytest.mark.parametrize("collocated", [False, True])
+def test_tensors_over_grpc_and_v2(flowers: Platform, folder: Path, collocated: bool) -> None:
+    """gRPC, V2's JSON and V2's binary tensors reach the transformer as arrays and go on as arrays."""
+    import tritonclient.grpc as grpc_client
+    import tritonclient.http as http_client
+
+    code = folder / "models" / "scaled"
+    code.mkdir(exist_ok=True)
+    (code / "model.py").write_text(SCALED)
+    (folder / "models" / "other" / "scaled.py").write_text(SCALED)
+    name = "inner" if collocated else "outer"
+    if collocated:
+        block = {"python": {"class": "scaled.py"}, "collocated": True}
+    else:
+        block = {"python": {"storageUri": "models/scaled"}}
+    apply(flowers, name, transformer=block)
+    x = np.array([[51.0, 35.0, 14.0, 2.0], [67.0, 30.0, 52.0, 23.0]])
+    for module, address in (
+        (grpc_client, flowers.grpc),
+        (http_client, flowers.http.removeprefix("http://")),
+    ):
+        with module.InferenceServerClient(address) as client:
+            given = module.InferInput("x", [2, 4], "FP64")
+            given.set_data_from_numpy(x)
+            answer = client.infer(name, [given])
+            assert answer.as_numpy("class").tolist() == [100, 102]
+    tensor = {"name": "x", "shape": [2, 4], "datatype": "FP64", "data": x.tolist()}
+    (output,) = ask(flowers, f"/v2/models/{name}/infer", {"inputs": [tensor]})["outputs"]
+    assert output == {"name": "class", "shape": [2], "datatype": "INT64", "data": [100, 102]}
+
+
 def test_problems_of_a_manifest_are_told_at_apply(flowers: Platform) -> None:
     manifest = """
 apiVersion: serving.kserve.io/v1beta1

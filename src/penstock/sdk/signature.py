@@ -18,13 +18,19 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError
-from penstock.protocols.infer import InferRequest, as_text, text
+from penstock.protocols.infer import InferRequest, InferResponse, as_text, text
 from penstock.runtimes.base import Array, Arrays, CallContext
 
 log = logging.getLogger(__name__)
 
 _SCALARS: Final = (str, bytes, bool, int, float)
-_PAYLOADS: Final = (dict, InferRequest, collections.abc.Mapping, collections.abc.MutableMapping)
+_PAYLOADS: Final = (
+    dict,
+    InferRequest,
+    InferResponse,  # what a transformer's postprocess gets
+    collections.abc.Mapping,
+    collections.abc.MutableMapping,
+)
 _LISTS: Final = (
     list,
     collections.abc.Sequence,
@@ -32,7 +38,9 @@ _LISTS: Final = (
     collections.abc.Collection,
 )
 #: Classes by these names are other systems' request types: their code gets our own.
-_FOREIGN_PAYLOADS: Final = frozenset({"InferRequest", "ModelInferRequest", "CloudEvent"})
+_FOREIGN_PAYLOADS: Final = frozenset(
+    {"InferRequest", "ModelInferRequest", "InferResponse", "ModelInferResponse", "CloudEvent"}
+)
 _CONTEXT: Final = frozenset({"headers", "response_headers", "context"})
 
 
