@@ -54,6 +54,9 @@ def status(client: Client, name: str, *, namespace: str, wait: bool, timeout_s: 
     created = predictor.get("latestCreatedRevision")
     if created and created != predictor.get("latestReadyRevision"):
         say(f"{created} is next")
+    for c in shown.get("conditions") or ():
+        if c["type"] == "CanaryPredictorReady" and c["status"] != "True":
+            say(f"canary {c.get('message') or 'is not ready'}")
     message = condition.get("message") or condition.get("reason") or ""
     if condition.get("status") == "False":
         raise CliError(f"{obj['metadata']['name']} is not ready: {message}", FAILED)

@@ -6,12 +6,13 @@ so that a quota holds whatever the load does. A stopped service takes nothing bu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 from penstock.domain.devices import NVIDIA
-from penstock.domain.service import Resources, Service
+from penstock.domain.service import Component, Resources, Service
+from penstock.domain.workload import workloads_of
 
 #: Names of Kubernetes' that mean the same.
 _SAME = {"cpu": "requests.cpu", "memory": "requests.memory"}
@@ -54,9 +55,17 @@ def most_replicas(service: Service) -> int:
     """The most replicas a service may come to have."""
     if service.stopped:
         return 0
-    return sum(
-        max(1, c.scaling.min_replicas, c.scaling.max_replicas or 0) for c in service.components()
-    )
+    return sum(most for _, most in _parts(service))
+
+
+def _parts(service: Service) -> Iterator[tuple[Component, int]]:
+    """What runs of a service, and the most replicas of it. A canary has its part of the predictor's."""
+    for workload in workloads_of(service):
+        scaling = workload.component.scaling
+        most = max(scaling.min_replicas, scaling.max_replicas or 0)
+        if any(workload.component is c.component for c in service.canaries):
+            most = max(scaling.min_replicas, -(-most * workload.percent // 100))
+        yield workload.component, max(1, most)
 
 
 def usage(service: Service, kind: str) -> dict[str, Fraction | None]:
@@ -66,8 +75,7 @@ def usage(service: Service, kind: str) -> dict[str, Fraction | None]:
         COUNT + kind: Fraction(1),
         REPLICAS: Fraction(most_replicas(service)),
     }
-    for component in service.components():
-        replicas = max(1, component.scaling.min_replicas, component.scaling.max_replicas or 0)
+    for component, replicas in _parts(service):
         for name, amount in _declared(component.resources).items():
             if service.stopped:
                 amount = Fraction(0)
