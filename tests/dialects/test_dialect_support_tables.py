@@ -27,6 +27,16 @@ BASES: dict[str, dict[str, Any]] = {
         "spec": {"containers": [{"name": "kserve-container", "image": "x"}]},
     },
     "ServiceAccount": {"metadata": {"name": "a"}},
+    "LocalModelCache": {"metadata": {"name": "l"}, "spec": {"sourceModelUri": "x", "modelSize": "1Gi"}},
+    "LocalModelNamespaceCache": {
+        "metadata": {"name": "l"},
+        "spec": {"sourceModelUri": "x", "modelSize": "1Gi"},
+    },
+    "LocalModelNodeGroup": {"metadata": {"name": "g"}, "spec": {}},
+    "ClusterStorageContainer": {
+        "metadata": {"name": "c"},
+        "spec": {"container": {}, "supportedUriFormats": [{"prefix": "gs://"}]},
+    },
     "Experiment": {
         "metadata": {"name": "e"},
         "spec": {"candidates": [{"name": "a", "weight": 1}]},

@@ -145,7 +145,7 @@ def changed(**predictor: Any) -> dict[str, Any]:
             isvc({"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 0}]}]}),
             "spec.predictor.containers[0].ports[0].containerPort: must be a port number",
         ),
-        (isvc({"sklearn": {}}), "spec.predictor.sklearn.storageUri: is required: where are the model's files?"),
+        (isvc({"onnx": {}}), "spec.predictor.onnx.storageUri: is required: where are the model's files?"),
         (isvc({"sklearn": {"storageUri": " "}}), "spec.predictor.sklearn.storageUri: must not be empty"),
         (
             isvc({"sklearn": {"storageUri": "oci://x/y"}}),
@@ -290,7 +290,7 @@ def test_all_problems_are_told_at_once() -> None:
 def test_values_and_support_are_told_together() -> None:
     manifest = isvc(
         {
-            "sklearn": {"resources": {"limits": {"cpu": "x"}}, "args": ["--bogus"]},
+            "onnx": {"resources": {"limits": {"cpu": "x"}}, "args": ["--bogus"]},
             "logger": {},
             "minReplicas": 3,
             "maxReplicas": 1,

@@ -90,3 +90,38 @@ def test_a_repository_that_cannot_be_served_says_why(platform: Platform) -> None
         return str(found.get("status", {}))
 
     until(lambda: "m/config.pbtxt: platform: ensembles need graphs" in said(), "the reason")
+
+
+HOST = """
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: host}
+spec: {predictor: {sklearn: {}}}
+---
+apiVersion: serving.kserve.io/v1alpha1
+kind: TrainedModel
+metadata: {name: added}
+spec:
+  inferenceService: host
+  model: {storageUri: repository/one, framework: triton, memory: 64Mi}
+---
+apiVersion: serving.kserve.io/v1alpha1
+kind: LocalModelCache
+metadata: {name: ahead}
+spec: {sourceModelUri: repository/two, modelSize: 1Mi, nodeGroups: [all]}
+"""
+
+
+def test_a_trained_model_is_added_to_a_service_that_has_none(platform: Platform) -> None:
+    (platform.folder / "host.yaml").write_text(HOST)
+    said = platform.run("apply", "-f", "host.yaml")
+    assert "it is one that TrainedModels are added to" in said
+    for what in ("isvc/host", "trainedmodel/added", "localmodelcache/ahead"):
+        platform.run("wait", what, "--for=condition=Ready", "--timeout=60s")
+    for path in ("/serving/default/host/v2/models/added/infer", "/v2/models/added/infer"):
+        assert infer(platform, path).json()["outputs"][0]["data"] == [42]
+    assert infer(platform, "/serving/default/host/v2/models/other/infer").status_code == 404
+    models = httpx.get(platform.http + "/serving/default/host/v1/models").json()
+    assert models == {"models": []}
+    found = platform.get("/apis/serving.kserve.io/v1alpha1/localmodelcaches/ahead")
+    assert found["status"]["copies"] == {"available": 1, "total": 1, "failed": 0}

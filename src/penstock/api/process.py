@@ -137,6 +137,7 @@ async def _run(
             else options.memory_budget,
             gateways=tuple(f"unix:{layout.gateway_socket(n)}" for n in range(options.gateways)),
         ),
+        local_files=files,
         routes_socket=layout.routes_socket,
         routes_file=layout.routes_file,
         gateways=lambda: gateway_sockets(layout),

@@ -59,7 +59,10 @@ def wait_for_condition(
     `give_up`: end at once when a target is blocked by something that only a change can help; with
     `tried_again` the platform has just been told to try once more, so it has a moment for it.
     """
-    waiting = {(t.kind.path(t.namespace), t.namespace, t.name): t for t in targets}
+    waiting = {
+        (t.kind.path(t.namespace), t.namespace if t.kind.namespaced else "", t.name): t
+        for t in targets
+    }
     total = len(waiting)
     messages: dict[str, str] = {}
     line = StatusLine()

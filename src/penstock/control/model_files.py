@@ -17,12 +17,15 @@ from pathlib import Path
 from penstock import storage
 from penstock.control.fetches import Files
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
+from penstock.domain.local_model import LocalModel
 from penstock.domain.service import Component, Storage
-from penstock.errors import NotFound
+from penstock.errors import NotFound, TooLarge
 from penstock.store.base import Key, Object, Store
 
 #: Pins of revisions have this before them.
 _REVISION = "revision:"
+#: And those of models that are fetched ahead.
+_KEPT = "kept:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +90,47 @@ class CachedFiles:
     async def release(self, revision: str) -> None:
         await asyncio.to_thread(self._cache.unpin, f"{_REVISION}{revision}")
 
+    async def keep(self, model: LocalModel) -> Files:
+        """Fetch a model ahead of services, and keep it until `drop`. Raises as `fetch` does.
+
+        Secrets are those of the model's namespace; of `default` for one that is for all namespaces.
+        """
+        if model.size_bytes > self._cache.max_bytes:
+            raise TooLarge(
+                f"The model's size ({model.size_bytes} bytes) is more than the cache may hold "
+                f"({self._cache.max_bytes}).",
+            )
+        uri, credentials = await self._open(model.namespace or "default", model.storage)
+        if self._environment:
+            own = await asyncio.to_thread(storage.from_environment, os.environ)
+            credentials = credentials.or_else(own)
+        return await storage.fetch(
+            uri,
+            cache=self._cache,
+            credentials=credentials,
+            base_dir=self._base_dir,
+            settings=self._settings,
+            pin=f"{_KEPT}{model.key}",
+        )
+
+    async def drop(self, key: str) -> None:
+        """What was kept may go."""
+        await asyncio.to_thread(self._cache.unpin, f"{_KEPT}{key}")
+
+    async def retain_kept(self, keys: Iterable[str]) -> None:
+        """Only these are kept: drop what a crash left behind."""
+        wanted = {f"{_KEPT}{key}" for key in keys}
+        await asyncio.to_thread(self._unpin_others, _KEPT, wanted)
+
+    def _unpin_others(self, prefix: str, wanted: set[str]) -> None:
+        for pin in self._cache.pins():
+            if pin.owner.startswith(prefix) and pin.owner not in wanted:
+                self._cache.unpin(pin.owner)
+
     async def retain(self, revisions: Iterable[str]) -> None:
         """Release what no revision needs: pins that a crash left behind. Nothing is being fetched."""
         wanted = {f"{_REVISION}{r}" for r in revisions}
-
-        def unpin() -> None:
-            for pin in self._cache.pins():
-                if pin.owner not in wanted:
-                    self._cache.unpin(pin.owner)
-
-        await asyncio.to_thread(unpin)
+        await asyncio.to_thread(self._unpin_others, _REVISION, wanted)
 
     def present(self, path: str) -> bool:
         return not path or os.path.isdir(path)

@@ -19,6 +19,7 @@ from penstock.control.clock import Clock
 from penstock.control.feeds import follow
 from penstock.control.fetches import Fetches, ModelFiles
 from penstock.control.graphs import GraphController
+from penstock.control.local_models import LocalFiles, LocalModels
 from penstock.control.loop import Backoff, Loop
 from penstock.control.manifests import ManifestCache
 from penstock.control.metrics import MetricsCollector
@@ -75,6 +76,7 @@ class ControlPlane:
         gateways: Callable[[], Mapping[str, str]] = dict,
         expected_gateways: int = 0,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
+        local_files: LocalFiles | None = None,
     ) -> None:
         self.store = store
         self.backend = backend
@@ -122,6 +124,9 @@ class ControlPlane:
             inference_url=settings.inference_url,
             clock=self._clock,
         )
+        self.local_models: LocalModels | None = None
+        if local_files is not None:
+            self.local_models = LocalModels(store, local_files, clock=self._clock)
         self.budget: MemoryBudget | None = None
         if settings.memory_budget_bytes is not None:
             self.budget = MemoryBudget(
@@ -188,6 +193,8 @@ class ControlPlane:
         await self._first_sync()
         await self.quotas.load()
         await self._load_owners()
+        if self.local_models is not None:
+            await self.local_models.load()
         self._tasks = [
             asyncio.create_task(self._follow_store(version), name="store-watch"),
             asyncio.create_task(self.replicas.run(), name="replica-watch"),
@@ -223,6 +230,8 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.fetches.close()
+        if self.local_models is not None:
+            await self.local_models.close()
         await self.loop.close()
         await self.quotas.close()
         await self.services.close()
@@ -302,6 +311,8 @@ class ControlPlane:
         key = self.manifests.take(change)
         self.quotas.take(change)
         self.garbage.take(change)
+        if self.local_models is not None:
+            self.local_models.changed(change)
         if key is not None:
             self.loop.enqueue(key)
             for user in self.graphs.users(key):

@@ -24,6 +24,16 @@ def threads_for(cores: int, replicas: int, cpu_limit: float | None) -> int:
     return max(1, cores // max(1, replicas))
 
 
+def hosts_only(component: Component) -> bool:
+    """The component has no model: it is there for those that are added to its service."""
+    model = component.model
+    if model is None or component.role is not Role.PREDICTOR:
+        return False
+    storage = model.storage
+    # A class in an installed package has no files either.
+    return not (storage.uri or storage.path or storage.key or "class" in model.options)
+
+
 def served_name(component: Component, service: Service) -> str:
     """A component's model's name on the wire."""
     model = component.model
@@ -52,6 +62,7 @@ def process_spec(
     resources = component.resources
     options: dict[str, Any] = dict(kept.options)
     timeout_s = component.timeout_s
+    models: tuple[ServedModel, ...]
     models = tuple(
         replace(
             m,
@@ -82,6 +93,8 @@ def process_spec(
             behind=inner.name,
         )
         models = (inner, outer)
+    if hosts_only(component):
+        models = ()
     return ProcessSpec(
         listen="",
         models=models,

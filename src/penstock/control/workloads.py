@@ -20,13 +20,14 @@ from penstock.control.plan import (
     Problem,
     one_line,
 )
-from penstock.control.process_spec import served_name
+from penstock.control.process_spec import hosts_only, served_name
 from penstock.control.repository_files import models_of, warnings_of, with_models
 from penstock.control.revision_keeper import RevisionKeeper, owner_of
 from penstock.control.revisions import Kept, asked_digest, next_number
 from penstock.control.runtimes import runtimes_for
 from penstock.control.secrets import environment
 from penstock.control.service_state import ServiceState
+from penstock.domain.process import ServedModel
 from penstock.domain.revision import Revision, digest, revision_name
 from penstock.domain.runtime_selection import RuntimeNotSelected, Selection, select
 from penstock.domain.service import Component, Service
@@ -219,7 +220,7 @@ class Workloads:
                 component=component,
                 files=files.digest,
                 runtime=selection.runtime.name,
-                framework=models[0].framework if models else selection.framework,
+                framework=_framework(component, models, selection),
             ),
             asked=asked,
             path=str(files.path),
@@ -235,6 +236,15 @@ class Workloads:
         )
         for warning in warnings_of(files):
             state.pending.append(Event("Warning", "NoEffect", one_line(warning)))
+
+
+def _framework(
+    component: Component, models: tuple[ServedModel, ...], selection: Selection
+) -> str:
+    """Whose zygote the processes are forked from."""
+    if hosts_only(component):
+        return "custom"  # the one that imports nothing
+    return models[0].framework if models else selection.framework
 
 
 def fetch_key(key: ServiceKey, workload: WorkloadId) -> ServiceKey:

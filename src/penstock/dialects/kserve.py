@@ -77,13 +77,30 @@ _NO_SCHEME = {
 }
 
 
+#: Blocks of KServe's servers for several models: without storage, TrainedModels are added to them.
+HOSTS = frozenset(("sklearn", "xgboost", "lightgbm", "triton"))
+_HOSTS = "there is none, so the service has no model of its own; it is one that TrainedModels are added to"
+
+
 def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translation:
     """InferenceService -> `Service`."""
     return translate_service(InferenceService, TABLE, manifest, runs_containers=runs_containers)
 
 
+def translate_hosting(manifest: Manifest, *, runs_containers: bool = False) -> Translation:
+    """The same, where a predictor may be without a model: one that TrainedModels are added to."""
+    return translate_service(
+        InferenceService, TABLE, manifest, runs_containers=runs_containers, hosts=True
+    )
+
+
 def translate_service(
-    model: type[InferenceService], table: Table, manifest: Manifest, *, runs_containers: bool
+    model: type[InferenceService],
+    table: Table,
+    manifest: Manifest,
+    *,
+    runs_containers: bool,
+    hosts: bool = False,
 ) -> Translation:
     """Read `manifest` as `model`; all problems of fields, of values and of support together."""
     unsupported, warnings = table.check(manifest, runs_containers=runs_containers)
@@ -100,6 +117,7 @@ def translate_service(
     warnings += notes.warnings(annotations, ("metadata", "annotations"))
     spec = manifest["spec"]
     reader = _Reader(annotations, problems, warnings, spec["predictor"])
+    reader.hosts = hosts
     predictor = reader.component(parsed.spec.predictor, ("spec", "predictor"))
     canaries: tuple[Canary, ...] = ()
     if predictor is not None and parsed.spec.canary:
@@ -221,6 +239,9 @@ def _canaries(
 
 class _Reader:
     """Components out of validated fields; collects problems and warnings."""
+
+    #: A predictor may be without a model.
+    hosts = False
 
     def __init__(
         self,
@@ -401,7 +422,10 @@ class _Reader:
         )
         if spec is None:
             if uri is None and not block.runs_without_files():
-                self._wrong(where, "is required: where are the model's files?")
+                if self.hosts and at[-1] in HOSTS:
+                    self._warnings.append(FieldProblem(path(where), _HOSTS))
+                else:
+                    self._wrong(where, "is required: where are the model's files?")
             return storage
         if spec.path is not None and uri is not None:
             self._wrong((*at, "storage", "path"), "may not be given together with storageUri")
@@ -575,4 +599,7 @@ def dialect(
 
 
 #: KServe 0.7 and newer, and KFServing 0.5 and 0.6, which had the same fields under its older group.
-DIALECTS = (dialect("serving.kserve.io/v1beta1"), dialect("serving.kubeflow.org/v1beta1"))
+DIALECTS = (
+    dialect("serving.kserve.io/v1beta1", translator=translate_hosting),
+    dialect("serving.kubeflow.org/v1beta1"),
+)

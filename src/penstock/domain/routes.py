@@ -112,6 +112,8 @@ class Route(msgspec.Struct, frozen=True):
     component: str = PREDICTOR
     #: On the predictor's route: the component that clients' requests go to, if that is another one.
     entry: str = ""
+    #: A service under whose address this one is reached, too, by its own name in the path.
+    parent: str = ""
 
     @property
     def key(self) -> str:

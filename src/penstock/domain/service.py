@@ -239,6 +239,8 @@ class Service:
     annotations: Mapping[str, str] = EMPTY
     traffic: Traffic = field(default_factory=Traffic)
     canaries: tuple[Canary, ...] = ()
+    #: The service that this one's model is added to: reached under its address, too.
+    parent: str = ""
     #: True when the user asked for the workloads to be removed while the object stays.
     stopped: bool = False
 

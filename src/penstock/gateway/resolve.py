@@ -196,6 +196,7 @@ def _make(
             "Log settings of a service are not changed by a request.",
             hint="The variable PENSTOCK_LOG_LEVEL in its manifest sets the level.",
         )
+    named = table.child(named, model_in(path)) or named
     verb = _verb(path, named)
     service = named if verb else components.reached(head, named, table, path=path, role=role)
     timeout_s = service.route.timeout_s

@@ -109,6 +109,7 @@ class ModelProcess:
             watchdog=self._watchdog,
             prepare_thread=self._pools.prepare_thread,
             also=spec.service,
+            empty=not spec.models,
         )
         self.application = Application(spec, self.repository, self.metrics)
         limits = HttpLimits(max_body=spec.max_body_bytes)

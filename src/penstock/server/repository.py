@@ -143,6 +143,7 @@ class Repository:
         prepare_thread: Callable[[Framework], None] | None = None,
         off_loop: OffLoop = in_thread,
         also: str = "",
+        empty: bool = False,
     ) -> None:
         self._entries = {m.name: Entry(m) for m in models}
         self._limits = limits or Limits()
@@ -154,7 +155,7 @@ class Repository:
         self._off_loop = off_loop
         #: Another name of the only model: its service's.
         self._also = also if len(models) == 1 else ""
-        self._started_empty = bool(models) and not any(m.load for m in models)
+        self._started_empty = (bool(models) or empty) and not any(m.load for m in models)
         self._closing: set[asyncio.Task[None]] = set()
         #: Changes whenever `get` may answer differently, so that look-ups can be remembered.
         self.generation = 0

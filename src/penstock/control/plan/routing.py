@@ -57,6 +57,7 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str]) -> Route:
         message=message,
         may_sleep=component.scaling.min_replicas == 0,
         component=str(role.role),
+        parent=service.parent if predictor else "",
         entry=str(service.entry) if predictor and service.entry is not Role.PREDICTOR else "",
     )
 
