@@ -41,10 +41,6 @@ BASES: dict[str, dict[str, Any]] = {
         "metadata": {"name": "e"},
         "spec": {"candidates": [{"name": "a", "weight": 1}]},
     },
-    "Experiment": {
-        "metadata": {"name": "e"},
-        "spec": {"candidates": [{"name": "a", "weight": 1}]},
-    },
     "InferenceGraph": {
         "metadata": {"name": "g"},
         "spec": {"nodes": {"root": {"routerType": "Sequence", "steps": [{"serviceName": "a"}]}}},

@@ -134,8 +134,6 @@ class Table:
         self._experiments = experiments
         #: (namespace, parent, service) -> the service that is reached under its parent's address.
         self._children: dict[tuple[str, str, str], Service] = {}
-        #: (namespace, parent, service) -> the service that is reached under its parent's address.
-        self._children: dict[tuple[str, str, str], Service] = {}
         #: (namespace, service) -> the experiment that has its requests.
         self._taken: dict[tuple[str, str], Service] = {}
         self._shadow_metrics = shadow_metrics
@@ -158,12 +156,6 @@ class Table:
         if service is not None and service.name == name:
             return service
         return self._models.get((namespace, name))
-
-    def child(self, service: Service, name: str) -> Service | None:
-        """What is reached by this name under the service's address, besides itself."""
-        if not self._children:
-            return None
-        return self._children.get((service.namespace, service.name, name))
 
     def child(self, service: Service, name: str) -> Service | None:
         """What is reached by this name under the service's address, besides itself."""
@@ -270,8 +262,6 @@ class Table:
             self._models[(route.namespace, model)] = service
         if route.parent:
             self._children[(route.namespace, route.parent, route.name)] = service
-        if route.parent:
-            self._children[(route.namespace, route.parent, route.name)] = service
         for replica in kept.values():
             replica.close()
         if service.waiting:
@@ -324,9 +314,6 @@ class Table:
             forward.service_gone()
 
     def _forget_models(self, service: Service) -> None:
-        child = (service.namespace, service.route.parent, service.name)
-        if self._children.get(child) is service:
-            del self._children[child]
         child = (service.namespace, service.route.parent, service.name)
         if self._children.get(child) is service:
             del self._children[child]
