@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 #: Pause before the next attempt to connect, seconds: first, and most.
 RETRY_FIRST_S: Final = 0.05
 RETRY_MOST_S: Final = 1.0
+#: A connection that lasted so long, seconds, makes the next pause a first one again.
+STEADY_S: Final = 5.0
 #: Longest message. A snapshot of 10,000 services is about 3 MB.
 MESSAGE_BYTES: Final = 256 * 1024 * 1024
 #: What the control plane may leave unread before it is told no more.
@@ -75,16 +77,25 @@ class Channel:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, RETRY_MOST_S)
                 continue
-            pause_s = RETRY_FIRST_S
+            loop = asyncio.get_running_loop()
+            since = loop.time()
             self._writer = writer
             try:
                 await self._read(reader, writer)
             except (OSError, ValueError, msgspec.DecodeError) as exc:
                 logger.warning("the control channel broke: %s", exc)
-                await asyncio.sleep(pause_s)
+            except Exception:
+                # The task's border: a gateway that hears nothing any more would serve an old table for ever.
+                logger.exception(
+                    "a message of the control plane could not be applied; asking again"
+                )
             finally:
                 self._writer = None
                 writer.close()
+            if loop.time() - since > STEADY_S:
+                pause_s = RETRY_FIRST_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_MOST_S)
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
