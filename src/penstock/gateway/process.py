@@ -112,7 +112,10 @@ async def serve(options: argparse.Namespace) -> None:
         _say(options.status_fd, {"event": "ready", "listen": options.listen})
         await stop.wait()
         front.draining = True
+        ends = loop.time() + options.grace
         await asyncio.gather(server.drain(options.grace), calls.drain(options.grace))
+        # Components' calls last: requests that were under way here may have needed them until now.
+        await admin.drain(max(0.0, ends - loop.time()))
     finally:
         meter.close()
         reader.cancel()
