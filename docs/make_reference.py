@@ -10,6 +10,7 @@ import typer.main
 
 from penstock import dialects
 from penstock.cli.app import app
+from penstock.repositories import bentoml, mlserver, triton
 from penstock.runtimes import find, names
 
 HERE = Path(__file__).resolve().parent / "reference"
@@ -105,9 +106,41 @@ def frameworks() -> str:
     return "\n".join(out) + "\n"
 
 
+def repositories() -> str:
+    """What becomes of the fields of other servers' configurations."""
+    out = [
+        "# Model repositories of other servers",
+        MADE,
+        "",
+        "Fields that are not listed are read, or unknown: an unknown field of Triton's is refused, one of",
+        "MLServer's is said (MLServer itself ignores it).",
+    ]
+    for title, table in (
+        ("Triton's config.pbtxt", triton.TABLE),
+        ("MLServer's model-settings.json", mlserver.TABLE),
+    ):
+        out += ["", f"## {title}", "", "| field | | why |", "|---|---|---|"]
+        out += [f"| `{name}` | {effect} | {why} |" for name, (effect, why) in table.items()]
+    out += ["", "## What runs a model", "", "| configuration | framework |", "|---|---|"]
+    out += [f"| Triton, backend `{n}` | {b.framework} |" for n, b in triton.BACKENDS.items()]
+    out += [
+        f"| Triton, platform `{n}` | {triton.BACKENDS[b].framework} |"
+        for n, b in triton.PLATFORMS.items()
+    ]
+    out += [f"| MLServer, `{n}` | {f} |" for n, f in mlserver.IMPLEMENTATIONS.items()]
+    out += [f"| MLServer, any other class | {mlserver.CUSTOM} |"]
+    out += [f"| BentoML, `{n}` | {m.framework} |" for n, m in bentoml.MODULES.items()]
+    return "\n".join(out) + "\n"
+
+
 def pages() -> dict[str, str]:
     """File name in docs/reference/ to content."""
-    return {"manifests.md": manifests(), "commands.md": commands(), "frameworks.md": frameworks()}
+    return {
+        "manifests.md": manifests(),
+        "commands.md": commands(),
+        "frameworks.md": frameworks(),
+        "repositories.md": repositories(),
+    }
 
 
 if __name__ == "__main__":
