@@ -28,8 +28,8 @@ from penstock.store.objects import key_of
 NAMESPACE = Kind("", "Namespace")
 #: Namespaces that cannot be deleted.
 KEPT_NAMESPACES = frozenset({"default"})
-#: Tries of a read-modify-write against faster writers.
-TRIES = 8
+#: Tries of a read-modify-write against faster writers; the controllers are some, too, with their status.
+TRIES = 32
 #: Annotations that are set beside a manifest and outlive an apply that does not mention them.
 _BESIDE = (RESTARTED_AT,)
 #: Finalizers that say what becomes of dependents.
