@@ -23,6 +23,9 @@ MODELS = {
     "        return {'predictions': [0]}",
     "crashing": "n = 0\n\n    def predict(self, payload, headers=None):\n        self.n += 1\n"
     "        if self.n >= 3:\n            os._exit(9)\n        return {'predictions': [0]}",
+    "hanging": "def predict(self, payload, headers=None):\n"
+    "        if payload['instances'] == ['hang']:\n            time.sleep(3600)\n"
+    "        return {'predictions': [0]}",
     "leaking": "kept = []\n\n    def predict(self, payload, headers=None):\n"
     "        self.kept.append(os.urandom(1 << 20))\n        return {'predictions': [0]}",
 }
