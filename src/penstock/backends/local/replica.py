@@ -26,7 +26,7 @@ from penstock.backends.local.paths import Layout
 from penstock.backends.local.pipes import Pipe, StatusLines
 from penstock.backends.local.spawn import Ending
 from penstock.backends.local.zygotes import CannotLoad, ForkOrder, Zygote, ZygoteLost, Zygotes
-from penstock.domain.devices import DeviceShare
+from penstock.domain.devices import DeviceRequest, DeviceShare
 from penstock.domain.process import ProcessSpec, encode
 from penstock.domain.routes import Address
 from penstock.errors import InvalidInput
@@ -287,9 +287,12 @@ class Replica:
         try:
             output = Pipe(self.log.write)
             status = self._status_pipe = Pipe(self._status_bytes)
-            await self._unless_stopped(self._take_devices())
-            if self._stop_asked():
-                return _Why("", ""), 0.0
+            if self.spec.device is None:
+                self._hold(())
+            else:
+                await self._unless_stopped(self._take(self.spec.device))
+                if self._stop_asked():
+                    return _Why("", ""), 0.0
             # Waiting for a device is no part of a slow start.
             self._started = self._clock.monotonic()
             zygote = self._zygote = self._zygotes.get(self.framework)
@@ -332,13 +335,16 @@ class Replica:
             if not self._stop_asked():
                 self.status = replace(self.status, pid=None)
 
-    async def _take_devices(self) -> None:
-        """Wait until the node has what it asks for, and write that into the specification."""
-        shares: tuple[DeviceShare, ...] = ()
-        if self.spec.device is not None:
-            shares = await self._devices.acquire(
-                self.status.id, self.spec.device, priority=self.spec.priority, tell=self._waits
+    async def _take(self, device: DeviceRequest) -> None:
+        """Wait until the node has what it asks for."""
+        self._hold(
+            await self._devices.acquire(
+                self.status.id, device, priority=self.spec.priority, tell=self._waits
             )
+        )
+
+    def _hold(self, shares: tuple[DeviceShare, ...]) -> None:
+        """Write into the specification what it was given, and that it sees nothing else."""
         env = {**self.asked.env, **self._devices.environment(shares)}
         self.spec = replace(self.spec, devices=shares, env=env)
         if self.status.phase is Phase.WAITING:
