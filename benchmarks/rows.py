@@ -22,6 +22,7 @@ from benchmarks import peers
 from benchmarks.component_rows import anchors, transformers
 from benchmarks.grpc_rows import grpc_rows
 from benchmarks.load import wrk
+from benchmarks.manifest_rows import manifests
 from benchmarks.measure import best, iris_model, not_measured
 from benchmarks.report import Row
 from benchmarks.system import System, free_port, manifest, system
@@ -418,4 +419,5 @@ ROWS: dict[str, Callable[[float], list[Row]]] = {
     "rollouts": rollouts,
     "transformers": transformers,
     "anchors": anchors,
+    "manifests": manifests,
 }

@@ -140,3 +140,15 @@ async def test_a_candidate_keeps_its_own_shares(front, stand_in):
     for _ in range(10):
         await front.client.post("/v2/models/trial/infer", json={})
     assert (len(a.seen), len(b.seen)) == (5, 5)
+
+
+async def test_components_and_revisions_stay_the_services_own(front, stand_in):
+    iris, iris2, _ = await trial(front, stand_in, weights=(0, 1), default="iris")
+    for path in (
+        "/serving/default/iris/components/predictor/v2/models/iris/infer",
+        "/serving/default/iris@iris-00001/v2/models/iris/infer",
+    ):
+        assert (await front.client.post(path, json={})).status_code == 200
+    assert (len(iris.seen), len(iris2.seen)) == (2, 0)
+    await front.client.post("/serving/default/iris/v2/models/iris/infer", json={})
+    assert (len(iris.seen), len(iris2.seen)) == (2, 1)

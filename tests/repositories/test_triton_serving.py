@@ -69,6 +69,25 @@ class TritonPythonModel:
             responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
         return responses
 """
+#: Reads a neighbour of the same name as another model's.
+NEIGHBOUR = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from neighbour import NAME
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        from late import LATE
+
+        out = np.array([NAME + LATE], dtype=object)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", out)]) for _ in requests]
+"""
+NEIGHBOUR_CONFIG = """
+backend: "python"
+input [ { name: "IN" data_type: TYPE_INT32 dims: [ 1 ] } ]
+output [ { name: "OUT" data_type: TYPE_STRING dims: [ 1 ] } ]
+"""
 DECOUPLED = """
 import threading
 import numpy as np
@@ -284,6 +303,26 @@ def test_a_decoupled_model_answers_a_stream_as_often_as_it_likes(server: Any) ->
         assert result.get_response().id == "a"
     client.stop_stream()
     client.close()
+
+
+def test_models_import_their_own_neighbours(
+    tmp_path: Path, penstock_run: Callable[..., Any]
+) -> None:
+    for name in ("a", "b"):
+        write(
+            tmp_path,
+            {
+                f"{name}/config.pbtxt": NEIGHBOUR_CONFIG,
+                f"{name}/1/model.py": NEIGHBOUR.replace("late", f"late_{name}"),
+                f"{name}/1/neighbour.py": f"NAME = {name!r}",
+                f"{name}/1/late_{name}.py": "LATE = '!'",
+            },
+        )
+    running = penstock_run(tmp_path)
+    body = {"inputs": [{"name": "IN", "shape": [1], "datatype": "INT32", "data": [1]}]}
+    for name in ("a", "b"):
+        answer = httpx.post(f"http://{running.http}/v2/models/{name}/infer", json=body)
+        assert answer.json()["outputs"][0]["data"] == [f"{name}!"], answer.text
 
 
 def test_calling_another_model_is_refused_in_words(server: Any) -> None:

@@ -43,7 +43,9 @@ async def with_models(files: Files, component: Component, framework: str, name: 
 def _read(files: Files, component: Component, framework: str, name: str) -> Files:
     path = Path(str(files.path))
     asked = framework if framework in repositories.KINDS else None
-    kind = asked or repositories.detect(path)
+    kind = asked
+    if kind is None and framework != "custom":  # a class opens its files itself, whatever they are
+        kind = repositories.detect(path)
     if kind is None:
         return files
     found = repositories.read(kind, path, name=name)

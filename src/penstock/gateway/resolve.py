@@ -86,6 +86,9 @@ def plan(head: RequestHead, table: Table) -> Plan:
         if service is None:
             raise unknown_service(name, parts[2])
         role, path = components.split("/" + (parts[4] if len(parts) == 5 else ""))
+        if service.route.experiment is not None and (role or tag):
+            # A component or a revision is the service's own, whoever has its requests.
+            service = table.by_key(f"{parts[2]}/{name}") or service
         return _make(head, service, path, table, tag, role)
     named = head.get(b"seldon-model")
     if named is not None:

@@ -58,7 +58,8 @@ def is_repository(path: Path) -> bool:
         return False
     file = path / MODEL
     if file.is_file():
-        return b"module: bentoml" in file.read_bytes()[: 1 << 20].replace(b'"', b"")
+        with file.open("rb") as f:
+            return b"module: bentoml" in f.read(1 << 20).replace(b'"', b"")
     return (path / LATEST).is_file() and (path / _latest(path) / MODEL).is_file()
 
 

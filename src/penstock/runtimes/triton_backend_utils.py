@@ -263,7 +263,7 @@ class InferenceRequest:
         raise TritonModelException(_NO_CALLS.format(self._model_name))
 
 
-_NO_CALLS: Final = "Calling another model from a model ({}) is not supported; make a graph of them, or call it by HTTP."
+_NO_CALLS: Final = "Calling another model from a model ({}) is not supported; make a graph of them."
 
 
 class InferenceResponse:

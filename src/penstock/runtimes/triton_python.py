@@ -49,6 +49,7 @@ from penstock.runtimes.base import (
     TensorSpec,
 )
 from penstock.runtimes.loading import first_line, known_options, option
+from penstock.sdk.discovery import enter
 
 log = logging.getLogger(__name__)
 
@@ -443,9 +444,7 @@ def load(path: Path, options: LoadOptions) -> PayloadRuntime:
 def _class(file: Path) -> Any:
     """The user's class, imported with its folder on the path and `pb_utils` where it looks for it."""
     sys.modules.setdefault(_MODULE, pb_utils)
-    folder = str(file.parent.resolve())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    enter(file.parent)
     name = f"penstock_triton_{file.parent.parent.name}_{file.parent.name}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

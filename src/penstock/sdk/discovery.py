@@ -61,7 +61,7 @@ def find_class(
             file = candidate
         elif module_part.endswith(".py"):
             raise LoadError(f"{module_part} is not in the model's folder.", hint=_listing(folder))
-    _enter(folder)
+    enter(folder)
     where = file.name if file is not None else str(module_part)
     module = _import_file(file, folder) if file is not None else _import_name(where, folder)
     cls = (
@@ -106,7 +106,7 @@ def _listing(folder: Path) -> str:
     return f"It has {', '.join(found)}." if found else "It has no Python file."
 
 
-def _enter(folder: Path) -> None:
+def enter(folder: Path) -> None:
     """Puts `folder` first on the path and forgets what other models' folders have under its names."""
     folder = folder.resolve()
     text = str(folder)
