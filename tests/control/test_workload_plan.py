@@ -321,3 +321,19 @@ def test_who_grows_without_all_its_replicas_keeps_what_it_has_and_the_other_too(
     assert weights(w) == {"iris-v2-00001": 60, "iris-00001": 40}
     gone = decide(promoted, (ONE, V2), replica(V2), weights=before)
     assert weights(gone)["iris-v2-00001"] == 100
+
+
+def test_when_a_canary_that_takes_all_dies_the_predictor_answers_until_it_is_whole_again() -> None:
+    s = trying(100, least=2)
+    s = replace(s, canaries=(Canary(component(name="v2", least=2), 100),))
+    blue = [replica(ONE, i) for i in range(2)]
+    green = [replica(V2, i) for i in range(2)]
+    before = {ONE.name: 0, V2.name: 100}
+    assert weights(decide(s, (ONE, V2), *blue, *green, weights=before)) == before
+    dead = [replica(V2, i, Phase.BACKOFF) for i in range(2)]
+    w = decide(s, (ONE, V2), *blue, *dead, weights=before)
+    assert weights(w) == {ONE.name: 100, V2.name: 0}
+    now = {ONE.name: 100, V2.name: 0}
+    half = decide(s, (ONE, V2), *blue, green[0], dead[1], weights=now)
+    assert weights(half) == now
+    assert weights(decide(s, (ONE, V2), *blue, *green, weights=now)) == before

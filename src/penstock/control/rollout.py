@@ -118,13 +118,14 @@ def effective(
     up: Collection[str],
     ready: Collection[str],
     serving: Mapping[str, int],
+    spare: str = "",
 ) -> dict[str, int]:
     """Percent by revision's name, with the shares of those that are not up given to one that is.
 
     `up` are revisions that can take their share, `ready` those with at least one replica that answers,
     `serving` what gateways were told last. One that is not up keeps what it serves now, up to its share; the
     rest goes to one that serves and is not waited for, if there is one. A revision with a share of 0 that
-    does not serve never gets any.
+    does not serve never gets any, but for `spare` when nobody else answers.
     """
     percents = {s.name: s.percent for s in shares}
     late = {
@@ -141,6 +142,8 @@ def effective(
     if not holders:
         holders = [s.name for s in shares if s.percent and s.name in up]
         weights = percents
+    if not holders and spare in ready:
+        holders, weights = [spare], {spare: 0}
     if not holders:
         return percents
     percents.update(late)

@@ -135,6 +135,10 @@ def plan_role(o: Observed, role: Role, *, uid: str) -> RolePlan:
         ],
         ready=[name for name, n in ready.items() if n],
         serving={} if service.stopped else serving,
+        # With canaries that take all, the predictor stands by; a revision that was given up does not.
+        spare=lines[0].shares[0].name
+        if pin is None and len(lines[0].shares) == 1 and service.canaries
+        else "",
     )
     # Replicas follow the requests: nobody is taken away from before its share has gone elsewhere.
     want = {
