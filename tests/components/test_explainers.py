@@ -327,6 +327,8 @@ async def test_an_explanation_that_takes_too_long_is_given_up(tmp_path: Path, mo
         threads = runtime._threads
         async with asyncio.timeout(5):
             await asyncio.to_thread(threads.shutdown)  # returns when its threads have nothing to do
+        model: Any = behind.app.repository.get("m").runtime
+        assert model._model.instance.calls < 20
 
 
 @pytest.mark.parametrize(

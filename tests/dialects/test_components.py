@@ -150,6 +150,10 @@ def test_an_explainer_may_be_a_class() -> None:
             {"anchors": {"type": "AnchorText", "config": {"use_unk": "maybe"}}},
             "spec.explainer.anchors.config.use_unk", "true or false",
         ),
+        (
+            {"alibi": {"type": "AnchorText", "config": {"sample_prob": 0}}},
+            "spec.explainer.alibi.config.sample_prob", "above 0",
+        ),
         ({}, "spec.explainer", "exactly one of"),
         ({"art": {"type": "SquareAttack"}}, "spec.explainer.art", "not supported"),
         ({"anchors": {"type": "AnchorText"}, "batcher": {}}, "spec.explainer.batcher", "predictor"),

@@ -87,6 +87,19 @@ def test_finds_a_planted_rule_and_no_more() -> None:
     assert found["features"] in ([0, 1], [1, 0])
 
 
+def test_of_two_anchors_the_more_general_one_is_chosen() -> None:
+    """Either condition would do; one holds in most rows, the other in few."""
+    random = np.random.default_rng(3)
+    rows = np.column_stack([random.random(3000) < 0.05, random.random(3000) < 0.6]).astype(float)
+    training = Training(rows, ["rare", "common"], {0: ["no", "yes"], 1: ["no", "yes"]})
+
+    def either(r: np.ndarray) -> np.ndarray:
+        return ((r[:, 0] == 1) | (r[:, 1] == 1)).astype(int)
+
+    found = AnchorTabular(training).explain(np.array([1.0, 1.0]), either).data
+    assert found["anchor"] == ["common = yes"]
+
+
 def test_a_certain_answer_has_the_empty_anchor() -> None:
     """Where nothing changes the answer, nothing is the reason; it covers everything."""
     found = AnchorTabular(plant()).explain(np.zeros(5), lambda rows: np.ones(len(rows), int)).data
@@ -289,6 +302,7 @@ def test_the_deciding_patch_of_an_image_is_found() -> None:
     e = AnchorImages(segmentation="grid", segments=16, background=0.0)
     found = e.explain(corner(), bright_corner).data
     assert found["anchor"] == [0]
+    assert found["prediction"] == 1
     assert found["precision"] == 1.0
     mask = np.array(found["mask"])
     assert mask[:4, :4].all()
