@@ -18,6 +18,10 @@ WAITING = "penstock_gateway_requests_waiting"
 BATCH = "penstock_batch_rows"
 MEMORY = "penstock_replica_memory_bytes"
 REPLICAS = "penstock_replicas"
+READ_AT = "penstock_metrics_read_monotonic_seconds"
+
+#: The server reads its processes at most once a second; so long is waited for a reading that is newer.
+NEWER_S = 3.0
 
 Snapshot = Mapping[str, Mapping[str, Any]]
 Key = tuple[str, str, str]
@@ -45,22 +49,33 @@ def top(
 ) -> None:
     """A table that is drawn anew every `interval_s` seconds until Ctrl-C; one table with `once`."""
     scope = None if all_namespaces else namespace
-    before, at = client.get("/metrics.json"), time.monotonic()
+    before = client.get("/metrics.json")
     if once or not sys.stdout.isatty():
         time.sleep(interval_s)
-        after, now = client.get("/metrics.json"), time.monotonic()
-        rows = rows_of(before, after, now - at, scope)
+        after = client.get("/metrics.json")
+        deadline = time.monotonic() + NEWER_S
+        while elapsed_s(before, after) <= 0 and time.monotonic() < deadline:
+            time.sleep(0.1)
+            after = client.get("/metrics.json")
+        rows = rows_of(before, after, elapsed_s(before, after), scope)
         if not rows:
             note("There are no services.")
             return
         say(table(HEADERS, rows))
         return
-    _live(client, before, at, scope, interval_s)
+    _live(client, before, scope, interval_s)
 
 
-def _live(
-    client: Client, before: Snapshot, at: float, scope: str | None, interval_s: float
-) -> None:
+def elapsed_s(before: Snapshot, after: Snapshot) -> float:
+    """Seconds between two readings of the processes; 0 when both are of the same one."""
+    return _read_at(after) - _read_at(before)
+
+
+def _read_at(snapshot: Snapshot) -> float:
+    return sum(float(value) for _, value in _samples(snapshot, READ_AT))
+
+
+def _live(client: Client, before: Snapshot, scope: str | None, interval_s: float) -> None:
     from rich.live import Live
     from rich.table import Table
 
@@ -78,13 +93,16 @@ def _live(
         while True:
             time.sleep(interval_s)
             try:
-                after, now = client.get("/metrics.json"), time.monotonic()
+                after = client.get("/metrics.json")
             except CliError as exc:
                 live.update(drawn((), exc.message), refresh=True)
                 continue
-            rows = rows_of(before, after, now - at, scope)
+            if elapsed_s(before, after) == 0:
+                continue  # nothing was read anew meanwhile
+            # Below zero: another control plane; its first reading is compared with the next one.
+            rows = rows_of(before, after, elapsed_s(before, after), scope)
             live.update(drawn(rows, f"{client.server}   every {interval_s:g} s"), refresh=True)
-            before, at = after, now
+            before = after
 
 
 def rows_of(

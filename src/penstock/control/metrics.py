@@ -98,6 +98,10 @@ class MetricsCollector:
         self._unread = own.counter(
             "penstock_metrics_unread_total", "Readings of a process's metrics that failed"
         ).labels()
+        self._read_gauge = own.gauge(
+            "penstock_metrics_read_monotonic_seconds",
+            "When the processes' metrics were read; differences of it are between two readings.",
+        ).labels()
 
     async def text(self) -> bytes:
         """Prometheus text of all processes."""
@@ -160,6 +164,7 @@ class MetricsCollector:
 
         await asyncio.gather(*(one(p, a) for p, a in processes.items()))
         self._read_at = self._clock.monotonic()
+        self._read_gauge.set(self._read_at)
 
     def _retire(self, process: str) -> None:
         self._merger.retire(process)
