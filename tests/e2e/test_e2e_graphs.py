@@ -123,6 +123,15 @@ def test_a_pipeline_over_rest_and_grpc(served: Platform) -> None:
         assert reply.model_name == "four"
         values = np.frombuffer(reply.raw_output_contents[0], np.float64)
         assert np.allclose(values.reshape(2, 4), np.array(ROWS) * 4)
+        stream_kinds = METHODS["ModelStreamInfer"]
+        stream = channel.stream_stream(
+            f"/{SERVICE}/ModelStreamInfer",
+            request_serializer=stream_kinds[0].SerializeToString,
+            response_deserializer=stream_kinds[1].FromString,
+        )
+        streamed = list(stream(iter([request, request]), timeout=30))
+        assert [a.error_message for a in streamed] == ["", ""]
+        assert streamed[1].infer_response.raw_output_contents == reply.raw_output_contents
         request.model_name = "four-that-is-not"
         with pytest.raises(grpc.RpcError) as caught:
             infer(request, timeout=30)

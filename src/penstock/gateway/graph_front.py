@@ -193,7 +193,7 @@ class GraphFront:
     def handle_grpc(self, exchange: Any, plan: Plan, service: Service, method: str) -> None:
         """Take a gRPC call about this graph, its message all here."""
         gateway = self.graphs.gateway
-        if method == "ModelInfer":
+        if method in ("ModelInfer", "ModelStreamInfer"):  # one request of a stream is one of these
             call = GrpcGraphRequest(self, gateway, exchange, plan, service, gateway.now())
             gateway.active[call] = None
             try:
