@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,7 +61,7 @@ class TritonPythonModel:
             told = {
                 "id": request.request_id(),
                 "parameters": json.loads(request.parameters()),
-                "outputs": request.requested_output_names(),
+                "outputs": sorted(request.requested_output_names()),
                 "sequence": request.correlation_id(),
                 "version": self.args["model_version"],
                 "name": self.args["model_name"],
@@ -212,7 +215,7 @@ def test_a_request_keeps_what_it_said_of_itself(server: Any) -> None:
     assert told == {
         "id": "seven",
         "parameters": {"mine": 3},
-        "outputs": ["OUT", "BATCH"],
+        "outputs": ["BATCH", "OUT"],
         "sequence": 5,
         "version": "7",
         "name": "echo",
@@ -370,4 +373,45 @@ def test_a_torchscript_is_called_by_position(
     np.testing.assert_array_equal(answer.as_numpy("OUTPUT__0"), [[4, 7]])
     np.testing.assert_array_equal(answer.as_numpy("OUTPUT__1"), [[-2, -3]])
     assert client.get_model_metadata("two")["outputs"][1]["name"] == "OUTPUT__1"
+    client.close()
+
+
+#: Writes a SavedModel, in a process of its own: TensorFlow stays out of the tests'.
+SAVE = """
+import sys, tensorflow as tf
+
+class Double(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def call(self, x):
+        return {"y": x * 2}
+
+module = Double()
+tf.saved_model.save(module, sys.argv[1], signatures={"serving_default": module.call})
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_savedmodel_in_its_folder(tmp_path: Path, penstock_run: Callable[..., Any]) -> None:
+    folder = tmp_path / "double" / "3" / "model.savedmodel"
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run(
+        [sys.executable, "-c", SAVE, str(folder)], check=True, env=quiet, capture_output=True
+    )
+    write(
+        tmp_path,
+        {
+            "double/config.pbtxt": """
+            platform: "tensorflow_savedmodel"
+            max_batch_size: 4
+            input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
+            output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]
+            """
+        },
+    )
+    running = penstock_run(tmp_path)
+    client = http_client.InferenceServerClient(running.http)
+    given = http_client.InferInput("x", [1, 2], "FP32")
+    given.set_data_from_numpy(np.array([[1, 2]], np.float32))
+    answer = client.infer("double", [given], model_version="3")
+    np.testing.assert_array_equal(answer.as_numpy("y"), [[2, 4]])
     client.close()

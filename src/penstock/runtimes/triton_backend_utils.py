@@ -189,7 +189,7 @@ class InferenceRequest:
         self._request_id = request_id
         self._correlation_id = correlation_id
         self._inputs = list(inputs)
-        self._requested = list(requested_output_names)
+        self._requested = set(requested_output_names)
         self._model_name = model_name
         self._model_version = model_version
         self._flags = flags
@@ -208,7 +208,7 @@ class InferenceRequest:
     def correlation_id(self) -> int | str:
         return self._correlation_id
 
-    def requested_output_names(self) -> list[str]:
+    def requested_output_names(self) -> set[str]:
         return self._requested
 
     def model_name(self) -> str:
