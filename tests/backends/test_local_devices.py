@@ -227,6 +227,21 @@ async def test_the_higher_priority_gets_it_first_and_the_older_among_equals(one)
     assert got == ["high", "first", "second", "low"]
 
 
+async def test_after_a_start_the_order_of_arrival_decides_nothing(one):
+    """Everything is asked for again, in any order: who has the higher priority has it first."""
+    devices = Devices(Inventory(str(one)), settle_s=0.05)
+    said = []
+    low = asyncio.create_task(devices.acquire("low", DeviceRequest(), tell=said.append))
+    await asyncio.sleep(0)
+    high = asyncio.create_task(devices.acquire("high", DeviceRequest(), priority=1))
+    assert await asyncio.wait_for(high, 10)
+    assert not low.done()
+    assert said[0] == "The node has just started; devices are given out in a moment."
+    assert "high has 1 of 0" in said[-1]
+    devices.release("high")
+    assert await asyncio.wait_for(low, 10)
+
+
 async def test_one_that_does_not_fit_holds_up_none_that_does(one):
     devices = Devices(Inventory(str(one)))
     await devices.acquire("half", HALF)

@@ -12,6 +12,7 @@ from control_fakes import FakeBackend, FakeClock, FakeFiles
 
 from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.plane import ControlPlane
+from penstock.control.replicas import RESYNC_S
 from penstock.control.settings import ControlSettings
 from penstock.domain.devices import Device, DeviceStatus, place, why_not
 from penstock.domain.process import ProcessSpec
@@ -351,3 +352,22 @@ async def test_with_recreate_the_old_revision_gives_its_device_to_the_new_one(st
         lambda: {r.revision for r in w.backend.replicas.values() if r.devices} == {"only-00002"}
     )
     await w.condition("only", "True")
+
+
+async def test_the_answer_to_a_start_is_no_news_beside_what_the_watch_said(start: Any) -> None:
+    """It was written before: taken for news, it would hide for half a minute that the replica waits."""
+    w = await start(0)
+    begin = w.backend.start
+
+    async def late(replica_id: str, framework: str, spec: ProcessSpec) -> ReplicaStatus:
+        status: ReplicaStatus = await begin(replica_id, framework, spec)
+        while w.plane.replicas.get(replica_id) is None:
+            await asyncio.sleep(0)
+        return replace(status, phase=Phase.STARTING, reason="", message="")
+
+    w.backend.start = late
+    await w.apply("lonely")
+    await w.condition("lonely", "False", "WaitingForDevice")
+    (known,) = w.plane.replicas.all()
+    assert known.phase is Phase.WAITING
+    assert w.clock.monotonic() < RESYNC_S

@@ -63,6 +63,11 @@ class ReplicaCache:
         self._by_service.setdefault((status.namespace, status.service), {})[status.id] = status
         self._on_change(old, status)
 
+    def started(self, status: ReplicaStatus) -> None:
+        """What the backend answered to a start. What its watch said of the replica since is newer."""
+        if status.id not in self._by_id:
+            self.put(status)
+
     def drop(self, replica_id: str) -> None:
         """The backend forgot a replica. No-op when absent."""
         old = self._by_id.pop(replica_id, None)

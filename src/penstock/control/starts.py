@@ -77,7 +77,8 @@ class Starts:
                 priority=priority(kept.workload.role),
                 gateways=self._settings.gateways,
             )
-            self._replicas.put(await self._backend.start(replica_id, kept.revision.framework, spec))
+            status = await self._backend.start(replica_id, kept.revision.framework, spec)
+            self._replicas.started(status)
 
         results = await asyncio.gather(
             *(start_one(s.replica_id, s.revision) for s in starts if s.revision.name in env),

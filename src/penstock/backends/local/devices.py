@@ -38,8 +38,16 @@ class _Waiting:
 class Devices:
     """The ledger. All methods are for the node's loop."""
 
-    def __init__(self, inventory: Inventory | None = None) -> None:
+    def __init__(self, inventory: Inventory | None = None, *, settle_s: float = 0.0) -> None:
+        """Nothing is given within `settle_s` of the first question.
+
+        A node that starts is asked for everything at once, in no order; the first to come shall not have
+        what another one needs more.
+        """
         self._inventory = inventory or Inventory(OFF)
+        self._settle_s = settle_s
+        self._settled = settle_s <= 0
+        self._settling: asyncio.TimerHandle | None = None
         self._held: dict[str, Shares] = {}
         self._waiting: list[_Waiting] = []
         self._arrivals = itertools.count()
@@ -59,6 +67,8 @@ class Devices:
         held = self._held.get(replica)
         if held is not None:
             return held
+        if not self._settled and self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(self._settle_s, self._settle)
         with self._line(replica, request, priority, tell) as waiting:
             self._serve()
             return await waiting.granted
@@ -114,7 +124,15 @@ class Devices:
             for device in sorted(self._inventory.devices, key=lambda d: (d.resource, d.index))
         )
 
+    def _settle(self) -> None:
+        self._settled = True
+        self._serve()
+
     def _serve(self) -> None:
+        if not self._settled:
+            for waiting in self._waiting:
+                waiting.tell("The node has just started; devices are given out in a moment.")
+            return
         still = []
         for waiting in self._waiting:
             if waiting.granted.done():

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: The control plane has nothing to drain but its own requests.
 _CONTROL_GRACE_S: Final = 5.0
+#: How long the node listens who needs a device before it gives the first one, seconds.
+_SETTLE_S: Final = 1.0
 #: What a shutdown may take beyond the two drains, seconds.
 _SLACK_S: Final = 5.0
 _EXIT_START_FAILED: Final = 1
@@ -84,7 +86,7 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[Serving], None] | 
             limiter = Limiter(config.cgroup)
         except OSError as e:
             raise InvalidInput(f"The cgroup {config.cgroup} cannot be used: {e}.") from e
-        devices = Devices(Inventory(config.devices))
+        devices = Devices(Inventory(config.devices), settle_s=_SETTLE_S)
         node = _Node(config, lock, limiter, devices, Serving(http, api, os.getpid(), grpc))
         return await node.run(on_ready or _announce)
     finally:
