@@ -52,7 +52,7 @@ class Platform:
             line = self.process.stdout.readline()
             assert line, f"penstock serve ended: {said}\n{self.node_logs()}"
             said += line
-        found = dict(re.findall(r"(inference|control)\s+(http://\S+)", said))
+        found = dict(re.findall(r"(inference|control)\s+(https?://\S+)", said))
         self.http, self.api = found["inference"], found["control"]
         self.grpc = re.findall(r"gRPC\s+(\S+)", said)[0]
 
