@@ -176,3 +176,43 @@ def test_a_bad_revision_is_taken_back_by_itself_and_the_stable_one_is_untouched(
     assert "RolledBack" in platform.run("events", name)
     assert pids <= {r["status"].get("pid") for r in platform.replicas()}
     platform.run("delete", "isvc", name)
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize(
+    "metric",
+    [
+        # A histogram of the model processes, against a number; one of the gateways, against the stable one.
+        {"name": "penstock_predict_seconds", "above": 0.1, "max": 0.05},
+        {"name": "penstock_gateway_request_seconds", "above": 0.1, "against": "stable"},
+    ],
+    ids=["model process", "gateway"],
+)
+def test_any_metric_takes_a_revision_back(platform: Platform, metric: dict[str, object]) -> None:
+    name = "metric-" + ("max" if "max" in metric else "against")
+
+    def apply(uri: str) -> None:
+        obj = json.loads(manifest(name))
+        obj["spec"]["predictor"] = {"python": {"storageUri": f"models/{uri}"}}
+        obj["spec"]["rollout"] = {
+            "steps": [30],
+            "hold": "120s",
+            "minRequests": 1000,
+            "limits": {"errorRate": 0.5, "metrics": [metric]},
+        }
+        platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(obj))
+
+    apply("good")
+    apply("slow")
+    until(lambda: traffic(platform, name).get("2") == 30, "the first step")
+    with httpx.Client(timeout=30) as client:
+
+        def given_up() -> bool:
+            for _ in range(10):
+                client.post(f"{platform.http}/v1/models/{name}:predict", json=V1)
+            message = json.dumps(platform.service(name)["status"]["conditions"])
+            return f"observations of {metric['name']} were above 0.1" in message
+
+        until(given_up, "the rollback", 60)
+    until(lambda: traffic(platform, name) == {"2": 0, "1": 100}, "all for the stable one")
+    platform.run("delete", "isvc", name)
