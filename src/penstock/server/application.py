@@ -28,7 +28,6 @@ from penstock.protocols.grpc.wire import is_grpc
 from penstock.protocols.shared_memory import SharedMemory
 from penstock.protocols.triton import ServerCalls, trace_settings
 from penstock.runtimes.base import PayloadRuntime
-from penstock.server.events import EventTarget
 from penstock.server.grpc import GrpcCalls
 from penstock.server.inference import TargetType, V1Explain, V1Predict, V2Explain, V2Infer
 from penstock.server.memory import private_bytes
