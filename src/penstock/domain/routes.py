@@ -39,7 +39,7 @@ class Replica(msgspec.Struct, frozen=True):
     address: str
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target(msgspec.Struct, frozen=True, omit_defaults=True):
     """A revision that takes a share of a route's requests; `weight` is relative to the other targets."""
 
     revision: str
@@ -79,7 +79,7 @@ class Rule(msgspec.Struct, frozen=True):
     to: str
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     """How requests for one component of a service find a replica.
 
     The predictor's route stands for the service: its key is the service's, and it says which component gets
