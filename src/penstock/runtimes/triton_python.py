@@ -374,8 +374,8 @@ class _Collector:
             self._put(_END)
 
     def fail(self, error: PenstockError) -> None:
-        """In the loop."""
-        self._queue.put_nowait(error)
+        """End with an error, behind what was sent before it."""
+        self._put(error)
 
     def _put(self, item: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process is on its way out
