@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from component_servers import Component, chain, error_of, running
 
-from penstock.errors import LoadError
+from penstock.errors import InvalidInput, LoadError
 from penstock.protocols.infer import InferRequest
 from penstock.protocols.v2_client import decode_response, encode_request
 from penstock.sdk.predictor import Predictor
@@ -435,3 +435,54 @@ async def test_explain_takes_get_and_post_and_nothing_else(tmp_path: Path) -> No
         answer: httpx.Response = await front.client.put("/v1/models/m:explain", json={})
         assert answer.status_code == 405
         assert answer.headers["allow"] == "GET, POST"
+
+
+# -- without a platform
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "prefix"),
+    [
+        (
+            "http://localhost:8080/serving/default/iris/",
+            "tcp:localhost:8080",
+            "/serving/default/iris",
+        ),
+        ("10.0.0.1:9000", "tcp:10.0.0.1:9000", ""),
+        ("http://iris-predictor", "tcp:iris-predictor:80", ""),
+    ],
+)
+def test_a_predictors_address_on_the_command_line(url: str, address: str, prefix: str) -> None:
+    from penstock.server.run import neighbour
+
+    found = neighbour(url)
+    assert found.addresses == (address,)
+    assert found.prefix == prefix
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x", "http://", "http://x:99999", "ftp://x", "http://x?y=1"]
+)
+def test_what_is_no_address_of_a_predictor(url: str) -> None:
+    from penstock.server.run import neighbour
+
+    with pytest.raises(InvalidInput, match="predictor"):
+        neighbour(url)
+
+
+@pytest.mark.parametrize(
+    ("model", "framework", "predictor", "expected"),
+    [
+        ("t.py:T", None, "http://x", "transformer"),
+        ("t.py", None, "http://x", "transformer"),
+        ("t.py:T", None, None, None),
+        ("t.py:T", "custom", "http://x", "custom"),
+        ("models/iris", None, "http://x", None),
+    ],
+)
+def test_a_class_with_a_predictor_is_a_transformer(
+    model: str, framework: str | None, predictor: str | None, expected: str | None
+) -> None:
+    from penstock.server.run import framework_of
+
+    assert framework_of(model, framework, predictor) == expected

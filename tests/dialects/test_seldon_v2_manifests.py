@@ -95,6 +95,19 @@ def test_no_replicas_means_stopped() -> None:
     assert not service().stopped
 
 
+def test_an_explainer_names_the_model_it_asks() -> None:
+    found = service(
+        requirements=["alibi-explain"],
+        explainer={"type": "anchor_tabular", "modelRef": "income"},
+        parameters=[{"name": "threshold", "value": "0.9"}],
+    ).predictor.model
+    assert found is not None
+    assert found.format.name == "explainer"
+    assert dict(found.options) == {
+        "type": "AnchorTabular", "config": {"threshold": 0.9}, "predictor": "income",
+    }  # fmt: skip
+
+
 #: (manifest, path of the problem, a word of its message)
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     (model(requirements=["skleran"]), "spec.requirements[0]", "did you mean sklearn?"),
@@ -107,7 +120,30 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (model(memory="lots"), "spec.memory", ""),
     (model(minReplicas=3, maxReplicas=2), "spec.maxReplicas", "minReplicas"),
     (model(logger={"percent": 100}), "spec.logger", "not supported yet"),
-    (model(explainer={"type": "anchor_tabular"}), "spec.explainer", "not supported yet"),
+    (model(explainer={"type": "anchor_tabular"}), "spec.explainer.modelRef", "is required"),
+    (
+        model(explainer={"type": "anchor_table", "modelRef": "m"}),
+        "spec.explainer.type",
+        "there is no explainer",
+    ),
+    (
+        model(explainer={"type": "tree_shap", "modelRef": "m"}),
+        "spec.explainer.type",
+        "looks into the model",
+    ),
+    (
+        model(explainer={"type": "anchor_text", "pipelineRef": "p"}),
+        "spec.explainer.pipelineRef",
+        "asks a model",
+    ),
+    (
+        model(
+            explainer={"type": "anchor_text", "modelRef": "m"},
+            parameters=[{"name": "treshold", "value": "0.9"}],
+        ),
+        "spec.parameters[0]",
+        "did you mean threshold?",
+    ),
     (model(parameters=[{"name": "a", "value": "b"}]), "spec.parameters[0].name", "is not read"),
     (server(serverConfig="own"), "spec.capabilities", "is required"),
     ({**model(), "kind": "Pipeline"}, "kind", "graphs"),

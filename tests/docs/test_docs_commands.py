@@ -147,7 +147,7 @@ def test_every_command_of_the_page_works(page: Path, reader: Reader) -> None:
             elif step.text.startswith(_STANDS):
                 continue
             elif step.text.endswith(" &"):
-                command = re.sub(r"\b9000\b", reader.ports["9000"], step.text[:-2])
+                command = reader.real(step.text[:-2])
                 background.append(
                     subprocess.Popen(
                         ["bash", "-c", f"exec {command}"], cwd=reader.folder, env=reader.env

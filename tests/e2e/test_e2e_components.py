@@ -176,6 +176,30 @@ def test_an_explainer_that_cannot_load_is_told(flowers: Platform) -> None:
     assert ask(flowers, "/v1/models/unexplained:predict", body) == {"predictions": [0]}
 
 
+def test_seldons_explainer_stands_by_itself_and_asks_another_model(flowers: Platform) -> None:
+    manifest = {
+        "apiVersion": "mlops.seldon.io/v1alpha1",
+        "kind": "Model",
+        "metadata": {"name": "flowers-explainer"},
+        "spec": {
+            "storageUri": "models/other",
+            "explainer": {"type": "anchor_tabular", "modelRef": "plain"},
+        },
+    }
+    apply(flowers, "plain")
+    flowers.run("apply", "-f", "-", "--wait", stdin=json.dumps(manifest))
+    tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": list(FLOWER.values())}
+    answer = ask(flowers, "/v2/models/flowers-explainer/infer", {"inputs": [tensor]})
+    found = json.loads(answer["outputs"][0]["data"][0])
+    assert found["data"]["prediction_name"] == "setosa"
+    # The model it asks is gone: that is what it says.
+    flowers.run("delete", "isvc", "plain", "--wait")
+    assert (
+        "plain"
+        in ask(flowers, "/v2/models/flowers-explainer/infer", {"inputs": [tensor]}, 404)["error"]
+    )
+
+
 SCALED = """
 import penstock
 

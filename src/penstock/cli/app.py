@@ -487,6 +487,9 @@ def run(
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="For numeric libraries; 0: all cores.")] = 0,
     allow_shared_memory: SharedMemory = False,
+    predictor: Annotated[
+        str | None, typer.Option(help="What a transformer or an explainer asks: http://HOST:PORT.")
+    ] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Serve one model in one process, without the platform around it."""
@@ -504,6 +507,7 @@ def run(
             grpc_port=grpc_port,
             threads=threads,
             allow_shared_memory=allow_shared_memory,
+            predictor=predictor,
             log_level=level,
         )
     )

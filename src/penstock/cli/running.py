@@ -24,11 +24,13 @@ def run(
     grpc_port: int | None,
     threads: int,
     allow_shared_memory: bool,
+    predictor: str | None,
     log_level: str,
 ) -> int:
     """Serve until Ctrl-C; the exit code."""
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
+        framework = model_process.framework_of(model, framework, predictor)
         models = model_process.served_models(model, framework=framework, name=name)
 
         def listening(address: Address) -> None:
@@ -50,6 +52,7 @@ def run(
             grpc_port=grpc_port,
             threads=threads,
             allow_shared_memory=allow_shared_memory,
+            predictor=predictor,
             on_listening=listening,
             on_ready=lambda: say("ready"),
         )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from penstock.control.plan import DEFAULT_TIMEOUT_S
 from penstock.control.revisions import Kept
@@ -95,6 +96,15 @@ def process_spec(
         models = (inner, outer)
     if hosts_only(component):
         models = ()
+    predictor = None
+    asked = options.pop("predictor", "") if kept.revision.framework == "explainer" else ""
+    if component.role is not Role.PREDICTOR:
+        base = f"/serving/{service.namespace}/{service.name}"
+        predictor = Neighbour(gateways, f"{base}/components/{Role.PREDICTOR}")
+    elif asked:
+        # An explainer that stands by itself names the service that it explains.
+        predictor = Neighbour(gateways, f"/serving/{service.namespace}/{quote(asked)}", asked)
+        models = tuple(replace(m, options=options) for m in models)
     return ProcessSpec(
         listen="",
         models=models,
@@ -103,11 +113,7 @@ def process_spec(
         revision=kept.name,
         replica=replica,
         component=component.role.value,
-        predictor=None
-        if component.role is Role.PREDICTOR
-        else Neighbour(
-            gateways, f"/serving/{service.namespace}/{service.name}/components/{Role.PREDICTOR}"
-        ),
+        predictor=predictor,
         threads=threads_for(cores, replicas, resources.cpu_limit),
         env=dict(env),
         memory_limit_bytes=resources.memory_limit_bytes,

@@ -22,7 +22,8 @@ from penstock.dialects.metadata import DEFAULT_NAMESPACE, ObjectMeta, check_meta
 from penstock.dialects.pod import CLUSTER, Loose
 from penstock.dialects.schema import Spec, nearest, read
 from penstock.dialects.support import Table, no_effect, refused
-from penstock.domain.names import subdomain_problem
+from penstock.domain import explainers
+from penstock.domain.names import service_problem, subdomain_problem
 from penstock.domain.service import Role
 from penstock.domain.serving_runtime import ServingRuntime, SupportedFormat
 from penstock.domain.status import ServiceStatus, from_rfc3339
@@ -62,7 +63,7 @@ _SERVER_KINDS = ("mlserver", "triton")
 PYTHON = "python"
 _NOT_HERE = {
     "alibi-detect": "detectors are not supported",
-    "alibi-explain": "explainers are not supported yet",
+    "alibi-explain": "is for a Model with an explainer block; it says the type and the model",
 }
 #: Parameters of MLServer's Hugging Face runtime that are options here.
 _HUGGINGFACE = {"task": "task", "device": "device"}
@@ -71,6 +72,14 @@ _HUGGINGFACE = {"task": "task", "device": "device"}
 class ModelParameter(Spec):
     name: str
     value: str
+
+
+class ModelExplainer(Spec):
+    #: Seldon's names: anchor_tabular, anchor_text, kernel_shap, ...
+    type: str
+    #: Whose answers are explained: a Model, or any service of the namespace.
+    model_ref: str | None = None
+    pipeline_ref: str | None = None
 
 
 class ModelSpec(Spec):
@@ -89,7 +98,7 @@ class ModelSpec(Spec):
     min_replicas: Annotated[int, Field(ge=0)] | None = None
     max_replicas: Annotated[int, Field(ge=0)] | None = None
     logger: Loose | None = None
-    explainer: Loose | None = None
+    explainer: ModelExplainer | None = None
     llm: Loose | None = None
     parameters: list[ModelParameter] | None = None
     dataflow: Loose | None = None
@@ -128,7 +137,10 @@ class ServerManifest(Spec):
 MODEL_TABLE = Table(
     (
         refused("spec.logger", "logging of payloads is not supported yet"),
-        refused("spec.explainer", "explainers are not supported yet"),
+        refused(
+            "spec.explainer.pipelineRef",
+            "an explainer asks a model; a pipeline's first model may be named as modelRef",
+        ),
         refused("spec.llm", "llm runtimes that refer to another model are not supported"),
         no_effect(
             "spec.schemaUri", "is not read (Seldon's scheduler does not read it either)",
@@ -170,7 +182,8 @@ def translate_model(manifest: Manifest, *, runs_containers: bool = False) -> Tra
         told = {p.path for p in problems}
         refuse(manifest, problems + [p for p in unsupported if p.path not in told])
     spec = parsed.spec
-    format_ = _format(spec, unsupported)
+    explains = spec.explainer is not None
+    format_ = "explainer" if explains else _format(spec, unsupported)
     places = {
         "spec": "spec",
         "spec.predictor": "spec",
@@ -190,7 +203,11 @@ def translate_model(manifest: Manifest, *, runs_containers: bool = False) -> Tra
         model["runtime"] = spec.server
     if spec.memory is not None:
         model["resources"] = {"requests": {"memory": spec.memory}}
-    options = _options(spec, format_, unsupported)
+    options = (
+        _explainer(spec.explainer, spec, unsupported)
+        if spec.explainer is not None
+        else _options(spec, format_, unsupported)
+    )
     if options:
         model["options"] = options
     annotations = dict(parsed.metadata.annotations or {})
@@ -243,6 +260,32 @@ def _format(spec: ModelSpec, problems: list[FieldProblem]) -> str:
     for place, _ in formats[1:]:
         problems.append(FieldProblem(place, f"the model's format is {formats[0][1]} already"))
     return formats[0][1] if formats else "sklearn"
+
+
+def _explainer(
+    given: ModelExplainer, spec: ModelSpec, problems: list[FieldProblem]
+) -> dict[str, Any]:
+    """The options of an explainer that stands by itself; its parameters are the settings."""
+    if not given.model_ref and not given.pipeline_ref:
+        problems.append(FieldProblem("spec.explainer.modelRef", "is required"))
+    elif given.model_ref and (problem := service_problem(given.model_ref)):
+        problems.append(FieldProblem("spec.explainer.modelRef", problem))
+    kind = explainers.find(given.type)
+    if kind is None:
+        problems.append(FieldProblem("spec.explainer.type", explainers.unknown(given.type)))
+        return {}
+    if kind.looks_inside:
+        problems.append(
+            FieldProblem(
+                "spec.explainer.type",
+                f"{kind.name} looks into the model: give it to the service as its explainer",
+            )
+        )
+    config = {p.name: p.value for p in spec.parameters or ()}
+    values, wrong = explainers.read(kind, config)
+    names = [p.name for p in spec.parameters or ()]
+    problems += [FieldProblem(f"spec.parameters[{names.index(w.path)}]", w.message) for w in wrong]
+    return {"type": kind.name, "config": values, "predictor": given.model_ref or ""}
 
 
 def _options(spec: ModelSpec, format_: str, problems: list[FieldProblem]) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Neighbour:
     addresses: tuple[str, ...]
     #: What comes before `/v1/...` and `/v2/...` in a request's path.
     prefix: str
+    #: Its model's name where it is not that of the one who asks.
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import asyncio
 import itertools
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -80,7 +81,9 @@ class Predictor:
         timeout_s: float = 60.0,
         local: LocalPredictor | None = None,
     ) -> None:
-        self.model = model
+        self.model = (at.model if at is not None else "") or model
+        #: In a request's path; a name may hold anything.
+        self._path = quote(self.model, safe="")
         self._local = local
         self.timeout_s = timeout_s
         self._at = at
@@ -143,7 +146,7 @@ class Predictor:
             return await self._local.predict(payload, _forwarded(headers))
         body = v1.encode_result(payload)
         answer = await self._post(
-            f"/v1/models/{self.model}:predict",
+            f"/v1/models/{self._path}:predict",
             [("content-type", "application/json")],
             [body],
             headers,
@@ -165,7 +168,7 @@ class Predictor:
         fields = [("content-type", "application/octet-stream")]
         if length is not None:
             fields.append(("inference-header-content-length", str(length)))
-        head, content = await self._post(f"/v2/models/{self.model}/infer", fields, body, headers)
+        head, content = await self._post(f"/v2/models/{self._path}/infer", fields, body, headers)
         size = head.get(b"inference-header-content-length")
         return decode_response(content, int(size) if size is not None and size.isdigit() else None)
 
@@ -174,7 +177,7 @@ class Predictor:
         if self._local is not None:
             return self._local.inputs
         if self._specs is None:
-            _, content = await self._call("GET", f"/v2/models/{self.model}", [], [], None)
+            _, content = await self._call("GET", f"/v2/models/{self._path}", [], [], None)
             try:
                 found = msgspec.json.decode(content, type=_Metadata).inputs
             except msgspec.MsgspecError:

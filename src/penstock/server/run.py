@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from penstock import repositories, runtimes
-from penstock.domain.process import ProcessSpec, ServedModel
+from penstock.domain.process import Neighbour, ProcessSpec, ServedModel
 from penstock.domain.routes import Address
 from penstock.errors import InvalidInput, LoadError
 from penstock.server.process import main
@@ -39,9 +40,9 @@ def served_model(
     match = _CLASS.fullmatch(model)
     if match is not None and not path.exists():
         path = Path(match[1])
-        if framework not in (None, "custom"):
+        if framework not in (None, "custom", "transformer"):
             raise InvalidInput(f"{model} is a Python class, which {framework} cannot serve.")
-        framework = "custom"
+        framework = framework or "custom"
         chosen["class"] = match[2]
     if not path.exists():
         raise LoadError(f"There is no model at {path}.")
@@ -99,10 +100,17 @@ def run(
     threads: int = 0,
     timeout_s: float = 60.0,
     allow_shared_memory: bool = False,
+    predictor: str | None = None,
     on_listening: Callable[[Address], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> int:
-    """Serve `model` until SIGINT or SIGTERM; the exit code. Raises as `served_model` does."""
+    """Serve `model` until SIGINT or SIGTERM; the exit code. Raises as `served_model` does.
+
+    `predictor` is the address that a transformer or an explainer asks: `http://HOST:PORT[/PREFIX]`, the
+    predictor's paths `/v1` and `/v2` behind it. A class is a transformer then, unless `framework` says more.
+    """
+    behind = None if predictor is None else neighbour(predictor)
+    framework = framework_of(model, framework, predictor)
     models = served_models(model, framework=framework, name=name, options=options)
     with contextlib.ExitStack() as stack:
         regions = (
@@ -120,8 +128,27 @@ def run(
             threads=threads,
             shared_memory=regions,
             timeout_s=timeout_s,
+            predictor=behind,
         )
         return main(spec, None, on_listening=on_listening, on_ready=on_ready)
+
+
+def framework_of(model: str, framework: str | None, predictor: str | None) -> str | None:
+    """`transformer` for a class with a predictor to ask, where nothing else was said."""
+    is_class = _CLASS.fullmatch(model) is not None or model.endswith(".py")
+    return "transformer" if framework is None and predictor is not None and is_class else framework
+
+
+def neighbour(url: str) -> Neighbour:
+    """`HOST:PORT` or `http://HOST:PORT/PREFIX` as a transformer's predictor. InvalidInput otherwise."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        port = parts.port or 80
+    except ValueError:
+        port = 0
+    if parts.scheme != "http" or not parts.hostname or not port or parts.query:
+        raise InvalidInput(f"{url} is no predictor: http://HOST:PORT is expected, without TLS.")
+    return Neighbour((f"tcp:{parts.hostname}:{port}",), parts.path.rstrip("/"))
 
 
 def _name_of(path: Path) -> str:
