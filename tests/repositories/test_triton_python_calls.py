@@ -73,6 +73,8 @@ async def test_a_batch_is_never_larger_than_allowed_and_its_requests_are_alike()
     runtime = TritonPython(model, "m", BATCHES)
     await ask(runtime, Gate(), request(1), request(3), request(3), request(1), request(1, 3))
     assert model.calls == [[1], [3], [3, 1], [1]]
+    await ask(runtime, Gate(), request(1), request(1), request(1, 3), request(1, 3))
+    assert model.calls[4:] == [[1], [1], [1, 1]]
 
 
 async def test_without_dynamic_batching_every_call_has_one_request():
