@@ -167,6 +167,32 @@ async def test_reading_says_what_is_wrong(make: Make) -> None:
         await read_snapshot("nonsense")
 
 
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}", OSError, "broke off"),
+        (b"HTTP/1.1 200 OK\r\nConte", OSError, "broke off"),
+        (b"HTTP/1.1 200 OK\r\n\r\n{}", ValueError, "how long"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n{}", ValueError, "99999999 bytes"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000, ValueError, "without an end"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{]", ValueError, "malformed"),
+    ],
+)
+async def test_an_answer_that_is_none_costs_that_process_only(
+    tmp_path: Path, answer: bytes, error: type[Exception], says: str
+) -> None:
+    """Broken off, without an end, or too long: an error that the collector counts, and no waiting."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, tmp_path / "s"), asyncio.timeout(5):
+        with pytest.raises(error, match=says):
+            await read_snapshot(f"unix:{tmp_path}/s")
+
+
 def test_a_counter_that_is_lower_or_gone_shows_another_process() -> None:
     r = Registry()
     c = r.counter("a", "A.", ("x",))

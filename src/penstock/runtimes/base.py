@@ -222,6 +222,9 @@ class Framework:
     set_threads: Callable[[int], None] | None = None
     #: Run once in the zygote after `preload`, for what is safe and costly (no threads, no model).
     warm: Callable[[], None] | None = None
+    #: Run a dozen times in the zygote after `warm`: what a load and a call do, as far as it leaves nothing
+    #: behind. Code that has run often writes to fewer pages of a fork.
+    rehearse: Callable[[], None] | None = None
     #: Environment that has to be there before `preload` is imported: some packages start threads or call
     #: home at import otherwise. A variable that is set already stays as it is.
     env: Mapping[str, str] = field(default_factory=dict)

@@ -173,5 +173,6 @@ framework = Framework(
     load=load,
     formats=("lightgbm",),
     warm=warm,
+    rehearse=warm,
     env=ARROW_ENV,
 )

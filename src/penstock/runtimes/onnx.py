@@ -201,6 +201,7 @@ framework = Framework(
     formats=("onnx",),
     uses_devices=True,
     warm=warm,
+    rehearse=warm,
     # ONNX Runtime 1.29 and later send usage events to Microsoft unless told not to, from a thread that
     # starts at import.
     env={"ORT_DISABLE_TELEMETRY": "1"},

@@ -296,20 +296,32 @@ def _dense(y: Any) -> Array:
 
 
 def warm() -> None:
-    """Fit, keep, load and ask a small model: what is imported, built and learnt on first use is shared."""
-    import joblib
-    from sklearn.linear_model import LogisticRegression
-
+    """Keep and load small models: what is imported, built and learnt on first use is shared."""
     from penstock.runtimes import sklearn_linear
 
     sklearn_linear.learn()
-    x = np.arange(12, dtype=np.float64).reshape(6, 2)
-    model = LogisticRegression().fit(x, np.array([0, 0, 1, 1, 2, 2]))
-    with tempfile.TemporaryDirectory() as folder:
+    rehearse()
+
+
+def rehearse() -> None:
+    """Load and ask a small model, by the shortcut and by its own way."""
+    import joblib
+
+    model = _small_model()
+    with tempfile.TemporaryDirectory(prefix="pen-") as folder:
         joblib.dump(model, Path(folder) / "model.joblib")
         load(Path(folder), LoadOptions(name="m"))
-    model.predict(x)
-    model.predict_proba(x)
+    model.predict(_POINTS)
+    model.predict_proba(_POINTS)
+
+
+_POINTS: Final = np.arange(12, dtype=np.float64).reshape(6, 2)
+
+
+def _small_model() -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression().fit(_POINTS, np.array([0, 0, 1, 1, 2, 2]))
 
 
 framework = Framework(
@@ -334,5 +346,6 @@ framework = Framework(
     load=load,
     formats=("sklearn",),
     warm=warm,
+    rehearse=rehearse,
     env=ARROW_ENV,
 )

@@ -222,5 +222,6 @@ framework = Framework(
     formats=("xgboost",),
     uses_devices=True,
     warm=warm,
+    rehearse=warm,
     env=ARROW_ENV,
 )

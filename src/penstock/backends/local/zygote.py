@@ -100,7 +100,7 @@ def preload(framework: str, modules: Sequence[str], entry: str) -> forked.Entry:
     main: forked.Entry = getattr(importlib.import_module(module), function)
     for name in modules:
         importlib.import_module(name)
-    warm: list[Callable[[], None]] = []
+    again: list[Callable[[], None]] = []
     for name in filter(None, framework.split(",")):
         # By name: backends import nothing of the data plane.
         found: Any = importlib.import_module("penstock.runtimes").find(name)
@@ -115,13 +115,15 @@ def preload(framework: str, modules: Sequence[str], entry: str) -> forked.Entry:
                     hint=f"pip install 'penstock[{found.extra}]'",
                 ) from e
         if found.warm is not None:
-            warm.append(found.warm)
+            found.warm()
+        if found.rehearse is not None:
+            again.append(found.rehearse)
     own: Callable[[], None] | None = getattr(sys.modules[module], "warm", None)
     if own is not None:
-        warm.append(own)
+        again.append(own)
 
     def rehearse() -> None:
-        for call in warm:
+        for call in again:
             call()
         # What msgspec learns about the type is then learnt once, and shared: 0.5 MB a replica.
         decode(encode(_EXAMPLE))
