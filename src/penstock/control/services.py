@@ -1,10 +1,10 @@
 """The service controller: looks at one service, asks `plan` what is wanted, and carries it out.
 
-On the way of a look: the manifest (from `manifests`) is translated by its dialect; `workloads` brings each
-of its workloads towards a revision; `plan` decides; then routes are published, replicas started (`starts`),
-surplus ones drained (out of the routes first, stopped when the gateways have confirmed), the status written
-and events recorded (`records`). Each step is safe to repeat, and a crash between any two of them leaves a
-state from which the next look goes on.
+On the way of a look: the manifest (from `manifests`) is translated by its dialect; `observing` gathers what
+is so, and `workloads` brings each workload towards a revision meanwhile; `plan` decides; then routes are
+published, replicas started (`starts`), surplus ones drained (out of the routes first, stopped when the
+gateways have confirmed), the status written and events recorded (`records`). Each step is safe to repeat, and
+a crash between any two of them leaves a state from which the next look goes on.
 """
 
 from __future__ import annotations
@@ -20,16 +20,8 @@ from penstock.control.clock import Clock
 from penstock.control.drains import Drains
 from penstock.control.fetches import Fetches, ModelFiles
 from penstock.control.manifests import ManifestCache
-from penstock.control.plan import (
-    LIVE,
-    Event,
-    Observed,
-    ObservedWorkload,
-    Wanted,
-    one_line,
-    plan,
-    rollout_event,
-)
+from penstock.control.observing import Observer, component_of, route_keys
+from penstock.control.plan import Event, Wanted, one_line, plan, rollout_event
 from penstock.control.priorities import Priorities
 from penstock.control.progressing import Progressing
 from penstock.control.records import Records, replica_event
@@ -43,10 +35,8 @@ from penstock.control.service_state import ServiceState
 from penstock.control.settings import ControlSettings
 from penstock.control.starts import Starts
 from penstock.control.workloads import Workloads
-from penstock.domain.priority import Priority, Rank
 from penstock.domain.service import Role, Service
-from penstock.domain.status import conditions_of
-from penstock.domain.workload import component_key, service_key
+from penstock.domain.workload import service_key
 from penstock.errors import InvalidManifest, Unavailable
 from penstock.store.base import Kind, Object, Store
 
@@ -93,9 +83,6 @@ class ServiceController:
         self.progressing = Progressing(total, self._advance, tell=self.tell, clock=clock)
         self.revisions = RevisionKeeper(store, files)
         self.priorities = Priorities(store)
-        self._workloads = Workloads(
-            store, backend, files, fetches, self.revisions, clock=clock, try_again=self._try_again
-        )
         self._starts = Starts(store, backend, files, replicas, settings=settings, enqueue=enqueue)
         self._records = Records(store, manifests)
         self._drains = Drains(
@@ -105,6 +92,24 @@ class ServiceController:
             applied_s=settings.routes_applied_s,
             grace_s=settings.drain_grace_s,
             clock=clock,
+        )
+        self._observer = Observer(
+            Workloads(
+                store,
+                backend,
+                files,
+                fetches,
+                self.revisions,
+                clock=clock,
+                try_again=self._try_again,
+            ),
+            revisions=self.revisions,
+            replicas=replicas,
+            routes=routes,
+            drains=self._drains,
+            scaler=scaler,
+            priorities=self.priorities,
+            inference_url=settings.inference_url,
         )
 
     # -- what others tell --------------------------------------------------------------------------
@@ -197,7 +202,7 @@ class ServiceController:
             await self._records.event(kind, manifest, event)
             return None
 
-        observed = await self._observe(key, manifest, service, warnings, state)
+        observed = await self._observer.observe(key, manifest, service, warnings, state)
         wanted = plan(observed, uid=state.uid, now=self._clock.now())
         await self._carry_out(key, kind, manifest, service, state, wanted, dialect)
         self._follow(key, service, wanted)
@@ -251,76 +256,6 @@ class ServiceController:
         state = self._states[key] = ServiceState(uid)
         return state
 
-    async def _observe(
-        self,
-        key: ServiceKey,
-        manifest: Object,
-        service: Service,
-        warnings: tuple[str, ...],
-        state: ServiceState,
-    ) -> Observed:
-        # What a load asks for is decided by what was ready before this look.
-        proven = {
-            k.workload.role for k in self.revisions.of(key, state.uid) if k.ready_at is not None
-        }
-        workloads = await self._workloads.observe(key, manifest, service, state)
-        ranks, unknown = await self._ranks(service, workloads)
-        url = f"{self._settings.inference_url}/serving/{service.namespace}/{service.name}"
-        return Observed(
-            service=service,
-            generation=int(manifest["metadata"].get("generation", 0)),
-            workloads=workloads,
-            replicas=self._replicas.of(key),
-            draining=self._drains.ids,
-            scale=self._scale(key, workloads, proven, ranks),
-            weights=self._weights(key),
-            previous=conditions_of(manifest.get("status") or {}),
-            warnings=(*warnings, *unknown),
-            url=url,
-            address=url,
-        )
-
-    async def _ranks(
-        self, service: Service, workloads: tuple[ObservedWorkload, ...]
-    ) -> tuple[dict[Role, Rank], tuple[str, ...]]:
-        """How much each role matters: as much as its first workload says, else as the predictor."""
-        ranks: dict[Role, Rank] = {}
-        warnings: list[str] = []
-        for seen in workloads:
-            role, asked = seen.workload.id.role, seen.workload.component.priority
-            if role not in ranks:
-                said = asked if asked != Priority() else service.predictor.priority
-                ranks[role], warning = await self.priorities.rank(said)
-                warnings += [f"spec.{role}.{warning}"] if warning and said is asked else []
-        return ranks, tuple(warnings)
-
-    def _scale(
-        self,
-        key: ServiceKey,
-        workloads: tuple[ObservedWorkload, ...],
-        proven: set[Role],
-        ranks: Mapping[Role, Rank],
-    ) -> dict[Role, int]:
-        """The replicas that each role's load asks for; the first workload of a role says how it scales."""
-        scale: dict[Role, int] = {}
-        for seen in workloads:
-            role = seen.workload.id.role
-            if role in scale or not seen.workload.wanted:
-                continue
-            scale[role] = self._scaler.want(
-                _component(key, role),
-                seen.workload.component.scaling,
-                running=sum(
-                    r.phase in LIVE and r.component == role for r in self._replicas.of(key)
-                ),
-                proven=role in proven,
-                rank=ranks[role],
-            )
-        for role in Role:
-            if role not in scale:
-                self._scaler.forget(_component(key, role))
-        return scale
-
     # -- carrying out ------------------------------------------------------------------------------
 
     async def _carry_out(
@@ -342,7 +277,7 @@ class ServiceController:
                 service,
                 state,
                 wanted.start,
-                priority=lambda role: self._scaler.rank(_component(key, role)).value,
+                priority=lambda role: self._scaler.rank(component_of(key, role)).value,
             )
         finally:
             # Events first: said twice after a crash in between is better than not at all.
@@ -357,7 +292,7 @@ class ServiceController:
         """Tell gateways; the number of the table that says all of it."""
         sequences = [self._routes.put(route) for route in wanted.routes]
         present = {route.key for route in wanted.routes}
-        sequences += [self._routes.remove(name) for name in _route_keys(key) if name not in present]
+        sequences += [self._routes.remove(name) for name in route_keys(key) if name not in present]
         return max(sequences)
 
     async def _record_rollout(self, key: ServiceKey, state: ServiceState, wanted: Wanted) -> None:
@@ -383,7 +318,7 @@ class ServiceController:
 
     async def _gone(self, key: ServiceKey) -> None:
         """The service was deleted: nothing of it stays."""
-        sequence = max(self._routes.remove(name) for name in _route_keys(key))
+        sequence = max(self._routes.remove(name) for name in route_keys(key))
         for r in self._replicas.of(key):
             if r.phase not in (Phase.DRAINING, Phase.STOPPED):
                 self._drains.begin(key, r.id, sequence)
@@ -396,28 +331,13 @@ class ServiceController:
         self._states.pop(key, None)
         self._fetches.cancel_all(key)
         for role in Role:
-            self._scaler.forget(_component(key, role))
+            self._scaler.forget(component_of(key, role))
         self.progressing.forget(key)
 
     async def _refuse_name(self, kind: Kind, manifest: Object) -> None:
         """Tell an object that an older one of another dialect has its name."""
         said = "Another service of this name exists in another dialect."
         await self._records.event(kind, manifest, Event("Warning", "NameTaken", said))
-
-    # -- small questions ---------------------------------------------------------------------------
-
-    def _weights(self, key: ServiceKey) -> dict[str, int]:
-        found = (self._routes.get(name) for name in _route_keys(key))
-        return {t.revision: t.weight for route in found if route is not None for t in route.targets}
-
-
-def _component(key: ServiceKey, role: Role) -> ServiceKey:
-    return key[0], component_key(key[1], role)
-
-
-def _route_keys(key: ServiceKey) -> list[str]:
-    """Of all the routes that a service may have; the predictor's first."""
-    return [f"{key[0]}/{component_key(key[1], role)}" for role in Role]
 
 
 __all__ = ["ControlSettings", "ServiceController"]
