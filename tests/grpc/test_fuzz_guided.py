@@ -70,7 +70,7 @@ def test_no_bytes_that_fuzzing_finds_are_a_fault(target: str, tmp_path: Path) ->
     corpus.mkdir()
     for i, seed in enumerate(SEEDS[target]):
         (corpus / str(i)).write_bytes(seed)
-    seconds = os.environ.get("PENSTOCK_FUZZ_SECONDS", "3")
+    seconds = os.environ.get("PENSTOCK_FUZZ_SECONDS", "2")
     done = subprocess.run(
         [sys.executable, str(TARGET), target, f"-max_total_time={seconds}", "-max_len=600",
          "-rss_limit_mb=1500", "-timeout=10", f"-artifact_prefix={tmp_path}/", str(corpus)],

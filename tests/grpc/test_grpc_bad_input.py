@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from bad_calls import CALLS, MOST, Bad, framed, message, send
 from grpc_peers import gateway, model_process
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from triton_peers import WAYS
 from tritonclient.grpc import service_pb2
 
+from penstock.errors import InvalidInput
 from penstock.runtimes.base import Arrays, Runtime, TensorSpec
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "grpc-bad-input.md"
@@ -34,8 +35,10 @@ class Iris(Runtime):
     outputs = (TensorSpec("predict", "FP64", (-1,)),)
 
     def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
-        (x,) = inputs.values()
-        return {"predict": np.asarray(x)[:, 0]}
+        x = inputs.get("input-0")
+        if x is None or x.ndim != 2 or x.shape[1] != 4 or x.dtype != np.float64:
+            raise InvalidInput("input 'input-0', FP64 of shape [n, 4], is expected")
+        return {"predict": x[:, 0]}
 
     def example(self) -> Arrays | None:
         return {"input-0": np.ones((1, 4))}
@@ -131,7 +134,14 @@ def _built() -> st.SearchStrategy[bytes]:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[
+        Phase.explicit,
+        Phase.reuse,
+        Phase.generate,
+    ],  # shrinking would start a thousand servers
 )
 @given(
     st.lists(
