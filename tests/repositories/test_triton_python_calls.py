@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,51 @@ async def test_without_dynamic_batching_every_call_has_one_request():
     config = {k: v for k, v in BATCHES.items() if k != "dynamic_batching"}
     await ask(TritonPython(model, "m", config), Gate(), request(1), request(1), request(1))
     assert model.calls == [[1], [1], [1]]
+
+
+async def test_short_calls_share_a_hop_to_the_thread_and_long_ones_do_not():
+    hops = []
+
+    class Counting(Gate):
+        async def run(self, work):
+            result = await super().run(work)
+            hops.append(len(result))
+            return result
+
+    config = {k: v for k, v in BATCHES.items() if k != "dynamic_batching"}
+    model = Model()
+    await ask(TritonPython(model, "m", config), Counting(), *(request(1) for _ in range(6)))
+    assert hops == [1, 5]
+
+    class Slow(Model):
+        def execute(self, requests):
+            until = perf_counter() + 0.002
+            while perf_counter() < until:
+                pass
+            return super().execute(requests)
+
+    hops.clear()
+    slow = Slow()
+    inputs = [request(1, value=i) for i in range(4)]
+    answers = await ask(TritonPython(slow, "m", config), Counting(), *inputs)
+    # Those that did not get their turn are the first of the next hop.
+    assert hops == [1, 1, 1, 1]
+    assert [a.outputs["X"][0, 0] for a in answers] == [0, 1, 2, 3]
+    assert slow.calls == [[1]] * 4
+
+
+async def test_one_call_that_raises_fails_its_own_request_only():
+    class Picky(Model):
+        def execute(self, requests):
+            if pb_utils.get_input_tensor_by_name(requests[0], "X").as_numpy()[0, 0] == 2:
+                raise ValueError("secret")
+            return super().execute(requests)
+
+    config = {k: v for k, v in BATCHES.items() if k != "dynamic_batching"}
+    inputs = [request(1, value=i) for i in range(4)]
+    answers = await ask(TritonPython(Picky(), "m", config), Gate(), *inputs)
+    assert [isinstance(a, ModelError) for a in answers] == [False, False, True, False]
+    assert "secret" not in str(answers[2])
 
 
 async def test_a_request_that_is_given_up_leaves_its_batch():

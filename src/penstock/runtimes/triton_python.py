@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
 from penstock.errors import (
@@ -62,9 +63,19 @@ _TYPES: Final = {
     "BYTES": "TYPE_STRING",
 }
 _NAMES: Final = {v: k for k, v in _TYPES.items()}
+#: Calls in one hop to the model's thread, and the seconds after which the next one waits for another hop.
+_CALLS_A_HOP: Final = 32
+_HOP_S: Final = 0.001
 #: Responses of one decoupled request that may wait to be sent on.
 _HELD: Final = 64
 _END: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """What a call of the model raised."""
+
+    error: BaseException
 
 
 @dataclass(slots=True)
@@ -171,9 +182,13 @@ class TritonPython(PayloadRuntime):
             if self._delay_s and self._batch_rows:
                 await asyncio.sleep(self._delay_s)
             while self._queue:
-                batch = self._gathered()
-                if batch:
-                    await self._execute(batch, run)
+                # One hop to the thread for several calls, where each has one request only.
+                most = 1 if self._batch_rows else _CALLS_A_HOP
+                batches: list[list[_Waiting]] = []
+                while len(batches) < most and (batch := self._gathered()):
+                    batches.append(batch)
+                if batches:
+                    await self._execute(batches, run)
         finally:
             self._task = None
 
@@ -193,14 +208,48 @@ class TritonPython(PayloadRuntime):
             rows += first.rows
         return batch
 
-    async def _execute(self, batch: list[_Waiting], run: Callable[..., Any]) -> None:
+    async def _execute(
+        self, batches: list[list[_Waiting]], run: Callable[[Callable[[], Any]], Any]
+    ) -> None:
+        """Call the model once for each batch, as far as the time of one hop goes; the rest waits again."""
+        prepared: list[tuple[list[_Waiting], list[Any]]] = []
+        for batch in batches:
+            try:
+                prepared.append((batch, self._requests(batch)))
+            except Exception:
+                log.exception("a call of model %s failed", self._name)
+                self._fail(batch, self._internal())
         try:
-            await self._called(batch, run)
+            outcomes: list[Any] = await run(lambda: self._work([r for _, r in prepared]))
         except Exception:
             log.exception("a call of model %s failed", self._name)
-            self._fail(batch, Internal(f"A call of model {self._name} failed; its log tells why."))
+            for batch, _ in prepared:
+                self._fail(batch, self._internal())
+            return
+        for (batch, _), outcome in zip(prepared, outcomes, strict=False):
+            try:
+                self._finish(batch, outcome)
+            except Exception:
+                log.exception("an answer of model %s could not be taken", self._name)
+                self._fail(batch, self._internal())
+        for batch, _ in reversed(prepared[len(outcomes) :]):
+            self._queue.extendleft(reversed(batch))
 
-    async def _called(self, batch: list[_Waiting], run: Callable[..., Any]) -> None:
+    def _work(self, calls: list[list[Any]]) -> list[Any]:
+        """In a thread: what the calls answered or raised, up to the one that used the time up."""
+        outcomes: list[Any] = []
+        began = perf_counter()
+        for requests in calls:
+            try:
+                outcomes.append(self._model.execute(requests))
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - judged where it is answered
+                outcomes.append(_Raised(error))
+            if perf_counter() - began >= _HOP_S:
+                break
+        return outcomes
+
+    def _requests(self, batch: list[_Waiting]) -> list[Any]:
+        """What the model is given for a batch."""
         requests = [
             pb_utils.InferenceRequest(
                 request_id=w.request.id or "",
@@ -222,37 +271,36 @@ class TritonPython(PayloadRuntime):
         for waiting, request in zip(batch, requests, strict=True):
             if waiting.collector is not None:
                 request.attach(pb_utils.ResponseSender(waiting.collector.send))
-        try:
-            answers = await run(lambda: self._model.execute(requests))
-        except pb_utils.TritonModelException as error:
-            self._fail(batch, ModelError(_said(error)))
-            return
-        except PenstockError as error:
-            self._fail(batch, error)
-            return
-        except (Exception, SystemExit) as error:
-            log.error("model %s: execute raised", self._name, exc_info=error)
-            fault = ModelError(
-                f"model '{self._name}' failed in execute: {type(error).__name__}.",
-                hint="Its log has the traceback.",
-            )
-            self._fail(batch, fault)
-            return
-        if self._decoupled:
-            if answers is not None:
+        return requests
+
+    def _finish(self, batch: list[_Waiting], outcome: Any) -> None:
+        """Answer a batch's requests with what its call came to."""
+        if isinstance(outcome, _Raised):
+            self._fail(batch, self._fault(outcome.error))
+        elif self._decoupled:
+            if outcome is not None:
                 self._fail(batch, ModelError("A decoupled model's execute returns None."))
-            return
-        if not isinstance(answers, list | tuple) or len(answers) != len(batch):
-            what = f"{len(answers)}" if isinstance(answers, list | tuple) else "no list of"
-            self._fail(
-                batch,
-                ModelError(
-                    f"model '{self._name}' answered {what} responses to {len(batch)} requests."
-                ),
-            )
-            return
-        for waiting, answer in zip(batch, answers, strict=True):
-            self._answer(waiting, answer)
+        elif not isinstance(outcome, list | tuple) or len(outcome) != len(batch):
+            what = f"{len(outcome)}" if isinstance(outcome, list | tuple) else "no list of"
+            fault = f"model '{self._name}' answered {what} responses to {len(batch)} requests."
+            self._fail(batch, ModelError(fault))
+        else:
+            for waiting, answer in zip(batch, outcome, strict=True):
+                self._answer(waiting, answer)
+
+    def _fault(self, error: BaseException) -> PenstockError:
+        if isinstance(error, pb_utils.TritonModelException):
+            return ModelError(_said(error))
+        if isinstance(error, PenstockError):
+            return error
+        log.error("model %s: execute raised", self._name, exc_info=error)
+        return ModelError(
+            f"model '{self._name}' failed in execute: {type(error).__name__}.",
+            hint="Its log has the traceback.",
+        )
+
+    def _internal(self) -> Internal:
+        return Internal(f"A call of model {self._name} failed; its log tells why.")
 
     def _answer(self, waiting: _Waiting, answer: Any) -> None:
         if waiting.future.done():
