@@ -260,6 +260,36 @@ async def test_a_call_that_hangs_in_the_loop_is_reported_by_the_watchdog() -> No
     watchdog.close()
 
 
+def test_the_watchdog_sleeps_without_calls_and_wakes_for_one_that_hangs() -> None:
+    """Idle looks come to an end, and the call after them is seen all the same, time after time."""
+    reported = threading.Event()
+    watchdog = Watchdog(0.05, lambda message: reported.set())
+    for _ in range(3):
+        watchdog.enter("m", time.perf_counter())
+        watchdog.leave()
+        deadline = time.monotonic() + 10
+        while not watchdog._asleep:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    watchdog.enter("m", time.perf_counter())
+    assert reported.wait(10)
+    watchdog.close()
+
+
+def test_a_watchdog_that_sleeps_ends_when_it_is_closed() -> None:
+    watchdog = Watchdog(0.05, lambda message: None)
+    watchdog.enter("m", time.perf_counter())
+    watchdog.leave()
+    deadline = time.monotonic() + 10
+    while not watchdog._asleep:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    watchdog.close()
+    assert watchdog._thread is not None
+    watchdog._thread.join(10)
+    assert not watchdog._thread.is_alive()
+
+
 async def test_workers_hand_back_results_and_exceptions() -> None:
     workers = Workers(name="w", threads=2, timeout_s=10, hung=not_hung)
     assert await workers.call(lambda: 7) == 7

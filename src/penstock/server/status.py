@@ -1,7 +1,7 @@
 """What a model process tells its supervisor: one JSON object a line, on a descriptor it was born with.
 
-`listening`, then `ready` or `failed`; `beat` every second from the event loop, so that a loop that stands
-still is noticed; `hung` before the process ends because a call never returned.
+`listening`, then `ready` or `failed`; `beat` every two seconds from the event loop, so that a loop that
+stands still is noticed; `hung` before the process ends because a call never returned.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 _encode = msgspec.json.Encoder().encode
 _BEAT: Final = b'{"event":"beat"}\n'
 
-#: Seconds between two beats.
-BEAT_S: Final = 1.0
+#: Seconds between two beats. A supervisor waits for ten; a thousand idle processes should cost little.
+BEAT_S: Final = 2.0
 
 
 class Status:

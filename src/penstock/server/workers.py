@@ -12,12 +12,16 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
 #: Told once that a call hangs, in words for the log and the replica's status.
 Hung: TypeAlias = Callable[[str], None]
+
+
+#: Looks of the watchdog that find no call, before it sleeps until there is one.
+_IDLE_LOOKS: Final = 5
 
 
 class OffLoop(Protocol):
@@ -147,7 +151,8 @@ class Workers:
 class Watchdog:
     """A thread that sees a call in the loop not end, when the loop itself can see nothing.
 
-    It starts with the first such call. `hung` is called from that thread, once.
+    It starts with the first such call, and sleeps while there are none: processes that nobody asks anything
+    need no processor. `hung` is called from that thread, once.
     """
 
     def __init__(self, timeout_s: float, hung: Hung) -> None:
@@ -155,28 +160,58 @@ class Watchdog:
         self._hung = hung
         #: Model and start of the call in the loop now. Written for each call, so it is one plain store.
         self._current: tuple[str, float] | None = None
+        #: Whether a call has to wake (or start) the thread.
+        self._asleep = True
+        self._awake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._closed = False
 
     def enter(self, name: str, now: float) -> None:
         self._current = (name, now)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-            self._thread.start()
+        if self._asleep:
+            self._wake()
 
     def leave(self) -> None:
         self._current = None
 
     def close(self) -> None:
-        self._stop.set()
+        self._closed = True
+        self._awake.set()
+
+    def _wake(self) -> None:
+        self._asleep = False
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            self._thread.start()
+        else:
+            self._awake.set()
 
     def _watch(self) -> None:
         interval = min(1.0, self._timeout_s / 10)
-        while not self._stop.wait(interval):
+        idle = 0
+        while not self._closed:
+            if self._awake.wait(
+                interval
+            ):  # by `close`, or by a call that has seen this asleep too late
+                self._awake.clear()
             current = self._current
-            if current is not None and perf_counter() - current[1] >= self._timeout_s:
-                self._hung(hung_message(current[0], self._timeout_s))
-                return
+            if current is not None:
+                idle = 0
+                if perf_counter() - current[1] >= self._timeout_s:
+                    self._hung(hung_message(current[0], self._timeout_s))
+                    return
+                continue
+            idle += 1
+            if idle < _IDLE_LOOKS or self._closed:
+                continue
+            self._awake.clear()
+            self._asleep = True
+            # A call that began before that line has not woken anybody.
+            if self._current is None and not self._closed:
+                self._awake.wait()
+            self._asleep = False
+            self._awake.clear()
+            idle = 0
 
 
 def hung_message(name: str, timeout_s: float) -> str:

@@ -11,9 +11,12 @@ out where the interpreter or the C library is not one that it knows.
 
 from __future__ import annotations
 
+import array
 import ctypes
 import gc
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final
@@ -58,33 +61,49 @@ def settle(rehearse: Callable[[], None]) -> None:
     _fill_pools()
 
 
-def _called(work: Callable[[], None]) -> set[CodeType]:
-    """The code of every Python function that `work` runs in this thread."""
-    seen: set[CodeType] = set()
+def _called(work: Callable[[], None]) -> set[int]:
+    """Ids of the code of every Python function that `work` runs, and of those that run in a fork's child."""
+    seen: set[int] = set()
     add = seen.add
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
-            add(frame.f_code)
+            add(id(frame.f_code))
 
     before = sys.getprofile()
+    threading.setprofile(note)
     sys.setprofile(note)
     try:
         work()
+        # Ids are addresses, and a child has the same ones.
+        read, write = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                sys.setprofile(None)
+                with os.fdopen(write, "wb") as pipe:
+                    pipe.write(array.array("Q", seen).tobytes())
+            finally:
+                os._exit(0)
     finally:
         sys.setprofile(before)
-    return seen
+        threading.setprofile(None)
+    os.close(write)
+    with os.fdopen(read, "rb") as told:
+        data = told.read()
+    os.waitpid(pid, 0)
+    return seen.union(array.array("Q", data))
 
 
-def _move_together(used: set[CodeType]) -> None:
+def _move_together(used: set[int]) -> None:
     """Give the functions of `used` equal code objects that lie side by side: a call writes to its code."""
-    holds: dict[CodeType, bool] = {}
+    holds: dict[int, bool] = {}
 
     def wanted(code: CodeType) -> bool:
-        found = holds.get(code)
+        found = holds.get(id(code))
         if found is None:
             inner = [c for c in code.co_consts if type(c) is CodeType]
-            found = holds[code] = code in used or any(wanted(c) for c in inner)
+            found = holds[id(code)] = id(code) in used or any(wanted(c) for c in inner)
         return found
 
     moved: dict[int, CodeType] = {}
