@@ -12,6 +12,8 @@ import joblib
 import numpy as np
 import pytest
 from component_servers import chain, error_of, running
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -19,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from penstock import runtimes
-from penstock.errors import LoadError
+from penstock.errors import InvalidInput, LoadError
 from penstock.runtimes.base import LoadOptions
 
 with warnings.catch_warnings():
@@ -224,6 +226,32 @@ async def test_requests_at_once_get_their_own_answers(tmp_path: Path, models: Pa
 
 
 # -- what goes wrong
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers(-(2**70), 2**70) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON, st.sampled_from(["matrix", "text", "image"]))
+def test_no_instance_is_anything_but_explained_or_refused(
+    models: Path, body: Any, kind: str
+) -> None:
+    """Whatever JSON is sent: an explanation, or an error that is the caller's."""
+    from penstock.explain.registry import build
+    from penstock.runtimes.explainer import _instances
+
+    types = {"matrix": "AnchorTabular", "text": "AnchorText", "image": "AnchorImages"}
+    explainer = build(types[kind], {"max_samples": 100}, models / "iris", lambda: None)
+    try:
+        instances = _instances({"instances": body}, explainer.takes)
+        for instance in instances:
+            explainer.explain(instance, lambda rows: np.zeros(len(rows), dtype=int))
+    except InvalidInput:
+        pass
 
 
 @pytest.mark.parametrize(

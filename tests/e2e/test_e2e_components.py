@@ -176,6 +176,37 @@ def test_an_explainer_that_cannot_load_is_told(flowers: Platform) -> None:
     assert ask(flowers, "/v1/models/unexplained:predict", body) == {"predictions": [0]}
 
 
+def test_components_that_sleep_wake_each_other(flowers: Platform) -> None:
+    """A request wakes the transformer, and that the predictor; so does an explanation. None is refused."""
+    manifest = {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": "sleepy"},
+        "spec": {
+            "predictor": {"minReplicas": 0, "sklearn": {"storageUri": "models/other"}},
+            "transformer": {"minReplicas": 0, "python": {"storageUri": "models/code"}},
+            "explainer": {"minReplicas": 0, "counterfactuals": {}},
+        },
+    }
+    flowers.run("apply", "-f", "-", "--wait", stdin=json.dumps(manifest))
+
+    def asleep() -> bool:
+        httpx.post(flowers.http + "/v2/repository/models/sleepy/unload", json={}, timeout=20)
+        phases = {
+            r["status"].get("phase")
+            for r in flowers.replicas()
+            if r["spec"]["revision"].startswith("sleepy")
+        }
+        return phases <= {"Stopped"}
+
+    until(asleep, "all to sleep")
+    found = ask(flowers, "/v1/models/sleepy:predict", {"instances": [FLOWER]})
+    assert found == {"predictions": ["setosa"]}
+    until(asleep, "all to sleep again")
+    data = ask(flowers, "/v1/models/sleepy:explain", {"instances": [list(FLOWER.values())]})["data"]
+    assert data["found"]
+
+
 def test_seldons_explainer_stands_by_itself_and_asks_another_model(flowers: Platform) -> None:
     manifest = {
         "apiVersion": "mlops.seldon.io/v1alpha1",

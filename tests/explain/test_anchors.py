@@ -120,6 +120,17 @@ def test_chance_has_no_anchor_and_says_so() -> None:
     assert found.data["samples"] < 8000
 
 
+def test_a_row_where_there_is_no_training_data() -> None:
+    """Between quantiles that no training row is between, beyond all of them, and of an unseen category."""
+    rows = np.array([[0, 0], [0, 1], [0, 0], [10, 1]] * 10, dtype=float)
+    training = Training(rows, ["x", "kind"], {1: ["a", "b", "c"]})
+    for row in ([1.0, 0.0], [99.0, 1.0], [-99.0, 2.0]):
+        found = AnchorTabular(training, Settings(max_samples=2000)).explain(
+            np.array(row), lambda r: ((r[:, 0] > 0) & (r[:, 0] < 5)).astype(int)
+        )
+        assert found.data["instance"] == row
+
+
 def test_the_same_request_gets_the_same_explanation() -> None:
     training, model = iris()
     e = AnchorTabular(training)

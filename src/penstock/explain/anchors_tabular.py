@@ -46,6 +46,8 @@ class TabularSpace:
     """The conditions of one row, over a training set."""
 
     rows: Array
+    #: The row that is explained: every condition holds for it.
+    row: Array
     conditions: Sequence[Condition]
     random: np.random.Generator
     held: Bools
@@ -83,7 +85,10 @@ class TabularSpace:
         found = self._allowed.get(key)
         if found is None:
             column = self.rows[:, feature]
-            found = self._allowed[key] = column[(column > low) & (column <= high)]
+            found = column[(column > low) & (column <= high)]
+            if not len(found):  # between two quantiles that no training row is between
+                found = self.row[[feature]]
+            self._allowed[key] = found
         return found
 
 
@@ -148,7 +153,7 @@ class AnchorTabular(Explainer):
         held = np.zeros((len(conditions), len(sample)), dtype=np.bool_)
         for i, c in enumerate(conditions):
             held[i] = c.holds(sample[:, c.feature])
-        space = TabularSpace(rows, conditions, random, held)
+        space = TabularSpace(rows, row, conditions, random, held)
         anchor = search(space, lambda drawn: model.same(drawn, label), self.settings)
         kept = _tightest(conditions, anchor.conditions)
         return Explanation(
