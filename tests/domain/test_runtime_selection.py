@@ -100,9 +100,7 @@ def test_kserves_names_are_never_selected_by_themselves() -> None:
     assert not {r.name for r in BUILT_IN} & set(ALIASES)
 
 
-@pytest.mark.parametrize(
-    "format_", ["pmml", "paddle", "triton", "tensorrt", "openvino", "autogluon"]
-)
+@pytest.mark.parametrize("format_", ["pmml", "paddle", "tensorrt", "openvino", "autogluon"])
 def test_formats_without_a_runtime_here(format_: str) -> None:
     with pytest.raises(RuntimeNotSelected) as caught:
         select(model(format_))
