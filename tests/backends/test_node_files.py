@@ -13,7 +13,7 @@ from penstock.backends.local.config import NodeConfig
 from penstock.backends.local.lock import AlreadyRunning, NodeLock, find_layout, read_holder
 from penstock.backends.local.node import run_node
 from penstock.backends.local.paths import Layout, choose_run_dir
-from penstock.backends.local.ports import PortTaken, is_loopback, probe, url
+from penstock.backends.local.ports import PortTaken, is_loopback, probe, reserve, url
 from penstock.errors import Internal, InvalidInput
 
 
@@ -103,6 +103,26 @@ def test_a_port_that_is_taken_is_found(reuse):
         with pytest.raises(PortTaken, match="--http-port"):
             probe(f"127.0.0.1:{port}", "--http-port")
     assert probe(f"127.0.0.1:{port}", "--http-port") == f"127.0.0.1:{port}"
+
+
+def test_a_port_is_kept_for_the_gateways_of_one_node():
+    """Before a gateway listens, while one does, and between two: another node's look at it fails."""
+    listen, held = reserve("127.0.0.1:0", "--http-port")
+    with held:
+        for _ in range(2):
+            with pytest.raises(PortTaken):
+                reserve(listen, "--http-port")
+            with socket.socket() as gateway, socket.socket() as client:
+                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                    gateway.setsockopt(socket.SOL_SOCKET, option, 1)
+                gateway.bind(("127.0.0.1", int(listen.rpartition(":")[2])))
+                gateway.listen()
+                with pytest.raises(PortTaken):
+                    reserve(listen, "--http-port")
+                client.connect(gateway.getsockname())
+                gateway.settimeout(5)
+                gateway.accept()[0].close()
+    assert probe(listen, "--http-port") == listen
 
 
 def test_addresses():

@@ -9,6 +9,7 @@ empty and is asked again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -28,7 +29,7 @@ from penstock.backends.local.limits import Limiter
 from penstock.backends.local.lock import NodeLock
 from penstock.backends.local.logs import ProcessLog
 from penstock.backends.local.node_protocol import NodeStatus, ZygoteStatus
-from penstock.backends.local.ports import is_loopback, probe, url
+from penstock.backends.local.ports import is_loopback, probe, reserve, url
 from penstock.backends.local.prctl import adopt_orphans
 from penstock.backends.local.replicas import Replicas
 from penstock.backends.local.spawn import Reaper
@@ -78,10 +79,15 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[Serving], None] | 
                 hint=f"Give a --token-file, or --insecure to allow it, or leave {option} on 127.0.0.1.",
             )
     lock = NodeLock.acquire(config.data_dir)
+    held = contextlib.ExitStack()
     try:
-        http = probe(config.listen_http, "--http-port")
+        http, reserved = reserve(config.listen_http, "--http-port")
+        held.enter_context(reserved)
         api = probe(config.listen_api, "--api-port")
-        grpc = probe(config.listen_grpc, "--grpc-port") if config.listen_grpc else ""
+        grpc = ""
+        if config.listen_grpc:
+            grpc, reserved = reserve(config.listen_grpc, "--grpc-port")
+            held.enter_context(reserved)
         try:
             limiter = Limiter(config.cgroup)
         except OSError as e:
@@ -90,6 +96,7 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[Serving], None] | 
         node = _Node(config, lock, limiter, devices, Serving(http, api, os.getpid(), grpc))
         return await node.run(on_ready or _announce)
     finally:
+        held.close()
         lock.release()
 
 

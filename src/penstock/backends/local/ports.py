@@ -46,6 +46,17 @@ def url(listen: str) -> str:
 
 def probe(listen: str, option: str) -> str:
     """`listen` with its port, which port 0 leaves to be chosen; PortTaken, InvalidInput."""
+    found, held = reserve(listen, option)
+    held.close()
+    return found
+
+
+def reserve(listen: str, option: str) -> tuple[str, socket.socket]:
+    """As `probe`, with the socket that keeps the port from others until it is closed.
+
+    It does not listen. This user's gateways may listen there (SO_REUSEPORT); another node's look at the port
+    fails, also while no gateway listens.
+    """
     host, port = split(listen)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -53,16 +64,20 @@ def probe(listen: str, option: str) -> str:
         )[0]
     except socket.gaierror as e:
         raise InvalidInput(f"{host!r} is no address of this machine: {e.strerror}.") from e
-    with socket.socket(family, kind, protocol) as s:
+    s = socket.socket(family, kind, protocol)
+    try:
         # Connections of an earlier node that are still closing are no obstacle.
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(address)
-        except OSError as e:
-            raise PortTaken(
-                f"{listen} cannot be listened on: {e.strerror}.",
-                hint=f"Choose another port with {option}.",
-            ) from e
+        s.bind(address)
+        # From here on it is one to those who share the port, and to nobody else.
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         found = s.getsockname()[1]
+    except OSError as e:
+        s.close()
+        raise PortTaken(
+            f"{listen} cannot be listened on: {e.strerror}.",
+            hint=f"Choose another port with {option}.",
+        ) from e
     name = f"[{host}]" if ":" in host else host
-    return f"{name}:{found}"
+    return f"{name}:{found}", s
