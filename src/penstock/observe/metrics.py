@@ -10,16 +10,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.utils import floatToGoString
 
 #: Seconds. From a fast model's single row to a slow pipeline.
 LATENCY_S: Final = (
@@ -238,41 +232,62 @@ def add(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def render(snapshot: Snapshot) -> bytes:
-    """Prometheus text of a snapshot, by prometheus_client's own writer."""
-    registry = CollectorRegistry()
-    registry.register(_Snapshot(snapshot))
-    return generate_latest(registry)
+    """Prometheus text (version 0.0.4) of a snapshot, as prometheus_client's own writer would give it.
+
+    That one makes an object of every line, which takes five seconds of the control plane for the lines of a
+    thousand services; here what a family's lines have in common is written once.
+    """
+    out: list[str] = []
+    for name, family in sorted(snapshot.items()):
+        if family["kind"] == "counter":
+            name = f"{name.removesuffix('_total')}_total"
+        text = family["help"].replace("\\", r"\\").replace("\n", r"\n")
+        out.append(f"# HELP {name} {text}\n# TYPE {name} {family['kind']}\n")
+        if family["kind"] == "histogram":
+            _histogram(name, family, out)
+        else:
+            order = _order(family["labels"])
+            for labels, value in family["samples"]:
+                out.append(f"{name}{_braces(_pairs(order, labels))} {_number(value)}\n")
+    return "".join(out).encode()
 
 
-class _Snapshot(Collector):
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterable[Metric]:
-        for name, f in sorted(self._snapshot.items()):
-            yield _family(name, f)
-
-
-def _family(name: str, f: Mapping[str, Any]) -> Metric:
-    if f["kind"] == "counter":
-        counter = CounterMetricFamily(name, f["help"], labels=f["labels"])
-        for labels, value in f["samples"]:
-            counter.add_metric(labels, value)
-        return counter
-    if f["kind"] == "gauge":
-        gauge = GaugeMetricFamily(name, f["help"], labels=f["labels"])
-        for labels, value in f["samples"]:
-            gauge.add_metric(labels, value)
-        return gauge
-    histogram = HistogramMetricFamily(name, f["help"], labels=f["labels"])
-    for labels, (counts, total) in f["samples"]:
+def _histogram(name: str, family: Mapping[str, Any], out: list[str]) -> None:
+    order = _order(family["labels"])
+    # Labels are in alphabetical order, and the bucket's bound is one of them.
+    before = [(label, i) for label, i in order if label < "le"]
+    after = order[len(before) :]
+    bounds = [*(repr(float(b)) for b in family["bounds"]), "+Inf"]
+    has_sum = not family["bounds"] or family["bounds"][0] >= 0
+    for labels, (counts, total) in family["samples"]:
+        head = f'{name}_bucket{{{"".join(f"{pair}," for pair in _pairs(before, labels))}le="'
+        foot = f'"{"".join(f",{pair}" for pair in _pairs(after, labels))}}} '
         running = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, n in zip([*f["bounds"], float("inf")], counts, strict=True):
+        for bound, n in zip(bounds, counts, strict=True):
             running += n
-            buckets.append(("+Inf" if bound == float("inf") else repr(float(bound)), running))
-        histogram.add_metric(labels, buckets, total)
-    return histogram
+            out.append(f"{head}{bound}{foot}{_number(running)}\n")
+        if has_sum:
+            braces = _braces(_pairs(order, labels))
+            out.append(f"{name}_count{braces} {_number(running)}\n")
+            out.append(f"{name}_sum{braces} {_number(total)}\n")
+
+
+def _order(labels: Sequence[str]) -> list[tuple[str, int]]:
+    return sorted((label, i) for i, label in enumerate(labels))
+
+
+def _pairs(order: Sequence[tuple[str, int]], labels: Sequence[str]) -> list[str]:
+    return [f'{name}="{_escaped(labels[i])}"' for name, i in order]
+
+
+def _braces(pairs: Sequence[str]) -> str:
+    return f"{{{','.join(pairs)}}}" if pairs else ""
+
+
+@lru_cache(4096)
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+#: Most counts are small and many are equal.
+_number = lru_cache(4096)(floatToGoString)
