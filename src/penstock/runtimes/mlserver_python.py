@@ -141,6 +141,8 @@ def load(path: Path, options: LoadOptions) -> PayloadRuntime:
     given = dict(option(options, "settings", dict, {}))
     folder = Path(option(options, "folder", str, str(path)))
     implementation = str(given.get("implementation", ""))
+    if not folder.is_dir():
+        raise LoadError(f"There is no model at {folder}.")
     try:
         # By name: the package is the user's own, and not among those that are checked here.
         package: Any = importlib.import_module("mlserver")
