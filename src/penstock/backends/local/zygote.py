@@ -340,8 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             threads - 1,
         )
     adopt_orphans()
-    gc.collect()
-    gc.disable()
+    gc.disable()  # `settle` has collected: nothing may be freed after it, that leaves holes
     gc.freeze()  # a collection in a child must not touch, and so copy, the pages they share
     zygote = Zygote(link, entry)
     # From here on the end of the node is seen by this loop, which ends all descendants first.
