@@ -23,11 +23,29 @@ def private_bytes() -> int:
     return sum(int(kb) for kb in _PRIVATE.findall(text)) * 1024
 
 
+class _Info(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd",
+            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
 # Looked up at import: a `CDLL` is a class of its own, which costs a forked process 0.2 MB.
-_trim: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)
+_libc: Final = ctypes.CDLL(None)
+_trim: Final = getattr(_libc, "malloc_trim", None)
+_info: Final = getattr(_libc, "mallinfo2", None)
+if _info is not None:
+    _info.restype = _Info
+#: Bytes. Giving back writes to every free block, and most of a forked process's are the zygote's.
+_WORTH_IT: Final = 4 << 20
 
 
 def release_free_memory() -> None:
     """Give the C library's free memory back to the system: a load frees much of what it took."""
-    if _trim is not None:
+    if _trim is not None and (_info is None or _info().fordblks > _WORTH_IT):
         _trim(0)

@@ -84,6 +84,9 @@ def warm() -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         logging.disable(level)
+        # What the first line in a log goes through; the rehearsal itself writes none.
+        logging.getLogger("penstock.server.repository").isEnabledFor(logging.INFO)
+        time.strftime("%Y-%m-%d %H:%M:%S")
         _wait_for_threads(threads)
 
 

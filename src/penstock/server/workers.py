@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -162,7 +162,8 @@ class Watchdog:
         self._current: tuple[str, float] | None = None
         #: Whether a call has to wake (or start) the thread.
         self._asleep = True
-        self._awake = threading.Event()
+        # Not an Event, whose waits are Python code and cost a forked process 0.1 MB.
+        self._awake: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -176,7 +177,7 @@ class Watchdog:
 
     def close(self) -> None:
         self._closed = True
-        self._awake.set()
+        self._awake.put(None)
 
     def _wake(self) -> None:
         self._asleep = False
@@ -184,16 +185,17 @@ class Watchdog:
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
         else:
-            self._awake.set()
+            self._awake.put(None)
 
     def _watch(self) -> None:
         interval = min(1.0, self._timeout_s / 10)
         idle = 0
         while not self._closed:
-            if self._awake.wait(
-                interval
-            ):  # by `close`, or by a call that has seen this asleep too late
-                self._awake.clear()
+            try:
+                # By `close`, or by a call that has seen this asleep too late.
+                self._awake.get(timeout=interval)
+            except Empty:
+                pass
             current = self._current
             if current is not None:
                 idle = 0
@@ -204,13 +206,11 @@ class Watchdog:
             idle += 1
             if idle < _IDLE_LOOKS or self._closed:
                 continue
-            self._awake.clear()
             self._asleep = True
             # A call that began before that line has not woken anybody.
             if self._current is None and not self._closed:
-                self._awake.wait()
+                self._awake.get()
             self._asleep = False
-            self._awake.clear()
             idle = 0
 
 

@@ -30,7 +30,14 @@ _OOM_SCORE_ADJ: Final = 500
 _OOM: Final = "/proc/self/oom_score_adj"
 _OPEN_FILES: Final = 1 << 20
 #: The zygote's handlers that a child must not have, and what a terminal would send to both.
-_RESET: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
+_RESET: Final = tuple(
+    int(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
+)
+# Below the layer that makes enumerations of what they take and give: that costs a child 80 kB.
+_set_handler: Final[Callable[..., Any]] = getattr(signal.signal, "__wrapped__", signal.signal)
+_set_mask: Final[Callable[..., Any]] = getattr(
+    signal.pthread_sigmask, "__wrapped__", signal.pthread_sigmask
+)
 #: BSD's EX_SOFTWARE: the fork itself went wrong before the entry point was reached.
 _EXIT_BEFORE_ENTRY: Final = 70
 #: The key of a Mersenne twister, 624 words, at the start of numpy's structure.
@@ -130,7 +137,7 @@ def rehearse() -> None:
 def _let_go(birth: Birth) -> None:
     """Drop the zygote's signal handlers and terminal; take the log as stdout and stderr."""
     _default_signals(_RESET)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _set_mask(int(signal.SIG_SETMASK), ())
     os.setsid()
     os.umask(0o077)
     os.dup2(birth.log_fd, 1)
@@ -141,7 +148,7 @@ def _let_go(birth: Birth) -> None:
 
 def _default_signals(numbers: Iterable[int]) -> None:
     for number in numbers:
-        signal.signal(number, signal.SIG_DFL)
+        _set_handler(number, int(signal.SIG_DFL))
 
 
 def _read_spec(fd: int) -> ProcessSpec:

@@ -35,7 +35,7 @@ _LARGEST_HOLE: Final = 100_000
 _LEFT_ALONE: Final = ("torch", "tensorflow", "keras", "jax")
 
 #: Code that ran less often takes the interpreter's general ways, on which every name is written to.
-_ROUNDS: Final = 12
+_ROUNDS: Final = 16
 
 #: What fills the holes, for as long as the process lives.
 _fillings: list[object] = []
