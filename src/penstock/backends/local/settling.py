@@ -47,7 +47,8 @@ def settle(rehearse: Callable[[], None]) -> None:
     `rehearse` is called a dozen times, and does what a child will do, as far as it leaves nothing behind.
     """
     used = _called(rehearse)
-    if sys.implementation.name == "cpython" and sys.version_info < (3, 14):
+    known = sys.implementation.name == "cpython" and sys.version_info < (3, 14)
+    if known:
         gc.collect()
         _fill_c_heap()
         _fill_pools()
@@ -57,8 +58,9 @@ def settle(rehearse: Callable[[], None]) -> None:
     for _ in range(_ROUNDS):
         rehearse()
     gc.collect()
-    _fill_c_heap()
-    _fill_pools()
+    if known:
+        _fill_c_heap()
+        _fill_pools()
 
 
 def _called(work: Callable[[], None]) -> set[int]:
