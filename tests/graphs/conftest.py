@@ -10,7 +10,7 @@ import httpx
 import pytest
 from graph_services import GraphFrontUnderTest
 
-from penstock.domain.routes import Address, Wake
+from penstock.domain.routes import Address, Sleep, Wake
 from penstock.gateway.gateway import Gateway
 from penstock.http.server import HttpServer, Limits
 
@@ -18,7 +18,7 @@ from penstock.http.server import HttpServer, Limits
 @pytest.fixture
 async def front(tmp_path: Path) -> AsyncIterator[GraphFrontUnderTest]:
     loop = asyncio.get_running_loop()
-    wakes: list[Wake] = []
+    wakes: list[Wake | Sleep] = []
     gateway = Gateway(loop, wake=wakes.append)
     server = HttpServer(gateway.handle, limits=Limits(), streaming=True)
     port = (await server.listen(Address(host="127.0.0.1", port=0))).port

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from penstock.domain.graph import Graph
-from penstock.domain.routes import Address, Put, Remove, Replica, Route, Target, Wake
+from penstock.domain.routes import Address, Put, Remove, Replica, Route, Sleep, Target, Wake
 from penstock.gateway.gateway import Gateway
 from penstock.http.server import Exchange, HttpServer, Limits
 from penstock.protocols import v2
@@ -94,7 +94,7 @@ class GraphFrontUnderTest:
         self.port = port
         self.client = client
         self.folder = folder
-        self.wakes: list[Wake] = []
+        self.wakes: list[Wake | Sleep] = []
         self.services: dict[str, FakeService] = {}
         self.stack = contextlib.AsyncExitStack()
         self._sequence = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from penstock.domain.conditions import MISSING, BadCondition, parse
 
 # The document of gjson's own description.
-PEOPLE = {
+PEOPLE: dict[str, Any] = {
     "name": {"first": "Tom", "last": "Anderson"},
     "age": 37,
     "nothing": None,

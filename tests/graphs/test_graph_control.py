@@ -83,6 +83,7 @@ class World:
 
     async def ready(self, name: str = "chain") -> dict[str, Any]:
         obj = await self.store.get(Key(PIPELINE, "default", name))
+        condition: dict[str, Any]
         (condition,) = obj["status"]["conditions"]
         return condition
 

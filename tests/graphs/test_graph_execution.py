@@ -32,7 +32,7 @@ from penstock.domain.graph import (
 from penstock.graphs.values import Tensors, json_of, tensors_of
 
 
-def tensors(**values: list[float]) -> Tensors:
+def tensors(**values: Any) -> Tensors:
     return Tensors({n: np.array(v, np.float32) for n, v in values.items()})
 
 
