@@ -24,10 +24,12 @@ from penstock.http.server import Exchange, RequestHead
 from penstock.observe.log_settings import LogSettings
 from penstock.observe.metrics import render
 from penstock.protocols import documents, seldon, tfserving
+from penstock.protocols.cloudevents import is_event
 from penstock.protocols.grpc.wire import is_grpc
 from penstock.protocols.shared_memory import SharedMemory
 from penstock.protocols.triton import ServerCalls, trace_settings
 from penstock.runtimes.base import PayloadRuntime
+from penstock.server.events import EventTarget
 from penstock.server.grpc import GrpcCalls
 from penstock.server.inference import TargetType, V1Explain, V1Predict, V2Explain, V2Infer
 from penstock.server.memory import private_bytes
@@ -139,7 +141,8 @@ class Application:
                 name, version = (*(unquote(g) if g else None for g in match.groups()), None, None)[
                     :2
                 ]
-                return target(self, head, name or "", version)
+                found = target(self, head, name or "", version)
+                return EventTarget(found) if is_event(head.headers) else found
         for pattern, allow, name_of_page in _PAGES:
             match = pattern.fullmatch(path)
             if match is None:
