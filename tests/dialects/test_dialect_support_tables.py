@@ -27,7 +27,10 @@ BASES: dict[str, dict[str, Any]] = {
         "spec": {"containers": [{"name": "kserve-container", "image": "x"}]},
     },
     "ServiceAccount": {"metadata": {"name": "a"}},
-    "LocalModelCache": {"metadata": {"name": "l"}, "spec": {"sourceModelUri": "x", "modelSize": "1Gi"}},
+    "LocalModelCache": {
+        "metadata": {"name": "l"},
+        "spec": {"sourceModelUri": "x", "modelSize": "1Gi"},
+    },
     "LocalModelNamespaceCache": {
         "metadata": {"name": "l"},
         "spec": {"sourceModelUri": "x", "modelSize": "1Gi"},

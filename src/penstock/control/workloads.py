@@ -238,9 +238,7 @@ class Workloads:
             state.pending.append(Event("Warning", "NoEffect", one_line(warning)))
 
 
-def _framework(
-    component: Component, models: tuple[ServedModel, ...], selection: Selection
-) -> str:
+def _framework(component: Component, models: tuple[ServedModel, ...], selection: Selection) -> str:
     """Whose zygote the processes are forked from."""
     if hosts_only(component):
         return "custom"  # the one that imports nothing

@@ -33,7 +33,15 @@ DECIDES = (
     "around",
 )
 #: Fields that decide how often, for whom, or under what name: changed in place.
-DOES_NOT_DECIDE = ("name", "scaling", "canary_percent", "priority", "recreate", "labels", "annotations")
+DOES_NOT_DECIDE = (
+    "name",
+    "scaling",
+    "canary_percent",
+    "priority",
+    "recreate",
+    "labels",
+    "annotations",
+)
 
 _NAME = re.compile(r"(.+)-([0-9]{5,})")
 
