@@ -12,6 +12,7 @@ import faulthandler
 import gc
 import logging
 import os
+import random
 import resource
 import signal
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from penstock.backends.local import fork_hooks
 from penstock.backends.local.prctl import die_with_parent, name_process
 from penstock.domain.process import ProcessSpec, decode, encode
 
@@ -67,6 +69,7 @@ def run(birth: Birth, zygote_pid: int, entry: Entry) -> NoReturn:
         _take_limits(birth.limits)
         _take_environment(spec.env)
         _new_randomness()
+        fork_hooks.restore()
         name_process(birth.name)
         gc.enable()
         code = _exit_code(entry, spec, birth.status_fd)
@@ -216,7 +219,8 @@ def _take_environment(env: Mapping[str, str]) -> None:
 
 
 def _new_randomness() -> None:
-    """Siblings must not draw the same numbers. `random` reseeds itself at a fork, others do not."""
+    """Siblings must not draw the same numbers."""
+    random.seed()
     if _numpy_state is not None:
         ctypes.memmove(_numpy_state, os.urandom(_MERSENNE_BYTES), _MERSENNE_BYTES)
     elif "numpy.random" in sys.modules:

@@ -1,6 +1,6 @@
 """The zygote: a process that has imported a framework, never touched a model, and forks replicas.
 
-`python -m penstock.backends.local.zygote FRAMEWORK --fd N --parent PID`. It has one thread and one loop:
+`zygote_main` starts it. It has one thread and one loop:
 requests of the node in, pids and endings out. Everything costly happens before it says `ready`; a fork after
 that costs a copy of the page tables. Replicas get SIGKILL when it ends, however it ends; when the node ends
 it also ends what the replicas themselves have started, then itself.
@@ -302,7 +302,7 @@ def _receive(link: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m penstock.backends.local.zygote")
+    parser = argparse.ArgumentParser(prog="python -m penstock.backends.local.zygote_main")
     parser.add_argument("framework", help="names of runtimes, joined by commas; may be empty")
     parser.add_argument("--fd", type=int, required=True, help="the socket to the node")
     parser.add_argument("--parent", type=int, required=True, help="pid of the node")
@@ -348,7 +348,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     link.send(_encode(ReadyMessage(time.monotonic() - started, threads)))
     zygote.run()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -142,7 +142,7 @@ class Zygote:
         argv = (
             sys.executable,
             "-m",
-            "penstock.backends.local.zygote",
+            "penstock.backends.local.zygote_main",
             self.framework,
             f"--fd={theirs.fileno()}",
             f"--parent={os.getpid()}",

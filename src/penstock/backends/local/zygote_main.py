@@ -1,0 +1,10 @@
+"""Starts a zygote: `python -m penstock.backends.local.zygote_main FRAMEWORK --fd N --parent PID`."""
+
+if __name__ == "__main__":
+    from penstock.backends.local.fork_hooks import defer
+
+    defer()  # before what follows imports the standard library's threads and logs
+
+    from penstock.backends.local.zygote import main
+
+    raise SystemExit(main())
