@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks import peers
 from benchmarks.component_rows import anchors, transformers
+from benchmarks.graph_rows import graphs
 from benchmarks.grpc_rows import grpc_rows
 from benchmarks.load import wrk
 from benchmarks.manifest_rows import manifests
@@ -419,5 +420,6 @@ ROWS: dict[str, Callable[[float], list[Row]]] = {
     "rollouts": rollouts,
     "transformers": transformers,
     "anchors": anchors,
+    "graphs": graphs,
     "manifests": manifests,
 }

@@ -1,0 +1,128 @@
+"""Rows of graphs: what steps in a row add to one hop, and steps side by side to the slowest of them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.report import Row
+from benchmarks.system import System, system
+
+ROUNDS = 300
+WARM = 30
+#: What a waiting model waits, seconds.
+WAIT_S = 0.01
+TRIVIAL = """\
+import penstock
+
+
+class Echo(penstock.Model):
+    async def predict(self, request):
+        return {"x": request.as_numpy()}
+"""
+WAITING = f"""\
+import asyncio
+
+import penstock
+
+
+class Late(penstock.Model):
+    async def predict(self, request):
+        await asyncio.sleep({WAIT_S})
+        return {{"x": request.as_numpy()}}
+"""
+_TENSOR = {"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}
+BODY = json.dumps({"inputs": [_TENSOR]}).encode()
+
+
+def graphs(_: float) -> list[Row]:
+    """Medians over one connection, the services and graphs asked in turn."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind, code in (("trivial", TRIVIAL), ("waiting", WAITING)):
+            (folder / kind).mkdir()
+            (folder / kind / "model.py").write_text(code)
+        with system(model_dir=folder) as s:
+            for model, kind in (("t", "trivial"), ("w", "waiting")):
+                for i in range(5 if model == "w" else 3):
+                    s.apply(_service(f"{model}{i}", kind))
+            chain = [{"name": "t0"}, *({"name": f"t{i}", "inputs": [f"t{i - 1}"]} for i in (1, 2))]
+            s.apply(_pipeline("chain", {"steps": chain}))
+            names = [f"w{i}" for i in range(5)]
+            s.apply(
+                _pipeline(
+                    "ensemble",
+                    {
+                        "steps": [{"name": n} for n in names],
+                        "output": {"from": names, "combine": "object"},
+                    },
+                )
+            )
+            took = _medians(s, ("t0", "chain", "w0", "ensemble"))
+    hop, chain_ms = took["t0"] * 1e3, took["chain"] * 1e3
+    slowest, five = took["w0"] * 1e3, took["ensemble"] * 1e3
+    added = (chain_ms - hop) / hop
+    return [
+        Row(
+            "a graph of three trivial steps in a row, one connection, median",
+            f"{chain_ms:.2f} ms",
+            f"one service: {hop:.2f} ms: adds {added:.1f} hops",
+            "adds 3 hops at most",
+            added <= 3,
+            {"chain_ms": chain_ms, "hop_ms": hop},
+        ),
+        Row(
+            "an ensemble of five models that wait 10 ms, one connection, median",
+            f"{five:.2f} ms",
+            f"one of them: {slowest:.2f} ms, a hop {hop:.2f} ms",
+            "the slowest and one hop",
+            five <= slowest + hop,
+            {"ensemble_ms": five, "slowest_ms": slowest, "hop_ms": hop},
+        ),
+    ]
+
+
+def _service(name: str, folder: str) -> str:
+    return json.dumps(
+        {
+            "apiVersion": "penstock.dev/v1alpha1",
+            "kind": "InferenceService",
+            "metadata": {"name": name},
+            "spec": {"predictor": {"python": {"storageUri": folder}}},
+        }
+    )
+
+
+def _pipeline(name: str, spec: dict[str, object]) -> str:
+    return json.dumps(
+        {
+            "apiVersion": "penstock.dev/v1alpha1",
+            "kind": "Pipeline",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+    )
+
+
+def _medians(s: System, names: tuple[str, ...]) -> dict[str, float]:
+    """Seconds by name."""
+    took: dict[str, list[float]] = {name: [] for name in names}
+    connection = http.client.HTTPConnection(s.url.partition("//")[2], timeout=30)
+    for i in range(WARM + ROUNDS):
+        for name in names:
+            began = time.perf_counter()
+            connection.request(
+                "POST", f"/v2/models/{name}/infer", BODY, {"content-type": "application/json"}
+            )
+            response = connection.getresponse()
+            body = response.read()
+            if response.status != 200:
+                raise RuntimeError(f"{name} answered {response.status}: {body[:200]!r}")
+            if i >= WARM:
+                took[name].append(time.perf_counter() - began)
+    connection.close()
+    return {name: statistics.median(values) for name, values in took.items()}
