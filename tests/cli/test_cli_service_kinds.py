@@ -47,5 +47,5 @@ def test_services_are_every_kind_that_means_one() -> None:
     assert services[0].kind == "InferenceService"
     assert {k.kind for k in services} == {
         "InferenceService", "KFService", "KFServing", "KFSERVICE", "SeldonDeployment", "Model",
-        "InferenceGraph", "Pipeline",
+        "InferenceGraph", "Pipeline", "Experiment", "TrainedModel",
     }  # fmt: skip

@@ -14,6 +14,7 @@ import httpx
 import joblib
 import numpy as np
 import pytest
+from benchmarks import peers
 from repository_folders import write
 from sklearn.linear_model import LogisticRegression
 
@@ -226,13 +227,12 @@ class Sums(MLModel):
         )
 """
 PACKAGES = str(Path(httpx.__file__).parents[1])
-#: A Python that has MLServer; the package's pins keep it out of the platform's own environment.
-MLSERVER = Path(__file__).parents[2] / ".venvs" / "mlserver" / "bin" / "python"
 CALL = """
 import asyncio, json, sys
 from pathlib import Path
 sys.path.append(sys.argv[2])  # the platform's packages, behind MLServer's own
 import numpy as np
+from benchmarks import peers
 from penstock import repositories
 from penstock.protocols.infer import InferRequest
 from penstock.runtimes import mlserver_python
@@ -274,11 +274,13 @@ def custom(root: Path) -> Path:
     )
 
 
-@pytest.mark.skipif(not MLSERVER.exists(), reason="no environment with MLServer")
+@pytest.mark.timeout(600)  # the first run installs the package
 def test_a_runtime_of_ones_own_runs_as_it_is(tmp_path: Path) -> None:
+    # The package's pins keep it out of the platform's own environment.
+    python = peers.environment("mlserver") / "python"
     source = str(Path(__file__).parents[2] / "src")
     done = subprocess.run(
-        [str(MLSERVER), "-W", "ignore", "-c", CALL, str(custom(tmp_path)), PACKAGES],
+        [str(python), "-W", "ignore", "-c", CALL, str(custom(tmp_path)), PACKAGES],
         env={**os.environ, "PYTHONPATH": source},
         capture_output=True,
         text=True,

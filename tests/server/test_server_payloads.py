@@ -82,7 +82,7 @@ async def test_v1_gets_the_json_object_and_answers_a_body(tmp_path: Path) -> Non
     [
         (None, False),
         ("application/json; charset=utf-8", False),
-        ("application/cloudevents+json", False),
+        ("application/ld+json", False),
         ("application/octet-stream", False),
         ("application/x-www-form-urlencoded", False),
         ("image/png", True),

@@ -109,7 +109,7 @@ class GraphController:
         rendered = dialect.render_status(manifest, status)
         if rendered != manifest.get("status"):
             written = await self._store.update_status({**manifest, "status": rendered})
-            self._manifests.put(kind, written)
+            self._manifests.wrote(kind, written)
         return None
 
     def _follow(self, key: ServiceKey, graph: Graph | Experiment) -> None:

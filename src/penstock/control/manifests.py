@@ -51,6 +51,14 @@ class ManifestCache:
             objects[kind] = obj
         return key
 
+    def wrote(self, kind: Kind, obj: Object) -> None:
+        """What a write of our own came back with. The watch may have told of the object's end before that:
+        then it stays forgotten.
+        """
+        old = self._objects.get(_key(obj), {}).get(kind)
+        if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"]:
+            self.put(kind, obj)
+
     def take(self, change: Change) -> ServiceKey | None:
         """A change from a watch; its service, if it is one of a service kind."""
         if change.key.kind not in self.kinds:

@@ -24,7 +24,7 @@ class Records:
         if status == manifest.get("status"):
             return
         written = await self._store.update_status({**manifest, "status": status})
-        self._manifests.put(kind, written)
+        self._manifests.wrote(kind, written)
 
     async def events(
         self, kind: Kind, manifest: Object, state: ServiceState, wanted: Wanted
