@@ -128,7 +128,7 @@ TYPES: Final[Mapping[str, ExplainerType]] = {
             {
                 **_COMMON,
                 **_TRAINING,
-                "model_output": Setting("text", choices=("raw", "probability", "log_loss")),
+                "model_output": Setting("text", choices=("raw", "probability")),
             },
             looks_inside=True,
         ),
