@@ -39,11 +39,11 @@ def test_a_zygote_killed_under_load_takes_its_replicas_and_they_come_back(
 ) -> None:
     """Requests that come meanwhile wait in line."""
     platform.run("apply", "-f", "-", "--wait", stdin=manifest("iris"))
-    victim = platform.child("penstock.backends.local.zygote")
+    victim = platform.child("penstock.backends.local.zygote_main")
     with load(platform, "iris") as seen:
         os.kill(victim, signal.SIGKILL)
         until(lambda: not alive(victim), "its end")
-        until(lambda: platform.child("penstock.backends.local.zygote") != victim, "another")
+        until(lambda: platform.child("penstock.backends.local.zygote_main") != victim, "another")
     book.note(
         "the framework's zygote killed (SIGKILL), and all its replicas with it",
         seen,
