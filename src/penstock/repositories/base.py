@@ -12,6 +12,15 @@ from penstock.errors import LoadError
 MAX_CONFIG_BYTES = 1 << 20
 
 
+def has(path: Path, file: str) -> bool:
+    """Whether `path` is a folder with such a file, or with folders that have one."""
+    if not path.is_dir():
+        return False
+    if (path / file).is_file():
+        return True
+    return any((p / file).is_file() for p in path.iterdir() if p.is_dir())
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The models of a repository, by name, and what of their configuration has no effect here."""

@@ -17,7 +17,7 @@ from penstock.domain.declared import Declared, DeclaredTensor
 from penstock.domain.process import ServedModel
 from penstock.domain.service import Batching, VersionPolicy
 from penstock.errors import LoadError
-from penstock.repositories.base import Found, Notes, inside, read_config
+from penstock.repositories.base import Found, Notes, has, inside, read_config
 
 SETTINGS: Final = "settings.json"
 MODEL_SETTINGS: Final = "model-settings.json"
@@ -106,11 +106,7 @@ _SERVER_FIELDS: Final = (
 
 def is_repository(path: Path) -> bool:
     """A folder with a `model-settings.json`, or with folders that have one."""
-    if not path.is_dir():
-        return False
-    if (path / MODEL_SETTINGS).is_file():
-        return True
-    return any((p / MODEL_SETTINGS).is_file() for p in path.iterdir() if p.is_dir())
+    return has(path, MODEL_SETTINGS)
 
 
 def read(path: Path, *, name: str = "") -> Found:

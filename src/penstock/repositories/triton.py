@@ -18,7 +18,7 @@ from penstock.domain.declared import Declared, DeclaredTensor
 from penstock.domain.process import ServedModel
 from penstock.domain.service import Batching, VersionPolicy
 from penstock.errors import LoadError
-from penstock.repositories.base import Found, Notes, inside, read_config, versions_in
+from penstock.repositories.base import Found, Notes, has, inside, read_config, versions_in
 from penstock.repositories.text_format import BadText, parse
 from penstock.repositories.triton_schema import DATATYPES, MODEL_CONFIG
 
@@ -99,11 +99,7 @@ _INDEXED: Final = re.compile(r".+__([0-9]+)")
 
 def is_repository(path: Path) -> bool:
     """A model's folder with its `config.pbtxt`, or a folder of such folders."""
-    if not path.is_dir():
-        return False
-    if (path / CONFIG).is_file():
-        return True
-    return any((p / CONFIG).is_file() for p in path.iterdir() if p.is_dir())
+    return has(path, CONFIG)
 
 
 def read(path: Path, *, name: str = "") -> Found:

@@ -80,10 +80,6 @@ class GrpcInfer(V2Infer):
         )
         exchange.on_abort = call.aborted
 
-    def refuse(self, exchange: Exchange, error: PenstockError, began: float) -> None:
-        reply_error(exchange, error)
-        self.count(error.status, began)
-
     # -- payload models
 
     def requested_s(self, exchange: Exchange) -> float | None:

@@ -154,7 +154,7 @@ class Target(ABC):
 
     def refuse(self, exchange: Exchange, error: PenstockError, began: float) -> None:
         """Answer with an error, and count it."""
-        send_error(exchange, error)
+        self.send_error(exchange, error)
         self.count(error.status, began)
 
     def count(self, status: int, began: float) -> None:
@@ -200,7 +200,7 @@ class Call:
         target = self.target
         request = self.request
         if outputs is None or request is None or error is not None:
-            self.failed(error or _unanswered(target.name))
+            self.failed(error or unanswered(target.name))
             return
         try:
             headers, body = encode_infer(InferResponse(outputs, target.datatypes), request)
@@ -221,7 +221,7 @@ class Call:
     def done_v1(self, outputs: Outputs | None, error: PenstockError | None) -> None:
         target = self.target
         if outputs is None or error is not None:
-            self.failed(error or _unanswered(target.name))
+            self.failed(error or unanswered(target.name))
             return
         try:
             body = encode_predictions(outputs)
@@ -340,5 +340,5 @@ def unencodable(name: str) -> ModelError:
     )
 
 
-def _unanswered(name: str) -> ModelError:
+def unanswered(name: str) -> ModelError:
     return ModelError(f"Model {name} answered nothing.")

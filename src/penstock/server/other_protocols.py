@@ -10,18 +10,18 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import InvalidInput, ModelError, PenstockError, Unavailable, Unsupported
+from penstock.errors import InvalidInput, PenstockError, Unsupported
 from penstock.http.server import Exchange, RequestHead
 from penstock.protocols.mlflow import decode_invocation, mlflow_error
 from penstock.protocols.seldon import decode_message, encode_message, seldon_error
 from penstock.protocols.v1 import JSON_HEADERS, encode_predictions
-from penstock.server.batching import Batcher, Pending
+from penstock.server.batching import Batcher
 from penstock.server.execution import Outputs
-from penstock.server.inference import CLIENT_GONE, Target, unencodable
+from penstock.server.inference import Call, Target, unanswered, unencodable
+from penstock.server.replies import send_error
 
 if TYPE_CHECKING:
     from penstock.runtimes.base import Array
@@ -79,53 +79,36 @@ class Foreign(Target):
             hint="Use V1 or V2.",
         )
 
-    def refuse(self, exchange: Exchange, error: PenstockError, began: float) -> None:
-        headers = JSON_HEADERS
-        if isinstance(error, Unavailable) and error.retry_after_s is not None:
-            headers += b"retry-after: %d\r\n" % max(1, ceil(error.retry_after_s))
-        exchange.send(error.status, headers, self.error_body(error))
-        self.count(error.status, began)
+    def send_error(self, exchange: Exchange, error: PenstockError) -> None:
+        send_error(exchange, error, self.error_body(error))
 
 
-class _Call:
-    """One request between `submit` and its response."""
+class _Call(Call):
+    """A call whose answer has its protocol's shape."""
 
-    __slots__ = ("began", "encode", "exchange", "pending", "target")
-
-    pending: Pending | None
+    __slots__ = ("encode",)
 
     def __init__(self, target: Foreign, exchange: Exchange, encode: Encode, began: float) -> None:
-        self.target = target
-        self.exchange = exchange
+        super().__init__(target, exchange, None, began)
         self.encode = encode
-        self.began = began
-        self.pending = None
-
-    def aborted(self) -> None:
-        """The client has gone: leave the queue."""
-        pending = self.pending
-        if pending is not None:
-            self.pending = None
-            pending.cancel()
-            self.target.count(CLIENT_GONE, self.began)
 
     def done(self, outputs: Outputs | None, error: PenstockError | None) -> None:
-        target, exchange = self.target, self.exchange
-        self.pending = None
-        exchange.on_abort = None
+        target = self.target
         if outputs is None or error is not None:
-            unanswered = ModelError(f"Model {target.name} answered nothing.")
-            target.refuse(exchange, error or unanswered, self.began)
+            self.failed(error or unanswered(target.name))
             return
         try:
             headers, body = self.encode(outputs)
         except PenstockError as fault:
-            target.refuse(exchange, fault, self.began)
+            self.failed(fault)
             return
         except Exception:
             log.exception("the answer of model %s could not be encoded", target.name)
-            target.refuse(exchange, unencodable(target.name), self.began)
+            self.failed(unencodable(target.name))
             return
+        self.pending = None
+        exchange = self.exchange
+        exchange.on_abort = None
         exchange.send(200, headers, body)
         target.answered.value += 1
         target.seconds.observe(perf_counter() - self.began)

@@ -17,12 +17,15 @@ def send_json(exchange: Exchange, body: bytes, status: int = 200) -> None:
     exchange.send(status, JSON, body)
 
 
-def send_error(exchange: Exchange, error: PenstockError) -> None:
-    """`{"error": ...}` with the error's own status; Retry-After where trying again makes sense."""
+def send_error(exchange: Exchange, error: PenstockError, body: bytes | None = None) -> None:
+    """The error with its own status; Retry-After where trying again makes sense.
+
+    The body is `{"error": ...}` unless a protocol has a shape of its own.
+    """
     headers = JSON
     if isinstance(error, Unavailable) and error.retry_after_s is not None:
         headers += b"retry-after: %d\r\n" % max(1, ceil(error.retry_after_s))
-    exchange.send(error.status, headers, error_body(error))
+    exchange.send(error.status, headers, error_body(error) if body is None else body)
 
 
 def send_not_allowed(exchange: Exchange, allow: str) -> None:
