@@ -108,6 +108,12 @@ class Platform:
 
     def child(self, module: str) -> int:
         """The pid of the node's process that runs a module, e.g. `penstock.api`."""
+        pid = self.running(module)
+        assert pid is not None, f"no process runs {module}"
+        return pid
+
+    def running(self, module: str) -> int | None:
+        """Like `child`, for one that may not be up (yet)."""
         for pid in self.descendants():
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -115,7 +121,7 @@ class Platform:
                 continue
             if module.encode() in words:
                 return pid
-        raise AssertionError(f"no process runs {module}")
+        return None
 
     def kill(self) -> None:
         """kill -9 of the node; everything else has to end by itself."""

@@ -88,6 +88,23 @@ async def test_an_unload_asks_for_sleep_until_the_replicas_are_gone(front, stand
     assert answer.status_code == 200, "it sleeps already"
 
 
+async def test_an_unload_waits_for_every_component_that_may_sleep(front, stand_in, monkeypatch):
+    """The transformer that still had the request when the predictor went is told again."""
+    monkeypatch.setattr(repository, "SAY_AGAIN_S", 0.02)
+    a = await stand_in()
+    front.routes(
+        route("iris", may_sleep=True),
+        route("iris", a.route, component="transformer", may_sleep=True),
+        route("iris", a.route, component="explainer"),
+    )
+    task = asyncio.create_task(front.client.post(UNLOAD))
+    while len(front.wakes) < 2:
+        await asyncio.sleep(0.001)
+    assert not task.done()
+    front.put(route("iris", component="transformer", may_sleep=True))
+    assert (await task).status_code == 200, "the explainer keeps a replica by its manifest"
+
+
 async def test_an_unload_that_nobody_carries_out_ends(front, stand_in, monkeypatch):
     monkeypatch.setattr(repository, "UNLOAD_S", 0.05)
     a = await stand_in()

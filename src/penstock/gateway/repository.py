@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from penstock.domain.routes import Address, Sleep
+from penstock.domain.routes import ROLES, Address, Sleep
 from penstock.errors import (
     Conflict,
     InvalidInput,
@@ -152,9 +152,7 @@ class Unload:
         now = self._loop.time()
         if service is None:
             self._answer(NotFound(f"The service {self._key} was deleted."))
-        elif not any(t.replicas for t in service.targets) and not service.waiting:
-            self._answer(None)
-        elif not service.route.may_sleep:
+        elif _awake(service) and not service.route.may_sleep:
             self._answer(
                 Conflict(
                     f"{self._key} keeps at least one replica by its manifest.",
@@ -162,6 +160,8 @@ class Unload:
                     "serving.kserve.io/stop: 'true' takes it down until it is removed.",
                 )
             )
+        elif not any(_awake(c) and c.route.may_sleep for c in self._components(service)):
+            self._answer(None)
         elif now >= self._until:
             self._answer(
                 Unavailable(
@@ -177,10 +177,21 @@ class Unload:
                 self._gateway.tell(Sleep(self._key))
             self._timer = self._loop.call_later(LOOK_S, self.look)
 
+    def _components(self, service: Service) -> Iterable[Service]:
+        """All of the service: one that was busy when the others went is told again."""
+        for role in ROLES:
+            component = self._gateway.table.component(service, role)
+            if component is not None:
+                yield component
+
     def forget(self) -> None:
         """The client is gone. What was asked for may still be done."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _awake(component: Service) -> bool:
+    return bool(component.waiting) or any(t.replicas for t in component.targets)
 
 
 # -- statistics -------------------------------------------------------------------------------------
