@@ -43,6 +43,7 @@ MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
 WAKE_AGAIN_S: Final = 1.0
 
 _PLAN: Final = "plan"
+_GRAPH_PLAN: Final = "graph-plan"
 
 
 class Gateway:
@@ -120,13 +121,18 @@ class Gateway:
             plan: Plan | None = head.memo.get(_PLAN)
             service = plan.service if plan is not None else None
             if plan is None or service is None or not service.current:
+                known: Plan | None = head.memo.get(_GRAPH_PLAN)
+                if known is not None and known.service is not None and known.service.current:
+                    known.service.graph.handle(exchange, known, known.service)
+                    return
                 plan = make_plan(head, self.table)
                 service = plan.service
                 if service is None or plan.verb:
                     own.answer(exchange, plan, self)
                     return
                 if service.graph is not None:
-                    # Not remembered, so that requests without a graph need not ask.
+                    # Not under the same name, so that requests without a graph need not ask.
+                    head.memo[_GRAPH_PLAN] = plan
                     service.graph.handle(exchange, plan, service)
                     return
                 head.memo[_PLAN] = plan

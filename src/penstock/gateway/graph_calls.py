@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock.gateway.gateway import Gateway
-    from penstock.gateway.table import Service
+    from penstock.gateway.table import Service, Table
     from penstock.http.client import ClientExchange, UpstreamError
     from penstock.http.head import ResponseHead
 
@@ -46,6 +46,8 @@ MOST_BYTES: Final = 256 * 1024 * 1024
 #: Addresses outside that are kept connections to, and requests to one of them at a time.
 MOST_HOSTS: Final = 256
 MOST_AT_ONCE: Final = 256
+#: Paths of one service that are remembered.
+MOST_ENTRIES: Final = 64
 
 
 def failure_of(exc: PenstockError) -> Failure:
@@ -71,6 +73,21 @@ class _Head:
 
     def get(self, name: bytes) -> bytes | None:
         return None
+
+
+class _Entry:
+    """What steps that call a service at one path have in common, until its routes change."""
+
+    __slots__ = ("lines", "protocol", "service")
+
+    def __init__(self, service: Service, table: Table, path: str) -> None:
+        self.service = entered = components.reached(_Head(0), service, table, path=path)  # type: ignore[arg-type]
+        self.lines = b"POST %b HTTP/1.1\r\nhost: %b.%b\r\n" % (
+            path.encode("latin-1"),
+            entered.name.encode(),
+            entered.namespace.encode(),
+        )
+        self.protocol = protocol_of(path)
 
 
 class StepExchange:
@@ -116,7 +133,8 @@ class StepForward(Forward):
             self._head = head
             return
         self._finish(head.status)
-        self._tell(outcome(self._request, head.status, head.headers, body, self.service.name))
+        name = self.service.name
+        self._tell(outcome(self._request, head.status, head.headers, body, name, head.memo))
 
     def on_data(self, data: Any) -> None:
         self._pieces.append(data)
@@ -197,22 +215,23 @@ class GatewayCaller:
         if service.graph is not None:
             return self._run_graph(service, value, context, done)
         request = encode(action, value)
-        head = _Head(len(request.body))
-        entered = components.reached(head, service, table, path=request.path)  # type: ignore[arg-type]
+        known = service.entries.get(request.path)
+        if known is None or not known.service.current:
+            known = _Entry(service, table, request.path)
+            if len(service.entries) >= MOST_ENTRIES:
+                service.entries.clear()
+            service.entries[request.path] = known
+        entered = known.service
         wanted = action.revision
         if wanted and entered.targets and entered.named(wanted) is None:
             raise unknown_revision(entered, wanted)
-        lines = b"POST %b HTTP/1.1\r\nhost: %b.%b\r\n%b%bcontent-length: %d\r\n\r\n" % (
-            request.path.encode("latin-1"),
-            entered.name.encode(),
-            entered.namespace.encode(),
+        lines = b"%b%b%bcontent-length: %d\r\n\r\n" % (
+            known.lines,
             request.headers,
             context.headers,
             len(request.body),
         )
-        plan = Plan(
-            entered, lines, protocol_of(request.path), entered.route.timeout_s, wanted=wanted
-        )
+        plan = Plan(entered, lines, known.protocol, entered.route.timeout_s, wanted=wanted)
         forward = StepForward(
             self._gateway, plan, entered, request, context, _later(self._loop, done)
         )

@@ -70,7 +70,7 @@ class Service:
     """A route and what this process knows beyond it."""
 
     __slots__ = (
-        "current", "graph", "key", "matcher", "name", "namespace", "route", "shadow", "targets",
+        "current", "entries", "graph", "key", "matcher", "name", "namespace", "route", "shadow", "targets",
         "waiting", "waiting_bytes", "weighted",
     )  # fmt: skip
 
@@ -88,6 +88,8 @@ class Service:
         self.waiting: deque[Forward] = deque()
         self.waiting_bytes = 0
         self.shadow: Shadow | None = None
+        #: By path, what steps of graphs that call this service there share (see `graph_calls`).
+        self.entries: dict[str, Any] = {}
         #: A `graph_front.GraphFront` where the service is a graph.
         self.graph: Any = None
 

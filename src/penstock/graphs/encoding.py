@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 import msgspec
 
@@ -42,9 +43,18 @@ _encode = msgspec.json.Encoder().encode
 class Encoded:
     """A request: where to, header lines of its own, and its body."""
 
-    __slots__ = ("body", "headers", "path", "tensors")
+    __slots__ = ("_shared", "body", "headers", "path", "tensors")
 
-    def __init__(self, path: str, headers: bytes, body: Buffer, tensors: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        headers: bytes,
+        body: Buffer,
+        tensors: bool,
+        shared: _Rendered | None = None,
+    ) -> None:
+        #: Kept alive for other steps that are given the same value.
+        self._shared = shared
         self.path = path
         self.headers = headers
         self.body = body
@@ -73,6 +83,26 @@ def encode(action: Call | CallUrl, value: Value) -> Encoded:
             )
     if wire is Wire.V1:
         return Encoded(_path(action, verb, False), _JSON_LINE, _instances(value), False)
+    rendered = _rendered(value)
+    return Encoded(_path(action, verb, True), rendered.headers, rendered.body, True, rendered)
+
+
+class _Rendered:
+    """A V2 request with binary tensors, but for its path."""
+
+    __slots__ = ("__weakref__", "body", "headers")
+
+    def __init__(self, headers: bytes, body: bytes) -> None:
+        self.headers = headers
+        self.body = body
+
+
+def _rendered(value: Tensors) -> _Rendered:
+    """Steps side by side that are given one value share what it is sent as, while one of them needs it."""
+    reference = value.rendered
+    known: _Rendered | None = reference() if reference is not None else None
+    if known is not None:
+        return known
     length, pieces = encode_request(
         InferRequest(
             dict(value.arrays),
@@ -86,7 +116,9 @@ def encode(action: Call | CallUrl, value: Value) -> Encoded:
         b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
         % (length or 0)
     )
-    return Encoded(_path(action, verb, True), headers, b"".join(pieces), True)
+    made = _Rendered(headers, b"".join(pieces))
+    value.rendered = ref(made)
+    return made
 
 
 _JSON_LINE: Final = b"content-type: application/json\r\n"
@@ -141,18 +173,18 @@ def outcome(
     headers: Sequence[tuple[bytes, bytes]],
     body: Buffer,
     who: str,
+    memo: dict[Any, Any] | None = None,
 ) -> Value | Failure:
-    """What an answer means: a value for 2xx, a failure otherwise or when it does not hold together."""
-    content_type = JSON
-    length: bytes | None = None
-    retry: bytes | None = None
-    for name, content in headers:
-        if name == b"content-type":
-            content_type = content
-        elif name == b"inference-header-content-length":
-            length = content
-        elif name == b"retry-after":
-            retry = content
+    """What an answer means: a value for 2xx, a failure otherwise or when it does not hold together.
+
+    `memo` belongs to the headers: what they say is remembered there.
+    """
+    said = memo.get(_SAID) if memo is not None else None
+    if said is None:
+        said = _read(headers)
+        if memo is not None:
+            memo[_SAID] = said
+    content_type, length, retry = said
     if not 200 <= status < 300:
         failed = Body(body, content_type, status)
         return Failure(
@@ -169,6 +201,24 @@ def outcome(
         fault = exc if isinstance(exc, ModelError) else ModelError(exc.message)
         return Failure(502, f"{who}: {fault.message}", reason=fault.reason)
     return Tensors(response.outputs, response.datatypes, response.id, response.parameters)
+
+
+_SAID: Final = "graph-answer"
+
+
+def _read(headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes | None, bytes | None]:
+    """Content type, the JSON's length, and when to come again."""
+    content_type = JSON
+    length: bytes | None = None
+    retry: bytes | None = None
+    for name, content in headers:
+        if name == b"content-type":
+            content_type = content
+        elif name == b"inference-header-content-length":
+            length = content
+        elif name == b"retry-after":
+            retry = content
+    return content_type, length, retry
 
 
 def _message_in(body: Body, status: int) -> str:

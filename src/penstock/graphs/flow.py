@@ -38,6 +38,7 @@ from penstock.graphs.values import (
     as_object,
     average,
     has_tensor,
+    make_text,
     merge,
 )
 
@@ -280,7 +281,7 @@ class FlowRun:
         for unit in units:
             value = self.value_of(unit)
             parts += [
-                Part(unit.name, value, s.tensor, s.rename, s.key)
+                Part(unit.name, value, s.tensor, s.rename, s.key, unit.renames)
                 for s in unit.sources
                 if not s.tensor or has_tensor(value, s.tensor)
             ]
@@ -557,6 +558,10 @@ class FlowRun:
         output = self.flow.output
         at, units = self.ready(output, len(self.flow.steps), False)
         if at == WAIT:
+            if output.combine is Combine.OBJECT:
+                for unit in units:
+                    if not unit.tensors:
+                        make_text(self.value_of(unit))
             return
         if at == NEVER:
             self.finish(Result(nothing=self.nothing()), "nothing is answered")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 import numpy as np
 
-from penstock.errors import InvalidInput, ModelError
+from penstock.errors import InvalidInput, ModelError, PenstockError
 from penstock.protocols import v1, v2
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.tensors import JSON_FAULTS, Buffer
@@ -32,6 +32,12 @@ JSON: Final = b"application/json"
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _NOTHING: Final[Mapping[str, Any]] = {}
+#: Asks for an answer that is all JSON.
+_PLAIN: Final = InferRequest({})
+#: How the text of a V2 answer begins that names no model.
+_NO_NAME: Final = b'{"model_name":"",'
+#: Keys that make V1 or V2 of a JSON object.
+_KNOWN: Final = frozenset(("instances", "predictions", "inputs", "outputs"))
 
 
 class _Shape(msgspec.Struct):
@@ -55,7 +61,12 @@ _named = msgspec.json.Decoder(list[_Named]).decode
 class Tensors:
     """Arrays by name, in order. `datatypes` has V2's name where a dtype does not tell it."""
 
-    __slots__ = ("arrays", "datatypes", "id", "parameters")
+    __slots__ = ("arrays", "datatypes", "id", "parameters", "rendered", "text")
+
+    #: A weak reference to the request that was last made of it, for its next reader; see `encoding`.
+    rendered: Any
+    #: Its JSON, if that was wanted already.
+    text: bytes | None
 
     def __init__(
         self,
@@ -68,6 +79,8 @@ class Tensors:
         self.datatypes = datatypes
         self.id = id
         self.parameters = parameters
+        self.rendered = None
+        self.text = None
 
 
 class Body:
@@ -156,6 +169,8 @@ class Failure:
 
 def is_v2(body: Body) -> bool:
     """Whether the body is V2's: `inputs` or `outputs` is a list of objects with a name and a datatype."""
+    if body._tensors is None:
+        return False
     try:
         shape = _shape(body.data)
         for raw in (shape.inputs, shape.outputs):
@@ -172,18 +187,28 @@ def json_of(value: Value) -> Any:
         return value.document
     if isinstance(value, Several):
         return [json_of(v) for v in value.values]
-    pieces = v2.encode_infer(
-        InferResponse(
-            dict(value.arrays),
-            dict(value.datatypes),
-            id=value.id,
-            parameters=dict(value.parameters),
-        ),
-        InferRequest({}),
-    )[1]
-    document = _decode(b"".join(bytes(p) for p in pieces))
-    document.pop("model_name", None)
-    return document
+    return _decode(_text_of(value))
+
+
+def _text_of(value: Tensors) -> bytes:
+    """Tensors as the JSON text of a V2 response that names no model."""
+    if value.text is not None:
+        return value.text
+    answer = InferResponse(
+        dict(value.arrays), dict(value.datatypes), id=value.id, parameters=dict(value.parameters)
+    )
+    (text,) = v2.encode_infer(answer, _PLAIN)[1]
+    value.text = b"{" + bytes(text[len(_NO_NAME) :])
+    return value.text
+
+
+def make_text(value: Value) -> None:
+    """Make the JSON of tensors while others are waited for: `as_object` will want it."""
+    if isinstance(value, Tensors):
+        try:
+            _text_of(value)
+        except PenstockError:
+            pass  # it is told where it is wanted
 
 
 def tensors_of(value: Value) -> Tensors:
@@ -234,16 +259,24 @@ def _read_tensors(body: Body) -> Tensors | None:
 class Part:
     """A value that takes part in a join: all of it, or one tensor, under another name perhaps."""
 
-    __slots__ = ("key", "rename", "step", "tensor", "value")
+    __slots__ = ("key", "rename", "renames", "step", "tensor", "value")
 
     def __init__(
-        self, step: str, value: Value, tensor: str = "", rename: str = "", key: str = ""
+        self,
+        step: str,
+        value: Value,
+        tensor: str = "",
+        rename: str = "",
+        key: str = "",
+        renames: Mapping[str, str] = _NOTHING,
     ) -> None:
         self.step = step
         self.value = value
         self.tensor = tensor
         self.rename = rename
         self.key = key
+        #: New names of a whole value's tensors.
+        self.renames = renames
 
 
 def has_tensor(value: Value, name: str) -> bool:
@@ -277,7 +310,7 @@ def merge(parts: Sequence[Part]) -> Value:
 
     InvalidInput for parts that have no names in common terms: tensors beside a body that has none.
     """
-    if len(parts) == 1 and not parts[0].tensor:
+    if len(parts) == 1 and not parts[0].tensor and not parts[0].renames:
         return parts[0].value
     arrays: dict[str, Array] = {}
     datatypes: dict[str, str] = {}
@@ -305,7 +338,7 @@ def merge(parts: Sequence[Part]) -> Value:
         if tensors is not None:
             first = first or tensors
             for own, array in tensors.arrays.items():
-                name = _free(own, part.step, arrays, members)
+                name = _free(part.renames.get(own, own), part.step, arrays, members)
                 arrays[name] = array
                 if own in tensors.datatypes:
                     datatypes[name] = tensors.datatypes[own]
@@ -316,7 +349,7 @@ def merge(parts: Sequence[Part]) -> Value:
                 f"what {part.step or 'the request'} gives has no names, so it cannot be joined with others"
             )
         for own, item in document.items():
-            members[_free(own, part.step, arrays, members)] = item
+            members[_free(part.renames.get(own, own), part.step, arrays, members)] = item
     if arrays and members:
         raise InvalidInput(
             "tensors cannot be joined with JSON that has none: "
@@ -347,14 +380,22 @@ def _free(name: str, step: str, *taken: Mapping[str, Any]) -> str:
 def as_object(parts: Iterable[Part]) -> Body:
     """One JSON object, each part's JSON under its key."""
     pieces: list[bytes] = []
+    keys: set[str] = set()
     for part in parts:
         value = part.value
-        if isinstance(value, Body):
+        if isinstance(value, Tensors):
+            text = _text_of(value)
+        elif isinstance(value, Body):
             text = bytes(value.data) if _is_json(value) else _encode(value.document)
         else:
             text = _encode(json_of(value))
-        pieces.append(_encode(part.key or part.step) + b":" + text)
-    return Body(b"{" + b",".join(pieces) + b"}")
+        key = part.key or part.step
+        keys.add(key)
+        pieces.append(_encode(key) + b":" + text)
+    made = Body(b"{" + b",".join(pieces) + b"}")
+    if _KNOWN.isdisjoint(keys):
+        made._tensors = None
+    return made
 
 
 def _is_json(body: Body) -> bool:
