@@ -161,7 +161,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(look: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
+def until(look: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
     """Poll for what another process does."""
     deadline = time.monotonic() + timeout_s
     while True:
