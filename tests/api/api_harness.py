@@ -58,7 +58,7 @@ class Api:
         )
 
     async def until(self, look: Callable[[], Awaitable[Any]]) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (found := await look()):
                 await asyncio.sleep(0.005)
             return found

@@ -115,7 +115,7 @@ async def test_what_lost_its_owner_while_no_control_plane_ran_goes_when_one_is_b
     plane = ControlPlane(store, FakeBackend(), FakeFiles(), settings=ControlSettings(cores=2))
     await plane.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async for change in store.watch(key.kind):
                 if change.type is ChangeType.DELETED:
                     break

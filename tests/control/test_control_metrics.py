@@ -148,7 +148,7 @@ async def test_a_process_that_hangs_or_fails_costs_only_its_own_numbers(
     hung.hang = True
     live = {p.path.stem: p.address for p in (good, bad, hung)} | {"gone": "unix:/nowhere"}
     collector = MetricsCollector(lambda: live, Registry(), clock=FakeClock())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         text = await collector.text()
     assert samples(text, "penstock_x_total") == {
         'penstock_x_total{namespace="default",service="good"}': 1
@@ -188,7 +188,7 @@ async def test_an_answer_that_is_none_costs_that_process_only(
         writer.write(answer)
         writer.close()
 
-    async with await asyncio.start_unix_server(serve, tmp_path / "s"), asyncio.timeout(5):
+    async with await asyncio.start_unix_server(serve, tmp_path / "s"), asyncio.timeout(30):
         with pytest.raises(error, match=says):
             await read_snapshot(f"unix:{tmp_path}/s")
 

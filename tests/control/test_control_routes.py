@@ -35,7 +35,7 @@ class Gateway:
         return cls(*await asyncio.open_unix_connection(str(path), limit=1 << 24))
 
     async def next(self) -> dict[str, Any]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return json.loads(await self.reader.readline())
 
     async def close(self) -> None:
@@ -157,7 +157,7 @@ async def test_a_wake_reaches_the_controllers_and_nonsense_breaks_nothing(
     g.say({"type": "wake", "key": "team/iris", "waiting": 3})
     g.say({"type": "sleep", "key": ""})
     g.say({"type": "sleep", "key": "team/other"})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await heard.get() == ("team", "iris")
         assert await heard.get() == ("sleep", "team", "other")
     await p.close()

@@ -87,7 +87,7 @@ class World:
 
         The store answers from a thread, so tasks need real turns.
         """
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 found = what()
                 if asyncio.iscoroutine(found):

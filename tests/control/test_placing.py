@@ -105,7 +105,7 @@ class World:
             return
 
     async def until(self, what: Callable[[], Any]) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 found = what()
                 if asyncio.iscoroutine(found):

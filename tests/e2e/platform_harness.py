@@ -69,7 +69,7 @@ class Platform:
             capture_output=True,
             text=True,
             input=stdin,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         text = done.stdout + done.stderr
@@ -77,7 +77,7 @@ class Platform:
         return text
 
     def get(self, path: str) -> Any:
-        answer = httpx.get(self.api + path, timeout=10)
+        answer = httpx.get(self.api + path, timeout=30)
         answer.raise_for_status()
         return answer.json()
 

@@ -55,7 +55,7 @@ def asked(platform: Platform) -> Iterator[None]:
 
 def until_shown(fd: int, text: bytes) -> bytes:
     shown = b""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while text not in shown:
         assert time.monotonic() < deadline, shown[-2000:]
         if select.select([fd], [], [], 0.1)[0]:

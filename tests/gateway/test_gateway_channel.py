@@ -67,7 +67,7 @@ async def test_a_message_that_cannot_be_taken_is_followed_by_the_whole_table(
     path = tmp_path / "control.sock"
     plane = ControlPlane(path, [Snapshot(1, ()), bad], [GOOD])
     channel = Channel(str(path), apply)
-    async with plane.running(channel), asyncio.timeout(5):
+    async with plane.running(channel), asyncio.timeout(30):
         assert (await seen.get()).sequence == 1
         assert await seen.get() == GOOD
         while b'{"ack":7}\n' not in plane.acked:

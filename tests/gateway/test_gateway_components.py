@@ -109,7 +109,7 @@ async def test_load_waiting_and_wake_ups_are_told_per_component(front, stand_in)
     )
     meter = LoadMeter(front.gateway, lambda message: None)
     call = asyncio.create_task(front.client.post(INFER, content=b"{}"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not front.wakes:
             await asyncio.sleep(0)
     assert front.wakes[0].key == "default/iris/transformer"

@@ -14,7 +14,7 @@ from penstock.http.client import Upstream
 
 
 async def until_idle(front: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while front.gateway.active:
             await asyncio.sleep(0.001)
 

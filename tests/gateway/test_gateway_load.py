@@ -55,7 +55,7 @@ async def test_waiting_requests_are_told_and_long_lists_are_split(front: Front) 
         asyncio.create_task(front.client.post(f"/v2/models/{n}/infer", content=b"{}"))
         for n in names[:3]
     ]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(front.wakes) < 3:
             await asyncio.sleep(0)
     assert {s.waiting for s in services(meter).values()} == {1}

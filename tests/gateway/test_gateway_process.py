@@ -85,7 +85,7 @@ async def test_components_calls_under_way_are_answered_before_the_process_ends(s
     call = asyncio.create_task(gateway.own.post(path, content=b"{}", headers={"slow": "1"}))
     await replica.until_seen(1)
     gateway.process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:  # it takes no connection on its public port any more
             try:
                 _, writer = await asyncio.open_connection(*_place(gateway.public))

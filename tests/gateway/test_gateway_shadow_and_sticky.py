@@ -49,7 +49,7 @@ async def test_a_shadow_that_never_answers_slows_nobody_and_is_bounded(front, st
     _, stable = await pair(
         front, stand_in, answer=never, shadow=Shadow("iris-00002", 100), timeout_s=0.5
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for _ in range(MOST_AT_ONCE + 10):
             assert (await front.client.post("/v2/models/iris/infer", json={})).status_code == 200
     assert len(stable.seen) == MOST_AT_ONCE + 10
@@ -62,13 +62,13 @@ async def test_a_shadow_that_is_away_or_errors_is_counted_and_seen_by_nobody(fro
 
     latest, _ = await pair(front, stand_in, answer=broken, shadow=Shadow("iris-00002", 100))
     assert (await front.client.post("/v2/models/iris/infer", json={})).status_code == 200
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while copies(front) != {"500": 1}:
             await asyncio.sleep(0)
     await latest.stop()
     for _ in range(3):
         assert (await front.client.post("/v2/models/iris/infer", json={})).status_code == 200
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while sum(copies(front).values()) < 4:
             await asyncio.sleep(0)
     assert set(copies(front)) <= {"500", "lost", "no replica"}
@@ -100,7 +100,7 @@ async def test_a_body_that_streams_is_copied_as_it_passes(front, stand_in, chunk
     await latest.until_seen(1)
     assert latest.seen[0].body == stable.seen[0].body == body
     assert latest.seen[0].line == stable.seen[0].line
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while copies(front) != {"200": 1}:
             await asyncio.sleep(0)
 
@@ -136,7 +136,7 @@ async def test_a_client_that_breaks_off_its_body_ends_the_copy_too(front, stand_
         + b"x" * 200_000
     )
     shadow = front.gateway.table.by_key("default/iris").shadow
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not shadow.under_way:
             await asyncio.sleep(0)
         writer.close()
@@ -158,7 +158,7 @@ async def test_whole_bodies_that_copies_hold_are_bounded_together(front, stand_i
         await front.client.post("/v2/models/iris/infer", content=b"x" * 400)
     assert copies(front) == {"too large": 1}
     go.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while copies(front).get("200") != 2:
             await asyncio.sleep(0)
     assert front.gateway.table.by_key("default/iris").shadow.held_bytes == 0

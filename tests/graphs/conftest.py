@@ -22,7 +22,7 @@ async def front(tmp_path: Path) -> AsyncIterator[GraphFrontUnderTest]:
     gateway = Gateway(loop, wake=wakes.append)
     server = HttpServer(gateway.handle, limits=Limits(), streaming=True)
     port = (await server.listen(Address(host="127.0.0.1", port=0))).port
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         made = GraphFrontUnderTest(gateway, port, client, tmp_path)
         made.wakes = wakes
         async with made.stack:

@@ -139,7 +139,7 @@ class Running:
         self.ended.set()
 
     async def end(self) -> Result:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.ended.wait()
         assert self.result is not None
         return self.result

@@ -119,7 +119,7 @@ async def model_process(
     finally:
         server.close()
         calls.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await repository.close()
 
 

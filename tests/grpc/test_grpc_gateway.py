@@ -43,7 +43,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)
 

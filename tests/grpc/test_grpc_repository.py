@@ -29,14 +29,14 @@ async def test_a_load_wakes_a_service_and_an_unload_puts_it_to_sleep(tmp_path: P
     ):
         front.route("m", may_sleep=True)
         call = stub(channel).RepositoryModelLoad(LOAD, timeout=10)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not front.wakes:
                 await asyncio.sleep(0.001)
         front.route("m", path, may_sleep=True)
         await call
         front.wakes.clear()
         call = stub(channel).RepositoryModelUnload(UNLOAD, timeout=10)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not front.wakes:
                 await asyncio.sleep(0.001)
         assert front.wakes == [Sleep("default/m")]

@@ -102,7 +102,7 @@ async def serving(
             yield served
         finally:
             server.close()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await repository.close()
 
 

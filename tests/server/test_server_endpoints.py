@@ -504,6 +504,6 @@ async def test_many_connections_at_once_get_each_their_own_rows(tmp_path: Path) 
 
 async def until(condition: Any) -> None:
     """Wait for something the other side of a socket will bring about."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)
