@@ -128,6 +128,8 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
 
 
+    #: Of a whole value: (tensor, new name) of those that do not keep theirs.
+    renames: tuple[tuple[str, str], ...] = ()
 class Inputs(msgspec.Struct, frozen=True, omit_defaults=True):
     """Several sources that make up one value."""
 

@@ -30,7 +30,7 @@ REQUEST = -1
 class Unit:
     """One step's value in a join, whole or some of its tensors."""
 
-    __slots__ = ("inputs_side", "name", "sources", "step", "tensors")
+    __slots__ = ("inputs_side", "name", "renames", "sources", "step", "tensors")
 
     def __init__(self, name: str, step: int, inputs_side: bool, sources: list[Source]) -> None:
         self.name = name
@@ -41,6 +41,7 @@ class Unit:
         self.tensors = (
             () if any(not s.tensor for s in sources) else tuple(s.tensor for s in sources)
         )
+        self.renames = {old: new for s in sources for old, new in s.renames}
 
 
 class Joined:
@@ -66,6 +67,7 @@ class Joined:
             len(self.units) == 1
             and len(self.units[0].sources) == 1
             and not self.units[0].tensors
+            and not self.units[0].renames
             and inputs.combine in (Combine.MERGE, Combine.FIRST, Combine.LAST)
         )
 
