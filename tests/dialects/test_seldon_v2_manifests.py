@@ -146,7 +146,6 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
     (model(parameters=[{"name": "a", "value": "b"}]), "spec.parameters[0].name", "is not read"),
     (server(serverConfig="own"), "spec.capabilities", "is required"),
-    ({**model(), "kind": "Pipeline"}, "kind", "graphs"),
     ({**model(), "kind": "SeldonConfig"}, "kind", "Seldon's own components"),
     ({**model(), "kind": "Modle"}, "kind", "did you mean Model?"),
 ]

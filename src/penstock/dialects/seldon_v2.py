@@ -1,4 +1,6 @@
-"""Seldon Core V2's Model and Server, mlops.seldon.io/v1alpha1; Experiment is in `seldon_experiment`.
+"""Seldon Core V2's Model and Server, mlops.seldon.io/v1alpha1.
+
+Pipeline is in `seldon_pipeline`, Experiment in `seldon_experiment`.
 
 A Model is a service: one of its `requirements` is the format, the others have to be capabilities that every
 process here has. A Server is a serving runtime: it exists so that a Model may be pinned to it, and so that a
@@ -14,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from penstock.dialects import kserve_annotations as notes
-from penstock.dialects import penstock, seldon_experiment
+from penstock.dialects import penstock, seldon_experiment, seldon_pipeline
 from penstock.dialects.base import Dialect, Manifest, Translation, refuse
 from penstock.dialects.conversion import Converted, translate_converted
 from penstock.dialects.kserve_status import render_status as render_kserve
@@ -390,11 +392,10 @@ SERVER = Dialect(
     table=SERVER_TABLE,
     translator=translate_server,
 )
-DIALECTS = (MODEL, SERVER, seldon_experiment.EXPERIMENT)
+DIALECTS = (MODEL, SERVER, seldon_pipeline.DIALECT, seldon_experiment.EXPERIMENT)
 
 #: Kinds of the same group that are known and not served, and why.
 LATER = {
-    "Pipeline": "pipelines need graphs of several models, which are not supported yet",
     "ServerConfig": "servers' pods are for a cluster; a Server names what it can as capabilities",
     "SeldonRuntime": "configures Seldon's own components, which are not here",
     "SeldonConfig": "configures Seldon's own components, which are not here",

@@ -126,6 +126,8 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     rename: str = ""
     #: Under which key `Combine.OBJECT` puts it; empty: the step's name.
     key: str = ""
+    #: Of a whole value: (tensor, new name) of those that do not keep theirs.
+    renames: tuple[tuple[str, str], ...] = ()
 
 
     #: Of a whole value: (tensor, new name) of those that do not keep theirs.
@@ -307,16 +309,22 @@ class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class External(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A value of another graph's requests: for each of them this graph runs (Seldon's externalInputs)."""
+    """Values of other graphs' requests, in place of a request of one's own (Seldon's externalInputs).
 
-    graph: str
-    #: A step of that graph's first flow; empty: the graph itself.
-    step: str = ""
-    side: Side = Side.OUTPUTS
-    tensor: str = ""
-    rename: str = ""
-    #: It only starts this graph, and is not part of its input.
-    trigger: bool = False
+    For each request of theirs this graph runs once, beside them: nobody waits for its answer, and what it
+    gives may be the input of others. A source's `step` is `GRAPH` or `GRAPH.STEP` (of that graph's first
+    flow, in the same namespace).
+    """
+
+    inputs: Inputs
+    #: Values that have to be there, too.
+    triggers: Inputs | None = None
+
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that it listens to."""
+        triggers = self.triggers.sources if self.triggers is not None else ()
+        names = (s.step.partition(".")[0] for s in (*self.inputs.sources, *triggers))
+        return tuple(dict.fromkeys(names))
 
 
 class Answers(StrEnum):
@@ -342,8 +350,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     #: Calls of one request that may be under way, and that there may be, cycles and nested flows included.
     max_parallel: int = 64
     max_calls: int = 1000
-    #: Other graphs' values that this graph is run for.
-    external: tuple[External, ...] = ()
+    #: Other graphs' values that this graph is run for, besides its own requests.
+    external: External | None = None
 
     @property
     def key(self) -> str:

@@ -18,6 +18,7 @@ from penstock.domain.graph import (
     Call,
     CallUrl,
     Combine,
+    External,
     Flow,
     Graph,
     Inputs,
@@ -47,7 +48,7 @@ class GraphProblem:
     """A sentence, and where: flow, step (empty: the flow's output or the whole), part, and which one of it.
 
     `part` is `inputs`, `triggers`, `when`, `gates`, `conditions`, `weights`, `action`, `name`, `batch`,
-    `timeout`, `output`, `steps`, `external`, or empty; `index` counts within it.
+    `timeout`, `output`, `steps`, `external`, `external triggers`, or empty; `index` counts within it.
     """
 
     message: str
@@ -85,12 +86,30 @@ def check(graph: Graph) -> list[GraphProblem]:
             problems.append(
                 GraphProblem(f"no regular expression: {exc}", part="propagate", index=i)
             )
-    for i, external in enumerate(graph.external):
-        if external.graph == graph.name:
-            problems.append(
-                GraphProblem("a graph cannot be its own input", part="external", index=i)
-            )
+    if graph.external is not None:
+        problems += _external(graph, graph.external)
     return problems
+
+
+def _external(graph: Graph, external: External) -> Iterator[GraphProblem]:
+    for part, inputs in (("external", external.inputs), ("external triggers", external.triggers)):
+        if inputs is None:
+            continue
+        if not inputs.sources:
+            yield GraphProblem("names no graph", part=part)
+        if inputs.window_s is not None and not 0 < inputs.window_s < math.inf:
+            yield GraphProblem("the join window must be more than 0 seconds", part=part)
+        given: set[str] = set()
+        for i, source in enumerate(inputs.sources):
+            if source.step.partition(".")[0] == graph.name:
+                yield GraphProblem("a graph cannot be its own input", part=part, index=i)
+            name = source.rename or source.tensor
+            if name and name in given and inputs.join is Join.INNER and part == "external":
+                yield GraphProblem(_SECOND.format(name), part=part, index=i)
+            given.add(name)
+
+
+_SECOND: Final = "a second tensor of the name {!r}; give one of them another name"
 
 
 def _flow(graph: Graph, flow: Flow) -> Iterator[GraphProblem]:
@@ -249,12 +268,10 @@ def _sources(
             if declared and name not in {t.name for t in declared}:
                 known = ", ".join(t.name for t in declared)
                 yield told(f"{own!r} takes no tensor {name!r}; it takes {known}", i)
-        if source.tensor and inputs.combine is Combine.MERGE and inputs.join is not Join.ANY:
+        if source.tensor and inputs.combine is Combine.MERGE and inputs.join is Join.INNER:
             name = source.rename or source.tensor
             if name in given and step is not None and part == "inputs":
-                yield told(
-                    f"a second tensor of the name {name!r}; give one of them another name", i
-                )
+                yield told(_SECOND.format(name), i)
             given[name] = i
     if declared and not whole and inputs.combine is Combine.MERGE and inputs.join is Join.INNER:
         missing = [t.name for t in declared if t.name not in given]
