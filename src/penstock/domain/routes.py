@@ -7,7 +7,8 @@ sequence number. A gateway that loses the channel keeps the table it has and rec
 also keeps the newest snapshot in a file so that a gateway started meanwhile can serve.
 
 In the other direction a gateway sends `Wake` when a request waits for a sleeping service, `Sleep` when
-somebody asks that a service be unloaded, and each second its `Load`.
+somebody asks that a service be unloaded, and each second its `Load`. What both say about bandits, which have
+no part in the sequence, is in `domain.learning`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import TypeAlias
 
 import msgspec
 
+from penstock.domain.bandit import Bandit
 from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
+from penstock.domain.learning import Credited, Feedback, Learned, Pulls
 
 #: The component whose route has the service's own key.
 PREDICTOR = "predictor"
@@ -114,6 +117,12 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     entry: str = ""
     #: A service under whose address this one is reached, too, by its own name in the path.
     parent: str = ""
+    #: The manifest's labels, by which a query of many models selects.
+    labels: tuple[tuple[str, str], ...] = ()
+    #: Who gets a request is learned from rewards; the targets with a weight are the arms.
+    bandit: Bandit | None = None
+    #: The manifest's, where something is learned that a later service of this name shall not have.
+    uid: str = ""
 
     @property
     def key(self) -> str:
@@ -125,6 +134,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
 
     sequence: int
     routes: tuple[Route, ...]
+    learned: tuple[Learned, ...] = ()
 
 
 class Put(msgspec.Struct, frozen=True, tag="put"):
@@ -175,8 +185,9 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     services: tuple[ServiceLoad, ...] = ()
 
 
-ToGateway: TypeAlias = Snapshot | Put | Remove
-FromGateway: TypeAlias = Wake | Sleep | Load
+TableMessage: TypeAlias = Snapshot | Put | Remove
+ToGateway: TypeAlias = TableMessage | Learned | Credited
+FromGateway: TypeAlias = Wake | Sleep | Load | Feedback | Pulls
 
 
 @dataclass(frozen=True, slots=True)

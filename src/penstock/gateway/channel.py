@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from penstock.domain.learning import Credited, Learned
 from penstock.domain.routes import FromGateway, Snapshot, ToGateway
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,8 @@ class Channel:
         while line := await reader.readline():
             message = _decode(line)
             self._apply(message)
+            if isinstance(message, Learned | Credited):
+                continue
             self.filled.set()
             writer.write(b'{"ack":%d}\n' % message.sequence)
 
