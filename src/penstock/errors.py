@@ -66,6 +66,8 @@ class FieldProblem:
 
     path: str
     message: str
+    #: The field is none that there is: it may be left out where a caller asks for that.
+    unknown: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message

@@ -21,14 +21,3 @@ async def test_a_page_may_not(api: Api, header: str) -> None:
     assert (await api.client.get(ISVC)).json()["items"] == []
 
 
-async def test_server_side_apply_says_what_it_does_not_do(api: Api) -> None:
-    """Fields have no owners: kubectl is told, and our own command, which means it so, is not."""
-    answer = await api.apply(isvc())
-    assert "fields have no owners" in answer.headers["warning"]
-    own = await api.client.patch(
-        f"{ISVC}/iris",
-        params={"fieldManager": "penstock"},
-        json=isvc(),
-        headers={"content-type": "application/apply-patch+yaml"},
-    )
-    assert "warning" not in own.headers

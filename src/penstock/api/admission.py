@@ -6,7 +6,9 @@ is taken out here, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,8 @@ import yaml
 from penstock.api.kinds import Resource
 from penstock.api.redaction import restore, without_secrets_applied
 from penstock.api.wire import ApiError, invalid
-from penstock.errors import InvalidInput, InvalidManifest
+from penstock.api.write_options import STRICT, WARN
+from penstock.errors import FieldProblem, InvalidInput, InvalidManifest
 from penstock.store.base import Object
 
 #: Metadata that the store and the controllers own.
@@ -27,7 +30,6 @@ _OWNED = (
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
     "selfLink",
-    "managedFields",
 )
 MAX_DEPTH = 64
 
@@ -57,15 +59,30 @@ def parse_any(body: bytes, content_type: str) -> Any:
             if kind.endswith("yaml")
             else msgspec.json.decode(body)
         )
-    except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
+        check_depth(document)
+        if not kind.endswith("yaml"):
+            json.loads(body, object_pairs_hook=_no_twice)
+    except (ValueError, yaml.YAMLError, RecursionError) as exc:
         first = str(exc).partition("\n")[0]
         raise InvalidInput(f"The body cannot be read: {first}.") from exc
-    check_depth(document)
     return document
+
+
+def _no_twice(members: list[tuple[str, Any]]) -> None:
+    """What has a member twice would mean one of them, and nobody would know which."""
+    seen = set()
+    for name, _ in members:
+        if name in seen:
+            raise InvalidInput(f'strict decoding error: duplicate field "{name}".')
+        seen.add(name)
 
 
 class _Loader(yaml.SafeLoader):
     """Dates stay text, as JSON would have them; aliases are refused because they can multiply."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        _no_twice([(str(k.value), None) for k, _ in node.value])
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -94,21 +111,14 @@ def check_depth(document: Any) -> None:
     raise InvalidInput(f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 
-def admit(
-    document: Mapping[str, Any],
-    resource: Resource,
-    *,
-    namespace: str,
-    name: str | None,
-    stored: Object | None = None,
-    runs_containers: bool = False,
-) -> Admitted:
-    """Check a written document against its path, its dialect, and what is stored.
+def identified(
+    document: Mapping[str, Any], resource: Resource, *, namespace: str, name: str | None
+) -> Object:
+    """A written document as the object that its path means, less what its writer cannot decide.
 
-    Raises ApiError 400 when it does not belong under this path, 422 with every field that is wrong.
+    Raises ApiError 400 when it does not belong under this path.
     """
-    dialect = resource.dialect
-    if dialect is None:
+    if resource.dialect is None:
         raise ApiError(405, f"{resource.plural} are made by the platform and cannot be written.")
     for field, expected in (("apiVersion", resource.api_version), ("kind", resource.kind)):
         if document.get(field, expected) != expected:
@@ -129,24 +139,82 @@ def admit(
             )
     else:
         metadata.pop("namespace", None)
-    obj: Object = {
+    return {
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         **{k: v for k, v in document.items() if k not in ("apiVersion", "kind", "status")},
         "metadata": metadata,
     }
+
+
+def admit(
+    obj: Object,
+    resource: Resource,
+    *,
+    stored: Object | None = None,
+    runs_containers: bool = False,
+    validation: str = STRICT,
+) -> Admitted:
+    """Check an `identified` object against its dialect, and what is stored.
+
+    Raises ApiError 422 with every field that is wrong. Unknown ones are left out where `validation` says so.
+    """
+    dialect = resource.dialect
+    assert dialect is not None  # noqa: S101 - `identified` refuses kinds without one
     obj = without_secrets_applied(restore(obj, stored, dialect), dialect)
-    try:
-        translation = dialect.translate(obj, runs_containers=runs_containers)
-        obj = dialect.admit(obj)
-        if stored is not None:
-            dialect.check_update(stored, obj)
-    except InvalidManifest as exc:
-        shown = metadata.get("name") or metadata.get("generateName") or ""
-        raise invalid(
-            resource.kind, resource.group, str(shown), ((p.path, p.message) for p in exc.problems)
-        ) from exc
-    return Admitted(obj, tuple(str(w) for w in translation.warnings))
+    dropped: list[FieldProblem] = []
+    for _ in range(MAX_DEPTH):
+        try:
+            translation = dialect.translate(obj, runs_containers=runs_containers)
+            kept = dialect.admit(obj)
+            if stored is not None:
+                dialect.check_update(stored, kept)
+            break
+        except InvalidManifest as exc:
+            unknown = [p for p in exc.problems if p.unknown]
+            if validation == STRICT or not unknown:
+                # What was left out may be why something is missing now.
+                raise _refused(obj, resource, (*dropped, *exc.problems)) from exc
+            # What is left may show more of them: models are checked one after the other.
+            for problem in unknown:
+                obj = dropping(obj, problem.path)
+                dropped.append(problem)
+    else:
+        raise InvalidInput("The manifest has unknown fields in too many places.")
+    told = [f'unknown field "{p.path}": {p.message}; left out' for p in dropped]
+    warnings = (*(told if validation == WARN else ()), *map(str, translation.warnings))
+    return Admitted(kept, warnings)
+
+
+def _refused(obj: Object, resource: Resource, problems: Iterable[FieldProblem]) -> ApiError:
+    metadata = obj["metadata"]
+    shown = metadata.get("name") or metadata.get("generateName") or ""
+    return invalid(
+        resource.kind, resource.group, str(shown), ((p.path, p.message) for p in problems)
+    )
+
+
+_STEP = re.compile(r'\["(.*?)"\](?=[.\[]|$)|\[(\d+)\]|\.?([^.\[\]]+)', re.DOTALL)
+
+
+def dropping(obj: Object, path: str) -> Object:
+    """`obj` without the field at a problem's path, such as `spec.predictor.env[0]["x.y"]`."""
+    steps: list[str | int] = [
+        int(index) if index else (key or word) for key, index, word in _STEP.findall(path)
+    ]
+    result: Object = _dropping(obj, steps)
+    return result
+
+
+def _dropping(value: Any, steps: list[str | int]) -> Any:
+    step, *rest = steps
+    if isinstance(value, Mapping) and step in value:
+        if not rest:
+            return {k: v for k, v in value.items() if k != step}
+        return {**value, step: _dropping(value[str(step)], rest)}
+    if isinstance(value, list) and isinstance(step, int) and step < len(value) and rest:
+        return [*value[:step], _dropping(value[step], rest), *value[step + 1 :]]
+    return value
 
 
 def warning_headers(warnings: tuple[str, ...]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -30,25 +29,26 @@ from penstock.api import (
     tables,
 )
 from penstock.api.admission import parse, parse_any, warning_headers
+from penstock.api.deletions import DeleteOptions, Deletions
 from penstock.api.kinds import DEVICE, EVENT, REPLICA, Resource
 from penstock.api.objects import PATCHES, Objects, Selection, Written
 from penstock.api.paths import Target
 from penstock.api.paths import parse as parse_path
+from penstock.api.redaction import redact
 from penstock.api.security import Guard
 from penstock.api.wire import ApiError, error_response, json_response
+from penstock.api.write_options import WriteOptions
 from penstock.control.plane import ControlPlane
 from penstock.domain.selectors import FieldSelector, LabelSelector
 from penstock.errors import Internal, InvalidInput, PenstockError, Unavailable
-from penstock.store.base import Expired
+from penstock.store.base import Expired, Object
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 MAX_LIMIT = 5000
-#: What `penstock apply` calls itself: it means to replace the whole manifest.
-_OWN_MANAGER = "penstock"
-_NO_OWNERSHIP = "server-side apply replaces the whole manifest here: fields have no owners yet"
+_APPLY = "application/apply-patch+yaml"
 _STRATEGIC = "application/strategic-merge-patch+json"
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -120,6 +120,7 @@ class _Api:
         self._plane = plane
         self._stop = stop
         self._objects = Objects(plane)
+        self._deletions = Deletions(self._objects, plane.store)
 
     # -- about the server --------------------------------------------------------------------------
 
@@ -190,12 +191,15 @@ class _Api:
             if target.namespace is None:
                 raise _not_allowed(request)
             written = await self._objects.create(
-                target.resource, target.namespace, await _document(request), dry_run=_dry(query)
+                target.resource, target.namespace, await _document(request), _options(request)
             )
             return _written(written, 201)
         selection = _selection(query)
         if request.method == "DELETE":
-            listed = await self._objects.delete_many(target.resource, target.namespace, selection)
+            options = DeleteOptions.read(query, await _document(request, empty=True))
+            listed = await self._deletions.delete_many(
+                target.resource, target.namespace, selection, options
+            )
             return json_response(listed)
         if request.method != "GET":
             raise _not_allowed(request)
@@ -237,7 +241,6 @@ class _Api:
 
     async def _object(self, request: Request, target: Target, name: str) -> Response:
         resource, namespace = target.resource, target.namespace or ""
-        dry = _dry(request.query_params)
         if request.method == "GET":
             if request.query_params.get("watch") in ("1", "true"):
                 fields = FieldSelector((("metadata.name", True, name),))
@@ -246,28 +249,23 @@ class _Api:
         if request.method == "PUT":
             document = await _document(request)
             return _written(
-                await self._objects.replace(resource, namespace, name, document, dry_run=dry)
+                await self._objects.replace(resource, namespace, name, document, _options(request))
             )
         if request.method == "PATCH":
-            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind == "application/apply-patch+yaml":
+            kind = _kind_of_patch(request)
+            if kind == _APPLY:
+                options = _options(request, applies=True)
                 document = await _document(request)
-                written = await self._objects.apply(
-                    resource, namespace, name, document, dry_run=dry
-                )
-                manager = request.query_params.get("fieldManager")
-                if manager not in (None, _OWN_MANAGER):
-                    written = replace(written, warnings=(*written.warnings, _NO_OWNERSHIP))
+                written = await self._objects.apply(resource, namespace, name, document, options)
                 return _written(written, 201 if written.what == "created" else 200)
             patch = await _patch(request, resource, kind)
             return _written(
-                await self._objects.patch(resource, namespace, name, kind, patch, dry_run=dry)
+                await self._objects.patch(resource, namespace, name, kind, patch, _options(request))
             )
         if request.method == "DELETE":
-            options = await _document(request, empty=True)
-            return json_response(
-                await self._objects.delete(resource, namespace, name, options, dry_run=dry)
-            )
+            document = await _document(request, empty=True)
+            deletion = DeleteOptions.read(request.query_params, document)
+            return json_response(await self._deletions.delete(resource, namespace, name, deletion))
         raise _not_allowed(request)
 
     async def _reading(self, request: Request, target: Target) -> Response:
@@ -296,13 +294,41 @@ class _Api:
         namespace = target.namespace or ""
         if target.below == "scale" and scale.can_scale(target.resource):
             return await self._scale(request, target.resource, namespace, name)
+        if target.below == "status" and target.resource.has_status:
+            return await self._status(request, target.resource, namespace, name)
         if request.method != "GET":
             raise _not_allowed(request)
-        if target.below == "status" and target.resource.is_service:
-            return json_response(await self._objects.get(target.resource, namespace, name))
         if target.below == "logs" and (target.resource.is_service or target.resource is REPLICA):
             return await self._logs(request, target, namespace, name)
         raise ApiError(404, f"There is no {target.below} below {target.resource.plural}.")
+
+    async def _status(
+        self, request: Request, resource: Resource, namespace: str, name: str
+    ) -> Response:
+        if request.method == "GET":
+            return json_response(await self._objects.get(resource, namespace, name))
+        kind = _kind_of_patch(request)
+        applies = request.method == "PATCH" and kind == _APPLY
+        if request.method == "PUT" or applies:
+            document = await _document(request)
+
+            def make(stored: Object) -> tuple[Mapping[str, Any], bool]:
+                return document, applies
+
+        elif request.method == "PATCH":
+            patch = await _patch(request, resource, kind)
+
+            def make(stored: Object) -> tuple[Mapping[str, Any], bool]:
+                shown = redact(stored, resource.dialect)
+                patched = PATCHES[kind](shown, patch)
+                if not isinstance(patched, dict):
+                    raise InvalidInput("What the patch makes is no object.")
+                return patched, False
+
+        else:
+            raise _not_allowed(request)
+        options = _options(request, applies=applies)
+        return _written(await self._objects.write_status(resource, namespace, name, make, options))
 
     async def _scale(
         self, request: Request, resource: Resource, namespace: str, name: str
@@ -313,7 +339,7 @@ class _Api:
         if request.method == "PUT":
             wanted = await _document(request)
         elif request.method == "PATCH":
-            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            kind = _kind_of_patch(request)
             patch = await _patch(request, resource, kind)
             wanted = PATCHES[kind](now, patch)
             given = patch.get("metadata") if isinstance(patch, dict) else None
@@ -328,7 +354,8 @@ class _Api:
             name,
             "application/merge-patch+json",
             changed,
-            dry_run=_dry(request.query_params),
+            _options(request),
+            subresource="scale",
         )
         return json_response(scale.scale_of(resource, written.object))
 
@@ -428,11 +455,13 @@ def _number(query: Mapping[str, str], name: str, most: int) -> int | None:
     return int(text)
 
 
-def _dry(query: Mapping[str, str]) -> bool:
-    value = query.get("dryRun", "")
-    if value not in ("", "All"):
-        raise InvalidInput(f"dryRun is {value!r}; only All is possible.")
-    return value == "All"
+def _kind_of_patch(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _options(request: Request, *, applies: bool = False) -> WriteOptions:
+    agent = request.headers.get("user-agent", "")
+    return WriteOptions.read(request.query_params, agent, applies=applies)
 
 
 def _written(written: Written, code: int = 200) -> Response:

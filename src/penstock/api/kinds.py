@@ -15,6 +15,8 @@ from penstock import dialects
 from penstock.dialects import Dialect
 from penstock.store.base import Kind
 
+#: Kinds that mean no service and have a status.
+_WITH_STATUS = frozenset({"LocalModelCache", "ResourceQuota"})
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
 
@@ -45,6 +47,11 @@ class Resource:
     def is_service(self) -> bool:
         """The kind means a service."""
         return self.dialect is not None and self.dialect.renderer is not None
+
+    @property
+    def has_status(self) -> bool:
+        """Its status is a subresource that can be written."""
+        return self.is_service or self.kind in _WITH_STATUS
 
     @property
     def is_graph(self) -> bool:

@@ -1,4 +1,4 @@
-"""Create, read, replace, patch, apply and delete, over the store.
+"""Create, read, replace, patch and apply, over the store; `deletions` deletes.
 
 Each function is one verb on one resource; `routes` finds it by path and method. Reads answer what is stored
 (secrets redacted); writes go through `admission`. A patch or apply without a resourceVersion is tried again
@@ -7,33 +7,35 @@ when another writer was faster; with one, the conflict is the caller's to see.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from penstock.api import patches
-from penstock.api.admission import Admitted, admit, check_depth
-from penstock.api.kinds import Resource, resources, service_kinds
+from penstock.api import ownership, patches
+from penstock.api.admission import Admitted, admit, check_depth, identified
+from penstock.api.kinds import Resource, service_kinds
+from penstock.api.ownership import Owner
 from penstock.api.quota import QuotaGate
 from penstock.api.redaction import redact
-from penstock.api.wire import ApiError, success
+from penstock.api.statuses import check_status
+from penstock.api.wire import ApiError
+from penstock.api.write_options import WriteOptions
 from penstock.control.plane import ControlPlane
 from penstock.control.revisions import RESTARTED_AT
 from penstock.domain.selectors import FieldSelector, LabelSelector
-from penstock.errors import Conflict, Forbidden, InvalidInput, NotFound
+from penstock.errors import Conflict, InvalidInput, NotFound
 from penstock.store.base import Key, Kind, Object
-from penstock.store.garbage import FOREGROUND, ORPHAN
-from penstock.store.objects import key_of
+from penstock.store.objects import updated, with_name
 
 NAMESPACE = Kind("", "Namespace")
-#: Namespaces that cannot be deleted.
-KEPT_NAMESPACES = frozenset({"default"})
+#: What `penstock apply` calls itself: it means the whole manifest, whatever others had written.
+OWN_MANAGER = "penstock"
+#: Generated names that are tried.
+_NAME_TRIES = 8
 #: Tries of a read-modify-write against faster writers; the controllers are some, too, with their status.
 TRIES = 32
 #: Annotations that are set beside a manifest and outlive an apply that does not mention them.
 _BESIDE = (RESTARTED_AT,)
-#: Finalizers that say what becomes of dependents.
-_PROPAGATION = {"Foreground": FOREGROUND, "Orphan": ORPHAN}
 #: Metadata that does, too.
 _OUTLIVE_APPLY = ("finalizers", "ownerReferences")
 #: How a patch is done, by its media type.
@@ -51,6 +53,15 @@ class Written:
     object: Object
     what: str
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An object as it is to be stored; `version`: the resourceVersion that the change itself names."""
+
+    object: Object
+    warnings: tuple[str, ...] = ()
+    version: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +89,13 @@ class Objects:
     # -- reading -----------------------------------------------------------------------------------
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object:
-        return redact(await self._get(resource, namespace, name), resource.dialect)
+        return redact(await self.stored(resource, namespace, name), resource.dialect)
 
-    async def _get(self, resource: Resource, namespace: str, name: str) -> Object:
+    async def stored(self, resource: Resource, namespace: str, name: str) -> Object:
         try:
-            return await self._store.get(_key(resource, namespace, name))
+            return await self._store.get(key(resource, namespace, name))
         except NotFound:
-            raise _missing(resource, namespace, name) from None
+            raise missing(resource, namespace, name) from None
 
     async def list(
         self,
@@ -118,28 +129,42 @@ class Objects:
     # -- writing -----------------------------------------------------------------------------------
 
     async def create(
-        self, resource: Resource, namespace: str, document: Mapping[str, Any], *, dry_run: bool
+        self,
+        resource: Resource,
+        namespace: str,
+        document: Mapping[str, Any],
+        options: WriteOptions,
     ) -> Written:
         metadata = document.get("metadata")
         if isinstance(metadata, Mapping) and metadata.get("resourceVersion"):
             raise ApiError(400, "metadata.resourceVersion must not be set on a new object.")
-        admitted = self._admit(document, resource, namespace, None, None)
-        await self._check_name(resource, admitted.object)
-        if dry_run:
-            return Written(redact(admitted.object, resource.dialect), "created", admitted.warnings)
-        await self._make_namespace(admitted.object)
-        try:
-            async with self._quotas.passing(resource, admitted.object, None):
-                created = await self._store.create(admitted.object)
-        except Conflict:
-            name = admitted.object["metadata"].get("name", "")
-            raise ApiError(
-                409,
-                f'{resource.qualified} "{name}" already exists',
-                reason="AlreadyExists",
-                details=_details(resource, name),
-            ) from None
-        return Written(redact(created, resource.dialect), "created", admitted.warnings)
+        obj = identified(document, resource, namespace=namespace, name=None)
+        for left in reversed(range(_NAME_TRIES)):
+            admitted = self._admit(with_name(obj), resource, None, options)
+            new = ownership.updated(None, admitted.object, _owner(resource, options))
+            try:
+                return await self._create(resource, new, admitted.warnings, options)
+            except Conflict:
+                name = new["metadata"].get("name", "")
+                if left and not obj["metadata"].get("name"):
+                    continue  # the generated name was taken
+                raise ApiError(
+                    409,
+                    f'{resource.qualified} "{name}" already exists',
+                    reason="AlreadyExists",
+                    details=_details(resource, name),
+                ) from None
+        raise AssertionError("unreachable")
+
+    async def _create(
+        self, resource: Resource, new: Object, warnings: tuple[str, ...], options: WriteOptions
+    ) -> Written:
+        await self._check_name(resource, new)
+        if not options.dry_run:
+            await self._make_namespace(new)
+            async with self._quotas.passing(resource, new, None):
+                new = await self._store.create(new)
+        return Written(redact(new, resource.dialect), "created", warnings)
 
     async def replace(
         self,
@@ -147,22 +172,20 @@ class Objects:
         namespace: str,
         name: str,
         document: Mapping[str, Any],
-        *,
-        dry_run: bool,
+        options: WriteOptions,
     ) -> Written:
         """PUT: the whole object; compare-and-swap when it has a resourceVersion."""
-        given = (document.get("metadata") or {}).get("resourceVersion")
-        for attempt in range(TRIES):
-            stored = await self._get(resource, namespace, name)
-            admitted = self._admit(document, resource, namespace, name, stored)
-            try:
-                return await self._update(
-                    resource, stored, admitted, given, dry_run=dry_run, keep=()
-                )
-            except Conflict as exc:
-                if given is not None or attempt == TRIES - 1:
-                    raise _conflict(resource, name) from exc
-        raise AssertionError("unreachable")
+
+        def change(stored: Object) -> Change:
+            obj = identified(document, resource, namespace=namespace, name=name)
+            admitted = self._admit(obj, resource, stored, options)
+            new = ownership.updated(stored, _kept_owners(admitted.object, stored), owner)
+            return Change(new, admitted.warnings)
+
+        owner = _owner(resource, options)
+        metadata = document.get("metadata")
+        given = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
+        return await self._change(resource, namespace, name, change, given, options)
 
     async def patch(
         self,
@@ -171,31 +194,29 @@ class Objects:
         name: str,
         kind: str,
         patch: Any,
+        options: WriteOptions,
         *,
-        dry_run: bool,
+        subresource: str = "",
     ) -> Written:
         """Change what is stored by a patch of a media type in `PATCHES`."""
-        metadata = patch.get("metadata") if isinstance(patch, Mapping) else None
-        given = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
-        for attempt in range(TRIES):
-            stored = await self._get(resource, namespace, name)
-            if resource.dialect is None:
-                raise ApiError(405, f"{resource.plural} cannot be written.")
-            if kind == "application/json-patch+json" and resource.dialect.secret_fields:
-                patches.check_reads_nothing(patch, resource.dialect.secret_fields)
+        dialect = resource.dialect
+        if dialect is None:
+            raise ApiError(405, f"{resource.plural} cannot be written.")
+        owner = _owner(resource, options, subresource)
+
+        def change(stored: Object) -> Change:
+            if kind == "application/json-patch+json" and dialect.secret_fields:
+                patches.check_reads_nothing(patch, dialect.secret_fields)
             patched = PATCHES[kind](stored, patch)
             if not isinstance(patched, dict):
                 raise InvalidInput("What the patch makes is no object.")
             check_depth(patched)
-            admitted = self._admit(patched, resource, namespace, name, stored)
-            try:
-                return await self._update(
-                    resource, stored, admitted, given, dry_run=dry_run, keep=()
-                )
-            except Conflict as exc:
-                if given is not None or attempt == TRIES - 1:
-                    raise _conflict(resource, name) from exc
-        raise AssertionError("unreachable")
+            obj = identified(patched, resource, namespace=namespace, name=name)
+            admitted = self._admit(obj, resource, stored, options)
+            new = ownership.updated(stored, admitted.object, owner)
+            return Change(new, admitted.warnings, _version_of(patched))
+
+        return await self._change(resource, namespace, name, change, _version_in(patch), options)
 
     async def apply(
         self,
@@ -203,155 +224,165 @@ class Objects:
         namespace: str,
         name: str,
         document: Mapping[str, Any],
-        *,
-        dry_run: bool,
+        options: WriteOptions,
     ) -> Written:
-        """Create, or replace by what was applied: what you apply is what is stored."""
+        """Server-side apply: create, or lay what is applied over what others own."""
         for attempt in range(TRIES):
             try:
-                stored = await self._store.get(_key(resource, namespace, name))
+                stored = await self._store.get(key(resource, namespace, name))
             except NotFound:
                 stored = None
-            admitted = self._admit(document, resource, namespace, name, stored)
+            config, change = self._applied(resource, namespace, name, document, stored, options)
+            given = config["metadata"].pop("resourceVersion", None)
             try:
                 if stored is None:
-                    await self._check_name(resource, admitted.object)
-                    if dry_run:
-                        shown = redact(admitted.object, resource.dialect)
-                        return Written(shown, "created", admitted.warnings)
-                    await self._make_namespace(admitted.object)
-                    async with self._quotas.passing(resource, admitted.object, None):
-                        created = await self._store.create(_without_version(admitted.object))
-                    return Written(redact(created, resource.dialect), "created", admitted.warnings)
-                written = await self._update(
-                    resource, stored, admitted, None, dry_run=dry_run, keep=_BESIDE
-                )
+                    if given:
+                        raise _conflict(resource, name)
+                    return await self._create(resource, change.object, change.warnings, options)
+                _check_version(resource, stored, given)
+                written = await self._update(resource, stored, change, options)
             except Conflict as exc:
                 if isinstance(exc, ApiError) or attempt == TRIES - 1:
                     raise
                 continue
-            if resource.is_service and not dry_run:
+            if resource.is_service and not options.dry_run:
                 # The files behind an unchanged manifest may be others by now.
                 self._plane.services.refresh((namespace, name))
             return written
         raise AssertionError("unreachable")
 
-    async def _update(
-        self,
-        resource: Resource,
-        stored: Object,
-        admitted: Admitted,
-        given: Any,
-        *,
-        dry_run: bool,
-        keep: tuple[str, ...],
-    ) -> Written:
-        if given is not None and given != stored["metadata"]["resourceVersion"]:
-            raise Conflict("The object has been modified.")
-        old = stored["metadata"]
-        metadata = {
-            **{k: old[k] for k in _OUTLIVE_APPLY if keep and k in old},
-            **admitted.object["metadata"],
-            "resourceVersion": old["resourceVersion"],
-        }
-        beside = {k: v for k, v in (old.get("annotations") or {}).items() if k in keep}
-        if beside:
-            metadata["annotations"] = {**beside, **(metadata.get("annotations") or {})}
-        new = {**admitted.object, "metadata": metadata}
-        if dry_run:
-            return Written(redact(new, resource.dialect), "configured", admitted.warnings)
-        async with self._quotas.passing(resource, new, stored):
-            updated = await self._store.update(new)
-        same = updated["metadata"]["resourceVersion"] == old["resourceVersion"]
-        return Written(
-            redact(updated, resource.dialect),
-            "unchanged" if same else "configured",
-            admitted.warnings,
-        )
-
-    async def delete(
+    def _applied(
         self,
         resource: Resource,
         namespace: str,
         name: str,
-        options: Mapping[str, Any],
-        *,
-        dry_run: bool = False,
-    ) -> dict[str, Any]:
-        """The `Status` of success, or the object while finalizers hold it."""
-        if resource.dialect is None:
-            raise ApiError(
-                405, f"{resource.plural} are made by the platform and cannot be deleted."
-            )
-        finalizer = _propagation(options)
-        stored = await self._get(resource, namespace, name)
-        wanted = options.get("preconditions") or {}
-        meta = stored["metadata"]
-        for field in ("uid", "resourceVersion"):
-            if wanted.get(field) not in (None, meta.get(field)):
-                raise ApiError(409, f"{field} is {meta.get(field)!r}, not {wanted[field]!r}.")
-        if resource.stored == NAMESPACE and name in KEPT_NAMESPACES:
-            raise Forbidden(f"The namespace {name} cannot be deleted.")
-        if dry_run:
-            return success(name, resource.group, resource.plural, meta.get("uid", ""))
-        if resource.stored == NAMESPACE:
-            await self._empty_namespace(name)
-        try:
-            if finalizer is not None:
-                await self._hold(stored, finalizer)
-            gone = await self._store.delete(_key(resource, namespace, name))
-        except NotFound:
-            raise _missing(resource, namespace, name) from None
-        if gone["metadata"].get("finalizers"):
-            return redact(gone, resource.dialect)
-        return success(name, resource.group, resource.plural, meta.get("uid", ""))
+        document: Mapping[str, Any],
+        stored: Object | None,
+        options: WriteOptions,
+    ) -> tuple[Object, Change]:
+        """What is applied, as it is counted, and what is to be stored."""
+        config = identified(document, resource, namespace=namespace, name=name)
+        if config["metadata"].get("managedFields"):
+            raise ApiError(400, "metadata.managedFields must be nil")
+        config["metadata"].pop("managedFields", None)
+        dialect = resource.dialect
+        assert dialect is not None  # noqa: S101 - `identified` refuses kinds without one
+        if dialect.admission is not None:
+            # A Secret's stringData is counted as the data it becomes.
+            admitted = self._admit(config, resource, stored, options)
+            own = (*config, *dialect.secret_fields)
+            config = {k: v for k, v in admitted.object.items() if k in own}
+        owner = replace(_owner(resource, options), applies=True)
+        warnings: tuple[str, ...] = ()
+        whole = options.manager == OWN_MANAGER
+        if stored is not None and stored["apiVersion"] != resource.api_version:
+            # Fields of another version have other names: there is nothing to lay this over.
+            whole = True
+            warnings = (f"it was {stored['apiVersion']}, and is replaced as a whole",)
+        if stored is None:
+            new = ownership.applied(None, config, owner, force=options.force)
+        elif whole:
+            new = ownership.replaced(stored, _beside(config, stored), config, owner)
+        else:
+            new = ownership.applied(stored, config, owner, force=options.force)
+        obj = identified(new, resource, namespace=namespace, name=name)
+        admitted = self._admit(obj, resource, stored, options)
+        return config, Change(admitted.object, (*warnings, *admitted.warnings))
 
-    async def _hold(self, stored: Object, finalizer: str) -> None:
-        """Give an object a finalizer, whoever writes its status meanwhile."""
-        for left in reversed(range(TRIES)):
-            meta = stored["metadata"]
-            kept = [*(meta.get("finalizers") or ()), finalizer]
-            if finalizer in kept[:-1] or meta.get("deletionTimestamp"):
-                return
-            try:
-                await self._store.update({**stored, "metadata": {**meta, "finalizers": kept}})
-            except Conflict:
-                if not left:
-                    raise
-                stored = await self._store.get(key_of(stored))
+    async def write_status(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        make: Callable[[Object], tuple[Mapping[str, Any], bool]],
+        options: WriteOptions,
+    ) -> Written:
+        """Replace the status, and nothing else, by that of the document that `make` makes.
+
+        `make` also says whether the document is applied, so that only what it has is meant.
+        """
+        for attempt in range(TRIES):
+            stored = await self.stored(resource, namespace, name)
+            document, applies = make(stored)
+            identified(document, resource, namespace=namespace, name=name)
+            given = _version_of(document)
+            status = document.get("status")
+            check_status(resource, name, status)
+            owner = replace(_owner(resource, options, "status"), applies=applies)
+            if applies:
+                config = {"metadata": {}, "status": status or {}}
+                new = ownership.applied(stored, config, owner, force=options.force)
+                new = {**stored, "status": new.get("status"), "metadata": new["metadata"]}
             else:
-                return
-
-    async def delete_many(
-        self, resource: Resource, namespace: str | None, selection: Selection
-    ) -> dict[str, Any]:
-        """Delete what a listing would show; answers that list."""
-        listed = await self.list(resource, namespace, selection)
-        for obj in listed["items"]:
-            meta = obj["metadata"]
+                new = ownership.updated(stored, {**stored, "status": status or {}}, owner)
             try:
-                await self.delete(resource, meta.get("namespace", ""), meta["name"], {})
-            except NotFound:
+                _check_version(resource, stored, given)
+                if not options.dry_run:
+                    new = await self._store.update_status(new)
+            except Conflict as exc:
+                if isinstance(exc, ApiError) or attempt == TRIES - 1:
+                    raise
                 continue
-        return listed
+            same = new["metadata"]["resourceVersion"] == stored["metadata"]["resourceVersion"]
+            return Written(redact(new, resource.dialect), "unchanged" if same else "configured")
+        raise AssertionError("unreachable")
+
+    async def _change(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        change: Callable[[Object], Change],
+        given: Any,
+        options: WriteOptions,
+    ) -> Written:
+        """Read, change, write; again after a faster writer, unless a version was `given`."""
+        for attempt in range(TRIES):
+            stored = await self.stored(resource, namespace, name)
+            changed = change(stored)
+            # A JSON patch may have set it, too.
+            _check_version(resource, stored, changed.version if given is None else given)
+            try:
+                return await self._update(resource, stored, changed, options)
+            except Conflict as exc:
+                if isinstance(exc, ApiError) or given is not None or attempt == TRIES - 1:
+                    raise _conflict(resource, name) from exc
+        raise AssertionError("unreachable")
+
+    async def _update(
+        self, resource: Resource, stored: Object, change: Change, options: WriteOptions
+    ) -> Written:
+        version = stored["metadata"]["resourceVersion"]
+        new = {
+            **change.object,
+            "metadata": {**change.object["metadata"], "resourceVersion": version},
+        }
+        if options.dry_run:
+            shown = updated(stored, new, version=int(version)) or stored
+            what = "unchanged" if shown is stored else "configured"
+            return Written(redact(shown, resource.dialect), what, change.warnings)
+        async with self._quotas.passing(resource, new, stored):
+            now = await self._store.update(new)
+        same = now["metadata"]["resourceVersion"] == version
+        return Written(
+            redact(now, resource.dialect), "unchanged" if same else "configured", change.warnings
+        )
 
     # -- rules -------------------------------------------------------------------------------------
 
     def _admit(
         self,
-        document: Mapping[str, Any],
+        obj: Object,
         resource: Resource,
-        namespace: str,
-        name: str | None,
         stored: Object | None,
+        options: WriteOptions,
     ) -> Admitted:
         return admit(
-            document,
+            obj,
             resource,
-            namespace=namespace,
-            name=name,
             stored=stored,
             runs_containers=self._plane.backend.runs_containers,
+            validation=options.validation,
         )
 
     async def _check_name(self, resource: Resource, obj: Object) -> None:
@@ -389,39 +420,53 @@ class Objects:
             except Conflict:
                 pass  # somebody else did, just now
 
-    async def _empty_namespace(self, name: str) -> None:
-        everything = Selection(LabelSelector(), FieldSelector())
-        for resource in resources():
-            if resource.namespaced and resource.dialect is not None:
-                await self.delete_many(resource, name, everything)
 
-
-def _key(resource: Resource, namespace: str, name: str) -> Key:
+def key(resource: Resource, namespace: str, name: str) -> Key:
     return Key(resource.stored, namespace if resource.namespaced else "", name)
 
 
-def _without_version(obj: Object) -> Object:
-    meta = {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}
-    return {**obj, "metadata": meta}
+def _owner(resource: Resource, options: WriteOptions, subresource: str = "") -> Owner:
+    return Owner(options.manager, resource.api_version, subresource=subresource)
+
+
+def _version_of(document: Mapping[str, Any]) -> Any:
+    metadata = document.get("metadata")
+    return metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
+
+
+def _version_in(patch: Any) -> Any:
+    return _version_of(patch) if isinstance(patch, Mapping) else None
+
+
+def _check_version(resource: Resource, stored: Object, given: Any) -> None:
+    if given not in (None, "", stored["metadata"]["resourceVersion"]):
+        raise _conflict(resource, stored["metadata"]["name"])
+
+
+def _beside(config: Object, stored: Object) -> Object:
+    """`config` in the place of all that is stored, but for what is set beside a manifest."""
+    old = stored["metadata"]
+    metadata = {**{k: old[k] for k in _OUTLIVE_APPLY if k in old}, **config["metadata"]}
+    beside = {k: v for k, v in (old.get("annotations") or {}).items() if k in _BESIDE}
+    if beside:
+        metadata["annotations"] = {**beside, **(metadata.get("annotations") or {})}
+    return {**config, "metadata": metadata}
+
+
+def _kept_owners(new: Object, stored: Object) -> Object:
+    """A replacement that says nothing of the owners means those that are stored."""
+    metadata = new["metadata"]
+    if metadata.get("managedFields") is not None:
+        return new
+    kept = stored["metadata"].get("managedFields")
+    return {**new, "metadata": {**metadata, "managedFields": kept}} if kept else new
 
 
 def _details(resource: Resource, name: str) -> dict[str, Any]:
     return {"name": name, "group": resource.group, "kind": resource.plural}
 
 
-def _propagation(options: Mapping[str, Any]) -> str | None:
-    """The finalizer by which the garbage collector knows what becomes of dependents."""
-    policy = options.get("propagationPolicy")
-    if policy in (None, "Background"):
-        return ORPHAN if options.get("orphanDependents") is True else None
-    if policy not in _PROPAGATION:
-        raise InvalidInput(
-            f"propagationPolicy {policy!r} is none of Foreground, Background, Orphan."
-        )
-    return _PROPAGATION[policy]
-
-
-def _missing(resource: Resource, namespace: str, name: str) -> ApiError:
+def missing(resource: Resource, namespace: str, name: str) -> ApiError:
     return ApiError(
         404, f'{resource.qualified} "{name}" not found', details=_details(resource, name)
     )

@@ -76,6 +76,7 @@ def get(
                 where = "" if all_namespaces or not served[0].namespaced else f" in {namespace}"
                 note(f"There are no {served[0].plural}{where}.")
     if output in ("json", "yaml"):
+        everything = [_without_owners(o) for o in everything]
         single = len(everything) == 1 and names
         shown = (
             everything[0] if single else {"apiVersion": "v1", "kind": "List", "items": everything}
@@ -86,6 +87,12 @@ def get(
             say(_qualified(obj))
     if watch:
         _watch(client, found.named(pairs[0][0]), pairs[0][1], scope, query, output, all_namespaces)
+
+
+def _without_owners(obj: Object) -> Object:
+    """Who owns which field is for programs; it would be most of what is shown."""
+    metadata = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    return {**obj, "metadata": metadata}
 
 
 def _items(
@@ -159,7 +166,7 @@ def _watch(
             if names and obj["metadata"]["name"] not in names:
                 continue
             if output in ("json", "yaml"):
-                say(documents(obj, output))
+                say(documents(_without_owners(obj), output))
             elif output == "name":
                 say(_qualified(obj))
             else:

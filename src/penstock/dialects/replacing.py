@@ -22,7 +22,7 @@ def recreates(
     strategy = given or {}
     kind, rolling = strategy.get("type") or "RollingUpdate", strategy.get("rollingUpdate")
     problems = [
-        FieldProblem(path((*at, name)), "unknown field")
+        FieldProblem(path((*at, name)), "unknown field", unknown=True)
         for name in strategy
         if name not in ("type", "rollingUpdate")
     ]

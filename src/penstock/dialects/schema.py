@@ -109,7 +109,7 @@ def _problem(model: type[BaseModel], error: Any) -> FieldProblem:
         message = "must not be empty"
     else:
         message = str(error["msg"])
-    return FieldProblem(path(location), message)
+    return FieldProblem(path(location), message, unknown=kind == "extra_forbidden")
 
 
 def _shared(one: str, other: str) -> int:

@@ -150,8 +150,11 @@ def updated(old: Object, new: Object, *, version: int) -> Object | None:
 
 
 def status_updated(old: Object, new: Object, *, version: int) -> Object | None:
-    """`old` with the status of `new`; None when that changes nothing."""
+    """`old` with the status of `new`, and its managedFields if any; None when that changes nothing."""
     result = {k: v for k, v in old.items() if k != "status"}
+    owners = new["metadata"].get("managedFields")
+    if owners is not None:
+        result["metadata"] = {**old["metadata"], "managedFields": owners}
     if new.get("status") is not None:
         result["status"] = new["status"]
     if _sorted.encode(result) == _sorted.encode(old):
