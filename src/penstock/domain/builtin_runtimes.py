@@ -28,6 +28,7 @@ _SHIPPED: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "penstock-mlflowserver": ("mlflow", {"mlflow": ("1", "2", "3")}),
     "penstock-huggingfaceserver": ("huggingface", {"huggingface": ("1",)}),
     "penstock-pythonserver": ("custom", {"python": (), "custom": ()}),
+    "penstock-seldonserver": ("seldon_python", {"seldon": ()}),
     "penstock-transformer": ("transformer", {"transformer": ()}),
     "penstock-explainer": ("explainer", {"explainer": ()}),
 }

@@ -54,30 +54,22 @@ def decode_object(body: Buffer) -> dict[str, Any]:
 
 
 def decode_message(
-    body: Buffer, specs: Sequence[TensorSpec] = (), puid: str | None = None
+    body: Buffer | dict[str, Any], specs: Sequence[TensorSpec] = (), puid: str | None = None
 ) -> Message:
-    """The SeldonMessage in `body`; `puid` is the header's. Raises InvalidInput."""
-    message = decode_object(body)
+    """The SeldonMessage in `body`, which may be decoded; `puid` is the header's. Raises InvalidInput."""
+    message = body if isinstance(body, dict) else decode_object(body)
     given = [k for k in KINDS if message.get(k) is not None]
     if len(given) != 1:
         said = f", not {' and '.join(given)}" if given else ""
         raise InvalidInput(f"the request must have one of {', '.join(KINDS)}{said}")
-    meta = message.get("meta")
-    if meta is None:
-        meta = {}
-    if type(meta) is not dict:
-        raise InvalidInput("'meta' is no object")
-    own = meta.get("puid") or puid or secrets.token_hex(13)
-    if type(own) is not str or len(own) > MAX_PUID or not own.isprintable() or not own.isascii():
-        raise InvalidInput(f"'meta.puid' must be text of at most {MAX_PUID} plain characters")
+    meta = meta_of(message)
+    own = checked_puid(meta.get("puid") or puid or new_puid())
     tags = meta.get("tags") or {}
-    if type(tags) is not dict:
-        raise InvalidInput("'meta.tags' is no object")
     what = given[0]
     value = message[what]
     kind = ""
     if what == "data":
-        rows, names, kind = _data(value)
+        rows, names, kind = data_of(value)
     else:
         rows, names = _single(what, value), ()
         if type(rows) is dict:
@@ -87,8 +79,43 @@ def decode_message(
     return Message(to_arrays({"instances": rows}, specs).named(specs), kind, own, tags)
 
 
-def _data(data: Any) -> tuple[list[Any], Sequence[str], str]:
-    """(rows, names of columns, kind) of `data`."""
+def new_puid() -> str:
+    """A name for a request that has none."""
+    return secrets.token_hex(13)
+
+
+def checked_puid(puid: Any) -> str:
+    """A puid that may go into a header. InvalidInput."""
+    if type(puid) is str and len(puid) <= MAX_PUID and puid.isprintable() and puid.isascii():
+        return puid
+    raise InvalidInput(f"'meta.puid' must be text of at most {MAX_PUID} plain characters")
+
+
+def meta_of(message: dict[str, Any]) -> dict[str, Any]:
+    """`meta` of a message, its parts of the right kind. InvalidInput."""
+    meta = message.get("meta")
+    if meta is None:
+        return {}
+    if type(meta) is not dict:
+        raise InvalidInput("'meta' is no object")
+    for key, kind, said in _META:
+        if type(meta.get(key)) not in (kind, type(None)):
+            raise InvalidInput(f"'meta.{key}' is no {said}")
+    if meta.get("puid"):
+        checked_puid(meta["puid"])
+    return {k: v for k, v in meta.items() if v is not None}
+
+
+_META: Final = (
+    ("tags", dict, "object"),
+    ("routing", dict, "object"),
+    ("requestPath", dict, "object"),
+    ("metrics", list, "list"),
+)
+
+
+def data_of(data: Any) -> tuple[list[Any], Sequence[str], str]:
+    """(rows, names of columns, kind) of `data`. InvalidInput."""
     if type(data) is not dict:
         raise InvalidInput("'data' is no object")
     names = data.get("names") or ()

@@ -41,6 +41,7 @@ _MODULES: Final = {
         "huggingface",
         "triton_python",
         "mlserver_python",
+        "seldon_python",
         "custom",
         "transformer",
         "explainer",

@@ -27,6 +27,7 @@ from penstock.domain.process import Neighbour
 if TYPE_CHECKING:
     from penstock.protocols.infer import InferRequest, InferResponse
 
+    from penstock.protocols.seldon_message import Feedback, SeldonMessage
 Array: TypeAlias = npt.NDArray[Any]
 #: Named arrays; insertion order is the order on the wire. Text is an object array of `bytes` (V2 BYTES)
 #: or of `str` (V1 JSON); BF16 arrives as float32.
@@ -126,7 +127,8 @@ class CallContext:
     """What a `PayloadRuntime` is told about a call besides its payload."""
 
     protocol: Literal["v1", "v2"] = "v1"
-    verb: Literal["predict", "explain"] = "predict"
+    #: predict or explain; of a `UnitRuntime` also Seldon's other verbs.
+    verb: str = "predict"
     #: A V2 caller takes a `ResponseStream` too.
     streams: bool = False
     #: Request headers, names in lower case.
@@ -209,6 +211,36 @@ class PayloadRuntime(ABC):
 @dataclass(frozen=True, slots=True)
 class Framework:
     """A framework as the platform sees it, cheap to import: `load` imports the real thing."""
+@dataclass(frozen=True, slots=True)
+class UnitAnswer:
+    """What a unit answers, and the metrics in it that are its own."""
+
+    message: SeldonMessage
+    metrics: Sequence[Mapping[str, Any]] = ()
+
+
+class UnitRuntime(PayloadRuntime):
+    """A unit of a Seldon V1 graph: it takes messages, and may do more with them than predict."""
+
+    @abstractmethod
+    async def unit(
+        self, verb: str, messages: Sequence[SeldonMessage], context: CallContext
+    ) -> UnitAnswer:
+        """Answer one message, or with the verb `aggregate` all of them. Raises as `call` does."""
+
+    @abstractmethod
+    async def feedback(self, feedback: Feedback, context: CallContext) -> UnitAnswer:
+        """Learn from a reward. Raises as `call` does."""
+
+    @abstractmethod
+    async def health(self, context: CallContext) -> SeldonMessage | None:
+        """What the class itself says of its health; None where it says nothing."""
+
+    @abstractmethod
+    def metadata(self) -> Mapping[str, Any]:
+        """The unit in Seldon's terms: name, versions, platform, inputs, outputs."""
+
+
 
     name: str
     #: The extra that installs it: `pip install 'penstock[EXTRA]'`.

@@ -23,7 +23,7 @@ from penstock.errors import InvalidInput, NotFound, PenstockError, Unavailable, 
 from penstock.http.server import Exchange, RequestHead
 from penstock.observe.log_settings import LogSettings
 from penstock.observe.metrics import render
-from penstock.protocols import documents, seldon, tfserving
+from penstock.protocols import documents, tfserving
 from penstock.protocols.cloudevents import is_event
 from penstock.protocols.grpc.wire import is_grpc
 from penstock.protocols.shared_memory import SharedMemory
@@ -34,10 +34,12 @@ from penstock.server.grpc import GrpcCalls
 from penstock.server.inference import TargetType, V1Explain, V1Predict, V2Explain, V2Infer
 from penstock.server.memory import private_bytes
 from penstock.server.model_config import model_config
-from penstock.server.other_protocols import MlflowInvocation, SeldonPredict, only_model
+from penstock.server.other_protocols import MlflowInvocation
 from penstock.server.payloads import Payloads
 from penstock.server.replies import PROMETHEUS, send_error, send_json, send_not_allowed
 from penstock.server.repository import Repository, refuse_parameters
+from penstock.server.seldon import SeldonPredict, SeldonVerb
+from penstock.server.seldon_pages import SeldonPages
 from penstock.server.statistics import Metrics
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,12 @@ _TARGETS: Final[tuple[tuple[re.Pattern[str], TargetType], ...]] = (
     (re.compile(rf"/v1/models/{_NAME}:predict"), V1Predict),
     (re.compile(rf"/v1/models/{_NAME}:explain"), V1Explain),
     (re.compile(rf"/v1/models/{_NAME}/versions/([^/:]+):predict"), V1Predict),
-    (re.compile(r"/api/v(?:1\.0|0\.1)/predictions"), SeldonPredict),
+    (re.compile(r"/api/v(?:1\.0|0\.1)/predictions|/predict"), SeldonPredict),
+    (re.compile(r"/api/v(?:1\.0|0\.1)/(feedback)"), SeldonVerb),
+    (
+        re.compile(r"/(transform-input|transform-output|route|aggregate|send-feedback)"),
+        SeldonVerb,
+    ),
     (re.compile(r"/invocations"), MlflowInvocation),
 )
 #: Everything else: path, methods allowed, and the name of what answers with the path's parts. Compiled
@@ -71,9 +78,10 @@ _PAGES: Final = tuple(
         (rf"/v1/models/{_NAME}/versions/([^/:]+)/metadata", "GET", "_tensorflow_metadata"),
         (rf"/v1/models/{_NAME}(?:/versions/[^/:]+)?:(classify|regress)", "POST", "_no_examples"),
         (rf"/v1/models/{_NAME}/labels/([^/:]+)(?::[a-z]+|/metadata)?", "ANY", "_no_labels"),
-        (r"/api/v(?:1\.0|0\.1)/feedback", "POST", "_feedback"),
-        (r"/api/v(?:1\.0|0\.1)/health/(?:status|ping)", "GET", "_ready"),
-        (r"/ping|/health", "GET", "_ready"),
+        (r"(?:/api/v(?:1\.0|0\.1))?/(health/(?:status|ping)|metadata)", "GET", "_seldon"),
+        (r"/api/v(?:1\.0|0\.1)/(metadata|status)/([^/]+)", "GET", "_seldon"),
+        (r"/live", "GET", "_live"),
+        (r"/ping|/health|/ready", "GET", "_ready"),
         (r"/v2", "GET", "_server"),
         (r"/v2/health/live", "GET", "_live"),
         (r"/v2/health/ready", "GET", "_ready"),
@@ -105,6 +113,7 @@ class Application:
         self.calls = ServerCalls(SharedMemory(folder, most=spec.max_body_bytes), LogSettings())
         self.payloads = Payloads(self)
         self.grpc = GrpcCalls(self)
+        self.seldon = SeldonPages(self)
         #: True from SIGTERM on: health says not ready, requests under way are answered.
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -278,14 +287,8 @@ class Application:
 
     # -- Seldon V1, beyond prediction
 
-    def _feedback(self, exchange: Exchange) -> None:
-        try:
-            reward = seldon.decode_feedback(exchange.body or b"")
-            self.metrics.feedback(only_model(self), reward)
-        except PenstockError as error:
-            send_json(exchange, seldon.seldon_error(error), error.status)
-        else:
-            send_json(exchange, b'{"meta":{}}')
+    def _seldon(self, exchange: Exchange, what: str, name: str | None = None) -> None:
+        self.seldon.answer(exchange, what, name)
 
     # -- the repository
 

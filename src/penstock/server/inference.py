@@ -11,15 +11,21 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import InvalidInput, ModelError, NotFound, PenstockError, Unsupported
 from penstock.http.server import Exchange, RequestHead
 from penstock.protocols.grpc.wire import decompress
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.protocols.v1 import JSON_HEADERS, decode_arrays, encode_predictions
+from penstock.protocols.v1 import (
+    JSON_HEADERS,
+    decode_arrays,
+    decode_predict,
+    encode_predictions,
+    is_json,
+)
 from penstock.protocols.v2 import decode_infer, encode_infer, parse_header_length
-from penstock.runtimes.base import Runtime, TensorSpec
+from penstock.runtimes.base import CallContext, PayloadRuntime, Runtime, TensorSpec
 from penstock.server.batching import Batcher, Pending
 from penstock.server.execution import Outputs
 from penstock.server.replies import send_error
@@ -115,6 +121,19 @@ class Target(ABC):
     def requested_s(self, exchange: Exchange) -> float | None:
         """The caller's own deadline."""
         return self.timeout_s
+    def payload(self, exchange: Exchange) -> Any:
+        """What a model is given that takes the request as it is. Raises InvalidInput."""
+        body = exchange.body
+        if body is None:
+            raise InvalidInput("The request has no body.")
+        if is_json(exchange.head.get(b"content-type")):
+            return decode_predict(body)
+        return bytes(body)
+
+    async def ask(self, model: PayloadRuntime, payload: Any, context: CallContext) -> Any:
+        """What that model answers."""
+        return await model.call(payload, context)
+
 
     def answer(
         self, exchange: Exchange, request: InferRequest, response: InferResponse, extra: bytes
@@ -279,6 +298,9 @@ class V1Predict(Target):
             raise InvalidInput("The request has no body.")
         decoded = decode_arrays(body, self.specs)
         call = Call(self, exchange, None, began)
+    def payload(self, exchange: Exchange) -> InferRequest:
+        return self.decode(exchange)
+
         call.pending = batcher.submit(
             decoded.named(self.specs),
             decoded.parameters,

@@ -1,4 +1,4 @@
-"""Protocols of other platforms on the process's model: Seldon V1's and MLflow's predictions.
+"""Protocols of other platforms on the process's model: MLflow's predictions, and what `seldon` has in common.
 
 Neither names the model, so they are for the only one of the process. Each is a `Target` whose answers and
 errors have that platform's shape; queueing, deadlines and counting are the same as for V1 and V2. A model
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from penstock.errors import InvalidInput, PenstockError, Unsupported
 from penstock.http.server import Exchange, RequestHead
 from penstock.protocols.mlflow import decode_invocation, mlflow_error
-from penstock.protocols.seldon import decode_message, encode_message, seldon_error
 from penstock.protocols.v1 import JSON_HEADERS, encode_predictions
 from penstock.server.batching import Batcher
 from penstock.server.execution import Outputs
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Makes the response (header lines, body) of a model's outputs.
-Encode = Callable[[Outputs], tuple[bytes, bytes]]
+Encode = Callable[[Outputs], tuple[bytes, Any]]
 
 
 def only_model(app: Application) -> str:
@@ -112,29 +111,6 @@ class _Call(Call):
         exchange.send(200, headers, body)
         target.answered.value += 1
         target.seconds.observe(perf_counter() - self.began)
-
-
-class SeldonPredict(Foreign):
-    """POST /api/v1.0/predictions, /api/v0.1/predictions"""
-
-    protocol = "seldon"
-
-    def __init__(self, app: Application, head: RequestHead, name: str, version: str | None) -> None:
-        super().__init__(app, head, name, version)
-        puid = head.get(b"seldon-puid")
-        self._puid = puid.decode("latin-1") if puid else None
-
-    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Encode]:
-        message = decode_message(body, self.specs, self._puid)
-
-        def encode(outputs: Outputs) -> tuple[bytes, bytes]:
-            headers = b"%bseldon-puid: %b\r\n" % (JSON_HEADERS, message.puid.encode())
-            return headers, encode_message(outputs, message, self.name)
-
-        return message.inputs, {}, encode
-
-    def error_body(self, error: PenstockError) -> bytes:
-        return seldon_error(error)
 
 
 class MlflowInvocation(Foreign):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from penstock.errors import (
     DeadlineExceeded,
     Internal,
-    InvalidInput,
     ModelError,
     PenstockError,
     Unavailable,
@@ -26,7 +25,6 @@ from penstock.http.exchange import OPEN
 from penstock.http.head import render_headers
 from penstock.http.server import Exchange
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.protocols.v1 import decode_predict, is_json
 from penstock.runtimes.base import CallContext, RawReply, ResponseStream, StreamReply
 from penstock.server.inference import CLIENT_GONE, Target, V2Infer
 from penstock.server.repository import Loaded
@@ -98,10 +96,10 @@ class Payloads:
         workers = loaded.workers
         if model is None or workers is None:
             raise Internal(f"Model {target.name} takes no payloads.")
-        payload = _payload(target, exchange)
+        payload: Any = target.payload(exchange)
         context = CallContext(
             protocol="v2" if isinstance(target, V2Infer) else "v1",
-            verb="explain" if target.verb == "explain" else "predict",
+            verb=target.verb,
             streams=target.takes_streams,
             headers=dict(_headers(exchange)),
             run=workers.call,
@@ -112,7 +110,7 @@ class Payloads:
             limit = min(limit, asked)
         try:
             async with asyncio.timeout(limit):
-                reply = await model.call(payload, context)
+                reply = await target.ask(model, payload, context)
         except TimeoutError:
             raise _late(target.name, limit) from None
         extra = _response_headers(target.name, context.response_headers)
@@ -225,17 +223,6 @@ async def _next(chunks: AsyncIterator[_Item]) -> _Item | None:
         return await anext(chunks)
     except StopAsyncIteration:
         return None
-
-
-def _payload(target: Target, exchange: Exchange) -> dict[str, Any] | bytes | InferRequest:
-    if isinstance(target, V2Infer):
-        return target.decode(exchange)
-    body = exchange.body
-    if body is None:
-        raise InvalidInput("The request has no body.")
-    if is_json(exchange.head.get(b"content-type")):
-        return decode_predict(body)
-    return bytes(body)
 
 
 def _headers(exchange: Exchange) -> Mapping[str, str]:

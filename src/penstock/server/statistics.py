@@ -7,15 +7,23 @@ over versions, statistics are kept per version, as Triton's extension has them.
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from penstock.observe.metrics import BATCH_ROWS, LATENCY_S, Counter, Histogram, Registry
+from penstock.observe.metrics import BATCH_ROWS, LATENCY_S, Counter, Family, Histogram, Registry
 from penstock.protocols.documents import BatchStats, ModelStats
 from penstock.server.batching import Pending
 from penstock.server.execution import Call, WrongRows
 
 #: Batch sizes that are listed one by one; any further size only counts in the totals.
 BATCH_SIZES: Final = 128
+#: Series of metrics of users' classes in one process; what is beyond is counted in one without a name.
+MOST_USER_SERIES: Final = 200
+_USER_FAMILIES: Final = {
+    "COUNTER": ("penstock_unit_counter_total", "Counters of users' classes (Seldon V1)."),
+    "GAUGE": ("penstock_unit_gauge", "Gauges of users' classes (Seldon V1)."),
+    "TIMER": ("penstock_unit_timer_seconds", "Timers of users' classes (Seldon V1)."),
+}
 
 
 class Metrics:
@@ -54,6 +62,7 @@ class Metrics:
         self._rewards = registry.gauge(
             "penstock_feedback_reward", "Rewards of feedback messages, added up.", names
         )
+        self._user_values: dict[tuple[str, ...], Any] = {}
         self.memory = registry.gauge(
             "penstock_process_private_bytes",
             "Private memory of the model process.",
@@ -64,6 +73,46 @@ class Metrics:
         """Count a feedback message."""
         self._feedbacks.labels(*self._labels, model).inc()
         self._rewards.labels(*self._labels, model).inc(reward)
+
+    def of_user(self, model: str, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Take in what a user's class counts: Seldon's COUNTER, GAUGE and TIMER (milliseconds).
+
+        Their tags are one label, and a process keeps `MOST_USER_SERIES` of them: a class that puts a
+        request's id into a tag costs its own detail, not the memory of everybody.
+        """
+        for metric in metrics:
+            kind = metric["type"]
+            tags = metric.get("tags") or {}
+            said = ",".join(f"{k}={tags[k]}" for k in sorted(tags))[:200]
+            key = (kind, model, str(metric["key"])[:100], said)
+            child = self._user_values.get(key)
+            if child is None:
+                if len(self._user_values) >= MOST_USER_SERIES:
+                    key = (kind, model, "", "")
+                    child = self._user_values.get(key)
+                if child is None:
+                    child = self._user_family(kind).labels(*self._labels, *key[1:])
+                    self._user_values[key] = child
+            value = float(metric["value"])
+            if kind == "TIMER":
+                child.observe(value / 1000)
+            elif kind == "GAUGE":
+                child.set(value)
+            elif value >= 0:
+                child.inc(value)
+
+    def _user_family(self, kind: str) -> Family:
+        """The family of a kind of users' metrics; most processes have none."""
+        name, help_ = _USER_FAMILIES[kind]
+        found = self.registry.families.get(name)
+        if found is not None:
+            return found
+        names = ("namespace", "service", "revision", "model", "key", "tags")
+        if kind == "TIMER":
+            return self.registry.histogram(name, help_, names, LATENCY_S)
+        return (self.registry.gauge if kind == "GAUGE" else self.registry.counter)(
+            name, help_, names
+        )
 
     def requests(self, model: str, protocol: str, status: int) -> Counter:
         counter: Counter = self._requests.labels(*self._labels, model, protocol, str(status))

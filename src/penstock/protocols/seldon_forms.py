@@ -1,0 +1,71 @@
+"""SeldonMessages in HTML forms: `json=...`, and a message's members as fields and files.
+
+Seldon's wrapper takes both at every call. A file is `binData`, or `strData` where the field says so; other
+fields hold JSON, or are text under `strData`.
+"""
+
+from __future__ import annotations
+
+import base64
+from email.parser import BytesParser
+from email.policy import HTTP
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import msgspec
+
+from penstock.errors import InvalidInput
+from penstock.protocols.seldon import decode_object
+from penstock.protocols.tensors import JSON_FAULTS, Buffer
+
+#: Fields of one form.
+_MOST_FIELDS: Final = 64
+_TEXT: Final = ("strData", "binData")
+
+
+def is_form(content_type: bytes | None) -> bool:
+    """Whether a body of this type is a form."""
+    return content_type is not None and content_type.lower().startswith(b"multipart/form-data")
+
+
+def decode_body(body: Buffer, content_type: bytes | None) -> dict[str, Any]:
+    """The JSON object in a body, whatever way it came. Raises InvalidInput."""
+    if is_form(content_type):
+        return _multipart(body, content_type or b"")
+    kind = (content_type or b"").lower()
+    if kind.startswith(b"application/x-www-form-urlencoded") and bytes(body[:5]) == b"json=":
+        try:
+            fields = parse_qs(bytes(body).decode("ascii"), max_num_fields=_MOST_FIELDS)
+        except (ValueError, UnicodeDecodeError):
+            raise InvalidInput("the form cannot be read") from None
+        return decode_object(fields["json"][0].encode() if fields.get("json") else b"")
+    return decode_object(body)
+
+
+def _multipart(body: Buffer, content_type: bytes) -> dict[str, Any]:
+    head = b"content-type: %b\r\n\r\n" % content_type
+    message = BytesParser(policy=HTTP).parsebytes(head + bytes(body))
+    if not message.is_multipart():
+        raise InvalidInput("the form cannot be read: it has no parts")
+    document: dict[str, Any] = {}
+    for count, part in enumerate(message.iter_parts()):
+        if count >= _MOST_FIELDS:
+            raise InvalidInput(f"the form has more than {_MOST_FIELDS} fields")
+        name = part.get_param("name", header="content-disposition")
+        if not isinstance(name, str) or name in document:
+            raise InvalidInput("each field of the form needs a name of its own")
+        payload = part.get_payload(decode=True)
+        data = payload if isinstance(payload, bytes) else b""
+        is_file = part.get_filename() is not None
+        try:
+            if name == "binData" and is_file:
+                document[name] = base64.b64encode(data).decode("ascii")
+            elif name in _TEXT:
+                document[name] = data.decode()
+            elif name == "json":
+                return decode_object(data)
+            else:
+                document[name] = msgspec.json.decode(data)
+        except (UnicodeDecodeError, *JSON_FAULTS):
+            raise InvalidInput(f"the form's field '{name[:100]}' is no JSON, nor text") from None
+    return document

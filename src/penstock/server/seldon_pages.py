@@ -1,0 +1,106 @@
+"""What Seldon V1's clients and its orchestrator ask about a model process: health and metadata."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from penstock.errors import NotFound, PenstockError
+from penstock.protocols.seldon import seldon_error
+from penstock.runtimes.base import CallContext, UnitRuntime
+from penstock.server.other_protocols import only_model
+from penstock.server.replies import send_error, send_json
+from penstock.server.seldon import metadata_of
+
+if TYPE_CHECKING:
+    from penstock.http.server import Exchange
+    from penstock.server.application import Application
+
+log = logging.getLogger(__name__)
+
+
+class SeldonPages:
+    """Answers `health/...`, `metadata` and `status`."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def answer(self, exchange: Exchange, what: str, name: str | None) -> None:
+        """`what` is the path's end; `name` a model's, where the path has one."""
+        try:
+            if what == "health/ping":
+                exchange.send(200, b"content-type: text/plain\r\n", b"pong")
+            elif what == "health/status":
+                self._health(exchange)
+            elif what == "status":
+                self._status(exchange, self._model(name))
+            else:
+                self._metadata(exchange, self._model(name))
+        except PenstockError as error:
+            send_error(exchange, error, seldon_error(error))
+
+    def _model(self, name: str | None) -> str:
+        only = only_model(self._app)
+        if name is not None and name not in (only, self._app.spec.service):
+            raise NotFound(f"There is no model {name} here.")
+        return only
+
+    def _metadata(self, exchange: Exchange, name: str) -> None:
+        loaded = self._app.repository.get(name)
+        runtime = loaded.runtime
+        if isinstance(runtime, UnitRuntime):
+            known = dict(runtime.metadata())
+        else:
+            versions = list(self._app.repository.versions(name))
+            known = metadata_of(name, versions, runtime.platform, runtime.inputs, runtime.outputs)
+        send_json(exchange, msgspec.json.encode(known))
+
+    def _status(self, exchange: Exchange, name: str) -> None:
+        app = self._app
+        ready = app.repository.ready and not app.draining
+        send_json(
+            exchange, msgspec.json.encode({"name": name, "ready": ready}), 200 if ready else 503
+        )
+
+    def _health(self, exchange: Exchange) -> None:
+        app = self._app
+        ready = app.repository.ready and not app.draining
+        runtime = app.repository.get(only_model(app)).runtime if ready else None
+        if isinstance(runtime, UnitRuntime):
+            self._run(exchange, self._own_health(exchange, runtime))
+        else:
+            self._plain(exchange, ready)
+
+    def _plain(self, exchange: Exchange, ready: bool) -> None:
+        send_json(exchange, msgspec.json.encode({"ready": ready}), 200 if ready else 503)
+
+    async def _own_health(self, exchange: Exchange, runtime: UnitRuntime) -> None:
+        workers = self._app.repository.get(only_model(self._app)).workers
+        context = CallContext(run=workers.call if workers is not None else None)
+        async with asyncio.timeout(self._app.spec.timeout_s):
+            message = await runtime.health(context)
+        if message is None:
+            self._plain(exchange, True)
+        else:
+            send_json(exchange, message.encoded())
+
+    def _run(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except PenstockError as error:
+                send_error(exchange, error, seldon_error(error))
+            except TimeoutError:
+                self._plain(exchange, False)
+            except Exception:
+                log.exception("a look at the model's health failed")
+                exchange.fault()
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

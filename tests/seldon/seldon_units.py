@@ -1,0 +1,114 @@
+"""Classes as users write them for Seldon's Python wrapper; loaded here and in the real wrapper."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Doubler:
+    """Doubles numbers, hands on everything else, and says whatever can be said."""
+
+    def predict(self, X, names, meta=None):
+        return X * 2 if isinstance(X, np.ndarray) and X.dtype.kind in "if" else X
+
+    def transform_input(self, X, names, meta=None):
+        return X + 1
+
+    def transform_output(self, X, names):
+        return X - 1
+
+    def route(self, X, names):
+        return 1
+
+    def aggregate(self, Xs, names):
+        return Xs[0] + Xs[1]
+
+    def send_feedback(self, X, names, reward, truth, routing=None):
+        self.learned = (X.tolist(), list(names), reward, truth.tolist(), routing)
+        return [reward]
+
+    def tags(self):
+        return {"mine": 1}
+
+    def metrics(self):
+        return [
+            {"type": "COUNTER", "key": "calls", "value": 1},
+            {"type": "GAUGE", "key": "level", "value": 22.5, "tags": {"a": "b"}},
+            {"type": "TIMER", "key": "took", "value": 20.2},
+        ]
+
+    def health_status(self):
+        return [1, 2]
+
+    def init_metadata(self):
+        return {"name": "doubler", "versions": ["v1"], "platform": "seldon"}
+
+
+class Bare:
+    """Only what it has to have."""
+
+    def predict(self, X, names):
+        return np.asarray(X)[:, :1]
+
+
+class Named:
+    """Names of its own, before and after."""
+
+    def predict(self, X, names):
+        return X
+
+    def transform_input(self, X, names):
+        return X
+
+    def class_names(self):
+        return ["first", "second"]
+
+    def feature_names(self):
+        return ["f1", "f2"]
+
+
+class Raw:
+    """Takes messages as they are."""
+
+    def predict_raw(self, msg):
+        rows = msg["data"]["ndarray"]
+        return {"data": {"names": ["sum"], "ndarray": [[sum(r)] for r in rows]}}
+
+    def aggregate_raw(self, msgs):
+        return {"strData": str(len(msgs["seldonMessages"]))}
+
+
+class Tuned:
+    """Takes parameters of its node."""
+
+    def __init__(self, scale=1.0, shift=0, label="x", loud=False):
+        self.scale, self.shift, self.label, self.loud = scale, shift, label, loud
+
+    def load(self):
+        self.loaded = True
+
+    def predict(self, X, names):
+        assert self.loaded
+        return np.asarray(X) * self.scale + self.shift
+
+    def tags(self):
+        return {"label": self.label, "loud": self.loud}
+
+
+class Broken:
+    """Every way to be wrong."""
+
+    def predict(self, X, names):
+        raise ValueError("secret rows 1,2,3")
+
+    def route(self, X, names):
+        return "left"
+
+    def transform_input(self, X, names):
+        return [[1], [1, 2]]
+
+    def transform_output(self, X, names):
+        return object()
+
+    def aggregate(self, Xs, names):
+        return sum(Xs)
