@@ -21,6 +21,8 @@ class DeclaredTensor:
     model_shape: tuple[int, ...] | None = None
     #: A request may leave it out.
     optional: bool = False
+    #: What its elements stand for, by MLServer's names: `base64`, `datetime`, ...; empty: nothing is said.
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +35,5 @@ class Declared:
     max_rows: int = 0
     #: False: shown in the metadata only, as MLServer has it; requests are held to the model's own.
     held: bool = True
+    #: What a request stands for where it does not say: `pd` for a table.
+    content_type: str = ""

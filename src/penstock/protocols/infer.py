@@ -7,6 +7,7 @@ V2 over JSON, with binary tensors, and later over gRPC all decode to an `InferRe
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -119,7 +120,10 @@ class InferRequest(msgspec.Struct, frozen=True):
                 raise InvalidInput(
                     f"input '{name}' has shape {list(values.shape)}; a column is [n] or [n, 1]"
                 )
-            columns[name] = values.ravel()
+            column = values.ravel()
+            dated = column.dtype == object and any(isinstance(v, datetime) for v in column)
+            # An object array would stay one.
+            columns[name] = pd.Series(column.tolist()) if dated else column
         if len({len(c) for c in columns.values()}) > 1:
             rows = ", ".join(f"'{n}' {len(c)}" for n, c in columns.items())
             raise InvalidInput(f"inputs have different numbers of rows: {rows}")
@@ -138,6 +142,8 @@ class InferResponse(msgspec.Struct, frozen=True):
     model_version: str = ""
     id: str | None = None
     parameters: dict[str, Any] = {}
+    #: What is said of each output beside its data, such as its content type.
+    output_parameters: dict[str, dict[str, Any]] = {}
 
 
 def text(value: Any, name: str) -> Any:

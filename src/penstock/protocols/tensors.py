@@ -210,6 +210,26 @@ def from_json(
     return array
 
 
+def json_texts(
+    tensor: str, data: Buffer | msgspec.Raw, *, numbers: bool = False
+) -> list[bytes | float | None]:
+    """The strings in a JSON array, flat or nested, in UTF-8; None for a null. Raises InvalidInput.
+
+    With `numbers` it may have numbers and booleans too.
+    """
+    depth = _OPENING.match(data).group().count(b"[")  # type: ignore[union-attr]
+    if not 0 < depth <= _MAX_JSON_DEPTH:
+        raise InvalidInput(f"input '{tensor}': data is no array, or is nested too deeply")
+    try:
+        kind = str | float | int | bool | None if numbers else str | None
+        flat = flatten(_typed_decoder(kind, depth)(data), depth, tensor)
+        return [v.encode() if isinstance(v, str) else v for v in flat]
+    except UnicodeEncodeError:
+        raise InvalidInput(f"input '{tensor}' has a string that is no valid Unicode") from None
+    except JSON_FAULTS as e:
+        raise _data_fault(tensor, DATATYPES["BYTES"], e, data) from None
+
+
 def _typed_decoder(element: Any, depth: int) -> Callable[[Any], Any]:
     wanted: Any = element
     for _ in range(depth):

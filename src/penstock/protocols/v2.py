@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from penstock.errors import InvalidInput, Unsupported
+from penstock.protocols.codecs import KEY as CONTENT_TYPE
+from penstock.protocols.codecs import read_json
 from penstock.protocols.errors import error_body
 from penstock.protocols.infer import InferRequest, InferResponse, RequestedOutput
 from penstock.protocols.shared_memory import Place, SharedMemory, expected, place, taken
@@ -137,6 +139,7 @@ def decode_infer(
     datatypes: dict[str, str] = {}
     input_parameters: dict[str, dict[str, Any]] = {}
     binary: list[tuple[_Input, int]] = []
+    whole = request.parameters.get(CONTENT_TYPE) if request.parameters else None
     for tensor in request.inputs:
         name = tensor.name
         if name in datatypes:
@@ -158,6 +161,10 @@ def decode_infer(
                 f"input '{name}' has no data: 'data', or 'binary_data_size' in its parameters, is"
                 " expected"
             )
+        if whole is not None or (parameters and CONTENT_TYPE in parameters):
+            kind = parameters.get(CONTENT_TYPE) if parameters else None
+            inputs[name] = read_json(name, tensor.datatype, shape, tensor.data, kind)
+            continue
         inputs[name] = from_json(name, tensor.datatype, shape, tensor.data)
 
     if header_length is not None:
@@ -343,7 +350,8 @@ def encode_infer(response: InferResponse, request: InferRequest) -> tuple[bytes,
     declared = response.datatypes
     blobs: list[Buffer] = []
     before = b',"outputs":['
-    if request.outputs is None and not request.binary_output:
+    said = response.output_parameters
+    if request.outputs is None and not request.binary_output and not said:
         for name, values in outputs.items():
             dtype = (declared and declared.get(name)) or datatype_of(values, name)
             key = (name, dtype, values.shape)
@@ -356,15 +364,19 @@ def encode_infer(response: InferResponse, request: InferRequest) -> tuple[bytes,
             dtype = declared.get(name) or datatype_of(values, name)
             key = (name, dtype, values.shape)
             head = _tensor_heads.get(key) or _tensor_head(*key)
+            more = said.get(name) if said else None
             if where is not None and request.memory is not None:
                 blob = to_binary(name, dtype, values)
                 request.memory.write(where, blob, f"output '{name}'")
-                pieces += (before, head, b',"parameters":', _written(where, len(blob)))
+                pieces += (before, head, b',"parameters":', _written(where, len(blob), more))
             elif binary:
                 blob = to_binary(name, dtype, values)
-                pieces += (before, head, b',"parameters":{"binary_data_size":%d}' % len(blob))
+                pieces += (before, head, b',"parameters":{"binary_data_size":%d' % len(blob))
+                pieces.append(b"," + _encode(more)[1:] if more else b"}")
                 blobs.append(blob)
             else:
+                if more:
+                    head = b'%b,"parameters":%b' % (head, _encode(more))
                 pieces += (before, head, b',"data":', to_json(name, dtype, values))
             before = b"},"
     pieces.append(b"}]}" if outputs else b',"outputs":[]}')
@@ -394,10 +406,11 @@ def _chosen(
     return chosen
 
 
-def _written(where: Place, size: int) -> bytes:
+def _written(where: Place, size: int, more: Mapping[str, Any] | None) -> bytes:
     """Parameters of an output that was put into shared memory: it has no data in the answer."""
     return _encode(
         {
+            **(more or {}),
             "shared_memory_region": where.region,
             "shared_memory_byte_size": size,
             "shared_memory_offset": where.offset,

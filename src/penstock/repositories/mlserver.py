@@ -73,10 +73,6 @@ TABLE: Final[Mapping[str, tuple[str, str]]] = {
         "the models of one service share one process",
     ),
     "parameters.format": (NO_EFFECT, "the file itself says its format"),
-    "parameters.content_type": (
-        NO_EFFECT,
-        "the model itself says whether it takes columns, text or numbers",
-    ),
 }
 _READ: Final = (
     "name",
@@ -87,7 +83,7 @@ _READ: Final = (
     "max_batch_time",
     "parameters",
 )
-_READ_PARAMETERS: Final = ("uri", "version", "extra")
+_READ_PARAMETERS: Final = ("uri", "version", "extra", "content_type")
 _MODEL_FIELDS: Final = (*_READ, *(f for f in TABLE if "." not in f))
 _PARAMETER_FIELDS: Final = (
     *_READ_PARAMETERS,
@@ -304,13 +300,25 @@ def _declared(given: Mapping[str, Any], shown: str, notes: Notes) -> Declared:
         for i, tensor in enumerate(listed if isinstance(listed, list) else [None]):
             try:
                 name, datatype = str(tensor["name"]), str(tensor["datatype"])
-                tensors.append(
-                    DeclaredTensor(name, datatype, tuple(int(n) for n in tensor["shape"]))
-                )
+                shape = tuple(int(n) for n in tensor["shape"])
+                kind = _content_type(tensor, f"{side}[{i}].", shown, notes)
+                tensors.append(DeclaredTensor(name, datatype, shape, content_type=kind))
             except (KeyError, TypeError, ValueError):
                 notes.refuse(shown, f"{side}[{i}]: name, datatype and shape are expected")
         sides[side] = tuple(tensors)
-    return Declared(sides["inputs"], sides["outputs"], held=False)
+    whole = _content_type(given, "", shown, notes)
+    return Declared(sides["inputs"], sides["outputs"], held=False, content_type=whole)
+
+
+def _content_type(given: Mapping[str, Any], at: str, shown: str, notes: Notes) -> str:
+    parameters = given.get("parameters") or {}
+    kind = parameters.get("content_type") if isinstance(parameters, dict) else None
+    if kind is None:
+        return ""
+    if not isinstance(kind, str):
+        notes.refuse(shown, f"{at}parameters.content_type: a text is expected")
+        return ""
+    return kind
 
 
 def _one(given: list[tuple[str, ServedModel]], notes: Notes) -> ServedModel:

@@ -25,6 +25,7 @@ from penstock.domain.devices import DeviceShare
 from penstock.domain.process import Neighbour
 
 if TYPE_CHECKING:
+    from penstock.protocols.codecs import ContentTypes
     from penstock.protocols.infer import InferRequest, InferResponse
 
     from penstock.protocols.seldon_message import Feedback, SeldonMessage
@@ -99,6 +100,8 @@ class Runtime(ABC):
     #: V2 datatypes of outputs whose dtype does not tell them (BF16 in float32), where only answers show it:
     #: kept up to date by `predict`. None: as `outputs` declares them.
     datatypes: dict[str, str] | None = None
+    #: What inputs and outputs stand for where requests do not say; None: nothing is known of it.
+    content_types: ContentTypes | None = None
     #: Rows along axis 0 are independent, so requests may share one call.
     batchable: bool = True
     #: `predict` may run in several threads at once.

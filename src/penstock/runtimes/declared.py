@@ -15,6 +15,7 @@ import numpy as np
 
 from penstock.domain.declared import Declared, DeclaredTensor
 from penstock.errors import InvalidInput, LoadError, ModelError
+from penstock.protocols.codecs import ContentTypes
 from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Arrays, Runtime, TensorSpec, rows_of
 
@@ -40,6 +41,7 @@ class DeclaredRuntime(Runtime):
         #: Outputs that are answered; Triton's models may have more than they declare.
         self._answered = tuple(t.name for t in declared.outputs) if declared.held else ()
         self._checked = bool(declared.inputs) and declared.held
+        self.content_types = _content_types(declared, runtime.inputs)
 
     @staticmethod
     def _check_names(
@@ -118,6 +120,18 @@ def declared_runtime(runtime: Runtime, declared: Declared) -> Runtime:
     if inspect.iscoroutinefunction(runtime.predict):
         return AwaitedDeclaredRuntime(runtime, declared)
     return DeclaredRuntime(runtime, declared)
+
+
+def _content_types(declared: Declared, takes: tuple[TensorSpec, ...]) -> ContentTypes | None:
+    """What the configuration says of contents; LoadError when it names a type that is not known."""
+    inputs = {t.name: t.content_type for t in declared.inputs if t.content_type}
+    outputs = {t.name: t.content_type for t in declared.outputs if t.content_type}
+    if not (declared.content_type or inputs or outputs):
+        return None
+    try:
+        return ContentTypes(declared.content_type, inputs, outputs, takes)
+    except InvalidInput as fault:
+        raise LoadError(f"In the configuration {fault.message}", hint=fault.hint) from None
 
 
 def _spec(tensor: DeclaredTensor) -> TensorSpec:

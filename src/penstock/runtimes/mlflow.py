@@ -7,6 +7,7 @@ does not name are dropped), checked here first, since MLflow's own messages repe
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 from collections.abc import Mapping
@@ -246,7 +247,8 @@ class _Column:
             return [v.encode() if isinstance(v, str) else v for v in array.tolist()]
         if self.spec.datatype == "BYTES":
             texts = frames.series(given.decoded(name, array))
-            if not all(v is None or isinstance(v, str) for v in texts.tolist() if v == v):
+            kinds = (str, datetime.datetime) if self.kind == "datetime" else (str,)
+            if not all(v is None or isinstance(v, kinds) for v in texts.tolist() if v == v):
                 raise InvalidInput(f"Column {name!r} has values that are no text.")
             if self.kind == "datetime":
                 try:

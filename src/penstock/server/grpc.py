@@ -70,11 +70,18 @@ class GrpcInfer(V2Infer):
 
     def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
         request = self.decode(exchange)
-        call = _GrpcCall(self, exchange, request, began)
         limit = self.timeout_s
         asked = getattr(exchange, "timeout", None)
         if asked is not None:
             limit = timeout_s(asked)
+        if (
+            request.input_parameters
+            or request.parameters
+            or request.outputs is not None
+            or self.content_types is not None
+        ) and self.take_coded(exchange, request, batcher, began, limit):
+            return
+        call = _GrpcCall(self, exchange, request, began)
         call.pending = batcher.submit(
             request.inputs, request.parameters, call.done, timeout_s=limit
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import InvalidInput, ModelError, NotFound, PenstockError, Unsupported
 from penstock.http.server import Exchange, RequestHead
+from penstock.protocols.codecs import Coded, coded
 from penstock.protocols.grpc.wire import decompress
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.v1 import (
@@ -113,6 +114,8 @@ class Target(ABC):
         learnt = runtime.datatypes if isinstance(runtime, Runtime) else None
         declared = {s.name: "BF16" for s in runtime.outputs if s.datatype == "BF16"}
         self.datatypes = declared if learnt is None else learnt
+        #: What the model's configuration says its tensors stand for.
+        self.content_types = runtime.content_types if isinstance(runtime, Runtime) else None
         self.answered = app.metrics.requests(self.name, self.protocol, 200)
         self.seconds = app.metrics.request_seconds(self.name, self.protocol)
 
@@ -259,6 +262,33 @@ class Call:
         target.seconds.observe(perf_counter() - self.began)
 
 
+class CodedCall(Call):
+    """A call whose tensors have content types."""
+
+    __slots__ = ("coded",)
+
+    def __init__(self, target: V2Infer, exchange: Exchange, coded: Coded, began: float) -> None:
+        super().__init__(target, exchange, coded.request, began)
+        self.coded = coded
+
+    def done_coded(self, outputs: Outputs | None, error: PenstockError | None) -> None:
+        target = self.target
+        if outputs is None or error is not None:
+            self.failed(error or unanswered(target.name))
+            return
+        coded = self.coded
+        try:
+            response = coded.response(outputs, target.datatypes)
+            target.answer(self.exchange, coded.request, response, b"")
+        except PenstockError as fault:
+            self.failed(fault)
+            return
+        self.pending = None
+        self.exchange.on_abort = None
+        target.answered.value += 1
+        target.seconds.observe(perf_counter() - self.began)
+
+
 class V2Infer(Target):
     """POST /v2/models/M[/versions/V]/infer"""
 
@@ -283,12 +313,38 @@ class V2Infer(Target):
         call = Call(self, exchange, request, began)
         call.pending = batcher.submit(
             request.inputs, request.parameters, call.done_v2, timeout_s=self.timeout_s
+        if (
+            request.input_parameters
+            or request.parameters
+            or request.outputs is not None
+            or self.content_types is not None
+        ) and self.take_coded(exchange, request, batcher, began, self.timeout_s):
+            return
         )
         exchange.on_abort = call.aborted
 
 
 class V1Predict(Target):
     """POST /v1/models/M:predict"""
+    def take_coded(
+        self,
+        exchange: Exchange,
+        request: InferRequest,
+        batcher: Batcher,
+        began: float,
+        timeout_s: float | None,
+    ) -> bool:
+        """Queue a request whose tensors have content types; false when they have none."""
+        means = coded(request, self.content_types, self.specs)
+        if means is None:
+            return False
+        call = CodedCall(self, exchange, means, began)
+        call.pending = batcher.submit(
+            means.inputs, means.parameters, call.done_coded, timeout_s=timeout_s
+        )
+        exchange.on_abort = call.aborted
+        return True
+
 
     protocol = "v1"
 

@@ -14,8 +14,9 @@ import msgspec
 
 from penstock.errors import Internal, ModelError, PenstockError
 from penstock.protocols import v1
+from penstock.protocols.codecs import coded
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.runtimes.base import Arrays, CallContext, RawReply, TensorSpec
+from penstock.runtimes.base import Arrays, CallContext, RawReply, Runtime, TensorSpec
 
 if TYPE_CHECKING:
     from penstock.server.repository import Loaded, Repository
@@ -40,6 +41,12 @@ class LocalModel:
             if not isinstance(reply, InferResponse):
                 raise ModelError(f"Model {self._name} answers with a body of its own, not tensors.")
             return reply
+        runtime = loaded.runtime
+        declared = runtime.content_types if isinstance(runtime, Runtime) else None
+        means = coded(request, declared, runtime.inputs)
+        if means is not None:
+            outputs = await self._submit(loaded, means.inputs, means.parameters)
+            return means.response(outputs, None)
         outputs = await self._submit(loaded, request.inputs, request.parameters)
         return InferResponse(dict(outputs))  # under the name that was asked for
 

@@ -214,9 +214,9 @@ def encode_infer(response: InferResponse, request: InferRequest) -> list[Buffer]
     kinds = {n: (declared and declared.get(n)) or datatype_of(outputs[n], n) for n in chosen}
     raw = request.binary_output or any(k not in CONTENTS for k in kinds.values())
     identity = response.id if response.id is not None else request.id
-    if shared:
+    if shared or (raw and response.output_parameters):
         return _frame(
-            _shared_answer(response, request, (model, version, identity or ""), kinds, shared)
+            _described_answer(response, request, (model, version, identity or ""), kinds, shared)
         )
     if not raw:
         return _frame([_typed_answer(response, model, version, identity, kinds)])
@@ -278,28 +278,29 @@ def _parameters(parameters: Mapping[str, Any]) -> bytes:
     return made
 
 
-def _shared_answer(
+def _described_answer(
     response: InferResponse,
     request: InferRequest,
     identity: tuple[str, str, str],
     kinds: Mapping[str, str],
     shared: Mapping[str, Place],
 ) -> list[Buffer]:
-    """An answer some of whose tensors go into shared memory; the others go raw.
+    """An answer some of whose tensors go into shared memory, or have parameters; the others go raw.
 
     There is a raw content for each output, and it is empty for one that went there.
     """
     memory = request.memory
-    if memory is None:
+    if shared and memory is None:
         raise Unsupported("Outputs in shared memory are not served.")
     message = ModelInferResponse(model_name=identity[0], model_version=identity[1], id=identity[2])
     _set_parameters(message.parameters, response.parameters)
     for name, kind in kinds.items():
         values = response.outputs[name]
         tensor = message.outputs.add(name=name, datatype=kind, shape=values.shape)
+        _set_parameters(tensor.parameters, response.output_parameters.get(name, {}))
         data = to_binary(name, kind, values)
         where = shared.get(name)
-        if where is None:
+        if where is None or memory is None:
             message.raw_output_contents.append(bytes(data))
             continue
         memory.write(where, data, f"output '{name}'")
@@ -323,6 +324,8 @@ def _typed_answer(
     for name, kind in kinds.items():
         values = response.outputs[name]
         tensor = message.outputs.add(name=name, datatype=kind, shape=values.shape)
+        if response.output_parameters:
+            _set_parameters(tensor.parameters, response.output_parameters.get(name, {}))
         # By way of the raw bytes, which do all the checking and casting.
         data = memoryview(to_binary(name, kind, values))
         flat = from_binary(name, kind, (values.size,), data)
