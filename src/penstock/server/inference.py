@@ -121,9 +121,6 @@ class Target(ABC):
 
     # -- payload models
 
-    def requested_s(self, exchange: Exchange) -> float | None:
-        """The caller's own deadline."""
-        return self.timeout_s
     def payload(self, exchange: Exchange) -> Any:
         """What a model is given that takes the request as it is. Raises InvalidInput."""
         body = exchange.body
@@ -137,6 +134,9 @@ class Target(ABC):
         """What that model answers."""
         return await model.call(payload, context)
 
+    def requested_s(self, exchange: Exchange) -> float | None:
+        """The caller's own deadline."""
+        return self.timeout_s
 
     def answer(
         self, exchange: Exchange, request: InferRequest, response: InferResponse, extra: bytes
@@ -298,6 +298,9 @@ class V2Infer(Target):
         super().__init__(app, head, name, version)
         self._json_bytes = head.get(b"inference-header-content-length")
 
+    def payload(self, exchange: Exchange) -> InferRequest:
+        return self.decode(exchange)
+
     def decode(self, exchange: Exchange) -> InferRequest:
         body = exchange.body
         if body is None:
@@ -310,9 +313,6 @@ class V2Infer(Target):
 
     def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
         request = self.decode(exchange)
-        call = Call(self, exchange, request, began)
-        call.pending = batcher.submit(
-            request.inputs, request.parameters, call.done_v2, timeout_s=self.timeout_s
         if (
             request.input_parameters
             or request.parameters
@@ -320,12 +320,12 @@ class V2Infer(Target):
             or self.content_types is not None
         ) and self.take_coded(exchange, request, batcher, began, self.timeout_s):
             return
+        call = Call(self, exchange, request, began)
+        call.pending = batcher.submit(
+            request.inputs, request.parameters, call.done_v2, timeout_s=self.timeout_s
         )
         exchange.on_abort = call.aborted
 
-
-class V1Predict(Target):
-    """POST /v1/models/M:predict"""
     def take_coded(
         self,
         exchange: Exchange,
@@ -346,6 +346,9 @@ class V1Predict(Target):
         return True
 
 
+class V1Predict(Target):
+    """POST /v1/models/M:predict"""
+
     protocol = "v1"
 
     def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
@@ -354,9 +357,6 @@ class V1Predict(Target):
             raise InvalidInput("The request has no body.")
         decoded = decode_arrays(body, self.specs)
         call = Call(self, exchange, None, began)
-    def payload(self, exchange: Exchange) -> InferRequest:
-        return self.decode(exchange)
-
         call.pending = batcher.submit(
             decoded.named(self.specs),
             decoded.parameters,
