@@ -10,6 +10,7 @@ import pytest
 from backend_harness import FakeClock, gone, spec, tell, until
 
 from penstock.backends.base import Phase, ReplicaGone
+from penstock.backends.local.memory import private_bytes
 from penstock.backends.local.replica import ReplicaPolicy
 from penstock.backends.local.replicas import ReplicasPolicy
 from penstock.errors import Conflict, InvalidInput, NotFound
@@ -121,6 +122,50 @@ async def test_is_killed_when_it_hangs(make_rig):
     status = await rig.until_status(lambda s: s.restarts == 1 and s.phase is Phase.READY)
     assert (status.reason, status.signal) == ("Unresponsive", signal.SIGKILL)
     assert status.message == "gave no sign of life for 10 s"
+
+
+async def test_may_be_silent_for_as_long_as_it_says(make_rig):
+    """A process at rest has ten seconds after the end of its rest, and no rest is longer than a minute."""
+    clock = FakeClock()
+    rig = make_rig(clock=clock)
+    status = await rig.ready()
+    replica = rig.replicas._replicas["r1"]
+    await tell(status.address, "rest 20")
+    await until(lambda: (replica._last_beat or 0) > clock.time)
+    replica.forgive(clock.time)  # takes nothing from the rest
+    replica.check(clock.monotonic() + 29)
+    assert replica._verdict is None
+    await tell(status.address, "rest 9999")
+    await until(lambda: replica._last_beat == clock.time + 60)
+    replica.check(clock.monotonic() + 69)
+    assert replica._verdict is None
+    replica.check(clock.monotonic() + 71)
+    status = await rig.until_status(lambda s: s.restarts == 1 and s.phase is Phase.READY)
+    assert status.reason == "Unresponsive"
+
+
+async def test_memory_is_read_again_only_when_it_may_have_changed(make_rig, monkeypatch):
+    """Reading it walks the page tables; a process at rest has not changed since."""
+    rig = make_rig()
+    status = await rig.ready()
+    replica = rig.replicas._replicas["r1"]
+    read = []
+    monkeypatch.setattr(
+        "penstock.backends.local.replica.private_bytes",
+        lambda pid: read.append(pid) or private_bytes(pid),
+    )
+    os.kill(status.pid, signal.SIGSTOP)  # at rest, and so for sure
+    replica.measure()
+    before = replica.status.memory_bytes
+    assert before == private_bytes(status.pid)
+    seen = len(read)
+    replica.measure()
+    replica.measure()
+    assert len(read) == seen
+    os.kill(status.pid, signal.SIGCONT)
+    await tell(status.address, "keep 5000000")
+    replica.measure()
+    assert replica.status.memory_bytes >= before + 5_000_000
 
 
 async def test_is_spared_when_the_node_itself_was_away(make_rig):

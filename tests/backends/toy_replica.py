@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 
+KEPT = []
+
 
 def say(fd, **event):
     os.write(fd, json.dumps(event, separators=(",", ":")).encode() + b"\n")
@@ -74,7 +76,7 @@ def serve(spec, status_fd, *, stubborn):
             peer, _ = listener.accept()
             with peer:
                 word, _, rest = peer.recv(4096).decode().partition(" ")
-                if word == "silent":
+                if word in ("silent", "rest"):
                     silent = True
                 peer.sendall(answer(word, rest, status_fd).encode())
     print("toy ends")
@@ -91,8 +93,12 @@ def answer(word, rest, status_fd):
             os._exit(79)
         case "alloc":
             allocate(int(rest))
+        case "keep":
+            KEPT.append(b"x" * int(rest))
         case "print":
             print(rest)
+        case "rest":
+            say(status_fd, event="rest", for_s=float(rest))
         case "env":
             return json.dumps(os.environ.get(rest))
         case "random":

@@ -192,6 +192,7 @@ class Executor:
         self.slots = AWAITED_AT_ONCE if self._awaits else cores if runtime.reentrant else 1
         self._timeout_s = timeout_s
         self._watchdog = watchdog
+        self._pulse = watchdog.pulse if watchdog is not None else None
         self._workers = Workers(
             name=name,
             threads=self.slots,
@@ -204,6 +205,8 @@ class Executor:
     def run(self, call: Call) -> None:
         """Start `call`. When it is short, `call.done` has been called on return."""
         if self._awaits:
+            if self._pulse is not None:
+                self._pulse.enter()
             task = asyncio.get_running_loop().create_task(self._await(call))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -220,6 +223,7 @@ class Executor:
             call.done(call)
             return
         cpu_s = 0.0
+        pulse = self._pulse
 
         def work() -> None:
             nonlocal cpu_s
@@ -228,9 +232,13 @@ class Executor:
             cpu_s = thread_time() - before
 
         def finish() -> None:
+            if pulse is not None:
+                pulse.leave()
             self.estimate.in_thread(call.nbytes, call.ended - call.started, cpu_s)
             call.done(call)
 
+        if pulse is not None:
+            pulse.enter()
         self._workers.run(Job(work, finish))
 
     @property
@@ -277,6 +285,9 @@ class Executor:
             call.error = ModelError(f"Model {self.name} was unloaded while it ran.")
         except Exception as error:  # noqa: BLE001 the border between the platform and a user's model
             call.error = self._raised(error, call)
+        finally:
+            if self._pulse is not None:
+                self._pulse.leave()
         call.ended = perf_counter()
         call.done(call)
 

@@ -31,9 +31,10 @@ from penstock.runtimes.base import Framework
 from penstock.server.application import Application
 from penstock.server.farewell import answer_all
 from penstock.server.memory import release_free_memory
+from penstock.server.pulse import Pulse
 from penstock.server.repository import Limits, Repository
 from penstock.server.statistics import Metrics
-from penstock.server.status import BEAT_S, Status
+from penstock.server.status import Status
 from penstock.server.threads import Pools, share
 from penstock.server.warming import warm
 from penstock.server.workers import Watchdog
@@ -93,7 +94,10 @@ class ModelProcess:
         self.metrics = Metrics(
             Registry(), namespace=spec.namespace, service=spec.service, revision=spec.revision
         )
-        self._watchdog = Watchdog(min(spec.timeout_s, LOOP_HELD_S), self._loop_hangs)
+        self._pulse = Pulse(status, watched=lambda: self._watchdog.awake)
+        self._watchdog = Watchdog(
+            min(spec.timeout_s, LOOP_HELD_S), self._loop_hangs, pulse=self._pulse
+        )
         self.repository = Repository(
             spec.models,
             metrics=self.metrics,
@@ -136,7 +140,7 @@ class ModelProcess:
             if self.grpc is not None:
                 await self.grpc.listen(Address.parse(self.spec.listen_grpc), mode=0o600)
             self.status.say("listening", address=_text(address))
-            self._beat(loop)
+            self._pulse.begin(loop)
             if self._on_listening is not None:
                 self._on_listening(address)
             failed = await self._load()
@@ -148,11 +152,8 @@ class ModelProcess:
             self.server.close()
             if self.grpc is not None:
                 self.grpc.close()
+            self._pulse.close()
             self._watchdog.close()
-
-    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.status.beat()
-        loop.call_later(BEAT_S, self._beat, loop)
 
     async def _load(self) -> int | None:
         """Load what shall be there at start. An exit code when the process has to end instead."""

@@ -1,7 +1,8 @@
 """What a model process tells its supervisor: one JSON object a line, on a descriptor it was born with.
 
-`listening`, then `ready` or `failed`; `beat` every two seconds from the event loop, so that a loop that
-stands still is noticed; `hung` before the process ends because a call never returned.
+`listening`, then `ready` or `failed`; `beat` from the event loop, so that a loop that stands still is
+noticed, or `rest` when the next sign will take longer (`pulse`); `hung` before the process ends because a
+call never returned.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ import msgspec
 
 _encode = msgspec.json.Encoder().encode
 _BEAT: Final = b'{"event":"beat"}\n'
-
-#: Seconds between two beats. A supervisor waits for ten; a thousand idle processes should cost little.
-BEAT_S: Final = 2.0
 
 
 class Status:
@@ -32,6 +30,10 @@ class Status:
 
     def beat(self) -> None:
         self._write(_BEAT)
+
+    def rest(self, for_s: float) -> None:
+        """A beat, and the next sign comes within `for_s` seconds."""
+        self._write(b'{"event":"rest","for_s":%g}\n' % for_s)
 
     def _write(self, line: bytes) -> None:
         if self._fd is None:

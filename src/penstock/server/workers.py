@@ -14,6 +14,8 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+from penstock.server.pulse import Pulse
+
 T = TypeVar("T")
 
 #: Told once that a call hangs, in words for the log and the replica's status.
@@ -155,9 +157,11 @@ class Watchdog:
     need no processor. `hung` is called from that thread, once.
     """
 
-    def __init__(self, timeout_s: float, hung: Hung) -> None:
+    def __init__(self, timeout_s: float, hung: Hung, *, pulse: Pulse | None = None) -> None:
         self._timeout_s = timeout_s
         self._hung = hung
+        #: Told of calls, so that it beats as long as there are any.
+        self.pulse = pulse
         #: Model and start of the call in the loop now. Written for each call, so it is one plain store.
         self._current: tuple[str, float] | None = None
         #: Whether a call has to wake (or start) the thread.
@@ -175,12 +179,19 @@ class Watchdog:
     def leave(self) -> None:
         self._current = None
 
+    @property
+    def awake(self) -> bool:
+        """Whether calls in the loop are looked after without waking anybody for it."""
+        return not self._asleep
+
     def close(self) -> None:
         self._closed = True
         self._awake.put(None)
 
     def _wake(self) -> None:
         self._asleep = False
+        if self.pulse is not None:
+            self.pulse.stir()
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()

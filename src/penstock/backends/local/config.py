@@ -109,6 +109,7 @@ class NodeConfig:
             *("--listen", listen),
             *(("--listen-grpc", grpc) if grpc else ()),
             *("--admin", str(layout.gateway_socket(number))),
+            *("--feedback-key", str(layout.feedback_key)),
             *("--grace", f"{self.grace_s:g}"),
             *("--log-level", self.log_level),
             *(

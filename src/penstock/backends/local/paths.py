@@ -47,6 +47,11 @@ class Layout:
         return self.run / "regions"
 
     @property
+    def feedback_key(self) -> Path:
+        """What gateways sign request ids with."""
+        return self.data_dir / "feedback.key"
+
+    @property
     def logs(self) -> Path:
         return self.data_dir / "logs"
 

@@ -21,7 +21,7 @@ from penstock.backends.local.clock import Clock, wait_event
 from penstock.backends.local.devices import Devices
 from penstock.backends.local.limits import Limiter, Limits
 from penstock.backends.local.logs import ProcessLog
-from penstock.backends.local.memory import private_bytes
+from penstock.backends.local.memory import pages_mark, private_bytes
 from penstock.backends.local.paths import Layout
 from penstock.backends.local.pipes import Pipe, StatusLines
 from penstock.backends.local.spawn import Ending
@@ -45,8 +45,11 @@ class ReplicaPolicy:
 
     #: From the fork to the readiness probe's answer.
     startup_s: float = 300.0
-    #: Without a heartbeat, once ready. A model process beats every second from its event loop.
+    #: Without a heartbeat, once ready. A model process beats every two seconds from its event loop; at rest
+    #: it says for how long it will be silent, and has this long after that.
     heartbeat_s: float = 10.0
+    #: Longest rest that a process is believed.
+    rest_s: float = 60.0
     #: Ready for this long: the next ending is a first one again.
     healthy_s: float = 300.0
     #: After SIGKILL, until the zygote is taken for stuck.
@@ -117,6 +120,7 @@ class Replica:
         self._ready_since: float | None = None
         self._last_beat: float | None = None
         self._quiet = False
+        self._measured: tuple[int, bytes | None] | None = None
         self._early = b""
         self._status_pipe: Pipe | None = None
         self._said: _Why | None = None  # by the process
@@ -209,13 +213,29 @@ class Replica:
 
     def forgive(self, now: float) -> None:
         """The node itself was away (suspended, starved): silence meanwhile says nothing."""
-        if self._last_beat is not None:
-            self._last_beat = now
+        self._alive(now, known=True)
+
+    def _alive(self, now: float, *, known: bool = False) -> None:
+        """It lives; a rest that it has announced goes on. `known`: only if it has ever beaten."""
+        if self._last_beat is None:
+            self._last_beat = None if known else now
+        else:
+            self._last_beat = max(self._last_beat, now)
 
     def measure(self) -> None:
-        """Read the process's private memory into the status."""
-        if self.status.pid is not None:
-            self.status = replace(self.status, memory_bytes=private_bytes(self.status.pid))
+        """Read the process's private memory into the status, if it may be another than before."""
+        pid = self.status.pid
+        if pid is None:
+            return
+        mark = (pid, pages_mark(pid))
+        if mark != self._measured or mark[1] is None:
+            self._measured = mark
+            self.status = replace(self.status, memory_bytes=private_bytes(pid))
+
+    @property
+    def watched(self) -> bool:
+        """Its memory has to be looked at often: nothing else holds its limit."""
+        return self._limits.watched
 
     def _condemn(self, reason: str, message: str) -> None:
         logger.warning("%s is killed: %s", self.status.id, message)
@@ -384,8 +404,12 @@ class Replica:
         match event["event"]:
             case "beat":
                 self._last_beat = now
+            case "rest":
+                for_s = event.get("for_s")
+                rest_s = float(for_s) if isinstance(for_s, int | float) else 0.0
+                self._last_beat = now + min(max(0.0, rest_s), self._policy.rest_s)
             case "ready":
-                self._last_beat = now
+                self._alive(now)
                 if self._ready_since is None:
                     self._ready_since = now
                 if not self._stop_asked():
@@ -393,7 +417,8 @@ class Replica:
             case "loading":  # another model, on request: it may be silent until it says `loaded`
                 self._quiet = True
             case "loaded":
-                self._quiet, self._last_beat = False, now
+                self._quiet = False
+                self._alive(now)
             case "failed":
                 reason = str(event.get("reason") or "ModelLoadFailed")
                 self._said = _Why(reason, _one_line(event.get("message")))

@@ -37,6 +37,9 @@ _AWAY_S: Final = 3.0
 #: Share of the node's time that reading memory may take.
 _MEASURE_SHARE: Final = 0.02
 _MEASURE_EVERY_S: Final = 1.0
+#: Of so many replicas one is looked at in a turn, but at least the number below it.
+_MEASURE_ONE_OF: Final = 10
+_MEASURE_LEAST: Final = 32
 #: Logs of replicas that are gone, kept so that their ends can be read.
 _KEEP_LOGS: Final = 200
 
@@ -105,6 +108,8 @@ class Replicas:
         self._clock = clock
         self._policy = policy
         self._replicas: dict[str, Replica] = {}
+        #: Those whose memory is looked at ten times a second.
+        self._watched: dict[str, Replica] = {}
         self._watches: set[Watch] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -142,6 +147,10 @@ class Replicas:
                 hint="Check the node's cgroup setting.",
             ) from e
         self._replicas[replica_id] = replica
+        if replica.watched:
+            self._watched[replica_id] = replica
+        else:
+            self._watched.pop(replica_id, None)
         replica.begin()
         self._publish(replica.status)
         return replica.status
@@ -162,6 +171,7 @@ class Replicas:
         await self._clock.sleep(self._policy.forget_s)
         if self._replicas.get(replica.status.id) is replica:
             del self._replicas[replica.status.id]
+            self._watched.pop(replica.status.id, None)
             self._publish(ReplicaGone(replica.status.id))
             self.prune_logs()
 
@@ -210,16 +220,15 @@ class Replicas:
         while True:
             await self._clock.sleep(_LOOK_EVERY_S)
             now = self._clock.monotonic()
-            replicas = tuple(self._replicas.values())
-            for replica in replicas:
+            for replica in tuple(self._watched.values()):
                 replica.check_memory(now)
             if now - last > _AWAY_S:
-                for replica in replicas:
+                for replica in self._replicas.values():
                     replica.forgive(now)
             last = now
             if now >= check_at:
                 check_at = now + _CHECK_EVERY_S
-                for replica in replicas:
+                for replica in tuple(self._replicas.values()):
                     replica.check(now)
                 self._devices.refresh()
             if now >= measure_at:
@@ -231,9 +240,11 @@ class Replicas:
         until = begun + _MEASURE_EVERY_S * _MEASURE_SHARE
         if not self._unmeasured:
             self._unmeasured.extend(self._replicas)
-        while self._unmeasured and self._clock.monotonic() < until:
+        left = max(_MEASURE_LEAST, len(self._replicas) // _MEASURE_ONE_OF)
+        while self._unmeasured and left > 0 and self._clock.monotonic() < until:
             replica = self._replicas.get(self._unmeasured.popleft())
             if replica is not None:
+                left -= 1
                 replica.measure()
         return self._clock.monotonic() - begun
 
