@@ -27,8 +27,8 @@ from penstock.domain.process import Neighbour
 if TYPE_CHECKING:
     from penstock.protocols.codecs import ContentTypes
     from penstock.protocols.infer import InferRequest, InferResponse
-
     from penstock.protocols.seldon_message import Feedback, SeldonMessage
+
 Array: TypeAlias = npt.NDArray[Any]
 #: Named arrays; insertion order is the order on the wire. Text is an object array of `bytes` (V2 BYTES)
 #: or of `str` (V1 JSON); BF16 arrives as float32.
@@ -212,9 +212,6 @@ class PayloadRuntime(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class Framework:
-    """A framework as the platform sees it, cheap to import: `load` imports the real thing."""
-@dataclass(frozen=True, slots=True)
 class UnitAnswer:
     """What a unit answers, and the metrics in it that are its own."""
 
@@ -244,6 +241,9 @@ class UnitRuntime(PayloadRuntime):
         """The unit in Seldon's terms: name, versions, platform, inputs, outputs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """A framework as the platform sees it, cheap to import: `load` imports the real thing."""
 
     name: str
     #: The extra that installs it: `pip install 'penstock[EXTRA]'`.
