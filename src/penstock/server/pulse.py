@@ -1,9 +1,9 @@
 """The sign of life that a model process gives its supervisor: often while its models are asked, else rarely.
 
 A thousand processes that nobody asks anything should cost next to nothing, and each beat of each of them
-wakes a core and takes its caches from somebody who works. So a process that rests says how long it will be silent,
-and the first call after that ends the rest with a beat. A loop can stand still at rest only by what a model's
-own threads do; that is then noticed a rest later than under load.
+wakes a core and takes its caches from somebody who works. So a process that rests says how long it will be
+silent, and the first call after that ends the rest with a beat. A loop can stand still at rest only by what
+a model's own threads do; that is then noticed a rest later than under load.
 """
 
 from __future__ import annotations
