@@ -12,6 +12,7 @@ import pytest
 
 from penstock.domain.process import ProcessSpec
 from penstock.errors import InvalidInput, LoadError, NotFound
+from penstock.server.memory import PrivateMemory, private_bytes
 from penstock.server.run import served_model
 from penstock.server.status import Status
 from penstock.server.threads import share
@@ -157,3 +158,26 @@ after = private_bytes() - before
 assert after < 20_000_000, after
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_private_memory_is_asked_of_the_kernel_only_when_it_may_be_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def ask() -> int:
+        asked.append(private_bytes())
+        return asked[-1]
+
+    monkeypatch.setattr("penstock.server.memory.private_bytes", ask)
+    memory = PrivateMemory()
+    first = memory.read()
+    assert first == asked[0] > 0
+    for _ in range(10):
+        memory.read()
+    seen = len(asked)
+    assert seen < 4  # the test's own allocations may be seen
+    kept = b"x" * 8_000_000
+    assert memory.read() >= first + len(kept) * 0.9
+    del kept
+    assert memory.read() < first + 4_000_000

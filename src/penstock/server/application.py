@@ -28,11 +28,12 @@ from penstock.protocols.cloudevents import is_event
 from penstock.protocols.grpc.wire import is_grpc
 from penstock.protocols.shared_memory import SharedMemory
 from penstock.protocols.triton import ServerCalls, trace_settings
-from penstock.runtimes.base import PayloadRuntime
+from penstock.runtimes.base import PayloadRuntime, Runtime
 from penstock.server.events import EventTarget
+from penstock.server.examples import Classify, Regress, TensorflowPredict
 from penstock.server.grpc import GrpcCalls
-from penstock.server.inference import TargetType, V1Explain, V1Predict, V2Explain, V2Infer
-from penstock.server.memory import private_bytes
+from penstock.server.inference import TargetType, V1Explain, V2Explain, V2Infer
+from penstock.server.memory import PrivateMemory
 from penstock.server.model_config import model_config
 from penstock.server.other_protocols import MlflowInvocation
 from penstock.server.payloads import Payloads
@@ -54,9 +55,10 @@ _MODEL: Final = rf"/v2/models/{_NAME}(?:/versions/([^/]+))?"
 _TARGETS: Final[tuple[tuple[re.Pattern[str], TargetType], ...]] = (
     (re.compile(rf"{_MODEL}/infer"), V2Infer),
     (re.compile(rf"{_MODEL}/explain"), V2Explain),
-    (re.compile(rf"/v1/models/{_NAME}:predict"), V1Predict),
+    (re.compile(rf"/v1/models/{_NAME}(?:/versions/([^/:]+))?:predict"), TensorflowPredict),
     (re.compile(rf"/v1/models/{_NAME}:explain"), V1Explain),
-    (re.compile(rf"/v1/models/{_NAME}/versions/([^/:]+):predict"), V1Predict),
+    (re.compile(rf"/v1/models/{_NAME}(?:/versions/([^/:]+))?:classify"), Classify),
+    (re.compile(rf"/v1/models/{_NAME}(?:/versions/([^/:]+))?:regress"), Regress),
     (re.compile(r"/api/v(?:1\.0|0\.1)/predictions|/predict"), SeldonPredict),
     (re.compile(r"/api/v(?:1\.0|0\.1)/(feedback)"), SeldonVerb),
     (
@@ -76,7 +78,6 @@ _PAGES: Final = tuple(
         (rf"/v1/models/{_NAME}/versions/([^/:]+)", "GET", "_tensorflow_status"),
         (rf"/v1/models/{_NAME}/metadata", "GET", "_tensorflow_metadata"),
         (rf"/v1/models/{_NAME}/versions/([^/:]+)/metadata", "GET", "_tensorflow_metadata"),
-        (rf"/v1/models/{_NAME}(?:/versions/[^/:]+)?:(classify|regress)", "POST", "_no_examples"),
         (rf"/v1/models/{_NAME}/labels/([^/:]+)(?::[a-z]+|/metadata)?", "ANY", "_no_labels"),
         (r"(?:/api/v(?:1\.0|0\.1))?/(health/(?:status|ping)|metadata)", "GET", "_seldon"),
         (r"/api/v(?:1\.0|0\.1)/(metadata|status)/([^/]+)", "GET", "_seldon"),
@@ -116,6 +117,7 @@ class Application:
         self.seldon = SeldonPages(self)
         #: True from SIGTERM on: health says not ready, requests under way are answered.
         self.draining = False
+        self._memory = PrivateMemory()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, exchange: Exchange) -> None:
@@ -267,16 +269,11 @@ class Application:
     ) -> None:
         loaded = self.repository.get(name, version)
         runtime = loaded.runtime
-        send_json(
-            exchange, tfserving.metadata(name, loaded.version, runtime.inputs, runtime.outputs)
+        signatures = runtime.signatures if isinstance(runtime, Runtime) else {}
+        document = tfserving.metadata(
+            name, loaded.version, runtime.inputs, runtime.outputs, signatures
         )
-
-    def _no_examples(self, exchange: Exchange, name: str, verb: str) -> None:
-        self.repository.get(name)
-        raise InvalidInput(
-            f"Model {name} has no signature for {verb}: tf.Example inputs are not served.",
-            hint="Use :predict.",
-        )
+        send_json(exchange, document)
 
     def _no_labels(self, exchange: Exchange, name: str, label: str) -> None:
         self.repository.get(name)
@@ -344,7 +341,7 @@ class Application:
         gauge = self.metrics.memory.labels(
             spec.namespace, spec.service, spec.revision, spec.replica
         )
-        gauge.set(private_bytes())
+        gauge.set(self._memory.read())
 
 
 def _object(exchange: Exchange) -> dict[str, Any]:

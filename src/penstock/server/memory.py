@@ -7,7 +7,9 @@ counted, which resident size would do.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import resource
 from typing import Final
 
 _PRIVATE: Final = re.compile(rb"^Private_(?:Clean|Dirty|Hugetlb):\s+(\d+) kB$", re.MULTILINE)
@@ -21,6 +23,43 @@ def private_bytes() -> int:
     except OSError:
         return 0
     return sum(int(kb) for kb in _PRIVATE.findall(text)) * 1024
+
+
+class PrivateMemory:
+    """`private_bytes`, asked of the kernel only when it may be another by more than `_COARSE` pages.
+
+    The kernel walks all page tables for the sum, the zygote's pages too: milliseconds, which a thousand
+    processes that are asked for their metrics do not have. Memory becomes private by a fault, and is given
+    back by leaving the resident set; both are known at once.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._faults = self._resident = -2 * _COARSE
+
+    def read(self) -> int:
+        """Bytes, as exact as said above."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        faults, resident = usage.ru_minflt + usage.ru_majflt, _resident_pages()
+        if max(abs(faults - self._faults), abs(resident - self._resident)) > _COARSE:
+            self._bytes = private_bytes()
+            self._faults, self._resident = faults, resident
+        return self._bytes
+
+
+#: Pages of 4 KiB: a quarter of a MiB.
+_COARSE: Final = 64
+
+
+def _resident_pages() -> int:
+    try:
+        fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return int(os.read(fd, 256).split()[1])
+    finally:
+        os.close(fd)
 
 
 class _Info(ctypes.Structure):
