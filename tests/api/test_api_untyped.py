@@ -19,5 +19,3 @@ async def test_a_page_may_not(api: Api, header: str) -> None:
     answer = await api.client.post(ISVC, content=msgspec.json.encode(isvc()), headers=said)
     assert answer.status_code == 415
     assert (await api.client.get(ISVC)).json()["items"] == []
-
-

@@ -14,7 +14,7 @@ import pytest
 
 from penstock.domain.selectors import FieldSelector, LabelSelector
 from penstock.errors import Conflict, InvalidInput, NotFound, TooLarge
-from penstock.store.base import Change, ChangeType, Expired, Key, Kind, Object, Store
+from penstock.store.base import EVENT, Change, ChangeType, Expired, Key, Kind, Object, Store
 
 SERVICE = Kind("penstock.dev", "InferenceService")
 RUNTIME = Kind("penstock.dev", "ClusterServingRuntime")
@@ -335,7 +335,7 @@ class StoreContract:
         watch = store.watch(SERVICE, since=listing.version)
         (change,) = await take(watch, 1)
         assert change.key.name == "b"
-        await watch.aclose()  # type: ignore[attr-defined]
+        await watch.aclose()
 
     @pytest.mark.parametrize(
         ("selector", "expected"),
@@ -427,6 +427,19 @@ class StoreContract:
         assert second.version == first.version
         assert second.continue_ == ""
 
+    async def test_a_list_can_be_of_any_kept_version(self, store: Store) -> None:
+        await store.create(service("a"))
+        then = (await store.list(SERVICE)).version
+        await store.create(service("b"))
+        await store.delete(key("a"))
+        old = await store.list(SERVICE, version=then)
+        assert (names(old.items), old.version) == (["a"], then)
+        assert names((await store.list(SERVICE)).items) == ["b"]
+        paged = await store.list(SERVICE, version=then, limit=1)
+        assert (names(paged.items), paged.continue_) == (["a"], "")
+        with pytest.raises(Expired):
+            await store.list(SERVICE, version=then + 1000)
+
     @pytest.mark.parametrize("token", ["x", "!", "e30=", "bnVsbA==", "WzEsMl0=", "WzEsMiwzXQ=="])
     async def test_a_token_that_no_list_gave_is_refused(self, store: Store, token: str) -> None:
         with pytest.raises(InvalidInput, match="continue token"):
@@ -463,14 +476,14 @@ class StoreContract:
         versions = [c.version for c in changes]
         assert versions == sorted(versions)
         assert all(int(c.object["metadata"]["resourceVersion"]) == c.version for c in changes)
-        await watch.aclose()  # type: ignore[attr-defined]
+        await watch.aclose()
 
     async def test_a_watch_of_everything(self, store: Store) -> None:
         await store.create(service())
         await store.create(runtime("r"))
         watch = store.watch()
         assert {c.key.kind for c in await take(watch, 2)} == {SERVICE, RUNTIME}
-        await watch.aclose()  # type: ignore[attr-defined]
+        await watch.aclose()
 
     async def test_a_watch_resumes_from_any_kept_version(self, store: Store) -> None:
         versions = []
@@ -482,7 +495,7 @@ class StoreContract:
             assert [c.key.name for c in await take(watch, 9 - i)] == [
                 f"s{n}" for n in range(i + 1, 10)
             ]
-            await watch.aclose()  # type: ignore[attr-defined]
+            await watch.aclose()
 
     async def test_a_version_of_the_future_has_expired(self, store: Store) -> None:
         """A client that saw another store's versions must list again, not wait for ever."""
@@ -500,7 +513,7 @@ class StoreContract:
         watch = store.watch(SERVICE, since=version)
         (change,) = await take(watch, 1)
         assert change.type is ChangeType.DELETED
-        await watch.aclose()  # type: ignore[attr-defined]
+        await watch.aclose()
 
     async def test_every_watch_gets_every_change_as_its_own_copy(self, store: Store) -> None:
         watches = [store.watch(SERVICE) for _ in range(5)]
@@ -511,13 +524,29 @@ class StoreContract:
         assert results[0][0].object == results[1][0].object
         assert results[0][0].object is not results[1][0].object
         for watch in watches:
-            await watch.aclose()  # type: ignore[attr-defined]
+            await watch.aclose()
 
     async def test_a_watch_that_nobody_reads_holds_up_nobody(self, store: Store) -> None:
         watch = store.watch(SERVICE, since=(await store.list(SERVICE)).version)
         await asyncio.gather(*(store.create(service(f"s{i:03}")) for i in range(300)))
         assert len({c.key.name for c in await take(watch, 300)}) == 300
-        await watch.aclose()  # type: ignore[attr-defined]
+        await watch.aclose()
+
+    async def test_a_watch_knows_how_far_it_has_come(self, store: Store) -> None:
+        """Past changes of other kinds, too, but never past one that it still has to tell."""
+        watch = store.watch(SERVICE, since=(await store.list(SERVICE)).version)
+        await store.create(service("a"))
+        await take(watch, 1)
+        waiting = asyncio.ensure_future(anext(watch))
+        other = await store.create(runtime("r"))
+        async with asyncio.timeout(10):
+            while watch.position < int(other["metadata"]["resourceVersion"]):
+                await asyncio.sleep(0)
+        assert not waiting.done()
+        last = await store.create(service("b"))
+        assert (await waiting).key.name == "b"
+        assert watch.position < int(last["metadata"]["resourceVersion"])
+        await watch.aclose()
 
     async def test_closing_the_store_ends_its_watches(self, store: Store) -> None:
         async def follow() -> list[Change]:
@@ -597,3 +626,44 @@ class StoreContract:
         assert len(wild) == 100
         assert "m149" in {e["message"] for e in wild}
         assert len(await store.events(about=key("calm"))) == 1
+
+    async def test_events_are_watched_from_the_version_of_their_list(self, store: Store) -> None:
+        await store.record_event(key("a"), type_="Normal", reason="One", message="m")
+        listing = await store.list_events()
+        assert [e["reason"] for e in listing.items] == ["One"]
+        assert listing.items[0]["metadata"]["resourceVersion"] == str(listing.version)
+        watch = store.watch_events(since=listing.version)
+        for reason in ("Two", "One"):
+            await store.record_event(key("a"), type_="Normal", reason=reason, message="m")
+        added, counted = await take(watch, 2)
+        assert (added.type, added.object["reason"]) == (ChangeType.ADDED, "Two")
+        assert (counted.type, counted.object["count"]) == (ChangeType.MODIFIED, 2)
+        assert counted.key == Key(EVENT, "default", listing.items[0]["metadata"]["name"])
+        assert [added.version, counted.version] == [listing.version + 1, listing.version + 2]
+        assert (await store.list_events()).version == counted.version
+        assert (await store.list_events(namespace="other")).items == []
+        await watch.aclose()
+
+    async def test_events_that_are_pushed_out_are_told_as_deleted(self, store: Store) -> None:
+        watch = store.watch_events(since=(await store.list_events()).version)
+        for i in range(101):
+            await store.record_event(key(), type_="Normal", reason="R", message=f"m{i}")
+        *_, last, gone = await take(watch, 102)
+        assert (last.type, last.object["message"]) == (ChangeType.ADDED, "m100")
+        assert (gone.type, gone.object["message"]) == (ChangeType.DELETED, "m0")
+        assert gone.version == (await store.list_events()).version
+        await watch.aclose()
+
+    async def test_events_that_were_changed_and_forgotten_have_expired(self, store: Store) -> None:
+        await store.record_event(key(), type_="Normal", reason="R", message="m")
+        for since in (-1, 1000):
+            watch = store.watch_events(since=since)
+            with pytest.raises(Expired):
+                await asyncio.wait_for(anext(watch), 10)
+
+    async def test_closing_the_store_ends_watches_of_events(self, store: Store) -> None:
+        watch = store.watch_events(since=(await store.list_events()).version)
+        following = asyncio.ensure_future(anext(watch, None))
+        await asyncio.sleep(0)
+        await store.close()
+        assert await asyncio.wait_for(following, 10) is None

@@ -9,7 +9,7 @@ test set runs over every implementation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
@@ -26,6 +26,10 @@ class Kind(NamedTuple):
 
     group: str
     kind: str
+
+
+#: What the event log is made of.
+EVENT = Kind("", "Event")
 
 
 class Key(NamedTuple):
@@ -66,6 +70,21 @@ class Listing:
     continue_: str = ""
 
 
+class Watch(AsyncIterator[Change]):
+    """Changes in order, until the store is closed. `aclose` when it is no longer read."""
+
+    def __init__(self, run: Callable[[Watch], AsyncGenerator[Change, None]]) -> None:
+        #: All changes up to this version have been handed out.
+        self.position = 0
+        self._changes = run(self)
+
+    async def __anext__(self) -> Change:
+        return await anext(self._changes)
+
+    async def aclose(self) -> None:
+        await self._changes.aclose()
+
+
 class Store(ABC):
     """Keeps objects. NotFound, Conflict and Unavailable are from `penstock.errors`."""
 
@@ -91,11 +110,13 @@ class Store(ABC):
         fields: FieldSelector | None = None,
         limit: int | None = None,
         continue_: str = "",
+        version: int | None = None,
     ) -> Listing:
         """Objects of a kind ordered by namespace and name, all of one version of the store.
 
-        Pages too: each page after the first is of the version the first one was taken at. Raises
-        `Expired` when that version is no longer kept, InvalidInput for a `continue_` that is none.
+        The newest, unless a `version` is named. Pages too: each page after the first is of the version the
+        first one was taken at. Raises `Expired` when that version is no longer kept, InvalidInput for a
+        `continue_` that is none.
         """
 
     @abstractmethod
@@ -120,7 +141,7 @@ class Store(ABC):
         """Remove, or mark with deletionTimestamp while finalizers remain. NotFound, Conflict."""
 
     @abstractmethod
-    def watch(self, kind: Kind | None = None, *, since: int | None = None) -> AsyncIterator[Change]:
+    def watch(self, kind: Kind | None = None, *, since: int | None = None) -> Watch:
         """Changes after version `since` in order; None starts with what exists as ADDED.
 
         Raises `Expired` (resync with `list`) when `since` is older than what is kept.
@@ -135,6 +156,17 @@ class Store(ABC):
     @abstractmethod
     async def events(self, *, namespace: str | None = None, about: Key | None = None) -> Objects:
         """Kubernetes v1 Events, oldest first."""
+
+    @abstractmethod
+    async def list_events(self, *, namespace: str | None = None) -> Listing:
+        """Events, oldest first, and their version: they have versions of their own."""
+
+    @abstractmethod
+    def watch_events(self, *, since: int) -> Watch:
+        """Changes of events after a version of theirs, of kind `EVENT`.
+
+        Raises `Expired` when `since` is older than what is kept, which a restart shortens to nothing.
+        """
 
     @abstractmethod
     async def close(self) -> None:

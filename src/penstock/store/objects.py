@@ -29,6 +29,8 @@ _OWNED = (
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
 )
+#: Characters of a generated name.
+MAX_GENERATED = 63
 #: Letters that make no words and cannot be mistaken for each other, as Kubernetes has them.
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
@@ -88,7 +90,9 @@ def with_name(obj: Object) -> Object:
     ):
         return obj
     suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
-    return {**obj, "metadata": {**metadata, "name": f"{metadata['generateName']}{suffix}"}}
+    # A long beginning is cut, so that the whole is a name still.
+    front = str(metadata["generateName"])[: MAX_GENERATED - len(suffix)]
+    return {**obj, "metadata": {**metadata, "name": f"{front}{suffix}"}}
 
 
 def created(obj: Object, *, version: int, now: float) -> Object:

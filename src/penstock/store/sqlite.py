@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import itertools
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -35,7 +36,9 @@ from penstock.store.base import (
     Object,
     Objects,
     Store,
+    Watch,
 )
+from penstock.store.ring import Ring
 from penstock.store.sqlite_events import Event
 from penstock.store.sqlite_file import FileLock, connect, mapped, open_file, prepare
 from penstock.store.sqlite_rows import (
@@ -59,6 +62,8 @@ from penstock.store.sqlite_threads import DatabaseThread
 KEEP_CHANGES = 10_000
 #: Of these, the newest are in memory too.
 RING = 2_000
+#: Changes of the event log that watches of it can be behind.
+EVENT_RING = 2_000
 #: Rows read from the file at a time by a watch that is behind.
 _CATCH_UP = 500
 #: Old rows are removed after so many new ones, not after each.
@@ -67,6 +72,13 @@ _PRUNE_EVERY = 256
 
 #: `list` is a method of the store, so the type needs another name inside the class.
 Batch: TypeAlias = list[Logged]
+
+
+class News(NamedTuple):
+    """What a transaction changed."""
+
+    changes: Batch
+    events: Batch
 
 
 class SqliteStore(Store):
@@ -90,17 +102,19 @@ class SqliteStore(Store):
         # Written by the writer's thread only; what the loop may see comes with `_publish`.
         self._next = newest_version(writer_connection) + 1
         self._pending: Batch = []
+        self._pending_events: Batch = []
         self._since_prune = 0
         self._events_since_prune = 0
         # The loop's.
         self._version = self._next - 1
         self._ring: deque[Logged] = deque(maxlen=ring)
         self._wakeups: set[asyncio.Event] = set()
+        self._events: Ring[Logged] = Ring(sqlite_events.newest_turn(writer_connection), EVENT_RING)
 
         def map_error(e: sqlite3.Error) -> Any:
             return mapped(e, where)
 
-        self._writer: DatabaseThread[Batch] = DatabaseThread(
+        self._writer: DatabaseThread[News] = DatabaseThread(
             "penstock-store-writer",
             writer_connection,
             begin="BEGIN IMMEDIATE",
@@ -250,20 +264,23 @@ class SqliteStore(Store):
         self._pending.append(logged)
         self._next = logged.version + 1
 
-    def _take_pending(self) -> Batch:
-        done, self._pending = self._pending, []
+    def _take_pending(self) -> News:
+        done = News(self._pending, self._pending_events)
+        self._pending, self._pending_events = [], []
         return done
 
     def _forget_pending(self) -> None:
+        self._pending_events = []
         if self._pending:
             self._next = self._pending[0].version
             self._pending = []
 
-    def _publish(self, news: Batch) -> None:
-        if not news:
+    def _publish(self, news: News) -> None:
+        self._events.add(news.events)
+        if not news.changes:
             return
-        self._ring.extend(news)
-        self._version = news[-1].version
+        self._ring.extend(news.changes)
+        self._version = news.changes[-1].version
         for wakeup in self._wakeups:
             wakeup.set()
 
@@ -290,16 +307,18 @@ class SqliteStore(Store):
         fields: FieldSelector | None = None,
         limit: int | None = None,
         continue_: str = "",
+        version: int | None = None,
     ) -> Listing:
         if limit is not None and limit < 1:
             limit = None
         selector = labels if isinstance(labels, LabelSelector) else LabelSelector.of(labels or {})
         cursor = _decode_cursor(continue_) if continue_ else None
+        named = cursor.version if cursor else version
 
         def run(db: sqlite3.Connection) -> tuple[list[bytes], int, str]:
             newest = newest_version(db)
-            version = cursor.version if cursor else newest
-            if cursor is not None:
+            version = newest if named is None else named
+            if version != newest:
                 check_kept(db, version, newest)
             rows = state_at(db, kind, namespace, version, newest, cursor)
             found: list[bytes] = []
@@ -315,19 +334,22 @@ class SqliteStore(Store):
                 last = (at_namespace, at_name)
             return found, version, ""
 
-        bodies, version, more = await self._read(run)
-        return Listing([objects.decode(b) for b in bodies], version, more)
+        bodies, at, more = await self._read(run)
+        return Listing([objects.decode(b) for b in bodies], at, more)
 
-    def watch(self, kind: Kind | None = None, *, since: int | None = None) -> AsyncIterator[Change]:
-        return self._watch(kind, since)
+    def watch(self, kind: Kind | None = None, *, since: int | None = None) -> Watch:
+        return Watch(lambda watch: self._watch(watch, kind, since))
 
-    async def _watch(self, kind: Kind | None, since: int | None) -> AsyncIterator[Change]:
+    async def _watch(
+        self, watch: Watch, kind: Kind | None, since: int | None
+    ) -> AsyncGenerator[Change, None]:
         if since is None:
             rows, position = await self._read(lambda db: everything(db, kind))
             for logged in rows:
                 yield _change(logged)
         else:
             position = since
+        watch.position = position
         wakeup = asyncio.Event()
         self._wakeups.add(wakeup)
         try:
@@ -338,6 +360,7 @@ class SqliteStore(Store):
                     position = logged.version
                     if kind is None or logged.kind == kind:
                         yield _change(logged)
+                    watch.position = position
                 if not news:
                     await wakeup.wait()
         finally:
@@ -362,13 +385,31 @@ class SqliteStore(Store):
     ) -> None:
         def run(db: sqlite3.Connection) -> None:
             event = Event(about, type_, reason, message, uid)
-            sqlite_events.record(db, event, now=self._now())
+            self._pending_events += sqlite_events.record(db, event, now=self._now())
             self._events_since_prune += 1
             if self._events_since_prune >= _PRUNE_EVERY:
                 self._events_since_prune = 0
-                sqlite_events.prune(db)
+                self._pending_events += sqlite_events.prune(db)
 
         await self._writer.submit(run)
+
+    async def list_events(self, *, namespace: str | None = None) -> Listing:
+        def run(db: sqlite3.Connection) -> Listing:
+            found = sqlite_events.select(db, namespace=namespace, about=None)
+            return Listing(found, sqlite_events.newest_turn(db))
+
+        listing: Listing = await self._read(run)
+        return listing
+
+    def watch_events(self, *, since: int) -> Watch:
+        return Watch(lambda watch: self._watch_events(watch, since))
+
+    async def _watch_events(self, watch: Watch, since: int) -> AsyncGenerator[Change, None]:
+        watch.position = since
+        async with contextlib.aclosing(self._events.follow(since)) as changes:
+            async for version, logged in changes:
+                yield _change(logged)
+                watch.position = version
 
     async def events(self, *, namespace: str | None = None, about: Key | None = None) -> Objects:
         found: Objects = await self._read(
@@ -382,6 +423,7 @@ class SqliteStore(Store):
         self._closed = True
         for wakeup in self._wakeups:
             wakeup.set()
+        self._events.close()
         if self._reader is not None:
             await self._reader.close()
         await self._writer.close()
