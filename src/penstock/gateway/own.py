@@ -18,6 +18,7 @@ from penstock.gateway import repository
 from penstock.gateway.proxy import internal, refuse
 from penstock.gateway.resolve import LOAD, STATISTICS, Plan, namespace_of
 from penstock.protocols import documents
+from penstock.protocols.json_object import json_object
 
 if TYPE_CHECKING:
     from penstock.gateway.gateway import Gateway
@@ -137,16 +138,14 @@ def _index(exchange: Exchange, table: Table, namespace: str) -> None:
 def _load(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
     service = plan.service
     assert service is not None  # noqa: S101 - `answer` has looked
-    repository.refuse_parameters(repository.body_object(exchange.body).get("parameters") or {})
+    repository.refuse_parameters(json_object(exchange.body).get("parameters") or {})
     gateway.admit(repository.Load(gateway, exchange, plan, service, gateway.now()))
 
 
 def _unload(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
     service = plan.service
     assert service is not None  # noqa: S101 - `answer` has looked
-    repository.body_object(
-        exchange.body
-    )  # Triton's clients send `unload_dependents`; there are none
+    json_object(exchange.body)  # Triton's clients send `unload_dependents`; there are none
 
     def say(error: PenstockError | None) -> None:
         if error is None:

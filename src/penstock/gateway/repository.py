@@ -28,6 +28,7 @@ from penstock.errors import (
 from penstock.gateway.proxy import Forward
 from penstock.http.client import UpstreamError, fetch
 from penstock.protocols import documents
+from penstock.protocols.json_object import json_object
 
 if TYPE_CHECKING:
     from penstock.gateway.gateway import Gateway
@@ -48,18 +49,6 @@ STATISTICS_BYTES: Final = 4 * 1024 * 1024
 
 _JSON: Final = b"content-type: application/json\r\n"
 
-
-def body_object(body: Any) -> dict[str, Any]:
-    """The JSON object in a body; an empty body is an empty object. InvalidInput for anything else."""
-    if not body:
-        return {}
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise InvalidInput("The body is no JSON.") from None
-    if not isinstance(value, dict):
-        raise InvalidInput("The body is no JSON object.")
-    return value
 
 
 # -- index ------------------------------------------------------------------------------------------
@@ -90,7 +79,7 @@ def index(table: Table, namespace: str, *, ready_only: bool = False) -> list[dic
 
 def ready_only(body: Any) -> bool:
     """What the body of an index request asks for."""
-    value = body_object(body).get("ready", False)
+    value = json_object(body).get("ready", False)
     if not isinstance(value, bool):
         raise InvalidInput("'ready' is true or false.")
     return value

@@ -16,6 +16,7 @@ import msgspec
 from penstock.errors import InvalidInput, NotFound, Unsupported
 from penstock.observe.log_settings import LogSettings
 from penstock.protocols.grpc.schema import METHODS
+from penstock.protocols.json_object import json_object
 from penstock.protocols.shared_memory import SharedMemory
 
 #: V2's names for these extensions; shared memory is one more where it is allowed.
@@ -97,7 +98,7 @@ class ServerCalls:
             raise NotFound("There is nothing at this path.")
         kind, region, verb, logging, _ = found.groups()
         if kind is None:
-            wanted = _object(body) if method == "POST" else {}
+            wanted = json_object(body) if method == "POST" else {}
             return _encode(self.logs.change(wanted) if logging else trace_settings(wanted))
         name = unquote(region or "")
         memory = self.memory
@@ -112,7 +113,7 @@ class ServerCalls:
         if verb == "unregister":
             memory.unregister(name)
             return b""
-        wanted = _object(body)
+        wanted = json_object(body)
         key = wanted.get("key")
         if not isinstance(key, str):
             raise InvalidInput("Shared memory register request has no 'key' field")
@@ -205,15 +206,3 @@ def _number(wanted: Mapping[str, Any], field: str) -> int:
         raise InvalidInput(f"'{field}' is a number of bytes, 0 or more.")
     return value
 
-
-def _object(body: bytes | bytearray | memoryview | None) -> dict[str, Any]:
-    """The JSON object in the body; an empty body is an empty object."""
-    if not body:
-        return {}
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise InvalidInput("The body is no JSON.") from None
-    if not isinstance(value, dict):
-        raise InvalidInput("The body is no JSON object.")
-    return value

@@ -26,6 +26,7 @@ from penstock.observe.metrics import render
 from penstock.protocols import documents, tfserving
 from penstock.protocols.cloudevents import is_event
 from penstock.protocols.grpc.wire import is_grpc
+from penstock.protocols.json_object import json_object
 from penstock.protocols.shared_memory import SharedMemory
 from penstock.protocols.triton import ServerCalls, trace_settings
 from penstock.runtimes.base import PayloadRuntime, Runtime
@@ -248,7 +249,7 @@ class Application:
 
     def _trace(self, exchange: Exchange, name: str, version: str | None) -> None:
         self.repository.get(name, version)
-        wanted = _object(exchange) if exchange.head.method == "POST" else {}
+        wanted = json_object(exchange.body) if exchange.head.method == "POST" else {}
         send_json(exchange, _encode(trace_settings(wanted)))
 
     def _all_statistics(self, exchange: Exchange) -> None:
@@ -290,14 +291,14 @@ class Application:
     # -- the repository
 
     def _index(self, exchange: Exchange) -> None:
-        ready_only = _object(exchange).get("ready", False)
+        ready_only = json_object(exchange.body).get("ready", False)
         if not isinstance(ready_only, bool):
             raise InvalidInput("'ready' is true or false.")
         entries = self.repository.index(ready_only=ready_only)
         send_json(exchange, documents.repository_index(entries))
 
     def _load(self, exchange: Exchange, name: str) -> None:
-        parameters = _object(exchange).get("parameters") or {}
+        parameters = json_object(exchange.body).get("parameters") or {}
         if not isinstance(parameters, dict):
             raise InvalidInput("'parameters' is an object.")
         refuse_parameters(parameters)
@@ -305,7 +306,7 @@ class Application:
 
     def _unload(self, exchange: Exchange, name: str) -> None:
         # `unload_dependents` is what Triton's clients send; nothing depends on another model here.
-        _object(exchange)
+        json_object(exchange.body)
         self._change(exchange, self.repository.unload(name), documents.unloaded(name))
 
     def _change(self, exchange: Exchange, change: Coroutine[Any, Any, None], answer: bytes) -> None:
@@ -343,16 +344,3 @@ class Application:
         )
         gauge.set(self._memory.read())
 
-
-def _object(exchange: Exchange) -> dict[str, Any]:
-    """The JSON object in the body; an empty body is an empty object."""
-    body = exchange.body
-    if not body:
-        return {}
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise InvalidInput("The body is no JSON.") from None
-    if not isinstance(value, dict):
-        raise InvalidInput("The body is no JSON object.")
-    return value
