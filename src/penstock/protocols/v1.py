@@ -47,11 +47,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Decoded",
     "decode_arrays",
+    "decode_object",
     "decode_predict",
     "encode_chunk",
     "encode_predictions",
     "encode_result",
     "error_body",
+    "from_b64",
     "is_json",
     "rows_of_json",
     "to_arrays",
@@ -117,14 +119,17 @@ def is_json(content_type: str | bytes | None) -> bool:
 
 def decode_predict(body: Buffer) -> dict[str, Any]:
     """The JSON object in `body`, for a model that takes the payload as it is. Raises InvalidInput."""
+    return decode_object(body, "a JSON object with 'instances' or 'inputs' is expected")
+
+
+def decode_object(body: Buffer, expected: str) -> dict[str, Any]:
+    """The JSON object in `body`; InvalidInput, with what is `expected`, where it is none."""
     try:
         payload = _decode(body)
     except JSON_FAULTS as e:
         raise json_fault(e, body) from None
     if type(payload) is not dict:
-        raise InvalidInput(
-            f"a JSON object with 'instances' or 'inputs' is expected, the body is {_kind(payload)}"
-        )
+        raise InvalidInput(f"{expected}, the body is {_kind(payload)}")
     return payload
 
 
@@ -216,7 +221,7 @@ def _stack(value: Any, what: str, spec: TensorSpec | None) -> Array:
         flat = flat[0] if len(flat) == 1 else list(chain.from_iterable(flat))
         kinds = set(map(type, flat))
     if dict in kinds:
-        flat = [_from_b64(v, what) for v in flat]
+        flat = [from_b64(v, what) for v in flat]
         kinds = set(map(type, flat))
     count_of(shape, what)
     kind = DATATYPES.get(spec.datatype) if spec is not None else None
@@ -288,7 +293,8 @@ def _is_b64(value: Mapping[str, Any]) -> bool:
     return len(value) == 1 and type(value.get("b64")) is str
 
 
-def _from_b64(value: Any, what: str) -> Any:
+def from_b64(value: Any, what: str) -> Any:
+    """A value, or the bytes of `{"b64": ...}`; InvalidInput, about `what`, for another object."""
     if type(value) is not dict:
         return value
     if not _is_b64(value):

@@ -51,6 +51,20 @@ class TensorSpec:
     strict: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One of several functions that a model has, with its own inputs and outputs.
+
+    A request chooses it by the parameter `signature_name`.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    #: What TensorFlow Serving lets it do beside predict: `classify` or `regress` serialized examples.
+    method: Literal["predict", "classify", "regress"] = "predict"
+
+
 class LocalPredictor(Protocol):
     """A model of the same process, as a transformer beside it asks it. Called on the serving loop."""
 
@@ -100,6 +114,9 @@ class Runtime(ABC):
     #: V2 datatypes of outputs whose dtype does not tell them (BF16 in float32), where only answers show it:
     #: kept up to date by `predict`. None: as `outputs` declares them.
     datatypes: dict[str, str] | None = None
+    #: The functions that a request may choose from, the one of `inputs` and `outputs` first; empty: there
+    #: is nothing to choose.
+    signatures: Mapping[str, Signature] = {}
     #: What inputs and outputs stand for where requests do not say; None: nothing is known of it.
     content_types: ContentTypes | None = None
     #: Rows along axis 0 are independent, so requests may share one call.

@@ -114,6 +114,7 @@ class Target(ABC):
         learnt = runtime.datatypes if isinstance(runtime, Runtime) else None
         declared = {s.name: "BF16" for s in runtime.outputs if s.datatype == "BF16"}
         self.datatypes = declared if learnt is None else learnt
+        self.signatures = runtime.signatures if isinstance(runtime, Runtime) else {}
         #: What the model's configuration says its tensors stand for.
         self.content_types = runtime.content_types if isinstance(runtime, Runtime) else None
         self.answered = app.metrics.requests(self.name, self.protocol, 200)
