@@ -110,14 +110,14 @@ def frames(data: bytes) -> None:
 
 
 class Sink:
-    """Takes a stream's responses."""
-
-    on_gone = on_room = None
+    """Takes the answers of a stream's requests."""
 
     def send(self, pieces: Any) -> bool:
         return True
 
-    def done(self) -> None: ...
+    def streams(self, call: Any) -> None: ...
+
+    def done(self, call: Any) -> None: ...
 
 
 def answers(data: bytes) -> None:

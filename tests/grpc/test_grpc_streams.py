@@ -18,6 +18,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import grpc
 import penstock
+from penstock.protocols.grpc import stream_infer
+from penstock.protocols.grpc.stream_infer import AT_ONCE
 from penstock.protocols.infer import InferResponse
 from penstock.runtimes.custom import ClassPayloadRuntime, UserModel
 
@@ -91,6 +93,36 @@ class Silent(penstock.Model):
 
     def predict(self, payload: Any) -> Iterator[Any]:
         yield from ()
+
+
+class Gate(penstock.Model):
+    """Answers its input when its number is let through."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seen: list[int] = []
+        self.arrived = asyncio.Condition()
+        self.let: dict[int, asyncio.Event] = {}
+        self.ready = True
+
+    async def predict(self, payload: Any) -> Any:
+        (values,) = payload.inputs.values()
+        number = int(values[0][0])
+        async with self.arrived:
+            self.seen.append(number)
+            self.arrived.notify_all()
+        await self.let.setdefault(number, asyncio.Event()).wait()
+        if number < 0:
+            raise ValueError("negative")
+        return {"n": values}
+
+    def release(self, *numbers: int) -> None:
+        for number in numbers:
+            self.let.setdefault(number, asyncio.Event()).set()
+
+    async def has_seen(self, *numbers: int) -> None:
+        async with asyncio.timeout(20), self.arrived:
+            await self.arrived.wait_for(lambda: set(numbers) <= set(self.seen))
 
 
 def _runtime(instance: Any) -> Callable[[], Any]:
@@ -283,3 +315,138 @@ async def test_each_response_has_the_models_time(way: str, tmp_path: Path) -> No
         assert "did not answer within 0.3 s" in (await stream.read()).error_message
         await stream.done_writing()
     assert model.closed.is_set()
+
+
+async def test_requests_of_a_stream_run_beside_each_other_and_answer_in_order(
+    way: str, tmp_path: Path
+) -> None:
+    """As Triton has it for models with one response: what is done early waits for its turn."""
+    model = Gate()
+    async with stub(way, tmp_path, {"m": model}) as calls:
+        stream = calls.ModelStreamInfer(timeout=30)
+        for number in (1, 2, 3):
+            await stream.write(request(data=((number, 0),), id=f"r{number}"))
+        await model.has_seen(1, 2, 3)
+        model.release(3)
+        model.release(2)
+        model.release(1)
+        answers = [(await stream.read()).infer_response for _ in range(3)]
+        await stream.done_writing()
+        assert await stream.code() is grpc.StatusCode.OK
+    assert [(a.id, floats(a)[0]) for a in answers] == [("r1", 1), ("r2", 2), ("r3", 3)]
+
+
+async def test_a_request_that_fails_keeps_its_turn_and_says_which_it_was(
+    way: str, tmp_path: Path
+) -> None:
+    model = Gate()
+    async with stub(way, tmp_path, {"m": model}) as calls:
+        stream = calls.ModelStreamInfer(timeout=30)
+        for number in (1, -2, 3):
+            await stream.write(request(data=((number, 0),), id=f"r{number}"))
+        model.release(-2, 3)
+        await model.has_seen(1, -2, 3)
+        model.release(1)
+        answers = [await stream.read() for _ in range(3)]
+        await stream.done_writing()
+    assert [a.infer_response.id for a in answers] == ["r1", "r-2", "r3"]
+    assert "ValueError" in answers[1].error_message
+    assert not answers[2].error_message
+
+
+async def test_requests_of_one_sequence_follow_each_other(way: str, tmp_path: Path) -> None:
+    model = Gate()
+    async with stub(way, tmp_path, {"m": model}) as calls:
+        stream = calls.ModelStreamInfer(timeout=30)
+        for number, sequence in ((1, 7), (2, 8), (3, 7)):
+            asked = request(data=((number, 0),))
+            asked.parameters["sequence_id"].int64_param = sequence
+            await stream.write(asked)
+        await model.has_seen(1, 2)
+        assert model.seen == [1, 2]
+        model.release(1)
+        await model.has_seen(3)
+        model.release(2, 3)
+        assert [floats((await stream.read()).infer_response)[0] for _ in range(3)] == [1, 2, 3]
+        await stream.done_writing()
+
+
+async def test_what_a_stream_has_under_way_is_bounded(way: str, tmp_path: Path) -> None:
+    model = Gate()
+    count = AT_ONCE + 8
+    async with stub(way, tmp_path, {"m": model}) as calls:
+        stream = calls.ModelStreamInfer(timeout=30)
+        for number in range(1, count + 1):
+            await stream.write(request(data=((number, 0),)))
+        await model.has_seen(*range(1, AT_ONCE + 1))
+        # A second stream comes through the same server after all that the first one was let to send.
+        other = calls.ModelStreamInfer(timeout=30)
+        await other.write(request(data=((1000, 0),)))
+        await model.has_seen(1000)
+        assert len(model.seen) == AT_ONCE + 1
+        model.release(1000, *range(1, count + 1))
+        answers = [floats((await stream.read()).infer_response)[0] for _ in range(count)]
+        assert answers == list(range(1, count + 1))
+        await stream.done_writing()
+        await other.done_writing()
+
+
+async def test_bytes_bound_what_a_stream_has_under_way(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request counts as much as the largest message of the stream until now."""
+    monkeypatch.setattr(stream_infer, "AT_ONCE_BYTES", 2 * len(request().SerializeToString()))
+    model = Gate()
+    async with stub(way, tmp_path, {"m": model}) as calls:
+        stream = calls.ModelStreamInfer(timeout=30)
+        for number in (1, 2, 3):
+            await stream.write(request(data=((number, 0),)))
+        await model.has_seen(1, 2)
+        other = calls.ModelStreamInfer(timeout=30)
+        await other.write(request(data=((1000, 0),)))
+        await model.has_seen(1000)
+        assert model.seen == [1, 2, 1000]
+        model.release(1, 2, 3, 1000)
+        for number in (1, 2, 3):
+            assert floats((await stream.read()).infer_response)[0] == number
+        await stream.done_writing()
+        await other.done_writing()
+
+
+async def test_a_model_that_yields_holds_up_nobody(way: str, tmp_path: Path) -> None:
+    """Its responses go out as they come, between those of the stream's other requests."""
+    counting, gate = Counting(), Gate()
+    async with stub(way, tmp_path, {"m": counting, "g": gate}) as calls:
+        stream = calls.ModelStreamInfer(timeout=30)
+        await stream.write(request(data=((-1, 1),), id="endless"))
+        assert floats((await stream.read()).infer_response) == [0]
+        await stream.write(request("g", data=((5, 0),), id="single"))
+        gate.release(5)
+        answer = (await stream.read()).infer_response
+        assert (answer.id, floats(answer)[0]) == ("single", 5)
+        counting.go.set()
+        assert (await stream.read()).infer_response.id == "endless"
+        stream.cancel()
+
+
+def _many(port: int) -> list[tuple[str, float]]:
+    found: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        client.start_stream(lambda result, error: found.put((result, error)))
+        for number in range(100):
+            tensor = triton.InferInput("x", [1, 2], "FP32")
+            tensor.set_data_from_numpy(np.array([[number, 0]], np.float32))
+            client.async_stream_infer("m", [tensor], request_id=str(number))
+        got = [found.get(timeout=20) for _ in range(100)]
+        client.stop_stream()
+    assert [e for _, e in got] == [None] * 100
+    return [(r.get_response().id, floats(r.get_response())[0]) for r, _ in got]
+
+
+async def test_tritons_client_has_many_requests_of_a_stream_answered_in_order(
+    tmp_path: Path,
+) -> None:
+    async with model_process(tmp_path, {"m": Doubling}) as (_, path, _), gateway() as front:
+        front.route("m", path)
+        got = await asyncio.to_thread(_many, front.port)
+    assert got == [(str(n), 2.0 * n) for n in range(100)]

@@ -1,7 +1,7 @@
-"""Calls with many messages: a client's stream is cut into messages, which are taken one at a time, in order.
+"""Calls with many messages: a client's stream is cut into messages, which are taken in order, some at a time.
 
-The next message is taken when the one before is dealt with; a client that does not read its answers is not
-read from. What health, reflection and ModelStreamInfer (see `stream_infer`) have in common.
+The next message is taken when few enough are under way (one, unless told otherwise); a client that does not
+read its answers is not read from. What reflection and ModelStreamInfer (see `stream_infer`) have in common.
 """
 
 from __future__ import annotations
@@ -30,25 +30,40 @@ logger = logging.getLogger(__name__)
 
 
 class MessageStream:
-    """Calls `take(stream, message)` for each message; the next comes after `done()`."""
+    """Calls `take(stream, message)` for each message, which is under way until `done()`.
+
+    `at_once` messages may be; and a message waits while `ready(message)` is false, to be asked for again
+    when another is done. A message has `most` bytes at most. `gone` is called when the client has gone or its
+    time is up, `room` when it has read what it was sent.
+    """
 
     def __init__(
-        self, exchange: H2Exchange, take: Callable[[MessageStream, bytes], None], most: int
+        self,
+        exchange: H2Exchange,
+        take: Callable[[MessageStream, bytes], None],
+        most: int,
+        *,
+        at_once: int = 1,
+        ready: Callable[[bytes], bool] | None = None,
+        gone: Callable[[], None] | None = None,
+        room: Callable[[], None] | None = None,
     ) -> None:
         self.exchange = exchange
         self._take = take
         self._most = most
+        self._at_once = at_once
+        self._ready = ready
+        self._gone = gone
+        self._room = room
         self._buffer = bytearray()
-        self._busy = False
+        self._under_way = 0
+        #: A message that is not ready to be taken.
+        self._held: bytes | None = None
         self._blocked = False
         self._cutting = False
         self._ended = False
         self._closed = False
         self._stopping = False
-        #: Called when the client has gone, or its time is up, with a message under way.
-        self.on_gone: Callable[[], None] | None = None
-        #: Called when the client has read what it was sent, with a message under way.
-        self.on_room: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         limit_s = timeout_s(exchange.timeout)
         if limit_s is not None:
@@ -62,9 +77,12 @@ class MessageStream:
 
     def on_data(self, data: Buffer) -> None:
         self._buffer += data
-        if self._busy or self._blocked:
+        if self._full():
             self.exchange.pause_reading()
         self._next()
+
+    def _full(self) -> bool:
+        return self._blocked or self._held is not None or self._under_way >= self._at_once
 
     def on_end(self) -> None:
         self._ended = True
@@ -76,7 +94,8 @@ class MessageStream:
     def _aborted(self) -> None:
         self._close()
         self._buffer.clear()
-        gone, self.on_gone = self.on_gone, None
+        self._held = None
+        gone, self._gone = self._gone, None
         if gone is not None:
             gone()
 
@@ -92,12 +111,12 @@ class MessageStream:
 
     def _drained(self) -> None:
         self._blocked = False
-        if self.on_room is not None:
-            self.on_room()
+        if self._room is not None:
+            self._room()
         self._next()
 
     def _stop(self) -> None:
-        """The server is being stopped: the message under way is the last."""
+        """The server is being stopped: what is under way is the last."""
         self._stopping = True
         self._next()
 
@@ -106,11 +125,17 @@ class MessageStream:
             return
         self._cutting = True
         try:
-            while not (self._busy or self._blocked or self._closed or self._stopping):
-                message = self._cut()
+            while not (self._blocked or self._closed or self._stopping):
+                if self._under_way >= self._at_once:
+                    break
+                message = self._held if self._held is not None else self._cut()
                 if message is None:
                     break
-                self._busy = True
+                if self._ready is not None and not self._ready(message):
+                    self._held = message
+                    break
+                self._held = None
+                self._under_way += 1
                 self._take(self, message)
         except PenstockError as error:
             self.fail(error)
@@ -119,9 +144,14 @@ class MessageStream:
             self.fail(Internal("The server failed on this call; its log has the details."))
         finally:
             self._cutting = False
-        if self._busy or self._blocked or self._closed:
+        if self._blocked or self._closed:
             return
-        if self._stopping and not (self._ended and not self._buffer):
+        if self._under_way:
+            if not (self._ended or self._stopping or self._full()):
+                self.exchange.resume_reading()
+            return
+        rest = self._buffer or self._held is not None
+        if self._stopping and (rest or not self._ended):
             self.fail(Unavailable("The server is being stopped.", hint="Open the stream again."))
         elif not self._ended:
             self.exchange.resume_reading()
@@ -152,7 +182,7 @@ class MessageStream:
     # -- the response
 
     def send(self, pieces: Sequence[Buffer]) -> bool:
-        """Send one message. False asks to wait for `on_room`; it is taken either way."""
+        """Send one message. False asks to wait for `room`; it is taken either way."""
         if self._closed:
             return True
         exchange = self.exchange
@@ -164,8 +194,8 @@ class MessageStream:
         return not self._blocked
 
     def done(self) -> None:
-        """The message is dealt with."""
-        self._busy = False
+        """A message is dealt with."""
+        self._under_way -= 1
         self._next()
 
     def finish(self, trailers: bytes = OK) -> None:

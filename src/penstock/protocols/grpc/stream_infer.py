@@ -4,6 +4,10 @@ A request becomes a `StreamedCall`, which looks like an exchange, and goes to th
 ModelInfer: so queueing, routing, retries and metrics exist once. A request that fails is an answer with an
 `error_message`, after which the stream goes on.
 
+Several requests of a stream are under way at a time, so that they may share a batch. As with Triton, answers
+of one response go out in the order of their requests; those of a model that yields go out as they come, each
+request's own in their order. Requests with the same parameter `sequence_id` follow each other.
+
 Between a gateway and a model process, which speak HTTP/1.1, ModelStreamInfer carries one request. Its answer
 is that of ModelInfer; or, from a model that yields, a header field says so (`STREAMED`), the framed responses
 follow as they come, and last a frame with the flag of trailers (gRPC-Web's), because the status that ends
@@ -12,6 +16,7 @@ them is not known when the header fields are sent.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,10 +36,15 @@ PATH: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 #: Header line of an answer that is a stream.
 STREAMED: Final = b"penstock-stream: 1\r\n"
 TRAILERS_FLAG: Final = 0x80
+#: Requests of one stream that are under way at a time,
+AT_ONCE: Final = 32
+#: and the bytes that they may come to, each taken for as large as the largest message until now.
+AT_ONCE_BYTES: Final = 64 * 1024 * 1024
 _UNARY: Final = "grpc-unary-head"
 #: A request's parameter by which a client of Triton's asks for a last, empty response.
 _WANTS_LAST: Final = "triton_enable_empty_final_response"
 _LAST: Final = "triton_final_response"
+_SEQUENCE: Final = "sequence_id"
 
 
 def _flag(value: bool) -> bytes:
@@ -58,13 +68,17 @@ class StreamedCall:
     """One request of a ModelStreamInfer, to a handler that expects an exchange with its whole body."""
 
     __slots__ = (
-        "_answer", "_message", "_stream", "_streams", "_trailers", "body", "head",
-        "on_abort", "on_drain", "state", "timeout",
+        "_answer", "_message", "_requests", "_streams", "_trailers", "body", "head", "on_abort",
+        "on_drain", "sequence", "single", "state", "timeout",
     )  # fmt: skip
 
-    def __init__(self, stream: MessageStream, head: RequestHead, message: bytes) -> None:
-        self._stream = stream
+    def __init__(self, requests: StreamRequests, head: RequestHead, message: bytes) -> None:
+        self._requests = requests
         self._message = message
+        #: Whose turn it was, where the request says so.
+        self.sequence: int | str = 0
+        #: The only response, once it is here.
+        self.single: tuple[Buffer, ...] | None = None
         self.head = head
         self.body: Buffer = b"\0%b%b" % (len(message).to_bytes(4, "big"), message)
         #: The stream has a deadline of its own.
@@ -77,8 +91,6 @@ class StreamedCall:
         #: The answer is a stream of responses.
         self._streams = False
         self._trailers: bytes | None = None
-        stream.on_gone = self._gone
-        stream.on_room = self._room
 
     scheme = "http"
     peer = ""
@@ -90,14 +102,14 @@ class StreamedCall:
 
     def resume_reading(self) -> None: ...
 
-    def _gone(self) -> None:
+    def gone(self) -> None:
         """The stream's client has gone."""
         if self.state < ENDED:
             self.state = ABORTED
             if self.on_abort is not None:
                 self.on_abort()
 
-    def _room(self) -> None:
+    def room(self) -> None:
         if self.state == STARTED and self.on_drain is not None:
             self.on_drain()
 
@@ -121,6 +133,8 @@ class StreamedCall:
         if self.state == OPEN:
             self.state = STARTED
             self._streams = STREAMED in headers
+            if self._streams:
+                self._requests.streams(self)
 
     def write(self, data: Buffer) -> bool:
         room = True
@@ -162,7 +176,8 @@ class StreamedCall:
             self._respond((memoryview(self._answer)[5:], _FINAL))
         elif self._wants_last():
             self._respond((self._last(),))
-        self._over()
+        self.state = ENDED
+        self._requests.done(self)
 
     def abort(self) -> None:
         if self.state < ENDED:
@@ -176,18 +191,29 @@ class StreamedCall:
 
     def _respond(self, pieces: tuple[Buffer, ...]) -> bool:
         size = sum([len(p) for p in pieces])
-        return self._stream.send((b"\x12" + varint(size), *pieces))
+        return self._say((b"\x12" + varint(size), *pieces))
+
+    def _say(self, pieces: tuple[Buffer, ...]) -> bool:
+        if self._streams:
+            return self._requests.send(pieces)
+        self.single = pieces
+        return True
 
     def _fail(self, message: str) -> None:
         text = message.encode()
-        self._stream.send((b"\x0a" + varint(len(text)), text))
-        self._over()
-
-    def _over(self) -> None:
+        # An answer without outputs tells which request it was.
+        identity = self._identity().encode()
+        named = b"\x1a%b%b" % (varint(len(identity)), identity) if identity else b""
+        about = b"\x12%b%b" % (varint(len(named)), named) if named else b""
+        self._say((b"\x0a" + varint(len(text)), text, about))
         self.state = ENDED
-        stream = self._stream
-        stream.on_gone = stream.on_room = None
-        stream.done()
+        self._requests.done(self)
+
+    def _identity(self) -> str:
+        try:
+            return peek_strings(self._message, (3,)).get(3, "")
+        except PenstockError:
+            return ""
 
     def _wants_last(self) -> bool:
         if _WANTS_LAST.encode() not in self._message:
@@ -205,6 +231,101 @@ class StreamedCall:
         return made
 
 
+class StreamRequests:
+    """The requests of one stream that are under way."""
+
+    def __init__(self, handler: Callable[[Any], None], head: RequestHead) -> None:
+        self._handler = handler
+        self._head = head
+        self._stream: MessageStream | None = None
+        self._under_way: dict[StreamedCall, None] = {}
+        #: Those of which one response is expected, in the order in which they came.
+        self._order: deque[StreamedCall] = deque()
+        self._sequences: set[int | str] = set()
+        self._largest = 0
+
+    def ready(self, message: bytes) -> bool:
+        """Whether a request may be taken beside the others."""
+        if not self._under_way:
+            return True
+        size = max(self._largest, len(message))
+        if (len(self._under_way) + 1) * size > AT_ONCE_BYTES:
+            return False
+        return not self._sequences or _sequence_in(message) not in self._sequences
+
+    def take(self, stream: MessageStream, message: bytes) -> None:
+        """A request has come."""
+        self._stream = stream
+        self._largest = max(self._largest, len(message))
+        call = StreamedCall(self, self._head, message)
+        call.sequence = _sequence_in(message)
+        if call.sequence:
+            self._sequences.add(call.sequence)
+        self._under_way[call] = None
+        self._order.append(call)
+        try:
+            self._handler(call)
+        except PenstockError as error:
+            reply_error(call, error)
+
+    def streams(self, call: StreamedCall) -> None:
+        """The request is answered by any number of responses: nobody's turn waits for it."""
+        self._order.remove(call)
+        self._send_in_order()
+
+    def send(self, pieces: tuple[Buffer, ...]) -> bool:
+        """Send one response. False asks to wait for `room`."""
+        assert self._stream is not None  # noqa: S101 - set with the first request
+        self._largest = max(self._largest, sum([len(p) for p in pieces]))
+        return self._stream.send(pieces)
+
+    def done(self, call: StreamedCall) -> None:
+        """The request is answered; its only response is sent in its turn."""
+        if call.single is not None:
+            self._send_in_order()
+        elif call in self._under_way:
+            self._leave(call)
+
+    def _send_in_order(self) -> None:
+        order = self._order
+        while order and order[0].single is not None:
+            call = order.popleft()
+            assert call.single is not None  # noqa: S101 - the condition of the loop
+            self.send(call.single)
+            self._leave(call)
+
+    def _leave(self, call: StreamedCall) -> None:
+        del self._under_way[call]
+        self._sequences.discard(call.sequence)
+        assert self._stream is not None  # noqa: S101 - set with the first request
+        self._stream.done()
+
+    def gone(self) -> None:
+        """The stream's client has gone, or its time is up."""
+        self._order.clear()
+        for call in list(self._under_way):
+            call.gone()
+
+    def room(self) -> None:
+        """The client has read what it was sent."""
+        for call in list(self._under_way):
+            call.room()
+
+
+def _sequence_in(message: bytes) -> int | str:
+    """The sequence that a request belongs to; 0 where it belongs to none, or cannot be read."""
+    if _SEQUENCE.encode() not in message:
+        return 0
+    try:
+        found = parse(ModelInferRequest, message).parameters
+    except PenstockError:
+        return 0
+    if _SEQUENCE not in found:
+        return 0
+    named: int | str = found[_SEQUENCE].int64_param or found[_SEQUENCE].string_param
+    return named or 0
+
+
 def serve_stream_infer(exchange: H2Exchange, handler: Callable[[Any], None], most: int) -> None:
     """Serve a ModelStreamInfer; `handler` takes each of its requests as a `StreamedCall`."""
     head = exchange.head
@@ -212,15 +333,17 @@ def serve_stream_infer(exchange: H2Exchange, handler: Callable[[Any], None], mos
     if one is None:
         one = head.memo[_UNARY] = _of_one(head)
 
-    def take(stream: MessageStream, message: bytes) -> None:
-        call = StreamedCall(stream, one, message)
-        try:
-            handler(call)
-        except PenstockError as error:
-            reply_error(call, error)
-
+    requests = StreamRequests(handler, one)
     try:
-        MessageStream(exchange, take, most)
+        MessageStream(
+            exchange,
+            requests.take,
+            most,
+            at_once=AT_ONCE,
+            ready=requests.ready,
+            gone=requests.gone,
+            room=requests.room,
+        )
     except PenstockError as error:  # a deadline that is none
         reply_error(exchange, error)
 
