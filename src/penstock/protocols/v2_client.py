@@ -110,8 +110,13 @@ def decode_response(body: Buffer, header_length: int | None = None) -> InferResp
     at = header_length or 0
     outputs: dict[str, Array] = {}
     datatypes: dict[str, str] = {}
+    said: dict[str, dict[str, Any]] = {}
     for o in response.outputs:
-        size = (o.parameters or {}).get("binary_data_size")
+        size = None
+        if o.parameters:
+            size = o.parameters.pop("binary_data_size", None)
+            if o.parameters:
+                said[o.name] = o.parameters
         try:
             if type(size) is int and size >= 0 and header_length is not None:
                 values = from_binary(o.name, o.datatype, o.shape, memoryview(body)[at : at + size])
@@ -133,6 +138,7 @@ def decode_response(body: Buffer, header_length: int | None = None) -> InferResp
         response.model_version or "",
         response.id,
         response.parameters or {},
+        said,
     )
 
 

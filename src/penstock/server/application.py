@@ -30,6 +30,8 @@ from penstock.protocols.json_object import json_object
 from penstock.protocols.shared_memory import SharedMemory
 from penstock.protocols.triton import ServerCalls, trace_settings
 from penstock.runtimes.base import PayloadRuntime, Runtime
+from penstock.server import compression
+from penstock.server.compression import CompressingTarget
 from penstock.server.events import EventTarget
 from penstock.server.examples import Classify, Regress, TensorflowPredict
 from penstock.server.grpc import GrpcCalls
@@ -154,7 +156,9 @@ class Application:
                     :2
                 ]
                 found = target(self, head, name or "", version)
-                return EventTarget(found) if is_event(head.headers) else found
+                handler: Handler = EventTarget(found) if is_event(head.headers) else found
+                coding = compression.wanted(head)
+                return handler if coding is None else CompressingTarget(handler, coding)
         for pattern, allow, name_of_page in _PAGES:
             match = pattern.fullmatch(path)
             if match is None:

@@ -5,7 +5,7 @@ and the answer goes back in one. Errors go out bare, in the protocol's own shape
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import PenstockError, Unsupported
@@ -18,6 +18,7 @@ from penstock.protocols.cloudevents import (
     encode_headers,
     encode_structured,
 )
+from penstock.server.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from penstock.http.server import Exchange
@@ -43,44 +44,16 @@ class EventTarget:
         self._target(enveloped)
 
 
-class Enveloped:
-    """An exchange whose body is an event's data, and whose good answers become events.
+class Enveloped(Wrapped):
+    """An exchange whose body is an event's data, and whose good answers become events."""
 
-    It has the methods and attributes of `Exchange` that a target uses.
-    """
-
-    __slots__ = ("_answers", "_event", "_exchange", "_model", "body")
+    __slots__ = ("_answers", "_event", "_model")
 
     def __init__(self, exchange: Exchange, event: Event, model: str, answers: Answers) -> None:
-        self._exchange = exchange
+        super().__init__(exchange, event.data)
         self._event = event
         self._model = model
         self._answers = answers
-        self.body: Buffer = event.data
-
-    @property
-    def head(self) -> Any:
-        return self._exchange.head
-
-    @property
-    def state(self) -> int:
-        return self._exchange.state
-
-    @property
-    def on_abort(self) -> Callable[[], None] | None:
-        return self._exchange.on_abort
-
-    @on_abort.setter
-    def on_abort(self, callback: Callable[[], None] | None) -> None:
-        self._exchange.on_abort = callback
-
-    @property
-    def on_drain(self) -> Callable[[], None] | None:
-        return self._exchange.on_drain
-
-    @on_drain.setter
-    def on_drain(self, callback: Callable[[], None] | None) -> None:
-        self._exchange.on_drain = callback
 
     def send(self, status: int, headers: bytes, body: Buffer | Sequence[Buffer] = b"") -> None:
         if status != 200:
@@ -103,18 +76,6 @@ class Enveloped:
             )
         attributes = answer_attributes(self._event, self._model, self._answers)
         self._exchange.start(status, headers + encode_headers(attributes), length=length)
-
-    def write(self, data: Buffer) -> bool:
-        return self._exchange.write(data)
-
-    def end(self) -> None:
-        self._exchange.end()
-
-    def abort(self) -> None:
-        self._exchange.abort()
-
-    def fault(self) -> None:
-        self._exchange.fault()
 
 
 def _split(headers: bytes) -> tuple[str, bytes]:
