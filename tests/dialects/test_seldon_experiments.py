@@ -50,7 +50,7 @@ def test_an_experiment_is_candidates_a_default_and_a_mirror() -> None:
         ({"candidates": [{"name": "trial", "weight": 1}]}, "spec.candidates[0].name", "own name"),
         ({"mirror": {"name": "iris", "percent": 1}}, "spec.mirror.name", "is a candidate"),
         ({"mirror": {"name": "b", "percent": 101}}, "spec.mirror.percent", "100"),
-        ({"resourceType": "pipeline"}, "spec.resourceType", "pipelines"),
+        ({"resourceType": "graph"}, "spec.resourceType", "must be 'pipeline' or 'model'"),
         ({"candidates": [{"name": "a", "wieght": 1}]}, "spec.candidates[0].wieght", "weight"),
     ],
 )

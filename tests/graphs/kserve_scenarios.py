@@ -1,15 +1,15 @@
 """KServe's documented InferenceGraph scenarios, as data: a graph, services, a request, and the answer.
 
-The tests run each of them. docs/reference/graphs.md is the table of them; this file, run as a program,
-writes it.
+The tests run each of them; `graph_scenarios` makes a table of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from graph_scenarios import Refused, Row, System
 
 DOG = {"predictions": [{"label": "dog"}]}
 CAT = {"predictions": [{"label": "cat"}]}
@@ -402,34 +402,11 @@ def manifest(nodes: dict[str, Any], name: str = "g", **spec: Any) -> dict[str, A
     }
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "graphs.md"
-
-
-def page() -> str:
-    """docs/reference/graphs.md."""
-    lines = [
-        "# KServe's graph scenarios",
-        "",
-        "Made by `tests/graphs/kserve_scenarios.py`, whose tests run every row. How graphs are written, run",
-        "and watched is told in [graphs](../how-to/graphs.md).",
-        "",
-        "| scenario | status | same as KServe |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {s.name} | {s.status} | {s.note or 'yes'} |" for s in SCENARIOS]
-    lines += [
-        "",
-        "Refused when applied, each with the field's path:",
-        "",
-        "| what is wrong | field | what is said |",
-        "|---|---|---|",
-    ]
-    lines += [
-        f"| {what} | `{field}` | {said.replace('|', chr(92) + '|')} |"
-        for what, _, field, said in REFUSED
-    ]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())
+SYSTEM = System(
+    "KServe's InferenceGraph",
+    "KServe",
+    tuple(Row(s.name, s.status, s.note) for s in SCENARIOS),
+    tuple(Refused(what, field, said) for what, _, field, said in REFUSED),
+    tests="`tests/graphs/test_kserve_graph.py`, and on real models by `tests/e2e/test_e2e_graphs.py`",
+    place=2,
+)

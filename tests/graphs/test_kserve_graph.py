@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 from graph_stand_in import Running, StandIn
 from kserve_scenarios import (
-    PAGE,
     REFUSED,
     SCENARIOS,
     Fails,
     Scenario,
     manifest,
     node,
-    page,
     service,
 )
 
@@ -67,10 +65,6 @@ def test_refused(what: str, nodes: dict[str, Any], field: str, said: str) -> Non
     with pytest.raises(InvalidManifest) as caught:
         compiled(nodes)
     assert (field, said) in [(p.path, p.message) for p in caught.value.problems]
-
-
-def test_the_page_is_what_the_tests_run() -> None:
-    assert PAGE.read_text() == page(), "run tests/graphs/kserve_scenarios.py"
 
 
 def test_limits_and_headers() -> None:

@@ -100,7 +100,7 @@ class GraphController:
                 components={},
                 url=url,
                 address=url,
-                warnings=tuple(str(w) for w in translation.warnings),
+                warnings=(*(str(w) for w in translation.warnings), *self._unheard(graph)),
             ),
             before,
             self._clock.now(),
@@ -113,7 +113,7 @@ class GraphController:
         return None
 
     def _follow(self, key: ServiceKey, graph: Graph | Experiment) -> None:
-        names = frozenset((*graph.services(), *graph.graphs()))
+        names = frozenset((*graph.services(), *graph.graphs(), *_heard(graph)))
         if self._names.get(key) == names:
             return
         self.forget(key)
@@ -132,6 +132,10 @@ class GraphController:
                 missing = True
                 not_ready.append(f"{shown} does not exist")
                 continue
+            if isinstance(graph, Experiment) and _dialect(found[1]).is_graph != graph.of_graphs:
+                one, other = ("model", "pipeline") if graph.of_graphs else ("pipeline", "model")
+                not_ready.append(f"{shown} is a {one}; resourceType says {other}")
+                continue
             conditions = conditions_of(found[1].get("status") or {})
             ready = next((c for c in conditions if c.type == "Ready"), None)
             if ready is None or ready.status is Truth.UNKNOWN:
@@ -148,6 +152,27 @@ class GraphController:
             return Truth.FALSE, "ServiceMissing", message
         only_starting = unknown and all(n.endswith("is not ready yet") for n in not_ready)
         return (Truth.UNKNOWN if only_starting else Truth.FALSE), "ServicesNotReady", message
+
+    def _unheard(self, graph: Graph | Experiment) -> list[str]:
+        """What it listens to and that is not there. Its own requests do not need it."""
+        said = []
+        for key in _heard(graph):
+            found = self._manifests.get(key)
+            if found is None or not _dialect(found[1]).is_graph:
+                what = "is no graph" if found is not None else "does not exist"
+                said.append(f"input: {key[1]} {what}: it is not run for its requests")
+                continue
+            try:
+                other = _dialect(found[1]).translate(found[1]).object
+            except InvalidManifest:
+                continue
+            steps = {s.name for s in other.flows[0].steps} if isinstance(other, Graph) else set()
+            said += [
+                f"input: {key[1]} has no step {step}"
+                for step in _heard_steps(graph, key[1])
+                if step not in steps
+            ]
+        return said
 
     async def _say(
         self, kind: Kind, manifest: Object, before: tuple[Condition, ...], status: ServiceStatus
@@ -172,6 +197,23 @@ def _route(graph: Graph | Experiment) -> Route:
     if isinstance(graph, Experiment):
         return Route(graph.namespace, graph.name, experiment=graph)
     return Route(graph.namespace, graph.name, timeout_s=graph.timeout_s, graph=graph)
+
+
+def _heard(graph: Graph | Experiment) -> tuple[ServiceKey, ...]:
+    """The graphs whose requests it is run for."""
+    if isinstance(graph, Experiment) or graph.external is None:
+        return ()
+    return tuple((graph.namespace, name) for name in graph.external.graphs())
+
+
+def _heard_steps(graph: Graph | Experiment, name: str) -> list[str]:
+    """The steps of the graph `name` that it listens to."""
+    external = graph.external if isinstance(graph, Graph) else None
+    if external is None:
+        return []
+    triggers = external.triggers.sources if external.triggers is not None else ()
+    named = (s.step.partition(".") for s in (*external.inputs.sources, *triggers))
+    return list(dict.fromkeys(step for graph_, _, step in named if graph_ == name and step))
 
 
 def _dialect(manifest: Object) -> dialects.Dialect:

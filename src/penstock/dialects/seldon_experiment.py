@@ -1,7 +1,8 @@
-"""Seldon Core V2's Experiment on models, mlops.seldon.io/v1alpha1.
+"""Seldon Core V2's Experiment on models or on pipelines, mlops.seldon.io/v1alpha1.
 
-Candidates are Models, which are services here: requests for the experiment, and those for its `default`, are
-divided among them by weight; a mirror gets copies. The rules are those of Seldon's scheduler.
+Candidates are Models, which are services here, or Pipelines, which are graphs: requests for the experiment,
+and those for its `default`, are divided among them by weight; a mirror gets copies. The rules are those of
+Seldon's scheduler.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from penstock.dialects.kserve_status import render_status as render_kserve
 from penstock.dialects.metadata import DEFAULT_NAMESPACE, ObjectMeta, check_metadata
 from penstock.dialects.pod import Loose
 from penstock.dialects.schema import Spec, read
-from penstock.dialects.support import Table, refused
+from penstock.dialects.support import Table
 from penstock.domain.experiment import Candidate, Experiment
 from penstock.domain.names import service_problem
 from penstock.domain.status import ServiceStatus
@@ -48,15 +49,7 @@ class ExperimentManifest(Spec):
     status: Loose | None = None
 
 
-TABLE = Table(
-    (
-        refused(
-            "spec.resourceType",
-            "experiments on pipelines are not supported; those on models are",
-            harmless=("model",),
-        ),
-    )
-)
+TABLE = Table(())
 
 
 def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translation:
@@ -99,6 +92,7 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
             default=spec.default or "",
             mirror=mirror.name if mirror is not None else "",
             mirror_percent=mirror.percent if mirror is not None else 0,
+            of_graphs=spec.resource_type == "pipeline",
         ),
         tuple(warnings),
     )

@@ -27,7 +27,7 @@ from penstock.dialects.graph_fields import problems_of
 from penstock.dialects.graph_fields import render_status as render_graph
 from penstock.dialects.metadata import DEFAULT_NAMESPACE, ObjectMeta, check_metadata
 from penstock.dialects.schema import Spec, nearest, path, read
-from penstock.dialects.support import Table, no_effect, refused
+from penstock.dialects.support import Table, no_effect
 from penstock.domain.graph import (
     Answers,
     Batch,
@@ -113,7 +113,6 @@ class PipelineManifest(Spec):
 
 TABLE = Table(
     (
-        refused("spec.input", "pipelines as input of pipelines are not run yet"),
         no_effect("spec.dataflow", "there are no topics", only_processes=False),
         no_effect(
             "spec.steps.*.batch.rolling", "is not read (Seldon does not read it either)",
@@ -135,12 +134,12 @@ class _Reference(NamedTuple):
 
 def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translation:
     """Pipeline -> `Graph`."""
-    unsupported, warnings = TABLE.check(manifest, runs_containers=runs_containers)
+    _, warnings = TABLE.check(manifest, runs_containers=runs_containers)
     parsed, problems = read(PipelineManifest, manifest)
     if parsed is None:
         refuse(manifest, problems)
     meta = parsed.metadata
-    problems = check_metadata(meta, name_problem=service_problem, namespaced=True) + unsupported
+    problems = check_metadata(meta, name_problem=service_problem, namespaced=True)
     reader = _Reader(meta.name or "", parsed.spec, problems)
     graph = reader.graph(meta.namespace or DEFAULT_NAMESPACE)
     if not problems:

@@ -1,7 +1,7 @@
-"""An experiment: requests for one name divided among services that stay services of their own.
+"""An experiment: requests for one name divided among services, or graphs, that stay what they are.
 
-Seldon Core V2's Experiment on models. Unlike a canary, which is a predictor of one service, its candidates
-have manifests, replicas and scaling of their own, and are reached under their own names, too.
+Seldon Core V2's Experiment on models or pipelines. Unlike a canary, which is a predictor of one service, its
+candidates have manifests, replicas and scaling of their own, and are reached under their own names, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Who gets the requests. The service `default` gives those for its own name to the experiment."""
+    """Who gets the requests. The member `default` gives those for its own name to the experiment."""
 
     namespace: str
     name: str
@@ -30,6 +30,8 @@ class Experiment:
     mirror: str = ""
     #: Of a hundred requests, how many are copied.
     mirror_percent: int = 0
+    #: Its members are graphs, not services.
+    of_graphs: bool = False
 
     @property
     def key(self) -> str:
@@ -37,9 +39,12 @@ class Experiment:
 
     def services(self) -> tuple[tuple[str, str], ...]:
         """Namespace and name of every service it names."""
-        names = [c.name for c in self.candidates] + ([self.mirror] if self.mirror else [])
-        return tuple((self.namespace, name) for name in names)
+        return () if self.of_graphs else self._members()
 
     def graphs(self) -> tuple[tuple[str, str], ...]:
-        """None: candidates are services."""
-        return ()
+        """Namespace and name of every graph it names."""
+        return self._members() if self.of_graphs else ()
+
+    def _members(self) -> tuple[tuple[str, str], ...]:
+        names = [c.name for c in self.candidates] + ([self.mirror] if self.mirror else [])
+        return tuple((self.namespace, name) for name in names)

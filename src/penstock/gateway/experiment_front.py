@@ -1,4 +1,4 @@
-"""Experiments in the gateway: each request goes to one of several services, as if it had named that one.
+"""Experiments in the gateway: each request goes to one of several services, or graphs, as if it had named it.
 
 Stands where `graph_front.GraphFront` stands for a graph, so a request that has nothing to do with experiments
 asks for neither. Whoever is chosen gets the request under its own name and with all that is its own: waiting,
@@ -18,7 +18,7 @@ from penstock.gateway.components import reached
 from penstock.gateway.grpc_forward import GrpcForward, render_call
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
 from penstock.gateway.resolve import Plan, make
-from penstock.gateway.shadow import Shadow
+from penstock.gateway.shadow import MOST_AT_ONCE, Shadow
 from penstock.protocols.grpc.wire import reply_error, timeout_s
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 ROUTE_HEADER: Final = b"x-seldon-route"
 #: Tells a model process which model is meant, whatever the message names.
 MODEL_HEADER: Final = b"x-penstock-model"
-_TOLD: Final = re.compile(rb":([a-z0-9][-a-z0-9]*)_[0-9]+:")
-_MODEL_PATH: Final = re.compile(r"(/v[12]/models/)([^/:]+)")
+_TOLD: Final = re.compile(rb":([a-z0-9][-a-z0-9]*)(?:_[0-9]+|\.pipeline):")
+_MODEL_PATH: Final = re.compile(r"(/v[12]/models/|/v2/pipelines/)([^/:]+)")
 #: Targets remembered with the line that tells of them.
 _MOST_TOLD: Final = 256
 
@@ -48,6 +48,8 @@ class ExperimentFront:
         self.experiment = experiment
         self._credits = dict.fromkeys((c.name for c in experiment.candidates), 0)
         self._told: dict[tuple[Target, str], Target] = {}
+        #: Copies that run as graphs.
+        self._copies: set[_Quiet] = set()
         self._mirror: Shadow | None = None
         if experiment.mirror:
             self._mirror = Shadow(
@@ -75,9 +77,11 @@ class ExperimentFront:
             member, name = self._member(head)
             own = self._plan_for(head, member, plan.own or head.path)
             gateway = self.gateway
-            if own.service is not None and own.service.graph is not None:
-                raise Unavailable(f"{member.key} is a graph, which cannot be a candidate.")
             reached = own.service or member
+            if reached.graph is not None:
+                reached.graph.handle(exchange, own, reached, _told_graph(name))
+                self._copy(exchange, head, plan.own or head.path)
+                return
             forward = _HttpForward(gateway, exchange, own, reached, gateway.now())
             forward.front, forward.candidate = self, name
             gateway.admit(forward)
@@ -102,8 +106,14 @@ class ExperimentFront:
             member, name = self._member(head)
             own = self._grpc_plan(head, member, len(exchange.body))
             gateway = self.gateway
+            reached = own.service or member
+            if reached.graph is not None:
+                reached.graph.handle_grpc(exchange, own, reached, method, _told_graph(name))
+                if method == "ModelInfer":
+                    self._copy_grpc(exchange, head)
+                return
             now = gateway.now()
-            forward = _CallForward(gateway, exchange, own, own.service or member, now)
+            forward = _CallForward(gateway, exchange, own, reached, now)
             forward.front, forward.candidate = self, name
             asked = timeout_s(exchange.timeout) if exchange.timeout is not None else None
             if asked is not None and asked < own.timeout_s:
@@ -171,7 +181,13 @@ class ExperimentFront:
         found = self._found(name)
         if found is None:
             raise Unavailable(f"The experiment {self.experiment.key} has no service {name}.")
+        if found.route.experiment is not None:
+            raise Unavailable(f"{found.key} is an experiment, which cannot be a candidate.")
         return found
+
+    def member(self) -> Service:
+        """Who gets the call of a graph's step. Unavailable when nobody can."""
+        return self._service(self._next(self.experiment.candidates))
 
     def told(self, target: Target, candidate: str) -> Target:
         """`target`, whose answers say which candidate they are of."""
@@ -192,6 +208,11 @@ class ExperimentFront:
         if mirror is None or head.method != "POST" or exchange.body is None:
             return
         member = self._found(self.experiment.mirror)
+        if member is not None and member.graph is not None:
+            if mirror.due():
+                copy = _Quiet(self, mirror, exchange)
+                self._run_copy(copy, member, self._plan_for(head, member, path), "")
+            return
         target = member.pick_target() if member is not None else None
         if member is None or target is None:
             mirror.count_for(self.experiment.mirror, "no replica")
@@ -203,16 +224,60 @@ class ExperimentFront:
         if mirror is None or exchange.body is None:
             return
         member = self._found(self.experiment.mirror)
+        plan = None if member is None else self._grpc_plan(head, member, len(exchange.body))
+        if member is not None and member.graph is not None and plan is not None:
+            if mirror.due():
+                self._run_copy(_Quiet(self, mirror, exchange), member, plan, "ModelInfer")
+            return
         target = member.pick_target() if member is not None else None
-        if member is None or target is None:
+        if plan is None or target is None:
             mirror.count_for(self.experiment.mirror, "no replica")
             return
-        self._send_copy(mirror, target, self._grpc_plan(head, member, len(exchange.body)), exchange)
+        self._send_copy(mirror, target, plan, exchange)
+
+    def _run_copy(self, copy: _Quiet, member: Service, plan: Plan, method: str) -> None:
+        """Run a graph on a copy of a request; nobody waits for its answer."""
+        if len(self._copies) >= MOST_AT_ONCE:
+            copy.mirror.count_for(self.experiment.mirror, "dropped")
+            return
+        self._copies.add(copy)
+        if method:
+            member.graph.handle_grpc(copy, plan, member, method)
+        else:
+            member.graph.handle(copy, plan, member)
 
     @staticmethod
     def _send_copy(mirror: Shadow, target: Target, plan: Plan, exchange: Any) -> None:
         mirror.aim(target)
         mirror.copy(SimpleNamespace(plan=plan, exchange=exchange))  # type: ignore[arg-type]
+
+
+def _told_graph(name: str) -> bytes:
+    """What a graph's answer says of the candidate that it is."""
+    return b"x-seldon-route: :%b.pipeline:\r\n" % name.encode()
+
+
+class _Quiet:
+    """A copy of a request that a graph runs on: there is no client, and its answer is counted and dropped."""
+
+    __slots__ = ("_front", "body", "head", "mirror", "on_abort", "on_drain", "timeout")
+
+    def __init__(self, front: ExperimentFront, mirror: Shadow, exchange: Any) -> None:
+        self._front = front
+        self.mirror = mirror
+        self.head = exchange.head
+        # The original's buffer is its connection's.
+        self.body = bytes(exchange.body)
+        self.timeout: bytes | None = None
+        self.on_abort: Any = None
+        self.on_drain: Any = None
+
+    def send(self, status: int, headers: bytes, body: Any = b"", trailers: bytes = b"") -> None:
+        self._front._copies.discard(self)
+        self.mirror.count_for(self._front.experiment.mirror, str(status))
+
+    def abort(self) -> None:
+        self._front._copies.discard(self)
 
 
 class _Told:

@@ -81,7 +81,7 @@ def failure_answer(key: str, answers: Answers, result: Result) -> tuple[int, byt
         return _kserve(failure, error)
     if answers is Answers.SELDON_V2 and failure is not None and failure.status not in (503, 504):
         step = failure.step.rpartition(".")[2]
-        text = f"{step} : {failure.message}".encode()
+        text = f"{step} : {failure.message.removeprefix(f'{step}: ')}".encode()
         return 400, b"content-type: text/plain; charset=utf-8\r\n", text
     status, headers, _ = error_answer(error)
     document: dict[str, Any] = {"error": str(error)}

@@ -14,6 +14,8 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from msgspec import structs
+
 from penstock.domain.graph import Call, CallUrl
 from penstock.domain.routes import Address
 from penstock.errors import (
@@ -213,7 +215,11 @@ class GatewayCaller:
         if service is None:
             raise Unavailable(f"The service {namespace}/{action.service} does not exist.")
         if service.graph is not None:
-            return self._run_graph(service, value, context, done)
+            if service.route.experiment is not None:
+                service = service.graph.member()
+                action = structs.replace(action, model=service.name)
+            if service.graph is not None:
+                return self._run_graph(service, value, context, done)
         request = encode(action, value)
         known = service.entries.get(request.path)
         if known is None or not known.service.current:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from penstock.gateway.gateway import Gateway
+    from penstock.gateway.graph_external import Externals, Lineage, Listening
     from penstock.gateway.table import Service
     from penstock.http.head import RequestHead
 
@@ -84,20 +85,33 @@ class Graphs:
         self.loop = loop
         self.metrics = GraphMetrics(gateway.registry)
         self.caller = GatewayCaller(gateway, loop, self._run_inside)
+        #: Made with the first graph that is run for others' requests.
+        self.externals: Externals | None = None
 
     def front(self, graph: Graph) -> GraphFront:
         """What takes requests for a graph."""
-        return GraphFront(self, graph)
+        front = GraphFront(self, graph)
+        if graph.external is not None and self.externals is None:
+            from penstock.gateway.graph_external import Externals
+
+            self.externals = Externals(self)
+        if self.externals is not None:
+            self.externals.listen(front)
+        return front
 
     def forget(self, graph: Graph) -> None:
         """A graph's route is gone."""
         self.metrics.forget(graph.namespace, graph.name)
+        if self.externals is not None:
+            self.externals.gone(graph.namespace, graph.name)
 
     def program(self, key: str) -> Program | None:
         """A graph by key, to be run inside of another."""
         service = self.gateway.table.by_key(key)
-        front: GraphFront | None = service.graph if service is not None else None
-        return front.program if front is not None else None
+        if service is None or service.route.graph is None:
+            return None
+        program: Program = service.graph.program
+        return program
 
     def _run_inside(self, service: Service, value: Value, context: Context, done: Done) -> Under:
         """A step names a graph as if it were a service."""
@@ -118,6 +132,8 @@ class Graphs:
         return front.run(value, inner, lambda result: self.loop.call_soon(ended, result))
 
     def close(self) -> None:
+        if self.externals is not None:
+            self.externals.close()
         self.caller.close()
 
 
@@ -130,13 +146,30 @@ class GraphFront:
         self.program = Program(graph)
         batches = any(s.batch is not None for f in graph.flows for s in f.steps)
         self._batches = Batches(graphs.caller, graphs.loop) if batches else None
+        #: The other graphs' values that it is run for.
+        self.listening: Listening | None = None
+        if graph.external is not None:
+            from penstock.gateway.graph_external import Listening
+
+            self.listening = Listening(graph.external)
         #: Values are tensors where the client's are; otherwise bodies go on as they come.
         self.typed = graph.answers in (Answers.PENSTOCK, Answers.SELDON_V2)
 
     # -- running ----------------------------------------------------------------------------------
 
-    def run(self, value: Value, context: Context, done: Any, *, trace: bool = False) -> Execution:
-        """Start the graph on a value."""
+    def run(
+        self,
+        value: Value,
+        context: Context,
+        done: Any,
+        *,
+        trace: bool = False,
+        lineage: Lineage | None = None,
+    ) -> Execution:
+        """Start the graph on a value. `lineage` is the request that it is run beside, if it is."""
+        externals = self.graphs.externals
+        if externals is not None:
+            lineage = lineage or externals.lineage(self, context)
         execution = Execution(
             self.program,
             value,
@@ -149,6 +182,8 @@ class GraphFront:
             programs=self.graphs.program,
             trace=trace,
         )
+        if lineage is not None:
+            lineage.follow(execution)
         execution.start()
         return execution
 
@@ -167,20 +202,21 @@ class GraphFront:
 
     # -- requests over HTTP -----------------------------------------------------------------------
 
-    def handle(self, exchange: Any, plan: Plan, service: Service) -> None:
-        """Take a request for this graph; its body may be here."""
+    def handle(self, exchange: Any, plan: Plan, service: Service, more: bytes = b"") -> None:
+        """Take a request for this graph; its body may be here. The answer has `more` header lines."""
         if exchange.head.method != "POST":
             self._about(exchange, plan, service)
         elif exchange.body is None:
-            exchange.gather(lambda whole: self._whole(whole, plan, service))
+            exchange.gather(lambda whole: self._whole(whole, plan, service, more))
         else:
-            self._whole(exchange, plan, service)
+            self._whole(exchange, plan, service, more)
 
-    def _whole(self, exchange: Any, plan: Plan, service: Service) -> None:
+    def _whole(self, exchange: Any, plan: Plan, service: Service, more: bytes) -> None:
         request: GraphRequest | None = None
         gateway = self.graphs.gateway
         try:
             request = GraphRequest(self, gateway, exchange, plan, service, gateway.now())
+            request.more = more
             gateway.active[request] = None
             request.begin()
         except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
@@ -190,11 +226,14 @@ class GraphFront:
             else:
                 request.fail(error)
 
-    def handle_grpc(self, exchange: Any, plan: Plan, service: Service, method: str) -> None:
-        """Take a gRPC call about this graph, its message all here."""
+    def handle_grpc(
+        self, exchange: Any, plan: Plan, service: Service, method: str, more: bytes = b""
+    ) -> None:
+        """Take a gRPC call about this graph, its message all here. The answer has `more` header lines."""
         gateway = self.graphs.gateway
         if method in ("ModelInfer", "ModelStreamInfer"):  # one request of a stream is one of these
             call = GrpcGraphRequest(self, gateway, exchange, plan, service, gateway.now())
+            call.more = more
             gateway.active[call] = None
             try:
                 call.begin()
@@ -233,7 +272,10 @@ class GraphFront:
         status = 200 if ready else 503
         if path.startswith("/v2/models/") and path.endswith("/ready"):
             exchange.send(status, _JSON_LINE, documents.model_ready(name, ready))
-        elif path.startswith("/v2/models/") and path.count("/") == 3:
+        elif path.startswith("/v2/pipelines/") and path.endswith("/ready"):
+            # Seldon's word for what a pipeline needs and is not there.
+            exchange.send(200 if ready else 424, _JSON_LINE, documents.model_ready(name, ready))
+        elif path.startswith(("/v2/models/", "/v2/pipelines/")) and path.count("/") == 3:
             exchange.send(200, _JSON_LINE, self.metadata(name))
         elif path.startswith("/v1/models/") and path.count("/") == 3:
             exchange.send(status, _JSON_LINE, msgspec.json.encode({"name": name, "ready": ready}))
@@ -268,7 +310,7 @@ def _declared(tensor: Tensor) -> dict[str, Any]:
 class GraphRequest(Forward):
     """A request for a graph between its arrival and the end of its answer."""
 
-    __slots__ = ("_asked", "_execution", "_front", "_trace")
+    __slots__ = ("_asked", "_execution", "_front", "_trace", "more")
 
     def __init__(
         self,
@@ -285,6 +327,8 @@ class GraphRequest(Forward):
         #: The request in V2's terms, where the client spoke so.
         self._asked: InferRequest | None = None
         self._trace = False
+        #: Header lines that the answer has besides its own.
+        self.more = b""
 
     def begin(self) -> None:
         """Read the body and start the graph."""
@@ -345,7 +389,7 @@ class GraphRequest(Forward):
             self.fail(exc)
 
     def _answer(self, status: int, headers: bytes, body: Any) -> None:
-        self.exchange.send(status, headers + self._traced(), body)
+        self.exchange.send(status, headers + self.more + self._traced(), body)
         self._finish(status)
 
     def _traced(self) -> bytes:
@@ -448,7 +492,7 @@ class GrpcGraphRequest(GraphRequest):
         except PenstockError as exc:
             self.fail(exc)
             return
-        reply(self.exchange, pieces)
+        reply(self.exchange, pieces, self.more)
         self._finish(200)
 
     def fail(self, exc: PenstockError) -> None:

@@ -38,6 +38,8 @@ LOAD: Final = "load"
 UNLOAD: Final = "unload"
 STATISTICS: Final = "stats"
 _REPOSITORY: Final = "/v2/repository/models/"
+#: Seldon's address of a pipeline.
+_PIPELINES: Final = "/v2/pipelines/"
 
 
 class Plan:
@@ -99,7 +101,9 @@ def plan(head: RequestHead, table: Table) -> Plan:
     name = model_in(path)
     if name:
         namespace = namespace_of(head)
-        service = table.get(namespace, name)
+        service = table.get(namespace, name) or _suffixed(name, namespace, table)
+        if path.startswith(_PIPELINES) and service is not None and service.graph is None:
+            raise NotFound(f"There is no pipeline {name} in namespace {namespace}.")
         if service is not None:
             return _make(head, service, path, table)
         if path.rstrip("/") != "/v2/models/stats":  # of all; a model of that name comes first
@@ -120,17 +124,23 @@ def by_header(value: bytes, table: Table) -> Service:
     """The service that Seldon's header `seldon-model` names, whatever the path and Host say."""
     name = value.decode("latin-1").strip()
     service = table.get(DEFAULT_NAMESPACE, name)
+    service = service or _suffixed(name, DEFAULT_NAMESPACE, table)
     if service is not None:
         return service
+    raise unknown_service(name, DEFAULT_NAMESPACE)
+
+
+def _suffixed(name: str, namespace: str, table: Table) -> Service | None:
+    """Seldon's `NAME.pipeline` and `NAME.experiment`."""
     if name.endswith(".pipeline"):
-        service = table.get(DEFAULT_NAMESPACE, name.removesuffix(".pipeline"))
+        service = table.get(namespace, name.removesuffix(".pipeline"))
         if service is not None and service.graph is not None:
             return service
     if name.endswith(".experiment"):
-        service = table.by_key(f"{DEFAULT_NAMESPACE}/{name.removesuffix('.experiment')}")
+        service = table.by_key(f"{namespace}/{name.removesuffix('.experiment')}")
         if service is not None and service.route.experiment is not None:
             return service
-    raise unknown_service(name, DEFAULT_NAMESPACE)
+    return None
 
 
 def unknown_service(name: str, namespace: str) -> NotFound:
@@ -146,6 +156,8 @@ def model_in(path: str) -> str:
         rest = path[11:]
     elif path.startswith("/v2/repository/models/"):
         rest = path[22:]
+    elif path.startswith(_PIPELINES):
+        rest = path[len(_PIPELINES) :]
     else:
         return ""
     for i, c in enumerate(rest):

@@ -114,10 +114,8 @@ class Shadow:
             forward.plan.wanted and not forward.plan.soft
         ):
             return None
-        self._credit += self.percent
-        if self._credit < 100:
+        if not self.due():
             return None
-        self._credit -= 100
         if len(self.under_way) >= MOST_AT_ONCE:
             self.count("dropped")
             return None
@@ -126,6 +124,14 @@ class Shadow:
         if replica is None:
             self.count("no replica")
         return replica
+
+    def due(self) -> bool:
+        """Whether this one of the requests is to be copied."""
+        self._credit += self.percent
+        if self._credit < 100:
+            return False
+        self._credit -= 100
+        return True
 
     def count(self, status: str) -> None:
         self.metrics.requests.labels(*self.labels, status).inc()

@@ -62,12 +62,15 @@ class Execution:
         self.context = context
         self.loop = loop
         self.time = loop.time
+        #: May be changed until it is started.
         self.observer = observer
         self.chance = chance
         self.programs = programs
         self.since = self.time()
         #: In the order in which steps began or were skipped; None: nobody wants it.
         self.records: list[StepRecord] | None = [] if trace else None
+        #: Is called when it has ended, after `done`; not when it is cancelled.
+        self.after: Callable[[], None] | None = None
         self._value = value
         self._caller = caller
         self._done = done
@@ -133,6 +136,8 @@ class Execution:
         else:
             self._over = True
         self._done(result)
+        if self.after is not None:
+            self.after()
 
     # -- what flows use ---------------------------------------------------------------------------
 
