@@ -195,6 +195,7 @@ class Connection(asyncio.Protocol):
             return
         self._buffer = bytearray(part)
         self.progress += 1
+        self.server.hurry()
 
     def _continue_head(self, buffer: bytearray, data: bytes) -> None:
         start = len(buffer)
@@ -235,6 +236,7 @@ class Connection(asyncio.Protocol):
         self.state = BODY
         self._continued = False
         self.progress += 1
+        self.server.hurry()
         if not self.server.streaming:
             incoming.touched = bool(rest)
             exchange.gather(self._call_handler)
@@ -497,6 +499,7 @@ class Connection(asyncio.Protocol):
             self.state = CLOSED
             return
         self.state = LINGER
+        self.server.hurry()
         if transport.get_protocol() is not self:
             self.transport.set_protocol(self)
         self._resume(self._paused)
@@ -511,8 +514,8 @@ class Connection(asyncio.Protocol):
         if self.state == HEAD and self._buffer is None:
             self._close()
 
-    def check(self, now: float) -> None:
-        """Close what has waited too long. Called by the server's sweep."""
+    def check(self, now: float) -> bool:
+        """Close what has waited too long. Called by the server's sweep. True: nothing is under way."""
         limits = self.server.limits
         waiting = self.transport.get_write_buffer_size()
         if not waiting or waiting < self._waiting or not self._waiting:
@@ -520,18 +523,19 @@ class Connection(asyncio.Protocol):
         elif now - self._stalled_at >= limits.write_timeout_s:
             logger.info("a client does not read its response; its connection is closed")
             self.break_off_from_outside()
-            return
+            return False
         self._waiting = waiting
         if self._seen != self.progress:
             self._seen = self.progress
             self._seen_at = now
-            return
+            return False
         quiet = now - self._seen_at
         state = self.state
         if state == HEAD:
             if self._buffer is None:
-                if quiet >= limits.idle_timeout_s:
-                    self._close()
+                if quiet < limits.idle_timeout_s:
+                    return not waiting
+                self._close()
             elif quiet >= limits.head_timeout_s:
                 self.refuse(BadRequest(408, "The request head took too long."))
         elif state == BODY:
@@ -542,6 +546,7 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
         elif state == LINGER and quiet >= limits.linger_s and not waiting:
             self.transport.close()
+        return False
 
     def break_off_from_outside(self, exc: Exception | None = None) -> None:
         """Break the connection for a reason that the handler does not know of."""

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 #: How often connections are looked at, seconds; more often when a limit is shorter than a few of these.
 SWEEP_S = 1.0
+#: The same while all of them are at rest: a thousand idle model processes should not wake for their timeouts.
+#: Heads, bodies and ends that begin meanwhile hurry it; only a response that is not read is found later.
+REST_SWEEP_S = 10.0
 #: Seconds at the start of a drain in which requests that are already on the wire still get in.
 LAST_CALL_S = 0.05
 
@@ -32,7 +35,9 @@ LAST_CALL_S = 0.05
 class Held(Protocol):
     """What a server asks of its connections, whatever is spoken on them."""
 
-    def check(self, now: float) -> None: ...
+    def check(self, now: float) -> bool | None:
+        """Close what has waited too long. True: it is at rest, and need not be looked at for a while."""
+
     def close_if_idle(self) -> None: ...
     def break_off_from_outside(self, exc: Exception | None = None) -> None: ...
 
@@ -75,6 +80,8 @@ class HttpServer:
         self._servers: list[asyncio.AbstractServer] = []
         self._paths: list[tuple[str, int]] = []
         self._timer: asyncio.TimerHandle | None = None
+        #: No connection has anything under way, as of the last sweep.
+        self._at_rest = False
         self._empty: asyncio.Event | None = None
 
     # -- listening --------------------------------------------------------------------------------
@@ -167,13 +174,25 @@ class HttpServer:
         if len(self.connections) >= self.limits.max_connections:
             return False
         self.connections.add(connection)
-        self._schedule()
+        self.hurry()
         return True
 
     def forget(self, connection: Held) -> None:
         self.connections.discard(connection)
-        if not self.connections and self._empty is not None:
-            self._empty.set()
+        if not self.connections:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._empty is not None:
+                self._empty.set()
+
+    def hurry(self) -> None:
+        """Something that has a deadline began: have it looked at in time."""
+        if self._at_rest and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._at_rest = False
+        self._schedule()
 
     def _schedule(self) -> None:
         if self._timer is None:
@@ -182,9 +201,9 @@ class HttpServer:
                 limits.head_timeout_s, limits.body_timeout_s, limits.idle_timeout_s,
                 limits.write_timeout_s, limits.linger_s,
             )  # fmt: skip
-            self._timer = self.loop.call_later(
-                min(SWEEP_S, max(0.005, shortest / 4)), self._on_timer
-            )
+            soon = min(SWEEP_S, max(0.005, shortest / 4))
+            later = max(soon, min(REST_SWEEP_S, limits.idle_timeout_s / 4))
+            self._timer = self.loop.call_later(later if self._at_rest else soon, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -195,8 +214,10 @@ class HttpServer:
     def sweep(self) -> None:
         """Close connections that have waited too long."""
         now = self._clock() if self._clock is not None else self.loop.time()
+        at_rest = True
         for connection in tuple(self.connections):
-            connection.check(now)
+            at_rest = connection.check(now) is True and at_rest
+        self._at_rest = at_rest
 
     # -- the end ----------------------------------------------------------------------------------
 
