@@ -25,7 +25,7 @@ async def test_discovery_lists_what_is_served(api: Api) -> None:
     assert listed["groupVersion"] == "penstock.dev/v1alpha1"
     by_name = {r["name"]: r for r in listed["resources"]}
     assert by_name["inferenceservices"]["shortNames"] == ["isvc"]
-    assert by_name["replicas"]["verbs"] == ["get", "list"]
+    assert by_name["replicas"]["verbs"] == ["get", "list", "watch"]
     core = (await api.client.get("/api/v1")).json()
     assert {"secrets", "namespaces", "events"} <= {r["name"] for r in core["resources"]}
     assert (await api.client.get("/api")).json()["versions"] == ["v1"]

@@ -22,7 +22,7 @@ from penstock.api import (
     discovery,
     openapi,
     openapi_protobuf,
-    readings,
+    pods,
     reviews,
     scale,
     streams,
@@ -30,25 +30,29 @@ from penstock.api import (
 )
 from penstock.api.admission import parse, parse_any, warning_headers
 from penstock.api.deletions import DeleteOptions, Deletions
-from penstock.api.kinds import DEVICE, EVENT, REPLICA, Resource
-from penstock.api.objects import PATCHES, Objects, Selection, Written
+from penstock.api.kinds import POD, READINGS, REPLICA, Resource
+from penstock.api.objects import PATCHES, Objects, Written, list_of
 from penstock.api.paths import Target
 from penstock.api.paths import parse as parse_path
+from penstock.api.read_options import ListOptions, WatchOptions, is_watch, number
+from penstock.api.readings import Readings
 from penstock.api.redaction import redact
 from penstock.api.security import Guard
-from penstock.api.wire import ApiError, error_response, json_response
+from penstock.api.selections import Selection
+from penstock.api.wire import ApiError, error_response, json_response, missing
 from penstock.api.write_options import WriteOptions
 from penstock.control.plane import ControlPlane
-from penstock.domain.selectors import FieldSelector, LabelSelector
+from penstock.domain.selectors import FieldSelector
 from penstock.errors import Internal, InvalidInput, PenstockError, Unavailable
-from penstock.store.base import Expired, Object
+from penstock.store.base import Expired, Listing, Object, Watch
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-MAX_LIMIT = 5000
 _APPLY = "application/apply-patch+yaml"
+#: What Kubernetes lets clients do inside of a container.
+_INTO_PODS = ("attach", "exec", "portforward", "proxy", "eviction", "binding")
 _STRATEGIC = "application/strategic-merge-patch+json"
 _ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -120,6 +124,7 @@ class _Api:
         self._plane = plane
         self._stop = stop
         self._objects = Objects(plane)
+        self._readings = Readings(plane)
         self._deletions = Deletions(self._objects, plane.store)
 
     # -- about the server --------------------------------------------------------------------------
@@ -179,8 +184,8 @@ class _Api:
         target = parse_path(request.url.path)
         if target.below is not None:
             return await self._below(request, target)
-        if target.resource in (REPLICA, EVENT, DEVICE):
-            return await self._reading(request, target)
+        if target.resource in READINGS and request.method != "GET":
+            raise _not_allowed(request)
         if target.name is None:
             return await self._collection(request, target)
         return await self._object(request, target, target.name)
@@ -194,7 +199,7 @@ class _Api:
                 target.resource, target.namespace, await _document(request), _options(request)
             )
             return _written(written, 201)
-        selection = _selection(query)
+        selection = Selection.read(query, target.resource)
         if request.method == "DELETE":
             options = DeleteOptions.read(query, await _document(request, empty=True))
             listed = await self._deletions.delete_many(
@@ -203,37 +208,49 @@ class _Api:
             return json_response(listed)
         if request.method != "GET":
             raise _not_allowed(request)
-        if query.get("watch") in ("1", "true"):
+        if is_watch(query):
             return self._watch(request, target, selection)
-        limit = _number(query, "limit", MAX_LIMIT)
-        return _shown(
-            request,
-            target,
-            await self._objects.list(
-                target.resource,
-                target.namespace,
+        wanted = ListOptions.read(query)
+        document = await self._list(target.resource, target.namespace, selection, wanted)
+        wanted.check_reached(int(document["metadata"]["resourceVersion"]))
+        return _shown(request, target, document)
+
+    async def _list(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selection: Selection,
+        options: ListOptions,
+    ) -> dict[str, Any]:
+        if resource not in READINGS:
+            return await self._objects.list(
+                resource,
+                namespace,
                 selection,
-                limit=limit or None,
-                continue_=query.get("continue", ""),
-            ),
-        )
+                limit=options.limit,
+                continue_=options.continue_,
+                version=options.version,
+            )
+        if options.continue_:
+            raise InvalidInput("The continue token is none that a list has given.")
+        listing = await self._readings.list(resource, namespace, selection)
+        if options.version not in (None, listing.version):
+            raise Expired(f"version {options.version} of {resource.plural} is not kept")
+        return list_of(resource, listing)
 
     def _watch(self, request: Request, target: Target, selection: Selection) -> Response:
-        query = request.query_params
-        version = query.get("resourceVersion", "")
-        if version and not version.isdigit():
-            raise InvalidInput(f"resourceVersion {version!r} is no version.")
-        since = int(version) if version and version != "0" else None
-        seconds = _number(query, "timeoutSeconds", 86_400)
+        resource, namespace = target.resource, target.namespace
+        source = _Source(self, resource, namespace, selection)
+        options = WatchOptions.read(request.query_params)
         return StreamingResponse(
             streams.watch(
-                self._plane.store,
-                target.resource,
-                target.namespace,
+                source,
+                resource,
+                # Of a kind that has no namespaces all are meant.
+                namespace if resource.namespaced else None,
                 selection,
-                since,
+                options,
                 self._stop,
-                float(seconds) if seconds else None,
                 _shape(request, target),
             ),
             media_type="application/json",
@@ -242,10 +259,10 @@ class _Api:
     async def _object(self, request: Request, target: Target, name: str) -> Response:
         resource, namespace = target.resource, target.namespace or ""
         if request.method == "GET":
-            if request.query_params.get("watch") in ("1", "true"):
+            if is_watch(request.query_params):
                 fields = FieldSelector((("metadata.name", True, name),))
-                return self._watch(request, target, Selection(LabelSelector(), fields))
-            return _shown(request, target, await self._objects.get(resource, namespace, name))
+                return self._watch(request, target, Selection(fields=fields))
+            return _shown(request, target, await self._get(resource, namespace, name))
         if request.method == "PUT":
             document = await _document(request)
             return _written(
@@ -268,26 +285,14 @@ class _Api:
             return json_response(await self._deletions.delete(resource, namespace, name, deletion))
         raise _not_allowed(request)
 
-    async def _reading(self, request: Request, target: Target) -> Response:
-        if request.method != "GET" or "watch" in request.query_params:
-            raise _not_allowed(request)
-        query = request.query_params
-        if target.resource is EVENT:
-            items = await readings.events(
-                self._plane, target.namespace, query.get("fieldSelector", "")
-            )
-        elif target.resource is DEVICE:
-            items = await readings.devices(self._plane)
-        else:
-            selection = _selection(query)
-            items = [
-                r for r in readings.replicas(self._plane, target.namespace) if selection.picks(r)
-            ]
-        if target.name is not None:
-            found = readings.one(items, target.resource.plural, target.name)
-            return _shown(request, target, found)
-        r = target.resource
-        return _shown(request, target, readings.list_of(r.kind, r.api_version, items, "0"))
+    async def _get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any]:
+        if resource not in READINGS:
+            return await self._objects.get(resource, namespace, name)
+        named = Selection(fields=FieldSelector((("metadata.name", True, name),)))
+        listing = await self._readings.list(resource, namespace or None, named)
+        if not listing.items:
+            raise missing(resource, namespace, name)
+        return listing.items[0]
 
     async def _below(self, request: Request, target: Target) -> Response:
         name = target.name or ""
@@ -296,9 +301,16 @@ class _Api:
             return await self._scale(request, target.resource, namespace, name)
         if target.below == "status" and target.resource.has_status:
             return await self._status(request, target.resource, namespace, name)
+        if target.resource is POD and target.below in _INTO_PODS:
+            raise ApiError(
+                405,
+                f"{target.below} is not possible: a replica here is a process, not a container.",
+            )
         if request.method != "GET":
             raise _not_allowed(request)
         if target.below == "logs" and (target.resource.is_service or target.resource is REPLICA):
+            return await self._logs(request, target, namespace, name)
+        if target.below == "log" and target.resource is POD:
             return await self._logs(request, target, namespace, name)
         raise ApiError(404, f"There is no {target.below} below {target.resource.plural}.")
 
@@ -364,11 +376,13 @@ class _Api:
 
     async def _logs(self, request: Request, target: Target, namespace: str, name: str) -> Response:
         query = request.query_params
-        tail = _number(query, "tail", 1_000_000)
+        tail = number(query, "tail", 1_000_000)
         if tail is None:
-            tail = _number(query, "tailLines", 1_000_000)
-        if target.resource is REPLICA:
-            readings.one(readings.replicas(self._plane, namespace), "replicas", name)
+            tail = number(query, "tailLines", 1_000_000)
+        if target.resource in (REPLICA, POD):
+            replica = self._readings.replica(target.resource, namespace, name)
+            if target.resource is POD:
+                pods.check_log_options(query, replica)
             ids = [name]
         else:
             await self._objects.get(target.resource, namespace, name)
@@ -381,6 +395,7 @@ class _Api:
                 follow=query.get("follow") in ("1", "true"),
                 prefix=len(ids) > 1 or query.get("prefix") in ("1", "true"),
                 stop=self._stop,
+                limit_bytes=number(query, "limitBytes", 1 << 40),
             ),
             media_type="text/plain; charset=utf-8",
         )
@@ -397,6 +412,26 @@ class _Api:
         elif query.get("previous") in ("1", "true"):
             replicas = tuple(r for r in replicas if r.revision != newest)
         return [r.id for r in replicas]
+
+
+class _Source:
+    """One kind's objects in one place, for a watch."""
+
+    def __init__(
+        self, api: _Api, resource: Resource, namespace: str | None, selection: Selection
+    ) -> None:
+        self._api = api
+        self._about = (resource, namespace, selection)
+
+    async def list(self) -> Listing:
+        document = await self._api._list(*self._about, ListOptions())
+        return Listing(document["items"], int(document["metadata"]["resourceVersion"]))
+
+    def watch(self, since: int) -> Watch:
+        resource = self._about[0]
+        if resource in READINGS:
+            return self._api._readings.watch(resource, since)
+        return self._api._plane.store.watch(resource.stored, since=since)
 
 
 # -- small questions ----------------------------------------------------------------------------------
@@ -437,22 +472,6 @@ async def _patch(request: Request, resource: Resource, kind: str) -> Any:
     if not isinstance(patch, list if kind == "application/json-patch+json" else dict):
         raise InvalidInput(f"The body is no {kind}.")
     return patch
-
-
-def _selection(query: Mapping[str, str]) -> Selection:
-    return Selection(
-        LabelSelector.parse(query.get("labelSelector", "")),
-        FieldSelector.parse(query.get("fieldSelector", "")),
-    )
-
-
-def _number(query: Mapping[str, str], name: str, most: int) -> int | None:
-    text = query.get(name, "")
-    if not text:
-        return None
-    if not text.isdigit() or int(text) > most:
-        raise InvalidInput(f"{name} is {text!r}; a whole number up to {most} is expected.")
-    return int(text)
 
 
 def _kind_of_patch(request: Request) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.api.kinds import Resource, resources
-from penstock.api.objects import NAMESPACE, TRIES, Objects, Selection, key, missing
+from penstock.api.objects import NAMESPACE, TRIES, Objects, key
 from penstock.api.redaction import redact
-from penstock.api.wire import ApiError, success
+from penstock.api.selections import Selection
+from penstock.api.wire import ApiError, missing, success
 from penstock.api.write_options import is_dry
-from penstock.domain.selectors import FieldSelector, LabelSelector
 from penstock.errors import Conflict, Forbidden, InvalidInput, NotFound
 from penstock.store.base import Object, Store
 from penstock.store.garbage import FOREGROUND, ORPHAN
@@ -135,7 +135,7 @@ class Deletions:
         return listed
 
     async def _empty_namespace(self, name: str) -> None:
-        everything = Selection(LabelSelector(), FieldSelector())
+        everything = Selection()
         for resource in resources():
             if resource.namespaced and resource.dialect is not None:
                 await self.delete_many(resource, name, everything, DeleteOptions())

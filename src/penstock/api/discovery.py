@@ -6,7 +6,7 @@ import platform
 from typing import Any
 
 from penstock._version import __version__
-from penstock.api.kinds import discovery_entry, resources
+from penstock.api.kinds import POD, discovery_entry, resources
 from penstock.api.scale import can_scale
 from penstock.api.wire import ApiError
 
@@ -32,14 +32,24 @@ def resource_list(group_name: str, version: str) -> dict[str, Any]:
     entries: list[dict[str, Any]] = []
     for r in found:
         entries.append(discovery_entry(r))
-        if r.is_service:
+        if r is POD:
+            entries.append(
+                {
+                    "name": "pods/log",
+                    "singularName": "",
+                    "namespaced": True,
+                    "kind": "Pod",
+                    "verbs": ["get"],
+                }
+            )
+        if r.has_status:
             entries.append(
                 {
                     "name": f"{r.plural}/status",
                     "singularName": "",
-                    "namespaced": True,
+                    "namespaced": r.namespaced,
                     "kind": r.kind,
-                    "verbs": ["get"],
+                    "verbs": ["get", "patch", "update"],
                 }
             )
         if can_scale(r):

@@ -1,7 +1,7 @@
 """The kinds that the API serves, by their paths.
 
-Kinds with a dialect come from its registry and can be written; `Event`, `Revision`, `Replica` and `Device`
-are made by the platform and can only be read.
+Kinds with a dialect come from its registry and can be written; `Event`, `Pod`, `Revision`, `Replica` and
+`Device` are made by the platform and can only be read.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Resource:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
-EVENT = Resource("", "v1", "Event", "events", "event", ("ev",), verbs=("get", "list"))
+EVENT = Resource("", "v1", "Event", "events", "event", ("ev",), verbs=READ)
+#: Replicas as tools of Kubernetes know them.
+POD = Resource("", "v1", "Pod", "pods", "pod", ("po",), verbs=READ)
 REVISION = Resource(
     "penstock.dev", "v1alpha1", "Revision", "revisions", "revision", ("rev",), verbs=READ
 )
-REPLICA = Resource(
-    "penstock.dev", "v1alpha1", "Replica", "replicas", "replica", (), verbs=("get", "list")
-)
+REPLICA = Resource("penstock.dev", "v1alpha1", "Replica", "replicas", "replica", (), verbs=READ)
 
 DEVICE = Resource(
     "penstock.dev",
@@ -80,8 +80,10 @@ DEVICE = Resource(
     "device",
     ("dev",),
     namespaced=False,
-    verbs=("get", "list"),
+    verbs=READ,
 )
+#: Kinds that are made from what runs, and stored nowhere.
+READINGS = (EVENT, POD, REPLICA, DEVICE)
 
 
 @cache
@@ -100,7 +102,7 @@ def resources() -> tuple[Resource, ...]:
         )
         for d in dialects.all_dialects()
     )
-    return (*written, EVENT, REVISION, REPLICA, DEVICE)
+    return (*written, EVENT, POD, REVISION, REPLICA, DEVICE)
 
 
 @cache
@@ -124,6 +126,6 @@ def discovery_entry(resource: Resource) -> dict[str, Any]:
     }
     if resource.short_names:
         entry["shortNames"] = list(resource.short_names)
-    if resource.is_service:
+    if resource.is_service or resource is POD:
         entry["categories"] = ["all"]
     return entry

@@ -17,14 +17,14 @@ from penstock.api.kinds import Resource, service_kinds
 from penstock.api.ownership import Owner
 from penstock.api.quota import QuotaGate
 from penstock.api.redaction import redact
+from penstock.api.selections import Selection
 from penstock.api.statuses import check_status
-from penstock.api.wire import ApiError
+from penstock.api.wire import ApiError, details_of, missing
 from penstock.api.write_options import WriteOptions
 from penstock.control.plane import ControlPlane
 from penstock.control.revisions import RESTARTED_AT
-from penstock.domain.selectors import FieldSelector, LabelSelector
 from penstock.errors import Conflict, InvalidInput, NotFound
-from penstock.store.base import Key, Kind, Object
+from penstock.store.base import Key, Kind, Listing, Object
 from penstock.store.objects import updated, with_name
 
 NAMESPACE = Kind("", "Namespace")
@@ -64,20 +64,6 @@ class Change:
     version: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which objects of a listing are wanted."""
-
-    labels: LabelSelector
-    fields: FieldSelector
-
-    def picks(self, obj: Mapping[str, Any]) -> bool:
-        meta = obj["metadata"]
-        return self.labels.matches(meta.get("labels") or {}) and self.fields.matches(
-            meta.get("namespace", ""), meta.get("name", "")
-        )
-
-
 class Objects:
     """The verbs."""
 
@@ -105,8 +91,9 @@ class Objects:
         *,
         limit: int | None = None,
         continue_: str = "",
+        version: int | None = None,
     ) -> dict[str, Any]:
-        """A list document."""
+        """A list document, of the newest state or of a kept version."""
         listing = await self._store.list(
             resource.stored,
             namespace=namespace,
@@ -114,17 +101,10 @@ class Objects:
             fields=selection.fields or None,
             limit=limit,
             continue_=continue_,
+            version=version,
         )
         items = [redact(o, resource.dialect) for o in listing.items]
-        metadata: dict[str, Any] = {"resourceVersion": str(listing.version)}
-        if listing.continue_:
-            metadata["continue"] = listing.continue_
-        return {
-            "kind": f"{resource.kind}List",
-            "apiVersion": resource.api_version,
-            "metadata": metadata,
-            "items": items,
-        }
+        return list_of(resource, replace(listing, items=items))
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -152,7 +132,7 @@ class Objects:
                     409,
                     f'{resource.qualified} "{name}" already exists',
                     reason="AlreadyExists",
-                    details=_details(resource, name),
+                    details=details_of(resource, name),
                 ) from None
         raise AssertionError("unreachable")
 
@@ -402,7 +382,7 @@ class Objects:
                 f"The name {meta['namespace']}/{meta['name']} is taken by the "
                 f"{other['apiVersion']} {other['kind']}. Delete that one first, or choose another name.",
                 reason="AlreadyExists",
-                details=_details(resource, meta["name"]),
+                details=details_of(resource, meta["name"]),
             )
 
     async def _make_namespace(self, obj: Object) -> None:
@@ -423,6 +403,19 @@ class Objects:
 
 def key(resource: Resource, namespace: str, name: str) -> Key:
     return Key(resource.stored, namespace if resource.namespaced else "", name)
+
+
+def list_of(resource: Resource, listing: Listing) -> dict[str, Any]:
+    """The list document of a listing."""
+    metadata: dict[str, Any] = {"resourceVersion": str(listing.version)}
+    if listing.continue_:
+        metadata["continue"] = listing.continue_
+    return {
+        "kind": f"{resource.kind}List",
+        "apiVersion": resource.api_version,
+        "metadata": metadata,
+        "items": listing.items,
+    }
 
 
 def _owner(resource: Resource, options: WriteOptions, subresource: str = "") -> Owner:
@@ -462,20 +455,10 @@ def _kept_owners(new: Object, stored: Object) -> Object:
     return {**new, "metadata": {**metadata, "managedFields": kept}} if kept else new
 
 
-def _details(resource: Resource, name: str) -> dict[str, Any]:
-    return {"name": name, "group": resource.group, "kind": resource.plural}
-
-
-def missing(resource: Resource, namespace: str, name: str) -> ApiError:
-    return ApiError(
-        404, f'{resource.qualified} "{name}" not found', details=_details(resource, name)
-    )
-
-
 def _conflict(resource: Resource, name: str) -> ApiError:
     return ApiError(
         409,
         f'Operation cannot be fulfilled on {resource.qualified} "{name}": the object has been modified; '
         "please apply your changes to the latest version and try again",
-        details=_details(resource, name),
+        details=details_of(resource, name),
     )

@@ -1,20 +1,22 @@
-"""Kinds that are read from what runs instead of from manifests: replicas, devices and events."""
+"""Kinds that are read from what runs instead of from manifests: replicas, pods, devices and events."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from penstock.api.kinds import DEVICE, EVENT, REPLICA
-from penstock.api.wire import ApiError
+from penstock.api import pods
+from penstock.api.feeds import DeviceFeed, ReplicaFeed
+from penstock.api.kinds import DEVICE, EVENT, POD, REPLICA, Resource
+from penstock.api.selections import Selection
+from penstock.api.wire import missing
 from penstock.backends.base import ReplicaStatus
 from penstock.control.plane import ControlPlane
 from penstock.domain.devices import WHOLE, DeviceShare, DeviceStatus
 from penstock.domain.status import rfc3339
-from penstock.errors import InvalidInput
+from penstock.store.base import Listing, Watch
 
 
-def replica_object(r: ReplicaStatus) -> dict[str, Any]:
+def replica_object(r: ReplicaStatus, version: int) -> dict[str, Any]:
     """A replica in the shape of an object."""
     times = {"startedAt": r.started_at, "readyAt": r.ready_at, "retryAt": r.retry_at}
     status: dict[str, Any] = {
@@ -37,6 +39,7 @@ def replica_object(r: ReplicaStatus) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "name": r.id,
         "namespace": r.namespace,
+        "resourceVersion": str(version),
         "labels": {
             "penstock.dev/service": r.service,
             "penstock.dev/revision": r.revision,
@@ -54,12 +57,6 @@ def replica_object(r: ReplicaStatus) -> dict[str, Any]:
     }
 
 
-def replicas(plane: ControlPlane, namespace: str | None) -> list[dict[str, Any]]:
-    """Replicas of a namespace, or of all, by name."""
-    found = (r for r in plane.replicas.all() if namespace is None or r.namespace == namespace)
-    return [replica_object(r) for r in sorted(found, key=lambda r: (r.namespace, r.id))]
-
-
 def _part(share: DeviceShare) -> dict[str, Any]:
     part: dict[str, Any] = {"share": share.milli / WHOLE}
     if share.memory_bytes is not None:
@@ -67,14 +64,13 @@ def _part(share: DeviceShare) -> dict[str, Any]:
     return part
 
 
-def device_object(status: DeviceStatus) -> dict[str, Any]:
+def device_object(status: DeviceStatus, version: int) -> dict[str, Any]:
     """An accelerator in the shape of an object; its name is the vendor's and its index."""
     d = status.device
-    vendor = d.resource.partition("/")[0].partition(".")[0]
     return {
         "apiVersion": DEVICE.api_version,
         "kind": DEVICE.kind,
-        "metadata": {"name": f"{vendor}-{d.index}"},
+        "metadata": {"name": device_name(status), "resourceVersion": str(version)},
         "spec": {
             "resource": d.resource,
             "index": d.index,
@@ -92,71 +88,57 @@ def device_object(status: DeviceStatus) -> dict[str, Any]:
     }
 
 
-async def devices(plane: ControlPlane) -> list[dict[str, Any]]:
-    """The accelerators that replicas are placed on."""
-    return [device_object(status) for status in await plane.backend.devices()]
+def device_name(status: DeviceStatus) -> str:
+    d = status.device
+    return f"{d.resource.partition('/')[0].partition('.')[0]}-{d.index}"
 
 
-#: Fields that events can be selected by, as kubectl does.
-_EVENT_FIELDS = {
-    "involvedObject.name": ("involvedObject", "name"),
-    "involvedObject.namespace": ("involvedObject", "namespace"),
-    "involvedObject.kind": ("involvedObject", "kind"),
-    "involvedObject.uid": ("involvedObject", "uid"),
-    "involvedObject.apiVersion": ("involvedObject", "apiVersion"),
-    "metadata.name": ("metadata", "name"),
-    "metadata.namespace": ("metadata", "namespace"),
-    "reason": ("reason",),
-    "type": ("type",),
-}
+class Readings:
+    """Lists and watches of what is not stored."""
 
+    def __init__(self, plane: ControlPlane) -> None:
+        self._store = plane.store
+        self._plane = plane
+        self._replicas = ReplicaFeed()
+        self._devices = DeviceFeed(lambda: plane.backend.devices(), device_name)
+        for r in plane.replicas.all():
+            self._replicas.put(r.id, r)
+        plane.replica_listeners.append(self._replicas.changed)
 
-async def events(
-    plane: ControlPlane, namespace: str | None, field_selector: str
-) -> list[dict[str, Any]]:
-    """Events, oldest first. InvalidInput for a field that cannot be selected by."""
-    terms = _event_terms(field_selector)
-    found = await plane.store.events(namespace=namespace)
-    return [e for e in found if all(_value(e, path) == value for path, value in terms)]
+    async def list(
+        self, resource: Resource, namespace: str | None, selection: Selection
+    ) -> Listing:
+        """What there is, by namespace and name; events oldest first. Unavailable."""
+        if resource is EVENT:
+            listing = await self._store.list_events(namespace=namespace)
+            return Listing([e for e in listing.items if selection.picks(e)], listing.version)
+        if resource is DEVICE:
+            await self._devices.look()
+            found, version = self._devices.objects(device_object), self._devices.version
+        else:
+            render = pods.pod if resource is POD else replica_object
+            found, version = self._replicas.objects(render), self._replicas.version
+        picked = [
+            obj
+            for obj in found
+            if selection.picks(obj)
+            and (namespace in (None, "") or obj["metadata"]["namespace"] == namespace)
+        ]
+        picked.sort(key=lambda o: (o["metadata"].get("namespace", ""), o["metadata"]["name"]))
+        return Listing(picked, version)
 
+    def watch(self, resource: Resource, since: int) -> Watch:
+        """Changes after a version of `list`; `Expired`."""
+        if resource is EVENT:
+            return self._store.watch_events(since=since)
+        if resource is DEVICE:
+            return self._devices.watch(since, device_object, resource.stored)
+        render = pods.pod if resource is POD else replica_object
+        return self._replicas.watch(since, render, resource.stored)
 
-def _event_terms(text: str) -> list[tuple[tuple[str, ...], str]]:
-    terms = []
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        field, equals, value = part.partition("=")
-        if not equals or field not in _EVENT_FIELDS:
-            raise InvalidInput(
-                f"fieldSelector {text!r}: {part!r} is not understood.",
-                hint=f"Possible are {', '.join(_EVENT_FIELDS)} with =.",
-            )
-        terms.append((_EVENT_FIELDS[field], value.lstrip("=")))
-    return terms
-
-
-def _value(event: dict[str, Any], path: Iterable[str]) -> Any:
-    value: Any = event
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def list_of(
-    kind: str, api_version: str, items: list[dict[str, Any]], version: str
-) -> dict[str, Any]:
-    return {
-        "kind": f"{kind}List",
-        "apiVersion": api_version,
-        "metadata": {"resourceVersion": version},
-        "items": items,
-    }
-
-
-def one(items: list[dict[str, Any]], plural: str, name: str) -> dict[str, Any]:
-    """The item of that name; ApiError 404."""
-    for item in items:
-        if item["metadata"]["name"] == name:
-            return item
-    raise ApiError(404, f'{plural} "{name}" not found')
-
-
-__all__ = ["EVENT", "devices", "events", "list_of", "one", "replica_object", "replicas"]
+    def replica(self, resource: Resource, namespace: str, name: str) -> ReplicaStatus:
+        """ApiError 404."""
+        found = self._plane.replicas.get(name)
+        if found is None or found.namespace != namespace:
+            raise missing(resource, namespace, name)
+        return found

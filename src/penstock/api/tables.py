@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from penstock.api.kinds import Resource
+from penstock.api.pods import state_shown
 from penstock.domain.quantity import format_bytes
 
 Object = Mapping[str, Any]
@@ -44,7 +45,8 @@ def is_wanted(accept: str) -> bool:
 
 def table(resource: Resource, document: Object, include: str = "") -> dict[str, Any]:
     """A list or one object as a Table. `include` says what each row carries of its object."""
-    items = document.get("items", (document,))
+    # A bookmark of a watch has a version and no name.
+    items = document.get("items", (document,) if "name" in document["metadata"] else ())
     columns = _BY_KIND.get(resource.kind, (NAME, AGE))
     if resource.is_graph:
         columns = GRAPH
@@ -179,6 +181,10 @@ def _memory(*path: str) -> Cell:
     return lambda obj: format_bytes(int(read(obj))) if read(obj) else ""
 
 
+def _restarts(obj: Object) -> int:
+    return int(obj["status"]["containerStatuses"][0]["restartCount"])
+
+
 def _about(obj: Object) -> str:
     about = obj.get("involvedObject") or {}
     return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
@@ -242,6 +248,15 @@ _BY_KIND: Mapping[str, tuple[Column, ...]] = {
         Column("Count", at("count", default=1), "integer", wide=True),
         Column("Message", at("message", default="")),
         Column("Name", at("metadata", "name"), wide=True),
+    ),
+    "Pod": (
+        NAME,
+        Column("Ready", lambda o: f"{int(o['status']['containerStatuses'][0]['ready'])}/1"),
+        Column("Status", state_shown),
+        Column("Restarts", _restarts, "integer"),
+        AGE,
+        Column("Node", at("spec", "nodeName", default=""), wide=True),
+        Column("Message", at("status", "message", default=""), wide=True),
     ),
     "Replica": (
         NAME,

@@ -6,7 +6,7 @@ The one place that decides on the control API's status codes and error bodies.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from starlette.responses import Response
@@ -70,6 +70,26 @@ def invalid(kind: str, group: str, name: str, causes: Iterable[tuple[str, str]])
         f'{qualified} "{name}" is invalid: {text}',
         details={"name": name, "group": group, "kind": kind, "causes": listed},
     )
+
+
+class Named(Protocol):
+    """What the messages need of a kind."""
+
+    @property
+    def group(self) -> str: ...
+    @property
+    def plural(self) -> str: ...
+    @property
+    def qualified(self) -> str: ...
+
+
+def details_of(kind: Named, name: str) -> dict[str, Any]:
+    return {"name": name, "group": kind.group, "kind": kind.plural}
+
+
+def missing(kind: Named, namespace: str, name: str) -> ApiError:
+    """404 for an object that there is not."""
+    return ApiError(404, f'{kind.qualified} "{name}" not found', details=details_of(kind, name))
 
 
 def status_object(

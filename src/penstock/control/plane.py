@@ -27,7 +27,7 @@ from penstock.control.placing import Placing
 from penstock.control.plan import Event
 from penstock.control.priorities import PRIORITY_CLASS
 from penstock.control.quotas import QuotaKeeper
-from penstock.control.replicas import ReplicaCache
+from penstock.control.replicas import OnChange, ReplicaCache
 from penstock.control.revisions import REVISION
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import KINDS as RUNTIME_KINDS
@@ -181,6 +181,8 @@ class ControlPlane:
             "penstock_gateways", "Gateways connected to the control plane."
         )
         self._tasks: list[asyncio.Task[None]] = []
+        #: Who else wants to hear of every change of a replica.
+        self.replica_listeners: list[OnChange] = []
         self.started = asyncio.Event()
 
     # -- life --------------------------------------------------------------------------------------
@@ -304,7 +306,7 @@ class ControlPlane:
         if self.graphs.is_graph(key):
             await self.services.leave(key)
             return await self.graphs.look(key)
-        self.graphs.forget(key)
+        await self.graphs.leave(key)
         return await self.services.look(key)
 
     def _changed(self, change: Change) -> None:
@@ -337,6 +339,8 @@ class ControlPlane:
             if ended > 0 and old is not None:
                 reason = new.reason or old.reason or "Exit"
                 self._restarts.labels(new.namespace, new.service, reason).inc(ended)
+        for listen in self.replica_listeners:
+            listen(old, new)
         self.services.replica_changed(old, new)
 
     def _service_gone(self, key: ServiceKey) -> None:
