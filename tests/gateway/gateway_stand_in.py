@@ -66,7 +66,8 @@ class StandIn:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 lines = head.split("\r\n")
-                headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+                fields = (line.split(": ", 1) for line in lines[1:] if line)
+                headers = {name.lower(): value for name, value in fields}
                 if headers.get("transfer-encoding") == "chunked":
                     body = b""
                     while size := int((await reader.readline()).strip(), 16):

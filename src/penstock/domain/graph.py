@@ -42,6 +42,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from penstock.domain.bandit import Bandit
+
 
 class Join(StrEnum):
     """When a step with several sources runs, where a source is a step (several tensors of it are one)."""
@@ -130,8 +132,6 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     renames: tuple[tuple[str, str], ...] = ()
 
 
-    #: Of a whole value: (tensor, new name) of those that do not keep theirs.
-    renames: tuple[tuple[str, str], ...] = ()
 class Inputs(msgspec.Struct, frozen=True, omit_defaults=True):
     """Several sources that make up one value."""
 
@@ -226,10 +226,14 @@ class Switch(msgspec.Struct, frozen=True, tag="switch", omit_defaults=True):
     must_match: bool = True
 
 
-class Splitter(msgspec.Struct, frozen=True, tag="splitter"):
-    """Takes a branch at random by weights, in percent."""
+class Splitter(msgspec.Struct, frozen=True, tag="splitter", omit_defaults=True):
+    """Takes a branch at random by weights, in percent; or the one that rewards speak for."""
 
     weights: tuple[float, ...]
+    #: Branches with a weight are its arms, `weights` what divides requests until there are rewards.
+    bandit: Bandit | None = None
+    #: The branches' names as arms; empty: their numbers.
+    arms: tuple[str, ...] = ()
 
 
 class Router(msgspec.Struct, frozen=True, tag="router"):

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.domain.routes import Sleep, ToGateway, Wake, route_key
+from penstock.domain.learning import Credited, Learned
+from penstock.domain.routes import FromGateway, Sleep, Snapshot, ToGateway, Wake, route_key
 from penstock.errors import PenstockError, Unavailable
 from penstock.gateway import own
 from penstock.gateway.choosing import unknown_revision
@@ -27,6 +30,7 @@ from penstock.protocols.triton import ServerCalls
 
 if TYPE_CHECKING:
     from penstock.domain.experiment import Experiment
+    from penstock.gateway.bandits import Bandits
     from penstock.gateway.experiment_front import ExperimentFront
     from penstock.gateway.graph_front import Graphs
     from penstock.gateway.resolve import Plan
@@ -46,6 +50,16 @@ _PLAN: Final = "plan"
 _GRAPH_PLAN: Final = "graph-plan"
 
 
+@dataclass(frozen=True, slots=True)
+class FeedbackSettings:
+    """What gateways of one platform share to credit each other's answers."""
+
+    #: File with the key that request ids are signed with; None: this process's own.
+    key: Path | None = None
+    #: Private sockets of the other gateways, which are asked about ids that clients chose.
+    siblings: Callable[[], Sequence[Path]] = tuple
+
+
 class Gateway:
     """Handles exchanges of `penstock.http.server`; fed by `channel`."""
 
@@ -53,13 +67,16 @@ class Gateway:
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        wake: Callable[[Wake | Sleep], None],
+        wake: Callable[[Any], None],
         registry: Registry | None = None,
         memory: SharedMemory | None = None,
+        feedback: FeedbackSettings | None = None,
     ) -> None:
         self._loop = loop
         self._time = loop.time
-        self._wake = wake
+        self._wake: Callable[[FromGateway], None] = wake
+        self._feedback_settings = feedback or FeedbackSettings()
+        self._bandits: Bandits | None = None
         #: Requests under way, oldest first.
         self.active: dict[Forward, None] = {}
         self._lines: dict[str, float] = {}
@@ -68,7 +85,13 @@ class Gateway:
         labels = ("namespace", "service", "component", "revision", "protocol", "status")
         self.shadow_metrics = ShadowMetrics(self.registry)
         self.table = Table(
-            loop, self.flush, self.shadow_metrics, self._shared_graphs, self._experiment
+            loop,
+            self.flush,
+            self.shadow_metrics,
+            lambda: self.graphs,
+            self._experiment,
+            self._learn,
+            self._gone,
         )
         self._graphs: Graphs | None = None
         self._requests = self.registry.counter(
@@ -136,7 +159,7 @@ class Gateway:
                     service.graph.handle(exchange, plan, service)
                     return
                 head.memo[_PLAN] = plan
-            forward = Forward(self, exchange, plan, service, self._time())
+            forward = service.forward(self, exchange, plan, service, self._time())
             self.active[forward] = None
             if exchange.body is None and 0 <= head.content_length <= GATHER_BYTES:
                 exchange.gather(lambda _: self._gathered(forward))
@@ -307,9 +330,52 @@ class Gateway:
 
     def apply(self, message: ToGateway) -> None:
         """Take a message of the control plane."""
-        self.table.apply(message)
+        if isinstance(message, Learned):
+            self.bandits.learned(message)
+        elif isinstance(message, Credited):
+            self.bandits.credited(message)
+        else:
+            self.table.apply(message)
+            if isinstance(message, Snapshot) and (message.learned or self._bandits is not None):
+                self.bandits.connected(message.learned)
 
-    def _shared_graphs(self) -> Graphs:
+    @property
+    def bandits(self) -> Bandits:
+        """What bandits share, made with the first one: most gateways have none."""
+        if self._bandits is None:
+            from penstock.gateway.bandits import Bandits
+            from penstock.gateway.request_ids import read_key
+
+            self._bandits = Bandits(
+                self._loop,
+                self._wake,
+                key=read_key(self._feedback_settings.key),
+                siblings=self._feedback_settings.siblings,
+                registry=self.registry,
+            )
+        return self._bandits
+
+    @property
+    def learns(self) -> bool:
+        """Whether there was ever a bandit here."""
+        return self._bandits is not None
+
+    def _learn(self, service: Service) -> None:
+        if service.route.graph is None:
+            from penstock.gateway import learned_forward
+
+            learned_forward.equip(service, self.bandits)
+            return
+        from penstock.gateway import learned_graphs
+
+        learned_graphs.equip(self, service.route)
+
+    def _gone(self, namespace: str, name: str) -> None:
+        if self._bandits is not None:
+            self._bandits.forget(namespace, name)
+
+    @property
+    def graphs(self) -> Graphs:
         """What graphs share, made with the first one: most gateways have none."""
         if self._graphs is None:
             from penstock.gateway.graph_front import Graphs
@@ -381,3 +447,5 @@ class Gateway:
         self.table.close()
         if self._graphs is not None:
             self._graphs.close()
+        if self._bandits is not None:
+            self._bandits.close()

@@ -238,9 +238,8 @@ class GatewayCaller:
             len(request.body),
         )
         plan = Plan(entered, lines, known.protocol, entered.route.timeout_s, wanted=wanted)
-        forward = StepForward(
-            self._gateway, plan, entered, request, context, _later(self._loop, done)
-        )
+        kind = StepForward if entered.learner is None else _learned_step()
+        forward = kind(self._gateway, plan, entered, request, context, _later(self._loop, done))
         self._gateway.admit(forward)
         return forward
 
@@ -262,6 +261,12 @@ class GatewayCaller:
         for host in self._outside.values():
             host.close()
         self._outside.clear()
+
+
+def _learned_step() -> type[StepForward]:
+    from penstock.gateway.learned_step import LearnedStep
+
+    return LearnedStep
 
 
 def _later(loop: asyncio.AbstractEventLoop, done: Done) -> Done:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from penstock.domain.graph import Answers, Graph, Tensor
+from penstock.domain.graph import Answers, Graph, Splitter, Tensor
 from penstock.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from penstock.gateway.gateway import Gateway
     from penstock.gateway.graph_external import Externals, Lineage, Listening
+    from penstock.gateway.learned_graphs import SplitterBandits
     from penstock.gateway.table import Service
     from penstock.http.head import RequestHead
 
@@ -87,6 +88,8 @@ class Graphs:
         self.caller = GatewayCaller(gateway, loop, self._run_inside)
         #: Made with the first graph that is run for others' requests.
         self.externals: Externals | None = None
+        #: Made with the first graph that has a splitter with a bandit.
+        self.bandits: SplitterBandits | None = None
 
     def front(self, graph: Graph) -> GraphFront:
         """What takes requests for a graph."""
@@ -122,8 +125,11 @@ class Graphs:
         inner = Context(
             service.namespace, deadline, context.headers, context.request_id, context.depth + 1
         )
+        inner.client = context.client
 
         def ended(result: Result) -> None:
+            for choice in inner.choices or ():
+                context.chose(choice)
             if result.value is not None:
                 done(result.value)
             else:
@@ -146,6 +152,12 @@ class GraphFront:
         self.program = Program(graph)
         batches = any(s.batch is not None for f in graph.flows for s in f.steps)
         self._batches = Batches(graphs.caller, graphs.loop) if batches else None
+        #: It has a splitter with a bandit.
+        self.learns = any(
+            isinstance(s.action, Splitter) and s.action.bandit is not None
+            for f in graph.flows
+            for s in f.steps
+        )
         #: The other graphs' values that it is run for.
         self.listening: Listening | None = None
         if graph.external is not None:
@@ -180,6 +192,7 @@ class GraphFront:
             observer=self.graphs.metrics,
             batches=self._batches,
             programs=self.graphs.program,
+            bandits=self.graphs.bandits,
             trace=trace,
         )
         if lineage is not None:
@@ -310,7 +323,7 @@ def _declared(tensor: Tensor) -> dict[str, Any]:
 class GraphRequest(Forward):
     """A request for a graph between its arrival and the end of its answer."""
 
-    __slots__ = ("_asked", "_execution", "_front", "_trace", "more")
+    __slots__ = ("_asked", "_context", "_execution", "_front", "_own_id", "_trace", "more")
 
     def __init__(
         self,
@@ -327,6 +340,8 @@ class GraphRequest(Forward):
         #: The request in V2's terms, where the client spoke so.
         self._asked: InferRequest | None = None
         self._trace = False
+        self._context: Context | None = None
+        self._own_id = ""
         #: Header lines that the answer has besides its own.
         self.more = b""
 
@@ -349,6 +364,8 @@ class GraphRequest(Forward):
             front.headers(head),
             asked_id.decode("latin-1") if asked_id is not None else "",
         )
+        context.client = self.exchange
+        self._context = context
         # A graph that asks nobody ends before `run` is back.
         execution = front.run(value, context, self._ended, trace=self._trace)
         self._execution = execution
@@ -389,8 +406,39 @@ class GraphRequest(Forward):
             self.fail(exc)
 
     def _answer(self, status: int, headers: bytes, body: Any) -> None:
+        if status < 300 and self._context is not None and self._context.choices:
+            if self.plan.protocol == "v2" and not isinstance(body, list):
+                headers, body = self._learned().identified(
+                    self._gateway, self.service.key, headers, body, self._id()
+                )
+            headers += self.rewardable()
         self.exchange.send(status, headers + self.more + self._traced(), body)
         self._finish(status)
+
+    @staticmethod
+    def _learned() -> Any:
+        from penstock.gateway import learned_graphs
+
+        return learned_graphs
+
+    def _id(self) -> str:
+        """The id by which this request's bandits can be rewarded; empty where there was none."""
+        context = self._context
+        if not self._own_id and context is not None and context.choices:
+            self._own_id = self._learned().new_id(self._gateway, context.choices)
+        return self._own_id
+
+    def rewardable(self) -> bytes:
+        """Header lines that tell the arms and the id, where there are any."""
+        own = self._id()
+        context = self._context
+        if not own or context is None:
+            return b""
+        asked = self._asked.id if self._asked is not None else None
+        lines: bytes = self._learned().told(
+            self._gateway, self.service.key, self.exchange.head, context.choices, own, asked
+        )
+        return lines
 
     def _traced(self) -> bytes:
         execution = self._execution
@@ -417,6 +465,8 @@ class GraphRequest(Forward):
     def response(self, value: Tensors) -> InferResponse:
         asked = self._asked
         identity = asked.id if asked is not None and asked.id is not None else value.id
+        if identity is None:
+            identity = self._id() or None
         return InferResponse(
             dict(value.arrays),
             dict(value.datatypes),
@@ -492,7 +542,7 @@ class GrpcGraphRequest(GraphRequest):
         except PenstockError as exc:
             self.fail(exc)
             return
-        reply(self.exchange, pieces, self.more)
+        reply(self.exchange, pieces, self.more + self.rewardable())
         self._finish(200)
 
     def fail(self, exc: PenstockError) -> None:

@@ -110,7 +110,8 @@ class ModelCall:
                     self._plans.clear()
                 self._plans[key] = plan
             now = front.time()
-            forward = GrpcForward(front.gateway, exchange, plan, service, now)
+            kind = service.call or GrpcForward
+            forward = kind(front.gateway, exchange, plan, service, now)
             asked = timeout_s(exchange.timeout) if exchange.timeout is not None else None
             if asked is not None and asked < plan.timeout_s:
                 forward.deadline = now + asked

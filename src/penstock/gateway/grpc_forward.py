@@ -61,7 +61,7 @@ class GrpcForward(Forward):
         key = ("grpc", target.lines)
         known = head.memo.get(key)
         if known is None:
-            known = head.memo[key] = _answer_of(head, target.lines)
+            known = head.memo[key] = answer_of(head, target.lines)
         fields, trailers, status = known
         if body is not None:
             self.exchange.send(200, fields, body if status == 200 else b"", trailers)  # type: ignore[call-arg]
@@ -103,7 +103,7 @@ class GrpcForward(Forward):
         )
 
 
-def _answer_of(head: ResponseHead, own_lines: bytes) -> tuple[bytes, bytes, int]:
+def answer_of(head: ResponseHead, own_lines: bytes) -> tuple[bytes, bytes, int]:
     """Header lines (ours among them), trailer lines and the HTTP status to count, for an answer."""
     fields = [CONTENT_TYPE]
     trailers = []

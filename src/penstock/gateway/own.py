@@ -16,8 +16,8 @@ from penstock._version import __version__
 from penstock.errors import NotFound, PenstockError
 from penstock.gateway import repository
 from penstock.gateway.proxy import internal, refuse
-from penstock.gateway.resolve import LOAD, STATISTICS, Plan, namespace_of
-from penstock.protocols import documents
+from penstock.gateway.resolve import FEEDBACK, LOAD, STATISTICS, Plan, namespace_of
+from penstock.protocols import documents, openapi
 from penstock.protocols.json_object import json_object
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _PAGES: Final[dict[str, Callable[[Table, str], tuple[int, Any]]]] = {
     "/": lambda t, n: (200, {"status": "alive"}),
     "/v1/models": lambda t, n: (200, {"models": _names(t, n)}),
     "/v2/models": lambda t, n: (200, {"models": _names(t, n)}),
+    **dict.fromkeys(openapi.PATHS, lambda t, n: (200, openapi.document())),
     "/v2/health/live": lambda t, n: (200, {"live": True}),
     "/v2/health/ready": lambda t, n: (
         (200, {"ready": True}) if t.filled else (503, {"ready": False})
@@ -56,12 +57,16 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
     namespace = namespace_of(exchange.head)
     service = plan.service
     if service is not None:
-        if plan.verb == STATISTICS:
+        if plan.verb == FEEDBACK:
+            _feedback(exchange, gateway, plan)
+        elif plan.verb == STATISTICS:
             if _allowed(exchange, _READS):
                 _gather(exchange, gateway, [service], plan.own)
         elif _allowed(exchange, ("POST",)):
             change = _load if plan.verb == LOAD else _unload
             _with_body(exchange, lambda e: change(e, plan, gateway))
+    elif path.endswith("/feedback"):
+        _feedback(exchange, gateway, plan)
     elif path == "/v2/repository/index":
         if _allowed(exchange, ("POST",)):
             _with_body(exchange, lambda e: _index(e, table, namespace))
@@ -133,6 +138,15 @@ def _with_body(exchange: Exchange, then: Callable[[Exchange], None]) -> None:
 def _index(exchange: Exchange, table: Table, namespace: str) -> None:
     only = repository.ready_only(exchange.body)
     _send(exchange, 200, repository.index(table, namespace, ready_only=only))
+
+
+def _feedback(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
+    from penstock.gateway import feedback
+
+    if not feedback.is_feedback(plan.own.rstrip("/")):
+        refuse(exchange, NotFound("No such path.", hint="Rewards go to /v2/models/NAME/feedback."))
+    elif _allowed(exchange, ("POST",)):
+        _with_body(exchange, lambda e: feedback.handle(e, gateway, plan))
 
 
 def _load(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:

@@ -23,7 +23,7 @@ import uvloop
 
 from penstock.domain.routes import Address
 from penstock.gateway.channel import Channel
-from penstock.gateway.gateway import Gateway
+from penstock.gateway.gateway import FeedbackSettings, Gateway
 from penstock.gateway.grpc_front import GrpcFront
 from penstock.gateway.load import LoadMeter
 from penstock.http.h2.server import Http2Server
@@ -59,6 +59,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shared-memory", type=Path, help="folder with the registered regions; none: not allowed"
     )
+    parser.add_argument(
+        "--feedback-key", type=Path, help="file with the key of request ids; made if it is not there"
+    )
     parser.add_argument("--max-body", type=int, default=Limits.max_body, help="bytes")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds to drain after SIGTERM")
     parser.add_argument("--log-level", default="INFO")
@@ -74,7 +77,10 @@ async def serve(options: argparse.Namespace) -> None:
 
     channel: Channel
     memory = SharedMemory(options.shared_memory, most=options.max_body)
-    gateway = Gateway(loop, wake=lambda message: channel.say(message), memory=memory)
+    settings = FeedbackSettings(options.feedback_key, lambda: _siblings(options.admin))
+    gateway = Gateway(
+        loop, wake=lambda message: channel.say(message), memory=memory, feedback=settings
+    )
     channel = Channel(
         options.control,
         gateway.apply,
@@ -133,12 +139,24 @@ def _admin(exchange: Exchange, gateway: Gateway) -> None:
     elif path == "/metrics":
         body = render(gateway.snapshot())
         exchange.send(200, b"content-type: text/plain; version=0.0.4\r\n", body)
+    elif path == "/feedback/known":
+        from penstock.gateway import feedback  # most gateways have no bandit
+
+        feedback.answer_sibling(exchange, gateway)
     elif path == "/healthz":
         document = {"sequence": gateway.table.sequence, "services": len(gateway.table)}
         exchange.send(200, b"content-type: application/json\r\n", msgspec.json.encode(document))
     else:
         # Components of a service reach each other here: requests like any others.
         gateway.handle(exchange)
+
+
+def _siblings(admin: str | None) -> list[Path]:
+    """The private sockets of the other gateways, which are named alike."""
+    if admin is None:
+        return []
+    own = Path(admin)
+    return [p for p in own.parent.glob("gateway-*.sock") if p != own]
 
 
 def _say(fd: int | None, event: dict[str, Any]) -> None:

@@ -93,12 +93,7 @@ class Forward:
         """Send to a replica that is free; False when there is none now."""
         target = self.target
         if target is None or self._attempts:
-            wanted = self.plan.wanted
-            service = self.service
-            target = service.named(wanted) if wanted else service.pick_target()
-            if wanted and self.plan.soft and (target is None or target.pick() is None):
-                target = service.pick_target()
-            self.target = target
+            target = self.target = self.aim()
             if target is None:
                 return False
         replica = target.pick()
@@ -118,6 +113,15 @@ class Forward:
         else:
             self._stream_out(replica)
         return True
+
+    def aim(self) -> Target | None:
+        """The target that shall answer; None when there is none now."""
+        wanted = self.plan.wanted
+        service = self.service
+        target = service.named(wanted) if wanted else service.pick_target()
+        if wanted and self.plan.soft and (target is None or target.pick() is None):
+            return service.pick_target()
+        return target
 
     def _stream_out(self, replica: Replica) -> None:
         exchange = self.exchange

@@ -37,6 +37,7 @@ DEFAULT_NAMESPACE: Final = "default"
 LOAD: Final = "load"
 UNLOAD: Final = "unload"
 STATISTICS: Final = "stats"
+FEEDBACK: Final = "feedback"
 _REPOSITORY: Final = "/v2/repository/models/"
 #: Seldon's address of a pipeline.
 _PIPELINES: Final = "/v2/pipelines/"
@@ -251,6 +252,8 @@ def _verb(path: str, service: Service) -> str:
     if path.startswith("/v2/models/") and path.rstrip("/").endswith("/stats"):
         # A sleeping service is woken like by any request; one replica answers for itself.
         return STATISTICS if sum(len(t.replicas) for t in service.targets) > 1 else ""
+    if path.endswith("/feedback") and (service.learner is not None or service.graph is not None):
+        return FEEDBACK
     return ""
 
 

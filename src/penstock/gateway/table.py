@@ -13,16 +13,16 @@ from collections.abc import Callable
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from penstock.domain.routes import PREDICTOR, ROLES, Put, Remove, Route, Snapshot, ToGateway
+from penstock.domain.routes import PREDICTOR, ROLES, Put, Remove, Route, Snapshot, TableMessage
 from penstock.domain.routes import Target as TargetRoute
 from penstock.gateway.choosing import Matcher
+from penstock.gateway.proxy import Forward
 from penstock.gateway.replicas import Replica, least_busy
 from penstock.gateway.shadow import Shadow, ShadowMetrics
 from penstock.gateway.sticky import answer_lines
 
 if TYPE_CHECKING:
     from penstock.domain.experiment import Experiment
-    from penstock.gateway.proxy import Forward
 
 
 class Target:
@@ -70,8 +70,8 @@ class Service:
     """A route and what this process knows beyond it."""
 
     __slots__ = (
-        "current", "entries", "graph", "key", "matcher", "name", "namespace", "route", "shadow", "targets",
-        "waiting", "waiting_bytes", "weighted",
+        "call", "current", "entries", "forward", "graph", "key", "learner", "matcher", "name", "namespace",
+        "route", "shadow", "targets", "waiting", "waiting_bytes", "weighted",
     )  # fmt: skip
 
     def __init__(self, route: Route, targets: list[Target]) -> None:
@@ -92,6 +92,11 @@ class Service:
         self.entries: dict[str, Any] = {}
         #: A `graph_front.GraphFront` where the service is a graph.
         self.graph: Any = None
+        #: What a request becomes here, and a gRPC call (None: as any).
+        self.forward: type[Forward] = Forward
+        self.call: Any = None
+        #: A `bandits.Learner` where the service has a bandit.
+        self.learner: Any = None
 
     def named(self, name: str) -> Target | None:
         """The target with that tag, or of that revision, whatever its share."""
@@ -128,12 +133,18 @@ class Table:
         shadow_metrics: ShadowMetrics | None = None,
         graphs: Callable[[], Any] | None = None,
         experiments: Callable[[Experiment], Any] | None = None,
+        bandits: Callable[[Service], None] | None = None,
+        on_gone: Callable[[str, str], None] | None = None,
     ) -> None:
         self._loop = loop
         #: Makes, the first time, what all graphs share (`graph_front.Graphs`).
         self._graphs = graphs
         #: Makes what takes an experiment's requests (`experiment_front.ExperimentFront`).
         self._experiments = experiments
+        #: Gives a service whose route has a bandit its learner.
+        self._bandits = bandits
+        #: Is told the namespace and name of a service that has no predictor here any more.
+        self._on_gone = on_gone
         #: (namespace, parent, service) -> the service that is reached under its parent's address.
         self._children: dict[tuple[str, str, str], Service] = {}
         #: (namespace, service) -> the experiment that has its requests.
@@ -182,7 +193,7 @@ class Table:
             if (namespace is None or s.namespace == namespace) and s.route.component == PREDICTOR
         ]
 
-    def apply(self, message: ToGateway) -> None:
+    def apply(self, message: TableMessage) -> None:
         """Take a message of the control plane."""
         if isinstance(message, Snapshot):
             gone = set(self._services) - {r.key for r in message.routes}
@@ -236,8 +247,12 @@ class Table:
         service = Service(route, targets)
         if route.graph is not None and self._graphs is not None:
             service.graph = self._graphs().front(route.graph)
+            if service.graph.learns and self._bandits is not None:
+                self._bandits(service)
         if route.experiment is not None and self._experiments is not None:
             service.graph = self._experiments(route.experiment)
+        if route.bandit is not None and self._bandits is not None:
+            self._bandits(service)
         if route.shadow is not None and self._shadow_metrics is not None:
             copied = service.named(route.shadow.revision)
             if copied is not None:
@@ -301,6 +316,8 @@ class Table:
         self.generation += 1
         old.current = False
         self._forget_models(old)
+        if self._on_gone is not None and old.route.component == PREDICTOR:
+            self._on_gone(old.namespace, old.name)
         if old.route.graph is not None and self._graphs is not None:
             self._graphs().forget(old.route.graph)
         if old.route.experiment is not None:

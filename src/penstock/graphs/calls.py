@@ -7,7 +7,7 @@ answers by a plain call, once, never from within `call` itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from penstock.graphs.values import Failure, Value
 
@@ -22,7 +22,7 @@ Done: TypeAlias = Callable[[Outcome], None]
 class Context:
     """What all calls of one request share."""
 
-    __slots__ = ("deadline", "depth", "headers", "namespace", "request_id")
+    __slots__ = ("choices", "client", "deadline", "depth", "headers", "namespace", "request_id")
 
     def __init__(
         self,
@@ -40,6 +40,16 @@ class Context:
         self.request_id = request_id
         #: How many graphs called each other, as services, until this one.
         self.depth = depth
+        #: What bandits chose for this request, in the graphs inside of this one, too; None: nobody asks.
+        self.choices: list[Any] | None = None
+        #: The client's exchange, where a bandit may look at its head.
+        self.client: Any = None
+
+    def chose(self, choice: Any) -> None:
+        """A bandit chose for this request (see `gateway.request_ids`)."""
+        if self.choices is None:
+            self.choices = []
+        self.choices.append(choice)
 
 
 class Under(Protocol):

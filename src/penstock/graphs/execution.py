@@ -23,11 +23,20 @@ from penstock.graphs.values import Failure, Value
 if TYPE_CHECKING:
     import asyncio
 
-    from penstock.domain.graph import Call, CallUrl
+    from penstock.domain.graph import Call, CallUrl, Splitter
     from penstock.graphs.batches import Batches
     from penstock.graphs.program import CompiledFlow, CompiledStep, Program
 
 logger = logging.getLogger(__name__)
+
+
+class Chooser(Protocol):
+    """Knows the bandits of splitters."""
+
+    def __call__(
+        self, program: Program, step: CompiledStep, action: Splitter, context: Context
+    ) -> int | None:
+        """The branch of a splitter that has a bandit; the context hears of it."""
 
 
 class Observer(Protocol):
@@ -56,6 +65,7 @@ class Execution:
         batches: Batches | None = None,
         programs: Callable[[str], Program | None] = lambda key: None,
         chance: Callable[[], float] = random.random,
+        bandits: Chooser | None = None,
         trace: bool = False,
     ) -> None:
         self.program = program
@@ -65,6 +75,7 @@ class Execution:
         #: May be changed until it is started.
         self.observer = observer
         self.chance = chance
+        self._bandits = bandits
         self.programs = programs
         self.since = self.time()
         #: In the order in which steps began or were skipped; None: nobody wants it.
@@ -184,6 +195,12 @@ class Execution:
                 )
         finally:
             self._pumping = False
+
+    def learned(self, program: Program, step: CompiledStep, action: Splitter) -> int | None:
+        """The branch that a splitter's bandit chooses; None where nobody learns."""
+        if self._bandits is None:
+            return None
+        return self._bandits(program, step, action, self.context)
 
     def ask(self, step: CompiledStep, action: Call | CallUrl, value: Value, done: Done) -> Under:
         """Call a service for a step, as soon as the bounds allow it."""

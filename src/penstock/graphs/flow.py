@@ -347,10 +347,14 @@ class FlowRun:
         elif isinstance(action, Switch):
             self._switch(step, action, value)
         elif isinstance(action, Splitter):
-            number = execution.chance()
-            last = len(step.bounds) - 1
-            branch = next((i for i, b in enumerate(step.bounds) if number < b), last)
-            self.choose(step, value, (branch,))
+            learned = None
+            if action.bandit is not None:
+                learned = execution.learned(self.program, step, action)
+            if learned is None:
+                number = execution.chance()
+                last = len(step.bounds) - 1
+                learned = next((i for i, b in enumerate(step.bounds) if number < b), last)
+            self.choose(step, value, (learned,))
         elif isinstance(action, Router):
             self._under[index] = execution.ask(
                 step, action.call, value, lambda outcome: self._routed(step, action, outcome)

@@ -1,0 +1,241 @@
+"""Requests for a service with a bandit: who gets them, and the id by which their answer can be rewarded.
+
+What is different from any other request is where it goes (`aim`), and that an answer says the arm
+(`x-penstock-arm`) and an id: `x-request-id`, V2's `id`, Seldon's `meta.puid`. A client that gave an id of its
+own gets that one back, and ours as `x-penstock-feedback`; both can be rewarded, ours at any gateway and after
+any restart, the client's where it is remembered.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from penstock.gateway.features import features_of
+from penstock.gateway.grpc_forward import GrpcForward, answer_of
+from penstock.gateway.proxy import Forward, render_fields
+from penstock.gateway.request_ids import Choice
+from penstock.protocols.grpc.wire import frame, peek_strings, varint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock.gateway.bandits import Bandits, Learner
+    from penstock.gateway.table import Service, Target
+    from penstock.http.head import RequestHead, ResponseHead
+
+_PREDICTS: Final = "predicts"
+_FIELDS: Final = "learned-fields"
+#: How paths end that ask for a prediction.
+_ENDS: Final = (
+    "/infer", ":predict", "/predictions", "/invocations", "/generate", "/generate_stream", "/completions",
+    "/embeddings", "/rerank", ":classify", ":regress", "/ModelInfer",
+)  # fmt: skip
+_SELDON: Final = (b"POST /api/v1.0/predictions ", b"POST /api/v0.1/predictions ")
+
+
+def equip(service: Service, bandits: Bandits) -> None:
+    """Have a service's requests learn."""
+    from penstock.domain.learning import bandit_key
+
+    route = service.route
+    assert route.bandit is not None  # noqa: S101 - the table has looked
+    key = bandit_key(route.namespace, route.name, route.uid)
+    service.learner = bandits.learner(key, route.bandit)
+    for target in service.targets:
+        service.learner.arm(target.revision)  # so that ids that name it are known after a restart
+    service.forward = LearnedForward
+    service.call = LearnedCall
+
+
+class Learned:
+    """What all kinds of request do here beyond plain ones."""
+
+    choice: Choice | None
+    #: Our id, where it had to be known before the answer.
+    own_id: str
+    exchange: Any
+    plan: Any
+    service: Service
+
+    def aim(self) -> Target | None:
+        """The arm that the bandit chooses among those that can answer now."""
+        self.choice = None
+        self.own_id = ""
+        service = self.service
+        learner: Learner | None = service.learner
+        plan = self.plan
+        if learner is None or (plan.wanted and not plan.soft) or not self.predicts():
+            return super().aim()  # type: ignore[misc,no-any-return]
+        if plan.wanted:
+            preferred = service.named(plan.wanted)
+            if preferred is not None and preferred.pick() is not None:
+                return preferred
+        free = [t for t in service.weighted if t.pick() is not None]
+        if not free:
+            return None
+        features = features_of(learner.bandit, self.exchange, plan)
+        target = free[
+            learner.choose([t.revision for t in free], [t.weight for t in free], features)
+        ]
+        learner.pulled(target.revision)
+        if features or not learner.bandit.dimensions:
+            self.choice = Choice(learner.key, target.revision, features)
+        return target
+
+    def predicts(self) -> bool:
+        """Whether this asks for a prediction."""
+        head: RequestHead = self.exchange.head
+        known: bool | None = head.memo.get(_PREDICTS)
+        if known is None:
+            known = head.method == "POST" and head.path.rstrip("/").endswith(_ENDS)
+            head.memo[_PREDICTS] = known
+        return known
+
+
+class LearnedForward(Learned, Forward):
+    """A request over HTTP."""
+
+    def aim(self) -> Target | None:
+        target = super().aim()
+        choice = self.choice
+        if choice is None or not self.plan.head.startswith(_SELDON):
+            return target
+        if self.exchange.head.get(b"seldon-puid") is None:
+            self.own_id = _new_id(self.service, choice)
+            self.plan = copy(self.plan)
+            line = b"seldon-puid: %b\r\n\r\n" % self.own_id.encode()
+            self.plan.head = self.plan.head[:-2] + line
+        return target
+
+    def on_response(self, head: ResponseHead, body: Any) -> None:
+        choice = self.choice
+        if choice is None or not 200 <= head.status < 300:
+            super().on_response(head, body)
+            return
+        target = self.target
+        assert target is not None  # noqa: S101 - a response comes from a replica of a target
+        own = self.own_id or _new_id(self.service, choice)
+        bandits = self.service.learner.owner
+        request = self.exchange.head
+        fields = _plain_fields(head)
+        puid = head.get(b"seldon-puid")
+        if puid is not None and puid != own.encode():
+            bandits.know(_name(self.service), puid.decode("latin-1"), own)
+        if body is not None and self.plan.protocol == "v2":
+            kind = head.get(b"content-type") or b""
+            json_length = head.get(b"inference-header-content-length")
+            body, fields, chosen = with_id(body, fields, kind, json_length, own)
+            if chosen:
+                bandits.know(_name(self.service), chosen, own)
+        fields += target.lines + id_lines(request, bandits, _name(self.service), choice.arm, own)
+        if body is not None:
+            self.exchange.send(head.status, fields, body)
+            self._finish(head.status)
+            return
+        self._started = True
+        self.exchange.on_drain = self._resume_upstream
+        length = head.content_length if head.content_length >= 0 else None
+        self.exchange.start(head.status, fields, length=length)
+
+
+class LearnedCall(Learned, GrpcForward):
+    """A gRPC call."""
+
+    def on_response(self, head: ResponseHead, body: Any) -> None:
+        choice = self.choice
+        if choice is None or body is None:
+            super().on_response(head, body)
+            return
+        target = self.target
+        assert target is not None  # noqa: S101 - a response comes from a replica of a target
+        fields, trailers, status = answer_of(head, target.lines)
+        if status == 200:
+            own = _new_id(self.service, choice)
+            bandits = self.service.learner.owner
+            message = bytes(memoryview(body)[5:])
+            chosen = peek_strings(message, (3,)).get(3, "")
+            if chosen:
+                bandits.know(_name(self.service), chosen, own)
+            else:  # a message that another is put behind is both of them merged
+                body = frame(message + b"\x1a" + varint(len(own)) + own.encode())
+            request = self.exchange.head
+            fields += id_lines(request, bandits, _name(self.service), choice.arm, own)
+        self.exchange.send(200, fields, body if status == 200 else b"", trailers)
+        self._finish(status)
+
+
+def _name(service: Service) -> str:
+    return f"{service.namespace}/{service.name}"
+
+
+def _new_id(service: Service, choice: Choice) -> str:
+    bandits: Bandits = service.learner.owner
+    return bandits.ids.make((choice,), bandits.now())
+
+
+def _plain_fields(head: ResponseHead) -> bytes:
+    """The replica's header lines, less an id of its own."""
+    fields: bytes | None = head.memo.get(_FIELDS)
+    if fields is None:
+        lines = render_fields(head, b"").split(b"\r\n")
+        fields = b"\r\n".join(line for line in lines if not line.startswith(b"x-request-id:"))
+        head.memo[_FIELDS] = fields
+    return fields
+
+
+def id_lines(request: RequestHead, bandits: Bandits, name: str, arm: str, own: str) -> bytes:
+    """Header lines that tell arm and id; a client's own id is remembered and told back."""
+    chosen = request.get(b"x-request-id")
+    if not chosen:
+        return b"x-penstock-arm: %b\r\nx-request-id: %b\r\n" % (arm.encode(), own.encode())
+    bandits.know(name, chosen.decode("latin-1"), own)
+    return b"x-penstock-arm: %b\r\nx-request-id: %b\r\nx-penstock-feedback: %b\r\n" % (
+        arm.encode(), chosen, own.encode(),
+    )  # fmt: skip
+
+
+class _Identity(msgspec.Struct):
+    """What of a V2 answer has to be known here."""
+
+    id: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+_identity = msgspec.json.Decoder(_Identity).decode
+
+
+def with_id(
+    body: Any, fields: bytes, kind: bytes, length: bytes | None, own: str
+) -> tuple[Any, bytes, str]:
+    """Body and header lines of a V2 answer that has an id, and the id that it had before.
+
+    `kind` is its content type, `length` its `inference-header-content-length`.
+    """
+    size = int(length) if length is not None and length.isdigit() else len(body)
+    if size > len(body) or (length is None and not kind.startswith(b"application/json")):
+        return body, fields, ""
+    text = memoryview(body)[:size]
+    try:
+        found = _identity(text).id
+    except msgspec.MsgspecError:
+        return body, fields, ""
+    if found is not msgspec.UNSET:
+        return body, fields, found or ""
+    begin = bytes(text[:64]).lstrip()[1:].lstrip()
+    if not begin or begin.startswith(b"}"):
+        return body, fields, ""
+    at = bytes(text[:64]).index(b"{") + 1
+    more = b'"id":"%b",' % own.encode()
+    view = memoryview(body)
+    pieces: Sequence[Any] = (view[:at], more, view[at:])
+    if length is not None:
+        old = b"inference-header-content-length: %b\r\n" % length
+        fields = fields.replace(
+            old, b"inference-header-content-length: %d\r\n" % (size + len(more))
+        )
+    return pieces, fields, ""
+
+
+__all__ = ["Learned", "LearnedCall", "LearnedForward", "equip", "id_lines", "with_id"]

@@ -1,0 +1,368 @@
+"""Bandits in the gateway: who gets a request, what its answer says, and whose reward it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from gateway_stand_in import Seen, reply, route
+
+from penstock.domain.bandit import Arm, Bandit, PolicyName
+from penstock.domain.learning import Credited, Feedback, Learned, Outcome, Pulls
+from penstock.domain.routes import Remove, Target
+from penstock.gateway.request_ids import RequestIds
+
+UCB = Bandit(PolicyName.UCB1, seed=1)
+V2_PATH = "/v2/models/iris/infer"
+V1_PATH = "/v1/models/iris:predict"
+V2_BODY = b'{"model_name":"iris","outputs":[{"name":"y","shape":[1],"datatype":"FP64","data":[1.5]}]}'
+
+
+class Plane:
+    """A control plane that counts: what a gateway says comes here, what it is told goes back."""
+
+    def __init__(self, front: Any) -> None:
+        self.front = front
+        self.seen: dict[int, int] = {}
+        self.arms: dict[tuple[str, str], Arm] = {}
+        self.pulls: dict[tuple[str, str], int] = {}
+        self.away = False
+
+    def hear(self) -> None:
+        said, self.front.wakes[:] = list(self.front.wakes), []
+        for message in said:
+            if isinstance(message, Pulls):
+                self.pulls.update({(key, arm): n for key, arm, n in message.counts})
+            elif isinstance(message, Feedback) and not self.away:
+                self.front.gateway.apply(Credited(tuple(self._count(r) for r in message.rewards)))
+
+    def _count(self, reward: Any) -> tuple[int, Outcome]:
+        if self.seen.setdefault(reward.id, reward.attempt) != reward.attempt:
+            return reward.attempt, Outcome.DOUBLE
+        for credit in reward.credits:
+            arm = self.arms.setdefault((credit.key, credit.arm), Arm(credit.arm))
+            arm.credit(reward.reward, credit.features)
+            self.front.gateway.apply(Learned(credit.key, (arm,)))
+        return reward.attempt, Outcome.COUNTED
+
+
+@pytest.fixture
+async def plane(front: Any) -> Any:
+    """Answers what the gateway says, as soon as it has said it."""
+    made = Plane(front)
+    saying = front.gateway._wake
+
+    def say(message: Any) -> None:
+        saying(message)
+        asyncio.get_running_loop().call_soon(made.hear)
+
+    front.gateway._wake = say
+    return made
+
+
+async def learning(
+    front: Any, stand_in: Any, bandit: Bandit = UCB, answer: Any = None, **fields: Any
+) -> list[Any]:
+    """A service of two revisions with a bandit."""
+
+    async def say_v2(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(V2_BODY))
+
+    stands = [await stand_in(n, answer or say_v2) for n in ("a", "b")]
+    targets = tuple(
+        Target(f"iris-0000{i}", 50, (s.route,)) for i, s in enumerate(stands, start=1)
+    )
+    front.routes(route("iris", targets=targets, bandit=bandit, uid="u1", **fields))
+    return stands
+
+
+async def rewarded(front: Any, answer: Any, reward: float) -> Any:
+    body = {"id": answer.headers["x-request-id"], "reward": reward}
+    return await front.client.post("/feedback", json=body)
+
+
+async def test_requests_move_to_the_arm_that_rewards_speak_for(front, stand_in, plane):
+    await learning(front, stand_in)
+    taken: Counter[str] = Counter()
+    for _ in range(100):
+        answer = await front.client.post(V2_PATH, json={})
+        arm = answer.headers["x-penstock-arm"]
+        assert arm == answer.headers["x-penstock-revision"]
+        taken[arm] += 1
+        told = await rewarded(front, answer, 1.0 if arm == "iris-00002" else 0.0)
+        assert told.json()["credited"] == [{"namespace": "default", "name": "iris", "arm": arm}]
+    assert taken["iris-00002"] > 80
+
+
+async def test_the_answer_of_v2_has_the_id_in_its_body(front, stand_in, plane):
+    await learning(front, stand_in)
+    answer = await front.client.post(V2_PATH, json={})
+    assert answer.json()["id"] == answer.headers["x-request-id"]
+    assert answer.json()["outputs"][0]["data"] == [1.5]
+    assert "x-penstock-feedback" not in answer.headers
+
+
+async def test_a_binary_answer_of_v2_has_it_too(front, stand_in, plane):
+    head = b'{"model_name":"iris","outputs":[{"name":"y","shape":[2],"datatype":"FP64",' \
+        b'"parameters":{"binary_data_size":16}}]}'  # fmt: skip
+    data = np.array([1.5, 2.5]).tobytes()
+
+    async def binary(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        body = head + data
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n"
+            b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n" % (len(head), len(body))
+            + body
+        )
+
+    await learning(front, stand_in, answer=binary)
+    answer = await front.client.post(V2_PATH, json={})
+    size = int(answer.headers["inference-header-content-length"])
+    assert json.loads(answer.content[:size])["id"] == answer.headers["x-request-id"]
+    assert answer.content[size:] == data
+
+
+async def test_an_id_that_the_client_chose_comes_back_and_can_be_rewarded(front, stand_in, plane):
+    async def echo(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b'{"id":"mine-2",' + V2_BODY[1:]))
+
+    await learning(front, stand_in, answer=echo)
+    headers = {"x-request-id": "mine-1"}
+    answer = await front.client.post(V2_PATH, json={"id": "mine-2"}, headers=headers)
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert answer.json()["id"] == "mine-2"
+    own = answer.headers["x-penstock-feedback"]
+    # All three are the same request: one reward counts.
+    path = "/v2/models/iris/feedback"
+    first = await front.client.post(path, json={"id": "mine-2", "reward": 1})
+    assert first.status_code == 200, first.text
+    for body in ({"id": "mine-1"}, {"id": own}):
+        again = await front.client.post(path, json={**body, "reward": 1})
+        assert again.status_code == 409
+    by_model = {"id": "mine-1", "model": "iris", "reward": 1}
+    assert (await front.client.post("/feedback", json=by_model)).status_code == 409
+    unsaid = await front.client.post("/feedback", json={"id": "mine-1", "reward": 1})
+    assert unsaid.status_code == 404
+    assert "model" in unsaid.json()["error"]
+
+
+async def test_a_reward_counts_once(front, stand_in, plane):
+    await learning(front, stand_in)
+    answer = await front.client.post(V1_PATH, json={})
+    results = await asyncio.gather(*(rewarded(front, answer, 1) for _ in range(5)))
+    assert sorted(r.status_code for r in results) == [200, 409, 409, 409, 409]
+    assert sum(a.rewards for a in plane.arms.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"[]", 400),
+        (b'{"id":"x"}', 400),
+        (b'{"reward":1}', 400),
+        (b'{"id":"x","reward":"much"}', 400),
+        (b'{"id":"x","reward":1,"rewrad":2}', 400),
+        (b'{"id":"fb1AAAA","reward":1}', 404),
+        (b'{"id":"fb1' + b"A" * 60 + b'","reward":1}', 404),
+        (b'{"id":"fb1\xc3\xa9","reward":1}', 404),
+        (b'{"id":"","reward":1}', 404),
+        (b'{"id":"x","reward":1,"model":"iris"}', 404),
+        (b"{" * 5000, 400),
+    ],
+)
+async def test_what_is_no_feedback_says_so(front, stand_in, plane, body, status):
+    await learning(front, stand_in)
+    answer = await front.client.post("/feedback", content=body)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]
+    assert not plane.arms
+
+
+@pytest.mark.parametrize("reward", [-0.1, 1.1, 1e300])
+async def test_a_reward_out_of_range_is_refused_and_may_be_corrected(front, stand_in, plane, reward):
+    await learning(front, stand_in)
+    answer = await front.client.post(V1_PATH, json={})
+    told = await rewarded(front, answer, reward)
+    assert told.status_code == 400
+    assert "between" in told.json()["error"]
+    assert (await rewarded(front, answer, 0.5)).status_code == 200
+
+
+async def test_an_id_of_another_key_is_unknown(front, stand_in, plane):
+    await learning(front, stand_in)
+    answer = await front.client.post(V1_PATH, json={})
+    own = answer.headers["x-request-id"]
+    issued = front.gateway.bandits.ids.read(own)
+    assert issued is not None
+    forged = RequestIds(b"another").make([], 1)
+    for bad in (forged, own[:-1] + ("A" if own[-1] != "A" else "B"), own + "A" * 4):
+        told = await front.client.post("/feedback", json={"id": bad, "reward": 1})
+        assert told.status_code == 404
+
+
+async def test_a_late_reward_is_not_taken(front, stand_in, plane):
+    await learning(front, stand_in, Bandit(PolicyName.UCB1, window_s=60))
+    answer = await front.client.post(V1_PATH, json={})
+    bandits = front.gateway.bandits
+    now = bandits.now()
+    bandits.now = lambda: now + 61
+    told = await rewarded(front, answer, 1)
+    assert told.status_code == 404
+    assert "too late" in told.json()["error"]
+
+
+async def test_seldons_feedback_is_credited_by_its_puid(front, stand_in, plane):
+    async def seldon(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        puid = seen.headers["seldon-puid"]
+        body = json.dumps({"data": {"ndarray": [1]}, "meta": {"puid": puid}}).encode()
+        writer.write(reply(body, extra=f"seldon-puid: {puid}\r\n"))
+
+    stands = await learning(front, stand_in, answer=seldon)
+    path = "/seldon/default/iris/api/v1.0"
+    answer = await front.client.post(f"{path}/predictions", json={"data": {"ndarray": [1]}})
+    puid = answer.json()["meta"]["puid"]
+    assert puid == answer.headers["x-request-id"]
+    body = {"request": {}, "response": answer.json(), "reward": 1.0}
+    told = await front.client.post(f"{path}/feedback", json=body)
+    assert (told.status_code, told.json()) == (200, {"meta": {"puid": puid}})
+    again = await front.client.post("/api/v1.0/feedback", json=body)
+    assert again.status_code == 409
+    assert again.json()["status"]["status"] == "FAILURE"
+    # One that the client chose.
+    headers = {"seldon-puid": "mine"}
+    answer = await front.client.post(f"{path}/predictions", json={}, headers=headers)
+    assert answer.json()["meta"]["puid"] == "mine"
+    told = await front.client.post(f"{path}/feedback", json={"response": answer.json(), "reward": 0})
+    assert told.status_code == 200, told.text
+    assert sum(a.rewards for a in plane.arms.values()) == 2
+    assert sum(len(s.seen) for s in stands) == 2, "no feedback went to a replica"
+
+
+async def test_a_service_without_a_bandit_gets_its_feedback_itself(front, stand_in):
+    stand = await stand_in("plain")
+    front.routes(route("plain", stand.route))
+    for path in ("/v2/models/plain/feedback", "/seldon/default/plain/api/v1.0/feedback"):
+        assert (await front.client.post(path, json={"reward": 1})).status_code == 200
+    assert len(stand.seen) == 2
+    assert "bandits" not in str(front.gateway._bandits)
+    assert (await front.client.post("/feedback", json={"id": "x", "reward": 1})).status_code == 404
+
+
+async def test_failures_have_no_id_and_what_is_no_prediction_is_no_pull(front, stand_in, plane):
+    async def fails(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b'{"error":"x"}', status="500 No"))
+
+    await learning(front, stand_in, answer=fails)
+    answer = await front.client.post(V1_PATH, json={})
+    assert "x-request-id" not in answer.headers
+    before = sum(a.pulls for a in front.gateway.table.get("default", "iris").learner.arms.values())
+    assert "x-request-id" not in (await front.client.get("/v2/models/iris/ready")).headers
+    after = sum(a.pulls for a in front.gateway.table.get("default", "iris").learner.arms.values())
+    assert (before, after) == (1, 1)
+
+
+async def test_who_asks_for_one_revision_gets_it_and_nothing_is_learned(front, stand_in, plane):
+    await learning(front, stand_in)
+    headers = {"x-penstock-revision": "iris-00001"}
+    for _ in range(5):
+        answer = await front.client.post(V1_PATH, json={}, headers=headers)
+        assert answer.headers["x-penstock-revision"] == "iris-00001"
+        assert "x-penstock-arm" not in answer.headers
+
+
+async def test_an_arm_that_is_away_gets_nothing(front, stand_in, plane):
+    a, _ = await learning(front, stand_in)
+    await a.stop()
+    for _ in range(10):
+        answer = await front.client.post(V1_PATH, json={})
+        assert answer.headers["x-penstock-arm"] == "iris-00002"
+
+
+async def test_without_rewards_requests_are_divided_by_shares(front, stand_in, plane):
+    a, b = await stand_in("a"), await stand_in("b")
+    targets = (Target("iris-00001", 75, (a.route,)), Target("iris-00002", 25, (b.route,)))
+    front.routes(route("iris", targets=targets, bandit=UCB, uid="u1"))
+    for _ in range(100):
+        await front.client.post(V1_PATH, json={})
+    assert (len(a.seen), len(b.seen)) == (75, 25)
+
+
+async def test_features_choose_the_arm(front, stand_in, plane):
+    bandit = Bandit(PolicyName.LINUCB, features=2, header="x-user", exploration=0.5)
+    await learning(front, stand_in, bandit)
+    right = Counter()
+    for i in range(120):
+        user = "1,0" if i % 2 else "0,1"
+        answer = await front.client.post(V1_PATH, json={}, headers={"x-user": user})
+        arm = answer.headers["x-penstock-arm"]
+        good = (arm == "iris-00001") == (user == "1,0")
+        right[good and i >= 40] += 1
+        await rewarded(front, answer, float(good))
+    assert right[True] >= 72
+    # Without features requests are divided by shares, and there is nothing to reward.
+    plain = await front.client.post(V1_PATH, json={})
+    assert plain.status_code == 200
+    assert "x-penstock-arm" not in plain.headers
+    for bad in ("1", "1,2,3", "a,b", "1,nan", "1e9,0", "inf,0"):
+        answer = await front.client.post(V1_PATH, json={}, headers={"x-user": bad})
+        assert answer.status_code == 400, bad
+        assert "x-user" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2", "v2-binary"])
+async def test_features_may_be_an_input_tensor(front, stand_in, plane, protocol):
+    bandit = Bandit(PolicyName.LINUCB, features=2, tensor="x")
+    await learning(front, stand_in, bandit)
+    row = np.array([[1.0, 2.0, 9.0]])
+    headers, path = {}, V2_PATH
+    if protocol == "v1":
+        path, body = V1_PATH, json.dumps({"instances": [{"x": [1.0, 2.0, 9.0]}]}).encode()
+    elif protocol == "v2":
+        tensor = {"name": "x", "shape": [1, 3], "datatype": "FP64", "data": row[0].tolist()}
+        body = json.dumps({"inputs": [tensor]}).encode()
+    else:
+        size = {"binary_data_size": 24}
+        tensor = {"name": "x", "shape": [1, 3], "datatype": "FP64", "parameters": size}
+        head = json.dumps({"inputs": [tensor]}).encode()
+        body, headers = head + row.tobytes(), {"inference-header-content-length": str(len(head))}
+    answer = await front.client.post(path, content=body, headers=headers)
+    assert answer.headers["x-penstock-arm"]
+    assert (await rewarded(front, answer, 1.0)).status_code == 200
+    (arm,) = plane.arms.values()
+    assert arm.response == [1.0, 2.0, 1.0]
+
+
+async def test_a_control_plane_that_is_away_is_told_when_it_is_back(front, stand_in, plane):
+    await learning(front, stand_in)
+    answer = await front.client.post(V1_PATH, json={})
+    plane.away = True
+    waiting = asyncio.create_task(rewarded(front, answer, 1))
+    while not front.gateway.bandits._sent:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    plane.away = False
+    front.routes(front.gateway.table.get("default", "iris").route)
+    assert (await waiting).status_code == 200
+    assert sum(a.rewards for a in plane.arms.values()) == 1
+
+
+async def test_a_service_that_is_gone_is_forgotten(front, stand_in, plane):
+    await learning(front, stand_in)
+    answer = await front.client.post(V1_PATH, json={})
+    front.gateway.apply(Remove(9, "default/iris"))
+    assert (await rewarded(front, answer, 1)).status_code == 404
+    assert not front.gateway.snapshot()["penstock_bandit_requests"]["samples"]
+
+
+async def test_pulls_are_told_as_sums(front, stand_in, plane):
+    await learning(front, stand_in)
+    for _ in range(7):
+        await front.client.post(V1_PATH, json={})
+    front.gateway.bandits._tell()
+    await asyncio.sleep(0)
+    assert sum(plane.pulls.values()) == 7
