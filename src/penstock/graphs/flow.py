@@ -562,12 +562,10 @@ class FlowRun:
         output = self.flow.output
         at, units = self.ready(output, len(self.flow.steps), False)
         if at == WAIT:
-            if output.combine is Combine.OBJECT:
-                for unit in units:
-                    if not unit.tensors:
-                        make_text(self.value_of(unit))
             return
         if at == NEVER:
+        if output.plain and self._unsettled(output):
+            return
             self.finish(Result(nothing=self.nothing()), "nothing is answered")
             return
         try:
@@ -588,6 +586,23 @@ class FlowRun:
             if self.state[i] == SKIPPED
         ]
         more = f" and {len(told) - 8} more" if len(told) > 8 else ""
+    def _unsettled(self, output: Joined) -> bool:
+        """Whether values of steps are all that a plain join lacks."""
+        state = self.state
+        waiting = False
+        for unit in output.units:
+            at = state[unit.step]
+            if at > DONE:
+                return False
+            if at < DONE:
+                waiting = True
+        if waiting and output.combine is Combine.OBJECT:
+            for unit in output.units:
+                value = self.values[unit.step]
+                if value is not None:
+                    make_text(value)
+        return waiting
+
         return "; ".join(told[:8]) + more or self.absent(self.flow.output)
 
     def finish(self, result: Result, why: str) -> None:

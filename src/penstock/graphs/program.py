@@ -48,7 +48,7 @@ class Unit:
 class Joined:
     """A compiled `Inputs`."""
 
-    __slots__ = ("combine", "join", "units", "whole", "window_s")
+    __slots__ = ("combine", "join", "plain", "units", "whole", "window_s")
 
     def __init__(self, inputs: Inputs, position: dict[str, int]) -> None:
         groups: dict[tuple[str, Side], list[Source]] = {}
@@ -62,6 +62,12 @@ class Joined:
         ]
         self.join = inputs.join
         self.window_s = inputs.window_s
+        #: All it takes are steps' whole values.
+        self.plain = (
+            inputs.join is Join.INNER
+            and inputs.window_s is None
+            and not any(u.step == REQUEST or u.inputs_side or u.tensors for u in self.units)
+        )
         self.combine = inputs.combine
         #: The only source is one whole value, which is taken as it is.
         self.whole = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.errors import InvalidInput, ModelError
+from penstock.protocols import v2_layouts
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.tensors import (
     JSON_FAULTS,
@@ -102,6 +103,9 @@ def decode_response(body: Buffer, header_length: int | None = None) -> InferResp
     if header_length is not None:
         if not 0 <= header_length <= len(body):
             raise _broken("Inference-Header-Content-Length points outside of it")
+        known = v2_layouts.known(body, header_length)
+        if known is not None:
+            return known
         text = memoryview(body)[:header_length]
     try:
         response = _decode_response(text)
@@ -131,7 +135,7 @@ def decode_response(body: Buffer, header_length: int | None = None) -> InferResp
         datatypes[o.name] = o.datatype
     if header_length is not None and at != len(body):
         raise _broken(f"its tensors end at byte {at} of {len(body)}")
-    return InferResponse(
+    answer = InferResponse(
         outputs,
         datatypes,
         response.model_name,
@@ -140,6 +144,9 @@ def decode_response(body: Buffer, header_length: int | None = None) -> InferResp
         response.parameters or {},
         said,
     )
+    if header_length is not None:
+        v2_layouts.remember(bytes(text), answer, len(body))
+    return answer
 
 
 def _broken(why: str) -> ModelError:
