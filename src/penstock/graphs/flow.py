@@ -560,12 +560,12 @@ class FlowRun:
         if self.over:
             return
         output = self.flow.output
+        if output.plain and self._unsettled(output):
+            return
         at, units = self.ready(output, len(self.flow.steps), False)
         if at == WAIT:
             return
         if at == NEVER:
-        if output.plain and self._unsettled(output):
-            return
             self.finish(Result(nothing=self.nothing()), "nothing is answered")
             return
         try:
