@@ -578,14 +578,6 @@ class FlowRun:
             return
         self.finish(Result(value), "the output is complete")
 
-    def nothing(self) -> str:
-        """Why no value came out."""
-        told = [
-            f"{self.flow.steps[i].name} was skipped ({why})"
-            for i, why in sorted(self.why.items())
-            if self.state[i] == SKIPPED
-        ]
-        more = f" and {len(told) - 8} more" if len(told) > 8 else ""
     def _unsettled(self, output: Joined) -> bool:
         """Whether values of steps are all that a plain join lacks."""
         state = self.state
@@ -603,6 +595,14 @@ class FlowRun:
                     make_text(value)
         return waiting
 
+    def nothing(self) -> str:
+        """Why no value came out."""
+        told = [
+            f"{self.flow.steps[i].name} was skipped ({why})"
+            for i, why in sorted(self.why.items())
+            if self.state[i] == SKIPPED
+        ]
+        more = f" and {len(told) - 8} more" if len(told) > 8 else ""
         return "; ".join(told[:8]) + more or self.absent(self.flow.output)
 
     def finish(self, result: Result, why: str) -> None:

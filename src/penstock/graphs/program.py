@@ -62,13 +62,13 @@ class Joined:
         ]
         self.join = inputs.join
         self.window_s = inputs.window_s
+        self.combine = inputs.combine
         #: All it takes are steps' whole values.
         self.plain = (
             inputs.join is Join.INNER
             and inputs.window_s is None
             and not any(u.step == REQUEST or u.inputs_side or u.tensors for u in self.units)
         )
-        self.combine = inputs.combine
         #: The only source is one whole value, which is taken as it is.
         self.whole = (
             len(self.units) == 1
