@@ -1,4 +1,4 @@
-"""SeldonDeployments of one prepackaged server are services; everything else is refused by its path."""
+"""SeldonDeployments of one model are services; what is wrong with one is told by its path."""
 
 from __future__ import annotations
 
@@ -144,9 +144,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (sdep({"modelUri": None}), f"{_AT}.graph.modelUri", "is required"),
     (sdep({"modelUri": "oci://x"}), f"{_AT}.graph.modelUri", "container images"),
     (sdep({"implementation": "SKLEARN_SERVR"}), f"{_AT}.graph.implementation", "SKLEARN_SERVER"),
-    (sdep({"implementation": "RANDOM_ABTEST"}), f"{_AT}.graph.implementation", "not supported yet"),
-    (sdep({"implementation": None}), f"{_AT}.graph.implementation", "is required"),
-    (sdep({"children": [{"name": "b"}]}), f"{_AT}.graph.children", "graphs"),
+    (sdep({"implementation": "RANDOM_ABTEST"}), f"{_AT}.graph.children", "has two children, not 0"),
+    (sdep({"implementation": None, "modelUri": None}), f"{_AT}.graph.modelUri", "Python class"),
+    (sdep({"children": [{"name": "b"}]}), f"{_AT}.graph.children[0].modelUri", "is required"),
     (sdep({"type": "ROUTER"}), f"{_AT}.graph.type", "MODEL"),
     (sdep({"parameters": [parameter("methd", "predict")]}), f"{_AT}.graph.parameters[0].name", "method"),
     (
@@ -161,7 +161,6 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
     (sdep(traffic=50), f"{_AT}.traffic", "is 50, not 100"),
     (sdep(shadow=True), f"{_AT}.shadow", "somebody has to answer"),
-    (sdep(spec={"transport": "grpc"}), "spec.transport", "protocol v2"),
     (sdep(spec={"serverType": "kafka"}), "spec.serverType", "Kafka"),
     (sdep(grph={}), f"{_AT}.grph", "did you mean graph?"),
     (
@@ -172,7 +171,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (
         sdep(componentSpecs=[{"spec": {"containers": [{"name": "other"}]}}]),
         f"{_AT}.componentSpecs[0].spec.containers[0]",
-        "classifier",
+        "of no node",
     ),
     (
         sdep(componentSpecs=[{"spec": {"volumes": [{"name": "v"}]}}]),

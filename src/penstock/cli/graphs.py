@@ -14,6 +14,7 @@ from penstock.cli.exits import FAILED, CliError
 from penstock.cli.getting import find
 from penstock.cli.output import say
 from penstock.cli.top import Snapshot, quantile
+from penstock.domain.assembly import Assembly
 from penstock.domain.graph import Graph
 from penstock.errors import InvalidManifest
 from penstock.graphs import drawing, svg
@@ -25,7 +26,11 @@ SECONDS = "penstock_graph_step_seconds"
 
 def show(client: Client, name: str, *, namespace: str, output: str) -> None:
     """Draw a graph that was applied, with its numbers since the gateways started."""
-    graphs = {(d.api_version, d.kind) for d in dialects.all_dialects() if d.is_graph}
+    graphs = {
+        (d.api_version, d.kind)
+        for d in dialects.all_dialects()
+        if d.is_graph or d.graph_if is not None
+    }
     kinds = [k for k in Kinds(client).services() if (k.api_version, k.kind) in graphs]
     _, obj = find(client, kinds, namespace, name.rpartition("/")[2])
     graph = graph_of(obj)
@@ -48,7 +53,8 @@ def show_file(path: Path, output: str) -> None:
     graphs = []
     for document in documents:
         try:
-            if dialects.of(document).is_graph and dialects.of(document).kind != "Experiment":
+            dialect = dialects.of(document)
+            if dialect.means_graph(document) and dialect.kind != "Experiment":
                 graphs.append(graph_of(document))
         except InvalidManifest as exc:
             raise CliError(str(exc), FAILED) from None
@@ -60,7 +66,11 @@ def show_file(path: Path, output: str) -> None:
 
 def graph_of(obj: Mapping[str, Any]) -> Graph:
     """The graph that a manifest means."""
-    found: Graph = dialects.translate(obj).object
+    found = dialects.translate(obj).object
+    if isinstance(found, Assembly):
+        return found.graph
+    if not isinstance(found, Graph):
+        raise CliError(f"{obj['kind']} {obj['metadata'].get('name')} is no graph.", FAILED)
     return found
 
 

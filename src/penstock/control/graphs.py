@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from penstock import dialects
+from penstock.control.assemblies import Assemblies
 from penstock.control.clock import Clock
 from penstock.control.manifests import ManifestCache, ServiceKey
 from penstock.control.plan import Event, one_line
 from penstock.control.records import Records
 from penstock.control.routes import RoutePublisher
+from penstock.domain.assembly import Assembly
 from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
 from penstock.domain.routes import Route
@@ -50,6 +52,7 @@ class GraphController:
         self._inference_url = inference_url
         self._clock = clock
         self._records = Records(store, manifests)
+        self._assemblies = Assemblies(store, manifests)
         #: What each graph names, and who names a service.
         self._names: dict[ServiceKey, frozenset[ServiceKey]] = {}
         self._users: dict[ServiceKey, set[ServiceKey]] = {}
@@ -57,7 +60,7 @@ class GraphController:
     def is_graph(self, key: ServiceKey) -> bool:
         """Whether the name is a graph's."""
         found = self._manifests.get(key)
-        return found is not None and _dialect(found[1]).is_graph
+        return found is not None and _dialect(found[1]).means_graph(found[1])
 
     def users(self, key: ServiceKey) -> Iterable[ServiceKey]:
         """Graphs that name this service or graph."""
@@ -70,6 +73,13 @@ class GraphController:
             users.discard(key)
             if not users:
                 del self._users[name]
+
+    async def leave(self, key: ServiceKey) -> None:
+        """The name is a service's: nothing of a graph that it was stays. No-op when it was none."""
+        self.forget(key)
+        found = self._manifests.get(key)
+        if found is not None and _dialect(found[1]).graph_if is not None:
+            await self._assemblies.leave(found[1]["metadata"]["uid"])
 
     async def look(self, key: ServiceKey) -> float | None:
         """Publish the graph and write its status."""
@@ -87,9 +97,15 @@ class GraphController:
             event = Event("Warning", "InvalidSpec", one_line(str(exc)))
             await self._records.event(kind, manifest, event)
             return None
-        graph: Graph | Experiment = translation.object
+        means: Graph | Experiment | Assembly = translation.object
+        troubles: list[str] = []
+        if isinstance(means, Assembly):
+            troubles = await self._assemblies.make(manifest, means)
+        graph = means.graph if isinstance(means, Assembly) else means
         self._follow(key, graph)
         ready, reason, message = self._judge(graph)
+        if troubles:
+            ready, reason, message = Truth.FALSE, "NameTaken", "; ".join(troubles)
         self._routes.put(_route(graph))
         before = conditions_of(manifest.get("status") or {})
         url = f"{self._inference_url}/serving/{graph.namespace}/{graph.name}"

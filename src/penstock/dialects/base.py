@@ -64,6 +64,12 @@ class Dialect:
     secret_fields: tuple[str, ...] = ()
     #: The kind means a `Graph`, which shares its name with services and has no replicas.
     is_graph: bool = False
+    #: Of a kind whose manifests mean a service or a graph with services of its own (`Assembly`): which.
+    graph_if: Callable[[Manifest], bool] | None = None
+
+    def means_graph(self, manifest: Manifest) -> bool:
+        """Whether this manifest means a graph, not a service."""
+        return self.is_graph or (self.graph_if is not None and self.graph_if(manifest))
 
     @property
     def group(self) -> str:

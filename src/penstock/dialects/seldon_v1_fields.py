@@ -1,8 +1,8 @@
 """The fields of Seldon Core V1's SeldonDeployment, machinelearning.seldon.io v1, v1alpha2 and v1alpha3.
 
 Source: reference of the API group machinelearning.seldon.io, types SeldonDeploymentSpec, PredictorSpec,
-SeldonPodSpec and PredictiveUnit. The children of a graph's node are maps here: a graph of several nodes is
-refused as a whole.
+SeldonPodSpec and PredictiveUnit. The children of a graph's node are maps here, because they nest: each is
+read by itself (`seldon_v1_tree`).
 """
 
 from __future__ import annotations

@@ -356,6 +356,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     max_calls: int = 1000
     #: Other graphs' values that this graph is run for, besides its own requests.
     external: External | None = None
+    #: (flow, step) of the units that learn from feedback about an answer that they had a part in.
+    feedback: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> str:

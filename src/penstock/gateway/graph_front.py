@@ -93,7 +93,7 @@ class Graphs:
 
     def front(self, graph: Graph) -> GraphFront:
         """What takes requests for a graph."""
-        front = GraphFront(self, graph)
+        front = self._make(graph)
         if graph.external is not None and self.externals is None:
             from penstock.gateway.graph_external import Externals
 
@@ -101,6 +101,13 @@ class Graphs:
         if self.externals is not None:
             self.externals.listen(front)
         return front
+
+    def _make(self, graph: Graph) -> GraphFront:
+        if graph.answers is Answers.SELDON_V1:
+            from penstock.gateway.seldon_front import SeldonFront
+
+            return SeldonFront(self, graph)
+        return GraphFront(self, graph)
 
     def forget(self, graph: Graph) -> None:
         """A graph's route is gone."""
@@ -224,11 +231,17 @@ class GraphFront:
         else:
             self._whole(exchange, plan, service, more)
 
+    def request(
+        self, gateway: Gateway, exchange: Any, plan: Plan, service: Service
+    ) -> GraphRequest:
+        """What carries a request from its arrival to its answer."""
+        return GraphRequest(self, gateway, exchange, plan, service, gateway.now())
+
     def _whole(self, exchange: Any, plan: Plan, service: Service, more: bytes) -> None:
         request: GraphRequest | None = None
         gateway = self.graphs.gateway
         try:
-            request = GraphRequest(self, gateway, exchange, plan, service, gateway.now())
+            request = self.request(gateway, exchange, plan, service)
             request.more = more
             gateway.active[request] = None
             request.begin()

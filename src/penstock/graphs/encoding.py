@@ -15,6 +15,7 @@ import msgspec
 
 from penstock.domain.graph import Call, CallUrl, Verb, Wire
 from penstock.errors import InvalidInput, ModelError, PenstockError
+from penstock.graphs.seldon import encode_several, is_seldon, message
 from penstock.graphs.values import (
     JSON,
     Body,
@@ -151,7 +152,14 @@ def _seldon(action: Call | CallUrl, verb: Verb, value: Value) -> Encoded:
         path = action.path or (
             "/api/v1.0/predictions" if verb is Verb.PREDICT else f"/{verb.value}"
         )
+    if is_seldon(value):
+        assert isinstance(value, Tensors)  # noqa: S101 - what `is_seldon` says
+        rendered = _rendered(value)
+        return Encoded(path, rendered.headers, rendered.body, False, rendered)
     if isinstance(value, Several):
+        binary = encode_several(value.values) if any(map(is_seldon, value.values)) else None
+        if binary is not None:
+            return Encoded(path, *binary, False)
         body = b'{"seldonMessages":[' + b",".join(_message(v) for v in value.values) + b"]}"
         return Encoded(path, _JSON_LINE, body, False)
     return Encoded(path, _JSON_LINE, _message(value), False)
@@ -161,6 +169,8 @@ def _message(value: Value) -> bytes:
     """A SeldonMessage; one tensor as `data.ndarray`, several as V2's JSON under `jsonData`."""
     if isinstance(value, Body):
         return bytes(value.data)
+    if is_seldon(value):
+        return message(value).encoded()
     if isinstance(value, Tensors) and len(value.arrays) == 1:
         (array,) = value.arrays.values()
         return v1.encode_result({"data": {"names": [], "ndarray": v1.rows_of_json(array)}})
@@ -228,6 +238,9 @@ def _message_in(body: Body, status: int) -> str:
     except InvalidInput:
         return f"answered {status}"
     if isinstance(document, dict):
+        status_of = document.get("status")  # Seldon's
+        if isinstance(status_of, dict) and isinstance(status_of.get("info"), str):
+            return str(status_of["info"])[:_MESSAGE]
         for key in ("error", "detail", "message", "reason"):
             text = document.get(key)
             if isinstance(text, dict):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.domain.graph import (
+    Answers,
     Builtin,
     BuiltinUnit,
     Call,
@@ -26,6 +27,7 @@ from penstock.domain.graph import (
     Switch,
 )
 from penstock.errors import PenstockError
+from penstock.graphs import seldon
 from penstock.graphs.program import REQUEST, CompiledFlow, CompiledStep, Joined, Program, Unit, When
 from penstock.graphs.reading import as_instances, branch_in, exists, target_of
 from penstock.graphs.results import Result, StepRecord
@@ -365,13 +367,19 @@ class FlowRun:
             self._run_graph(step, action, value)
         elif isinstance(action, Builtin):
             try:
-                made = (
-                    average(value) if action.unit is BuiltinUnit.AVERAGE else Body.of(_SIMPLE_MODEL)
-                )
+                made = self._built_in(action.unit, value)
             except PenstockError as exc:
                 self.failed(step, Failure(exc.status, f"{step.path}: {exc}", reason=exc.reason))
             else:
                 self.settle(step, made)
+
+    def _built_in(self, unit: BuiltinUnit, value: Value) -> Value:
+        if self.program.graph.answers is Answers.SELDON_V1:
+            if unit is BuiltinUnit.AVERAGE:
+                members = value.values if isinstance(value, Several) else (value,)
+                return seldon.average(members)
+            return seldon.simple_model(value)
+        return average(value) if unit is BuiltinUnit.AVERAGE else Body.of(_SIMPLE_MODEL)
 
     def _switch(self, step: CompiledStep, action: Switch, value: Value) -> None:
         for branch, path in enumerate(step.conditions):

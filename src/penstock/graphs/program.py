@@ -42,7 +42,6 @@ class Unit:
             () if any(not s.tensor for s in sources) else tuple(s.tensor for s in sources)
         )
         self.renames = {old: new for s in sources for old, new in s.renames}
-        self.renames = {old: new for s in sources for old, new in s.renames}
 
 
 class Joined:
@@ -74,7 +73,6 @@ class Joined:
             len(self.units) == 1
             and len(self.units[0].sources) == 1
             and not self.units[0].tensors
-            and not self.units[0].renames
             and not self.units[0].renames
             and inputs.combine in (Combine.MERGE, Combine.FIRST, Combine.LAST)
         )

@@ -1,0 +1,288 @@
+"""A SeldonDeployment of several nodes: a graph, and a service for each node that has a process.
+
+A predictor becomes a flow. Its nodes are steps in the order in which Seldon's engine walks them: a node's own
+input first (predict, or transform-input), then its children (one that a router chooses, all that a combiner
+puts together, or the only one), then its output (transform-output). Several predictors share the requests by
+their traffic in a flow before them; copies for a shadow run beside it and nobody waits for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from penstock.dialects import penstock
+from penstock.dialects.base import Manifest, Translation, refuse
+from penstock.dialects.conversion import translate_converted
+from penstock.dialects.graph_fields import problems_of
+from penstock.dialects.metadata import DEFAULT_NAMESPACE
+from penstock.dialects.seldon_v1_reader import NodeReader, part_name
+from penstock.dialects.seldon_v1_servers import typed_parameters
+from penstock.dialects.seldon_v1_tree import Node, nodes, tree
+from penstock.domain.assembly import Assembly
+from penstock.domain.graph import (
+    Action,
+    Answers,
+    Builtin,
+    BuiltinUnit,
+    Call,
+    Combine,
+    Flow,
+    Gate,
+    Graph,
+    HandOn,
+    Inputs,
+    Join,
+    OnFailure,
+    Router,
+    RunFlow,
+    Source,
+    Splitter,
+    Step,
+    Verb,
+    Wire,
+)
+from penstock.errors import FieldProblem, InvalidManifest
+
+#: The flow in front of several predictors, and the steps in it that divide requests.
+FRONT: Final = ":traffic"
+#: What comes after a node's name in the steps that are not its first.
+_AFTER: Final = ":"
+#: Milliseconds that a whole request may take, as Seldon's users say it.
+_TIMEOUTS: Final = ("seldon.io/rest-timeout", "seldon.io/rest-read-timeout")
+#: Models and routers get feedback; other units where their methods say so.
+_LEARN: Final = (Verb.PREDICT, Verb.ROUTE)
+
+
+def node_of(step: str) -> str:
+    """The node that a step belongs to."""
+    return step.partition(_AFTER)[0]
+
+
+def translate_graph(
+    manifest: Manifest,
+    problems: list[FieldProblem],
+    warnings: list[FieldProblem],
+    *,
+    runs_containers: bool,
+) -> Translation:
+    """The `Assembly` of a deployment that was read. InvalidManifest with everything that is wrong."""
+    metadata = manifest["metadata"]
+    name = metadata.get("name") or ""
+    predictors: Sequence[Mapping[str, Any]] = manifest["spec"]["predictors"]
+    flows: list[Flow] = []
+    learners: list[tuple[str, str]] = []
+    parts: dict[str, Mapping[str, Any]] = {}
+    for index, predictor in enumerate(predictors):
+        at = f"spec.predictors[{index}]"
+        if (predictor.get("explainer") or {}).get("type"):
+            problems.append(
+                FieldProblem(f"{at}.explainer", "is possible for a deployment of one model only")
+            )
+        root = tree(predictor["graph"], f"{at}.graph", problems)
+        if root is None:
+            continue
+        every = nodes(root)
+        names = frozenset(n.name for n in every)
+        _containers(predictor, at, names, problems)
+        for node in every:
+            if not node.needs_process:
+                continue
+            part = part_name(name, predictor["name"], node.name)
+            told: list[FieldProblem] = []
+            reader = NodeReader(
+                manifest,
+                index,
+                node,
+                problems,
+                told,
+                part=part,
+                others=names - {node.name} or names,
+            )
+            converted = reader.convert()
+            if converted is None:
+                continue
+            if part in parts:
+                problems.append(
+                    FieldProblem(f"{node.at}.name", f"its service would be a second {part}")
+                )
+            parts[part] = converted.manifest
+            try:
+                translated = translate_converted(
+                    manifest,
+                    converted,
+                    penstock.translate,
+                    warnings=told,
+                    runs_containers=runs_containers,
+                )
+            except InvalidManifest as exc:
+                known = {p.path for p in problems}
+                problems += [p for p in exc.problems if p.path not in known]
+            else:
+                warnings += translated.warnings
+        compiler = _Compiler(name, predictor["name"])
+        flows.append(compiler.flow(root))
+        learners += [(predictor["name"], step) for step in compiler.learners]
+    if problems:
+        refuse(manifest, list(dict.fromkeys(problems)))
+    if len(predictors) > 1:
+        flows.insert(0, _front(predictors))
+    graph = Graph(
+        metadata.get("namespace") or DEFAULT_NAMESPACE,
+        name,
+        tuple(flows),
+        timeout_s=_timeout_s(manifest),
+        answers=Answers.SELDON_V1,
+        propagate=("",),
+        feedback=tuple(learners),
+    )
+    found = problems_of(graph, lambda problem: ("spec", "predictors"))
+    if found:
+        refuse(manifest, found)
+    return Translation(Assembly(graph, tuple(parts.values())), tuple(dict.fromkeys(warnings)))
+
+
+def _containers(
+    predictor: Mapping[str, Any], at: str, names: frozenset[str], problems: list[FieldProblem]
+) -> None:
+    """Containers that belong to no node."""
+    for i, component in enumerate(predictor.get("componentSpecs") or ()):
+        for j, container in enumerate((component.get("spec") or {}).get("containers") or ()):
+            if container.get("name") not in names:
+                problems.append(
+                    FieldProblem(
+                        f"{at}.componentSpecs[{i}].spec.containers[{j}]",
+                        "is the container of no node of the graph; nodes have theirs by name",
+                    )
+                )
+
+
+def _timeout_s(manifest: Manifest) -> float:
+    spec = manifest["spec"]
+    said = {**(manifest["metadata"].get("annotations") or {}), **(spec.get("annotations") or {})}
+    for key in _TIMEOUTS:
+        text = said.get(key, "")
+        if text.isdigit() and 0 < int(text) <= 86_400_000:
+            return int(text) / 1000
+    return Graph("", "", ()).timeout_s
+
+
+def _front(predictors: Sequence[Mapping[str, Any]]) -> Flow:
+    """Predictors by their traffic; a shadow beside them."""
+    sharing = [p for p in predictors if not p.get("shadow")]
+    steps: list[Step] = []
+    if len(sharing) > 1:
+        weights = tuple(float(p.get("traffic") or 0) for p in sharing)
+        steps.append(Step("traffic", Splitter(weights)))
+    for i, p in enumerate(sharing):
+        gates = (Gate("traffic", i),) if len(sharing) > 1 else ()
+        steps.append(Step(f"predictor{_AFTER}{p['name']}", RunFlow(p["name"]), gates=gates))
+    for p in predictors:
+        if not p.get("shadow"):
+            continue
+        percent = float(p.get("traffic") or 100)
+        gates = ()
+        if percent < 100:
+            steps.append(Step("copies", Splitter((percent, 100 - percent))))
+            gates = (Gate("copies", 0),)
+        steps.append(
+            Step(
+                f"shadow{_AFTER}{p['name']}",
+                RunFlow(p["name"]),
+                gates=gates,
+                on_failure=OnFailure.SKIP,
+            )
+        )
+    sources = tuple(Source(f"predictor{_AFTER}{p['name']}") for p in sharing)
+    return Flow(FRONT, tuple(steps), Inputs(sources, join=Join.OUTER, combine=Combine.FIRST))
+
+
+class _Compiler:
+    """Makes one predictor's flow."""
+
+    def __init__(self, deployment: str, predictor: str) -> None:
+        self._deployment = deployment
+        self._predictor = predictor
+        self._steps: list[Step] = []
+        self._names: set[str] = set()
+        #: Steps of the units that get feedback.
+        self.learners: list[str] = []
+
+    def flow(self, root: Node) -> Flow:
+        last = self._visit(root, "", ())
+        return Flow(self._predictor, tuple(self._steps), Inputs((Source(last),)))
+
+    def _visit(self, node: Node, source: str, gates: tuple[Gate, ...]) -> str:
+        """Add the node's steps; the name of the one that has its answer."""
+        current = source
+        for verb in (Verb.PREDICT, Verb.TRANSFORM_INPUT):
+            if verb in node.verbs:
+                current = self._add(node, verb, self._action(node, verb), (current,), gates)
+                break
+        if Verb.ROUTE in node.verbs:
+            router = self._add(node, Verb.ROUTE, self._router(node), (current,), gates)
+            outs = [
+                self._visit(child, current, (Gate(router, i),))
+                for i, child in enumerate(node.children)
+            ]
+            # A router that takes no branch (-2) answers what it was given.
+            current = self._join(node, (*outs, router), gates)
+        elif Verb.AGGREGATE in node.verbs:
+            outs = [self._visit(child, current, gates) for child in node.children]
+            action = self._action(node, Verb.AGGREGATE)
+            current = self._add(node, Verb.AGGREGATE, action, outs, gates, Combine.LIST)
+        else:
+            for child in node.children:
+                current = self._visit(child, current, gates)
+        if Verb.TRANSFORM_OUTPUT in node.verbs:
+            action = self._action(node, Verb.TRANSFORM_OUTPUT)
+            current = self._add(node, Verb.TRANSFORM_OUTPUT, action, (current,), gates)
+        if not current:
+            # It only hands on what it was given.
+            current = self._add(node, Verb.PREDICT, HandOn(), ("",), gates)
+        return current
+
+    def _add(
+        self,
+        node: Node,
+        verb: Verb,
+        action: Action,
+        sources: Sequence[str],
+        gates: tuple[Gate, ...],
+        combine: Combine = Combine.FIRST,
+    ) -> str:
+        name = node.name if node.name not in self._names else f"{node.name}{_AFTER}{verb}"
+        self._names.add(name)
+        inputs = Inputs(tuple(Source(s) for s in sources), combine=combine)
+        self._steps.append(Step(name, action, inputs=inputs, gates=gates))
+        asks = isinstance(action, Call | Router)
+        if asks and (verb in _LEARN or Verb.SEND_FEEDBACK in node.verbs):
+            self.learners.append(name)
+        return name
+
+    def _join(self, node: Node, sources: Sequence[str], gates: tuple[Gate, ...]) -> str:
+        name = f"{node.name}{_AFTER}children"
+        inputs = Inputs(tuple(Source(s) for s in sources), join=Join.OUTER, combine=Combine.FIRST)
+        self._steps.append(Step(name, HandOn(), inputs=inputs, gates=gates))
+        return name
+
+    def _call(self, node: Node, verb: Verb) -> Call:
+        service = part_name(self._deployment, self._predictor, node.name)
+        return Call(service, verb=verb, wire=Wire.SELDON)
+
+    def _action(self, node: Node, verb: Verb) -> Action:
+        if node.implementation == "SIMPLE_MODEL":
+            return Builtin(BuiltinUnit.SIMPLE_MODEL)
+        if node.implementation == "AVERAGE_COMBINER":
+            return Builtin(BuiltinUnit.AVERAGE)
+        return self._call(node, verb)
+
+    def _router(self, node: Node) -> Action:
+        count = len(node.children)
+        if node.implementation == "SIMPLE_ROUTER":
+            return Splitter((100.0, *(0.0 for _ in range(count - 1))))
+        if node.implementation == "RANDOM_ABTEST":
+            values = typed_parameters(node.given.get("parameters") or (), "", [])
+            first = float(values.get("ratioA", 0.5)) * 100
+            return Splitter((first, 100 - first))
+        return Router(self._call(node, Verb.ROUTE), count)

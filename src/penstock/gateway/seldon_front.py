@@ -1,0 +1,392 @@
+"""Graphs of Seldon V1 in the gateway: its protocol in and out, feedback, and what its clients ask about one.
+
+The answer's meta is Seldon's engine's: the request's puid, tags and metrics as the units gave them, `routing`
+(the child that each router chose) and `requestPath` (the services that were asked). Feedback walks the same
+way: it goes to the models and routers that the answer's routing says were asked. V1 and V2 requests are taken
+too, and answered in their own shape.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+
+from penstock.domain.graph import (
+    Call,
+    Graph,
+    OnFailure,
+    Router,
+    RunFlow,
+    Splitter,
+    Step,
+    Verb,
+    Wire,
+)
+from penstock.errors import InvalidInput, PenstockError
+from penstock.gateway.graph_answers import error_of
+from penstock.gateway.graph_front import GraphFront, GraphRequest
+from penstock.gateway.proxy import internal
+from penstock.graphs import seldon as values
+from penstock.graphs.calls import Context
+from penstock.graphs.flow import ALL_BRANCHES, NO_BRANCH
+from penstock.graphs.values import Body, Failure, Tensors, Value, tensors_of
+from penstock.protocols.seldon import checked_puid, new_puid, seldon_error
+from penstock.protocols.seldon_forms import decode_body
+from penstock.protocols.seldon_message import ARRAY_KINDS, SeldonMessage, feedback_of, message_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from penstock.gateway.gateway import Gateway
+    from penstock.gateway.resolve import Plan
+    from penstock.gateway.table import Service
+    from penstock.graphs.calls import Outcome
+    from penstock.graphs.execution import Execution
+    from penstock.graphs.results import Result
+
+PREDICTIONS: Final = frozenset(("/api/v1.0/predictions", "/api/v0.1/predictions", "/predict"))
+FEEDBACK: Final = frozenset(("/api/v1.0/feedback", "/api/v0.1/feedback", "/send-feedback"))
+_JSON_LINE: Final = b"content-type: application/json\r\n"
+_encode = msgspec.json.Encoder().encode
+
+
+class SeldonFront(GraphFront):
+    """A Seldon V1 graph."""
+
+    def __init__(self, graphs: Any, graph: Graph) -> None:
+        super().__init__(graphs, graph)
+        self.typed = True
+        self.walk = Walk(graph)
+
+    def run(self, *arguments: Any, **options: Any) -> Execution:
+        # What each step did is what the answer's meta is made of.
+        return super().run(*arguments, **{**options, "trace": True})
+
+    def request(
+        self, gateway: Gateway, exchange: Any, plan: Plan, service: Service
+    ) -> GraphRequest:
+        return SeldonRequest(self, gateway, exchange, plan, service, gateway.now())
+
+    def handle(self, exchange: Any, plan: Plan, service: Service, more: bytes = b"") -> None:
+        if exchange.head.method == "POST" and plan.own.rstrip("/") in FEEDBACK:
+            if exchange.body is None:
+                exchange.gather(lambda whole: self.feedback(whole, plan, service))
+            else:
+                self.feedback(exchange, plan, service)
+            return
+        super().handle(exchange, plan, service, more)
+
+    def feedback(self, exchange: Any, plan: Plan, service: Service) -> None:
+        """Hand a feedback whose body is here on to the units that its answer came from."""
+        call = _FeedbackCall(self, exchange, plan, service)
+        exchange.on_abort = call.forget
+        try:
+            call.begin()
+        except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
+            call.fail(exc if isinstance(exc, PenstockError) else internal(exc))
+
+    def _about(self, exchange: Any, plan: Plan, service: Service) -> None:
+        path = plan.own.rstrip("/")
+        for prefix in ("/api/v1.0", "/api/v0.1"):
+            path = path.removeprefix(prefix)
+        missing = self.missing()
+        status = 503 if missing else 200
+        if path == "/live" or path == "/health/ping":
+            exchange.send(200, b"content-type: text/plain\r\n", b"pong")
+        elif path in ("/ready", "/health/status") or path.startswith("/status/"):
+            document: dict[str, Any] = {"name": service.name, "ready": not missing}
+            if missing:
+                document["missing"] = missing
+            exchange.send(status, _JSON_LINE, _encode(document))
+        elif path == "/metadata" or path.startswith("/metadata/"):
+            self._metadata(exchange, path.removeprefix("/metadata").strip("/"))
+        else:
+            super()._about(exchange, plan, service)
+
+    def _metadata(self, exchange: Any, node: str) -> None:
+        """The graph's nodes, or one of them: what it is and which service runs it."""
+        nodes = self.walk.nodes
+        if node and node not in nodes:
+            exchange.send(
+                404,
+                _JSON_LINE,
+                _encode(
+                    {
+                        "status": {
+                            "code": 404,
+                            "info": f"There is no node {node}; there is {', '.join(nodes)}.",
+                            "reason": "NotFound",
+                            "status": "FAILURE",
+                        }
+                    }
+                ),
+            )
+            return
+        if node:
+            exchange.send(200, _JSON_LINE, _encode({"name": node, **nodes[node]}))
+            return
+        document = {
+            "name": self.graph.name,
+            "models": {name: {"name": name, **about} for name, about in nodes.items()},
+            "graphinputs": [],
+            "graphoutputs": [],
+        }
+        exchange.send(200, _JSON_LINE, _encode(document))
+
+
+class Walk:
+    """Which units a request went through, by what its answer says of itself."""
+
+    def __init__(self, graph: Graph) -> None:
+        #: Path of a step -> its flow and itself; of flows that answer (not shadows).
+        self.steps: dict[str, tuple[str, Step]] = {}
+        self.shadows = {
+            s.action.flow
+            for f in graph.flows
+            for s in f.steps
+            if isinstance(s.action, RunFlow) and s.on_failure is OnFailure.SKIP
+        }
+        front = graph.flows[0].name if len(graph.flows) > 1 else ""
+        #: Flow -> its steps by name, without the one that only divides requests.
+        self.flows: dict[str, dict[str, Step]] = {}
+        #: Node -> what it is, for those who ask.
+        self.nodes: dict[str, dict[str, Any]] = {}
+        for flow in graph.flows:
+            if flow.name == front or flow.name in self.shadows:
+                continue
+            self.flows[flow.name] = {s.name: s for s in flow.steps}
+            for step in flow.steps:
+                self.steps[f"{flow.name}.{step.name}"] = (flow.name, step)
+                call = call_of(step)
+                if call is not None:
+                    known = {"platform": "seldon", "service": call.service, "asked": str(call.verb)}
+                    self.nodes.setdefault(node_of(step.name), known)
+        self._learners = {flow: {s for f, s in graph.feedback if f == flow} for flow in self.flows}
+
+    def meta(self, execution: Execution) -> dict[str, Any]:
+        """`routing` and `requestPath` of a request that has ended."""
+        routing: dict[str, int] = {}
+        path: dict[str, str] = {}
+        for record in execution.records or ():
+            known = self.steps.get(record.path)
+            if known is None or record.outcome != "ok":
+                continue
+            step = known[1]
+            node = node_of(step.name)
+            if record.branch is not None:
+                branch = record.branch
+                count = _branches(step)
+                routing[node] = (
+                    branch[0]
+                    if len(branch) == 1
+                    else NO_BRANCH
+                    if not branch
+                    else ALL_BRANCHES
+                    if len(branch) == count
+                    else branch[0]
+                )
+            call = call_of(step)
+            if call is not None:
+                path[node] = call.service
+        meta: dict[str, Any] = {"requestPath": path}
+        if routing:
+            meta["routing"] = routing
+        return meta
+
+    def learners(self, meta: Mapping[str, Any]) -> list[str]:
+        """Services of the units that get a feedback about an answer with this meta."""
+        asked = set((meta.get("requestPath") or {}).values())
+        routing = meta.get("routing") or {}
+        found: dict[str, None] = {}
+        known = [
+            flow
+            for flow, steps in self.flows.items()
+            if any((c := call_of(s)) is not None and c.service in asked for s in steps.values())
+        ]
+        for flow in known or self.flows:
+            steps = self.flows[flow]
+            for name in self._learners[flow]:
+                call = call_of(steps[name])
+                if call is not None and _reached(steps, steps[name], routing):
+                    found[call.service] = None
+        return list(found)
+
+
+def _reached(steps: Mapping[str, Step], step: Step, routing: Mapping[str, Any]) -> bool:
+    """Whether a request with that routing came to the step. A router it says nothing of: it did."""
+    for gate in step.gates:
+        chooser = steps[gate.chooser]
+        taken = routing.get(node_of(gate.chooser), ALL_BRANCHES)
+        if taken not in (ALL_BRANCHES, gate.branch) or not _reached(steps, chooser, routing):
+            return False
+    return True
+
+
+def _branches(step: Step) -> int:
+    action = step.action
+    if isinstance(action, Splitter):
+        return len(action.weights)
+    return action.branches if isinstance(action, Router) else 0
+
+
+def call_of(step: Step) -> Call | None:
+    """What a step asks of a service."""
+    if isinstance(step.action, Call):
+        return step.action
+    return step.action.call if isinstance(step.action, Router) else None
+
+
+def node_of(step: str) -> str:
+    """The node that a step belongs to: `NODE`, or `NODE:VERB` for what it does after its first."""
+    return step.partition(":")[0]
+
+
+class SeldonRequest(GraphRequest):
+    """A request for a Seldon V1 graph between its arrival and the end of its answer."""
+
+    __slots__ = ("_puid", "_speaks")
+
+    def read(self) -> Value:
+        head = self.exchange.head
+        self._speaks = self.plan.own.rstrip("/") in PREDICTIONS
+        given = head.get(b"seldon-puid")
+        self._puid = checked_puid(given.decode("latin-1")) if given else ""
+        if self._speaks:
+            body = self.exchange.body
+            if not body:
+                raise InvalidInput("The request has no body.")
+            return self.taken(message_of(decode_body(body, head.get(b"content-type")), self._puid))
+        value = super().read()
+        self._puid = self._puid or new_puid()
+        if isinstance(value, Body):
+            value = tensors_of(value)
+        assert isinstance(value, Tensors)  # noqa: S101 - the base reads one of the two
+        return values.of_tensors(value, {"puid": self._puid})
+
+    def taken(self, message: SeldonMessage) -> Value:
+        """A client's message as the graph's value: its puid and tags go along."""
+        self._speaks = True
+        self._puid = checked_puid(message.meta.get("puid") or self._puid or new_puid())
+        kept: dict[str, Any] = {"puid": self._puid}
+        if message.meta.get("tags"):
+            kept["tags"] = message.meta["tags"]
+        message.meta = kept
+        return values.value_of(message)
+
+    def message(self, value: Value) -> SeldonMessage:
+        """The answer's message with all that is known of its way."""
+        made = values.message(value)
+        own = made.meta
+        meta: dict[str, Any] = {"puid": self._puid}
+        for key in ("tags", "metrics"):
+            if own.get(key):
+                meta[key] = own[key]
+        front = self._front
+        assert isinstance(front, SeldonFront)  # noqa: S101 - who makes these
+        if self._execution is not None:
+            meta |= front.walk.meta(self._execution)
+        made.meta = meta
+        return made
+
+    def write(self, value: Value) -> tuple[int, bytes, Any]:
+        if self._speaks:
+            headers = b"%bseldon-puid: %b\r\n" % (_JSON_LINE, self._puid.encode())
+            return 200, headers, self.message(value).encoded()
+        if not isinstance(value, Tensors):
+            made = values.message(value)
+            if made.kind in ARRAY_KINDS:
+                value = Tensors({values.TENSOR: made.value})
+            else:
+                held = np.empty(1, dtype=object)
+                held[0] = made.value
+                value = Tensors({values.TENSOR: held})
+        return super().write(Tensors(value.arrays, value.datatypes, value.id))
+
+    def _ended(self, result: Result) -> None:
+        if self._execution is None:
+            # It asked nobody, and ended before it was known here; what it did is wanted for the answer.
+            self._front.graphs.loop.call_soon(self._ended, result)
+        elif self._speaks and not self.done and result.value is None:
+            self._say(error_of(self.service.key, result))
+        else:
+            super()._ended(result)
+
+    def fail(self, exc: PenstockError) -> None:
+        if getattr(self, "_speaks", False) and not self.done:
+            self._say(exc)
+        else:
+            super().fail(exc)
+
+    def _say(self, error: PenstockError) -> None:
+        """An error in Seldon's shape."""
+        headers = _JSON_LINE
+        retry = getattr(error, "retry_after_s", None)
+        if retry is not None:
+            headers += b"retry-after: %d\r\n" % max(1, round(retry))
+        self.exchange.send(error.status, headers + self._traced(), seldon_error(error))
+        self._finish(error.status)
+
+
+class _FeedbackCall:
+    """One feedback on its way to several units."""
+
+    def __init__(self, front: SeldonFront, exchange: Any, plan: Plan, service: Service) -> None:
+        self._front = front
+        self._exchange = exchange
+        self._plan = plan
+        self._service = service
+        self._over = False
+        self._left = 0
+        self._failed: list[Failure] = []
+
+    def forget(self) -> None:
+        """The client is gone; what is under way reaches the units all the same."""
+        self._over = True
+
+    def begin(self) -> None:
+        exchange = self._exchange
+        head = exchange.head
+        document = decode_body(exchange.body or b"", head.get(b"content-type"))
+        feedback = feedback_of(document)
+        graphs = self._front.graphs
+        services = self._front.walk.learners(feedback.meta)
+        self._left = len(services)
+        if not services:
+            self._end()
+            return
+        context = Context(
+            self._service.namespace,
+            graphs.gateway.now() + self._plan.timeout_s,
+            self._front.headers(head),
+            "",
+        )
+        value = Body.of(document)
+        for name in services:
+            call = Call(name, verb=Verb.SEND_FEEDBACK, wire=Wire.SELDON)
+            graphs.caller.call(call, value, context, self._answered)
+
+    def _answered(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Failure):
+            self._failed.append(outcome)
+        self._left -= 1
+        if not self._left:
+            self._end()
+
+    def _end(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._failed:
+            first = self._failed[0]
+            error = PenstockError("; ".join(f.message for f in self._failed))
+            error.status, error.reason = first.status, first.reason or "StepFailed"
+            self._exchange.send(error.status, _JSON_LINE, seldon_error(error))
+        else:
+            self._exchange.send(200, _JSON_LINE, b'{"meta":{}}')
+
+    def fail(self, error: PenstockError) -> None:
+        if not self._over:
+            self._over = True
+            self._exchange.send(error.status, _JSON_LINE, seldon_error(error))

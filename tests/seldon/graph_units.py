@@ -1,0 +1,96 @@
+"""Small units for graphs of the tests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Plus:
+    """Adds, on the way in or on the way out; remembers what it was told."""
+
+    def __init__(self, by=1.0):
+        self.by = by
+        self.learned = []
+        self.metas = []
+
+    def predict(self, X, names, meta=None):
+        self.metas.append(meta)
+        return np.asarray(X) + self.by
+
+    def transform_input(self, X, names, meta=None):
+        self.metas.append(meta)
+        return np.asarray(X) + self.by
+
+    def transform_output(self, X, names, meta=None):
+        return np.asarray(X) + self.by
+
+    def send_feedback(self, X, names, reward, truth, routing=None):
+        self.learned.append((reward, routing))
+
+
+class Tagged(Plus):
+    def tags(self):
+        return {f"by{self.by:g}": True}
+
+    def metrics(self):
+        return [{"type": "COUNTER", "key": f"calls{self.by:g}", "value": 1}]
+
+    def class_names(self):
+        return [f"c{self.by:g}"]
+
+
+class Chooses:
+    """Routes by the first value."""
+
+    def __init__(self):
+        self.learned = []
+
+    def route(self, X, names):
+        return int(np.asarray(X).ravel()[0])
+
+    def send_feedback(self, X, names, reward, truth, routing=None):
+        self.learned.append((reward, routing))
+
+
+class Sums:
+    def aggregate(self, Xs, names):
+        return np.sum([np.asarray(x) for x in Xs], axis=0)
+
+    def tags(self):
+        return {"summed": True}
+
+
+class Joins:
+    """Takes whatever there is, text too."""
+
+    def aggregate(self, Xs, names):
+        return "|".join(str(x) for x in Xs)
+
+
+class Says:
+    def __init__(self, what="hello"):
+        self.what = what
+
+    def predict(self, X, names):
+        return f"{self.what}: {X}" if isinstance(X, str) else {"seen": np.asarray(X).tolist()}
+
+
+class Fails:
+    def predict(self, X, names):
+        raise RuntimeError("not today")
+
+
+class Shapes:
+    def __init__(self, columns=1):
+        self.columns = columns
+
+    def predict(self, X, names):
+        return np.ones((len(X), self.columns))
+
+
+class Slow:
+    def predict(self, X, names):
+        import time
+
+        time.sleep(3)
+        return X
