@@ -249,7 +249,7 @@ def test_answers_are_what_mlserver_writes(mlserver: Any) -> None:
         (request(tensor(["a"], "BYTES", [1]), kind="base64"), "the content type 'base64'"),
         (
             {"inputs": [tensor([1], "INT64", [1])], "parameters": {"content_type": 7}},
-            "the request has the content type, which is not known",
+            "the request has a content type, which is no text",
         ),
         (
             request(tensor([1], "INT64", [1]), tensor([1], "INT64", [1], name="z"), kind="np"),

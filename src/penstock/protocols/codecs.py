@@ -169,10 +169,10 @@ def coded(
 
 def _known(kind: Any, kinds: Sequence[str], what: str) -> None:
     if kind not in kinds:
-        shown = f" {kind[:40]!r}" if isinstance(kind, str) else ""
+        shown = f"the content type {kind[:40]!r}" if isinstance(kind, str) else "a content type"
+        why = "is not known here" if isinstance(kind, str) else "is no text"
         raise InvalidInput(
-            f"{what} has the content type{shown}, which is not known here.",
-            hint=f"Known are {', '.join(kinds)}.",
+            f"{what} has {shown}, which {why}.", hint=f"Known are {', '.join(kinds)}."
         )
 
 

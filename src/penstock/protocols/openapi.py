@@ -129,7 +129,7 @@ SCHEMAS: Final[Mapping[str, Any]] = {
     "Invocation": {
         "type": "object",
         "description": "Exactly one of the formats, and perhaps params.",
-        "properties": {**{f: _ANY for f in FORMATS}, "params": {"type": "object"}},
+        "properties": {**dict.fromkeys(FORMATS, _ANY), "params": {"type": "object"}},
         "additionalProperties": False,
     },
     "SeldonMessage": _object(
@@ -181,7 +181,7 @@ def _operation(
             {"name": n, "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}}
             for n in names
         ],
-        "responses": {"200": good, **{status: good for status in also}, "default": bad},
+        "responses": {"200": good, **dict.fromkeys(also, good), "default": bad},
     }
     if body is not None:
         made["requestBody"] = body

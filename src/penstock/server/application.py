@@ -23,7 +23,7 @@ from penstock.errors import InvalidInput, NotFound, PenstockError, Unavailable, 
 from penstock.http.server import Exchange, RequestHead
 from penstock.observe.log_settings import LogSettings
 from penstock.observe.metrics import render
-from penstock.protocols import documents, tfserving
+from penstock.protocols import documents, openapi, tfserving
 from penstock.protocols.cloudevents import is_event
 from penstock.protocols.grpc.wire import is_grpc
 from penstock.protocols.json_object import json_object
@@ -89,6 +89,7 @@ _PAGES: Final = tuple(
         (r"/v2", "GET", "_server"),
         (r"/v2/health/live", "GET", "_live"),
         (r"/v2/health/ready", "GET", "_ready"),
+        (r"/v2/openapi\.json|/v2/docs/dataplane\.json", "GET", "_openapi"),
         (r"/v2/models", "GET", "_models"),
         (r"/v2/models/stats", "GET", "_all_statistics"),
         (_MODEL, "GET", "_model"),
@@ -189,6 +190,9 @@ class Application:
 
     def _server(self, exchange: Exchange) -> None:
         send_json(exchange, documents.server_metadata("penstock", __version__, self.extensions))
+
+    def _openapi(self, exchange: Exchange) -> None:
+        send_json(exchange, _encode(openapi.document()))
 
     def _live(self, exchange: Exchange) -> None:
         send_json(exchange, documents.live())
