@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
+import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,18 @@ from api_harness import Api
 from penstock.cli.kubeconfig import document
 
 TIMEOUT_S = 60
+
+
+def _program() -> str:
+    return os.environ.get("PENSTOCK_TEST_KUBECTL", "kubectl")
+
+
+@cache
+def _minor(program: str) -> int:
+    said = subprocess.run(
+        [program, "version", "--client", "-o", "json"], capture_output=True, check=True, timeout=60
+    )
+    return int(re.sub(r"\D", "", json.loads(said.stdout)["clientVersion"]["minor"]))
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,11 @@ class Kubectl:
             "KUBECONFIG": str(config),
         }
 
+    @property
+    def minor(self) -> int:
+        """The program's version, 1.N."""
+        return _minor(_program())
+
     def file(self, *objects: dict[str, Any]) -> str:
         """A manifest on the disk."""
         path = self._folder / "manifest.yaml"
@@ -52,7 +73,7 @@ class Kubectl:
 
     async def start(self, *args: str, **env: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            os.environ.get("PENSTOCK_TEST_KUBECTL", "kubectl"),
+            _program(),
             *args,
             env=self._env | env,
             cwd=self._folder,

@@ -123,8 +123,7 @@ async def test_a_status_can_be_written_and_the_platform_says_what_is_true(api: A
     ],
 )
 async def test_a_status_can_be_patched(api: Api, kind: str, patch: Any) -> None:
-    runtime = "/apis/penstock.dev/v1alpha1/namespaces/default/pipelines"
-    # A kind whose status nobody else writes: a quota of a namespace without services.
+    # A kind whose status changes with nothing here but this.
     quotas = "/api/v1/namespaces/default/resourcequotas"
     quota = {
         "apiVersion": "v1",
@@ -132,7 +131,6 @@ async def test_a_status_can_be_patched(api: Api, kind: str, patch: Any) -> None:
         "metadata": {"name": "q"},
         "spec": {"hard": {"pods": "3"}},
     }
-    assert runtime
     made = await api.client.post(quotas, json=quota)
     assert made.status_code == 201, made.text
     answer = await api.client.request(

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from penstock.api import (
+    aggregated,
     discovery,
     openapi,
     openapi_protobuf,
@@ -163,13 +164,13 @@ class _Api:
         return json_response(document)
 
     async def core_versions(self, request: Request) -> Response:
-        return json_response(discovery.core_versions())
+        return _aggregated(request, core=True) or json_response(discovery.core_versions())
 
     async def core_resources(self, request: Request) -> Response:
         return json_response(discovery.resource_list("", "v1"))
 
     async def groups(self, request: Request) -> Response:
-        return json_response(discovery.groups())
+        return _aggregated(request, core=False) or json_response(discovery.groups())
 
     async def group(self, request: Request) -> Response:
         return json_response(discovery.group(request.path_params["group"]))
@@ -184,8 +185,10 @@ class _Api:
         target = parse_path(request.url.path)
         if target.below is not None:
             return await self._below(request, target)
-        if target.resource in READINGS and request.method != "GET":
-            raise _not_allowed(request)
+        if target.resource in READINGS and request.method not in ("GET", "HEAD"):
+            raise ApiError(
+                405, f"{target.resource.plural} are made by the platform and cannot be written."
+            )
         if target.name is None:
             return await self._collection(request, target)
         return await self._object(request, target, target.name)
@@ -435,6 +438,19 @@ class _Source:
 
 
 # -- small questions ----------------------------------------------------------------------------------
+
+
+def _aggregated(request: Request, *, core: bool) -> Response | None:
+    """All of discovery at once, for clients that would rather have that."""
+    version = aggregated.wanted(request.headers.get("accept", ""))
+    if version is None:
+        return None
+    body, tag = aggregated.document(version, core=core)
+    headers = {"etag": tag, "vary": "accept"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    headers["content-type"] = aggregated.media_type(version)
+    return Response(body, headers=headers)
 
 
 async def _document(request: Request, *, empty: bool = False) -> dict[str, Any]:

@@ -82,8 +82,10 @@ DEVICE = Resource(
     namespaced=False,
     verbs=READ,
 )
+#: There are none: `kubectl cluster-info` asks for those of the cluster's own programs.
+SERVICE = Resource("", "v1", "Service", "services", "service", ("svc",), verbs=READ)
 #: Kinds that are made from what runs, and stored nowhere.
-READINGS = (EVENT, POD, REPLICA, DEVICE)
+READINGS = (EVENT, POD, SERVICE, REPLICA, DEVICE)
 
 
 @cache
@@ -102,7 +104,7 @@ def resources() -> tuple[Resource, ...]:
         )
         for d in dialects.all_dialects()
     )
-    return (*written, EVENT, POD, REVISION, REPLICA, DEVICE)
+    return (*written, EVENT, POD, SERVICE, REVISION, REPLICA, DEVICE)
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 
 from penstock.api import pods
 from penstock.api.feeds import DeviceFeed, ReplicaFeed
-from penstock.api.kinds import DEVICE, EVENT, POD, REPLICA, Resource
+from penstock.api.kinds import DEVICE, EVENT, POD, REPLICA, SERVICE, Resource
 from penstock.api.selections import Selection
 from penstock.api.wire import missing
 from penstock.backends.base import ReplicaStatus
@@ -99,6 +99,7 @@ class Readings:
     def __init__(self, plane: ControlPlane) -> None:
         self._store = plane.store
         self._plane = plane
+        self._none = ReplicaFeed()
         self._replicas = ReplicaFeed()
         self._devices = DeviceFeed(lambda: plane.backend.devices(), device_name)
         for r in plane.replicas.all():
@@ -112,6 +113,8 @@ class Readings:
         if resource is EVENT:
             listing = await self._store.list_events(namespace=namespace)
             return Listing([e for e in listing.items if selection.picks(e)], listing.version)
+        if resource is SERVICE:
+            return Listing([], self._none.version)
         if resource is DEVICE:
             await self._devices.look()
             found, version = self._devices.objects(device_object), self._devices.version
@@ -131,6 +134,8 @@ class Readings:
         """Changes after a version of `list`; `Expired`."""
         if resource is EVENT:
             return self._store.watch_events(since=since)
+        if resource is SERVICE:
+            return self._none.watch(since, replica_object, resource.stored)
         if resource is DEVICE:
             return self._devices.watch(since, device_object, resource.stored)
         render = pods.pod if resource is POD else replica_object

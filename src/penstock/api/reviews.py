@@ -1,4 +1,4 @@
-"""`kubectl auth can-i`: whoever got in may do all that is served, and nothing else."""
+"""`kubectl auth can-i` and `whoami`: whoever got in may do all that is served, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from penstock.api.kinds import resources
 PATHS = (
     "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
     "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews",
+    "/apis/authentication.k8s.io/v1/selfsubjectreviews",
 )
+#: There are no users: who has the token, or sits at the machine, is this one.
+USER = {"username": "penstock", "groups": ["system:authenticated"]}
 
 
 def answer(path: str, document: Mapping[str, Any]) -> dict[str, Any]:
     """The review with its status."""
-    status = _rules() if path == PATHS[1] else _access(document)
+    if path == PATHS[2]:
+        status: dict[str, Any] = {"userInfo": USER}
+    else:
+        status = _rules() if path == PATHS[1] else _access(document)
     return {**document, "metadata": document.get("metadata") or {}, "status": status}
 
 

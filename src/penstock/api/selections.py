@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.api.kinds import DEVICE, EVENT, POD, REPLICA, Resource
+from penstock.api.kinds import DEVICE, EVENT, POD, REPLICA, SERVICE, Resource
 from penstock.domain.selectors import FieldSelector, LabelSelector
 from penstock.errors import InvalidInput
 
@@ -26,6 +26,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     REPLICA.kind: ("status.phase", "spec.service", "spec.revision", "spec.component"),
     POD.kind: ("status.phase", "spec.nodeName"),
     DEVICE.kind: (),
+    SERVICE.kind: (),
 }
 _ALWAYS = ("metadata.name", "metadata.namespace")
 
