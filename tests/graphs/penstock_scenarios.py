@@ -23,8 +23,10 @@ import penstock
 
 class Model(penstock.Model):
     async def predict(self, request):
+        if isinstance(request, dict):
+            return {{"predictions": [{0} for x in request["instances"]]}}
         x = next(iter(request.inputs.values()))
-        return {{"y": {}}}
+        return {{"y": {0}}}
 """
 
 
@@ -78,7 +80,7 @@ SCENARIOS = (
     Scenario(
         "Steps side by side, answers under their names",
         {
-            "beside": "{steps: [{name: double}, {name: plus}],"
+            "both": "{steps: [{name: double}, {name: plus}],"
             " output: {from: [double, plus], combine: object}}"
         },
         {},

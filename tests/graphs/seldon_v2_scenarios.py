@@ -24,6 +24,7 @@ MODELS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "tfsimple1": _SUM_AND_DIFFERENCE,
     "tfsimple2": _SUM_AND_DIFFERENCE,
     "tfsimple3": _SUM_AND_DIFFERENCE,
+    "tfsimple4": _SUM_AND_DIFFERENCE,
     "mul10": (("INPUT",), ("OUTPUT",), 'out["OUTPUT"] = t["INPUT"] * 10'),
     "add10": (("INPUT",), ("OUTPUT",), 'out["OUTPUT"] = t["INPUT"] + 10'),
     "conditional": (
@@ -494,8 +495,8 @@ SCENARIOS = (
     Scenario(
         "An experiment on pipelines, with a mirror",
         {
-            "plus": "{steps: [{name: add10}], output: {steps: [add10]}}",
-            "times": "{steps: [{name: mul10}], output: {steps: [mul10]}}",
+            "pipe-add10": "{steps: [{name: add10}], output: {steps: [add10]}}",
+            "pipe-mul10": "{steps: [{name: mul10}], output: {steps: [mul10]}}",
             "copied": "{steps: [{name: outlier-error}], output: {steps: [outlier-error]}}",
         },
         _ONE,
@@ -504,24 +505,24 @@ SCENARIOS = (
         experiments={
             "addmul10": """
                 resourceType: pipeline
-                default: times
-                candidates: [{name: plus, weight: 1}, {name: times, weight: 0}]
+                default: pipe-mul10
+                candidates: [{name: pipe-add10, weight: 1}, {name: pipe-mul10, weight: 0}]
                 mirror: {name: copied, percent: 100}
             """
         },
-        asked="times",
-        told=("x-seldon-route", ":plus.pipeline:"),
+        asked="pipe-mul10",
+        told=("x-seldon-route", ":pipe-add10.pipeline:"),
     ),
     Scenario(
         "A model's experiment inside of a pipeline",
-        {"mixed": "{steps: [{name: tfsimple3}], output: {steps: [tfsimple3]}}"},
+        {"mixed": "{steps: [{name: tfsimple4}], output: {steps: [tfsimple4]}}"},
         _TWO,
         {"OUTPUT0": [3.0], "OUTPUT1": [-1.0]},
         ("tfsimple1",),
         experiments={
             "model-trial": """
-                default: tfsimple3
-                candidates: [{name: tfsimple3, weight: 0}, {name: tfsimple1, weight: 1}]
+                default: tfsimple4
+                candidates: [{name: tfsimple4, weight: 0}, {name: tfsimple1, weight: 1}]
             """
         },
     ),
