@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from penstock.graphs.execution import Execution
     from penstock.graphs.results import Result
     from penstock.graphs.values import Failure
+    from penstock.http.head import RequestHead
 
 TRACE_HEADER: Final = b"x-penstock-trace"
+#: The parameter of a gRPC answer that has the same.
+TRACE_PARAMETER: Final = "penstock_trace"
 #: A trace is a header, and clients refuse long ones.
 MOST_TRACE_BYTES: Final = 6 * 1024
 
@@ -104,8 +107,21 @@ def _kserve(failure: Failure, error: PenstockError) -> tuple[int, bytes, bytes]:
     return status, headers, _encode(document)
 
 
-def trace_of(execution: Execution) -> bytes:
-    """A header line that tells what each step did, as JSON; the last steps are left out where it is long."""
+def wants_trace(head: RequestHead) -> bool:
+    """Whether a request asks what its steps did."""
+    asked = head.get(TRACE_HEADER)
+    if asked is not None and asked.strip() not in (b"", b"0", b"false"):
+        return True
+    return "trace=1" in head.query.split("&") if head.query else False
+
+
+def trace_line(text: str) -> bytes:
+    """A header line, or a trailer, with a trace."""
+    return b"%b: %b\r\n" % (TRACE_HEADER, text.encode("ascii"))
+
+
+def trace_of(execution: Execution) -> str:
+    """What each step did, as JSON; the last steps are left out where it is long."""
     records = execution.records or []
     ms = (execution.time() - execution.since) * 1000
     steps: list[dict[str, Any]] = []
@@ -130,4 +146,4 @@ def trace_of(execution: Execution) -> bytes:
         document["more"] = document.get("more", 0) + max(1, len(steps) // 2)
         del steps[len(steps) - max(1, len(steps) // 2) :]
         text = json.dumps(document, separators=(",", ":"))
-    return b"%b: %b\r\n" % (TRACE_HEADER, text.encode("ascii"))
+    return text

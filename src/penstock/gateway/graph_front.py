@@ -21,7 +21,15 @@ from penstock.errors import (
     Unavailable,
     Unsupported,
 )
-from penstock.gateway.graph_answers import TRACE_HEADER, error_of, failure_answer, trace_of
+from penstock.gateway.graph_answers import (
+    TRACE_HEADER,
+    TRACE_PARAMETER,
+    error_of,
+    failure_answer,
+    trace_line,
+    trace_of,
+    wants_trace,
+)
 from penstock.gateway.graph_calls import GatewayCaller, failure_of
 from penstock.gateway.graph_metrics import GraphMetrics
 from penstock.gateway.proxy import Forward, internal, refuse
@@ -45,7 +53,7 @@ from penstock.graphs.values import (
 from penstock.protocols import documents, v1, v2
 from penstock.protocols.grpc import infer as grpc_infer
 from penstock.protocols.grpc.schema import METHODS
-from penstock.protocols.grpc.wire import reply, reply_error, reply_message, unframe
+from penstock.protocols.grpc.wire import OK, error_lines, reply, reply_message, unframe
 from penstock.protocols.infer import InferRequest, InferResponse
 
 if TYPE_CHECKING:
@@ -360,11 +368,7 @@ class GraphRequest(Forward):
 
     def begin(self) -> None:
         """Read the body and start the graph."""
-        head = self.exchange.head
-        trace = head.get(TRACE_HEADER)
-        self._trace = (trace is not None and trace.strip() not in (b"", b"0", b"false")) or (
-            "trace=1" in head.query.split("&") if head.query else False
-        )
+        self._trace = wants_trace(self.exchange.head)
         self._start(self.read())
 
     def _start(self, value: Value) -> None:
@@ -455,7 +459,9 @@ class GraphRequest(Forward):
 
     def _traced(self) -> bytes:
         execution = self._execution
-        return trace_of(execution) if self._trace and execution is not None else b""
+        if not self._trace or execution is None:
+            return b""
+        return trace_line(trace_of(execution))
 
     def write(self, value: Value) -> tuple[int, bytes, Any]:
         """Status, header lines and body of an answer."""
@@ -531,8 +537,8 @@ class GrpcGraphRequest(GraphRequest):
     __slots__ = ()
 
     def begin(self) -> None:
-        self._trace = False
         exchange = self.exchange
+        self._trace = wants_trace(exchange.head)
         body = exchange.body
         message = unframe(body if type(body) is bytes else bytes(body or b""), None, 1 << 31)
         asked = self._asked = grpc_infer.decode_infer(message, self.service.name)
@@ -551,15 +557,21 @@ class GrpcGraphRequest(GraphRequest):
                 failure = Failure(result.value.status, "The last step failed.")
                 self.fail(error_of(self.service.key, Result(failure=failure)))
                 return
-            pieces = grpc_infer.encode_infer(self.response(tensors_of(result.value)), asked)
+            response = self.response(tensors_of(result.value))
+            trace = b""
+            if self._trace and self._execution is not None:
+                # A parameter, because Triton's clients show no metadata, nor has a stream's request any.
+                text = response.parameters[TRACE_PARAMETER] = trace_of(self._execution)
+                trace = trace_line(text)
+            pieces = grpc_infer.encode_infer(response, asked)
         except PenstockError as exc:
             self.fail(exc)
             return
-        reply(self.exchange, pieces, self.more + self.rewardable())
+        reply(self.exchange, pieces, self.more + self.rewardable(), OK + trace)
         self._finish(200)
 
     def fail(self, exc: PenstockError) -> None:
         if self.done:
             return
-        reply_error(self.exchange, exc)
+        reply(self.exchange, b"", b"", error_lines(exc) + self._traced())
         self._finish(exc.status)
