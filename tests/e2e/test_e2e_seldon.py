@@ -1,0 +1,186 @@
+"""SeldonDeployments through the real processes: a graph's nodes as services, one class alone, and their end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from platform_harness import Platform, until
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROW = {"data": {"names": ["a", "b", "c", "d"], "ndarray": [[2.0, 1.4, 0.55, 0.08]]}}
+
+
+@pytest.fixture(scope="module")
+def flowers(platform: Platform, folder: Path) -> Iterator[Platform]:
+    """The example, applied and ready."""
+    shutil.copytree(EXAMPLES / "seldon_units", folder / "examples" / "seldon_units")
+    platform.run("apply", "-f", str(EXAMPLES / "seldon_graph.yaml"))
+    platform.run("wait", "sdep/flowers", "--for=condition=Ready", "--timeout=60s")
+    yield platform
+
+
+def apply(platform: Platform, document: dict[str, Any], code: int = 0) -> str:
+    return platform.run("apply", "-f", "-", stdin=json.dumps(document), code=code)
+
+
+def predict(platform: Platform, name: str, message: Any) -> Any:
+    url = f"{platform.http}/seldon/default/{name}/api/v1.0/predictions"
+    answer = httpx.post(url, json=message, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def services(platform: Platform) -> set[str]:
+    path = "/apis/penstock.dev/v1alpha1/namespaces/default/inferenceservices"
+    return {i["metadata"]["name"] for i in platform.get(path)["items"]}
+
+
+def test_the_graph_answers_as_seldons(flowers: Platform) -> None:
+    answer = predict(flowers, "flowers", ROW)
+    assert len(answer["data"]["ndarray"][0]) == 3
+    assert abs(sum(answer["data"]["ndarray"][0]) - 1) < 1e-6
+    assert answer["meta"]["tags"] == {"unit": "cm"}
+    branch = answer["meta"]["routing"]["picks"]
+    assert set(answer["meta"]["requestPath"]) >= {"inches", "picks", ("one", "first")[branch]}
+
+
+def test_its_status_is_seldons_and_its_nodes_are_services(flowers: Platform) -> None:
+    found = flowers.get(
+        "/apis/machinelearning.seldon.io/v1/namespaces/default/seldondeployments/flowers"
+    )
+    assert found["status"]["state"] == "Available"
+    assert found["status"]["address"]["url"].endswith("/serving/default/flowers")
+    parts = {n for n in services(flowers) if n.startswith("flowers-")}
+    assert parts == {f"flowers-main-{n}" for n in ("inches", "picks", "one", "first", "second")}
+    shown = flowers.run("graph", "show", "flowers")
+    assert "picks" in shown
+
+
+def test_rewards_reach_the_router_and_move_the_requests(flowers: Platform) -> None:
+    """The child that is rewarded gets most of the requests."""
+    url = f"{flowers.http}/seldon/default/flowers/api/v1.0/feedback"
+    for _ in range(60):
+        answer = predict(flowers, "flowers", ROW)
+        reward = float(answer["meta"]["routing"]["picks"] == 1)
+        feedback = {"request": ROW, "response": answer, "reward": reward}
+        assert httpx.post(url, json=feedback, timeout=30).status_code == 200
+    taken = [predict(flowers, "flowers", ROW)["meta"]["routing"]["picks"] for _ in range(40)]
+    assert sum(taken) > 28
+    text = httpx.get(flowers.api + "/metrics", timeout=10).text
+    assert "penstock_unit_gauge" in text
+    assert 'key="pulls"' in text
+
+
+def test_a_graph_that_becomes_one_model_leaves_no_services(flowers: Platform) -> None:
+    document = yaml.safe_load((EXAMPLES / "seldon_graph.yaml").read_text())
+    document["metadata"]["name"] = "shrinks"
+    apply(flowers, document)
+    flowers.run("wait", "sdep/shrinks", "--for=condition=Ready", "--timeout=60s")
+    graph = document["spec"]["predictors"][0]["graph"]
+    del graph["children"][0]["children"][1]
+    apply(flowers, document)
+    until(
+        lambda: "shrinks-main-first" not in services(flowers), "a node that is named no more to go"
+    )
+    document["spec"]["predictors"][0]["graph"] = {
+        "name": "alone",
+        "implementation": "SKLEARN_SERVER",
+        "modelUri": "models/iris",
+    }
+    apply(flowers, document)
+    until(lambda: not any(n.startswith("shrinks-") for n in services(flowers)), "all nodes to go")
+    until(
+        lambda: (
+            httpx.post(
+                f"{flowers.http}/seldon/default/shrinks/api/v1.0/predictions", json=ROW, timeout=30
+            ).status_code
+            == 200
+        ),
+        "the model to answer",
+    )
+    apply(
+        flowers,
+        {**document, "spec": yaml.safe_load((EXAMPLES / "seldon_graph.yaml").read_text())["spec"]},
+    )
+    flowers.run("wait", "sdep/shrinks", "--for=condition=Ready", "--timeout=60s")
+    flowers.run("delete", "sdep", "shrinks")
+    until(lambda: not any(n.startswith("shrinks-") for n in services(flowers)), "everything to go")
+
+
+def test_one_class_is_a_service(flowers: Platform, folder: Path) -> None:
+    (folder / "unit").mkdir()
+    (folder / "unit" / "Doubles.py").write_text(
+        "class Doubles:\n"
+        "    def __init__(self, by=2):\n"
+        "        self.by = by\n"
+        "    def predict(self, X, names):\n"
+        "        return X * self.by\n"
+    )
+    node = {
+        "name": "doubles",
+        "type": "MODEL",
+        "modelUri": "unit",
+        "parameters": [{"name": "by", "value": "3", "type": "INT"}],
+    }
+    container = {"name": "doubles", "env": [{"name": "MODEL_NAME", "value": "Doubles"}]}
+    predictor = {
+        "name": "main",
+        "graph": node,
+        "componentSpecs": [{"spec": {"containers": [container]}}],
+    }
+    document = {
+        "apiVersion": "machinelearning.seldon.io/v1",
+        "kind": "SeldonDeployment",
+        "metadata": {"name": "doubles"},
+        "spec": {"predictors": [predictor]},
+    }
+    apply(flowers, document)
+    flowers.run("wait", "sdep/doubles", "--for=condition=Ready", "--timeout=60s")
+    answer = predict(flowers, "doubles", {"data": {"tensor": {"shape": [1, 2], "values": [1, 2]}}})
+    assert answer["data"]["tensor"]["values"] == [3.0, 6.0]
+
+
+def test_a_class_without_its_method_is_not_ready_and_says_so(flowers: Platform) -> None:
+    document = yaml.safe_load((EXAMPLES / "seldon_graph.yaml").read_text())
+    document["metadata"]["name"] = "wrong"
+    document["spec"]["predictors"][0]["graph"]["parameters"][0]["value"] = "Picks"
+    document["spec"]["predictors"][0]["graph"]["parameters"].pop()
+    apply(flowers, document)
+
+    def status() -> Any:
+        path = "/apis/machinelearning.seldon.io/v1/namespaces/default/seldondeployments/wrong"
+        return flowers.get(path).get("status") or {}
+
+    until(lambda: "transform_input" in status().get("description", ""), "the reason to be told")
+    assert status()["state"] == "Failed"
+    flowers.run("delete", "sdep", "wrong")
+
+
+def test_an_image_is_refused_with_what_to_do(flowers: Platform) -> None:
+    node = {
+        "name": "m",
+        "type": "MODEL",
+        "children": [{"name": "n", "implementation": "SIMPLE_MODEL"}],
+    }
+    container = {"name": "m", "image": "seldonio/mock_classifier:1.0"}
+    predictor = {
+        "name": "p",
+        "graph": node,
+        "componentSpecs": [{"spec": {"containers": [container]}}],
+    }
+    document = {
+        "apiVersion": "machinelearning.seldon.io/v1",
+        "kind": "SeldonDeployment",
+        "metadata": {"name": "image"},
+        "spec": {"predictors": [predictor]},
+    }
+    said = apply(flowers, document, code=1)
+    assert "spec.predictors[0].componentSpecs[0].spec.containers[0].image" in said
+    assert "modelUri of its node" in said
