@@ -184,6 +184,49 @@ async def test_a_name_may_become_a_graphs_after_a_service(world: World) -> None:
     assert not [r for r in world.backend.replicas if "chain" in r]
 
 
+def seldon(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "mlops.seldon.io/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": spec,
+    }
+
+
+async def test_a_pipeline_says_what_it_listens_to_in_vain(world: World) -> None:
+    """It is ready for its own requests all the same."""
+    heard = ["other.outputs", "other.step.b.outputs", "a.outputs"]
+    obj = seldon("Pipeline", "ear", input={"externalInputs": heard}, steps=[{"name": "a"}])
+    await world.apply(service("a"))
+    await world.apply(obj)
+
+    async def status() -> tuple[str, list[str]]:
+        stored = (await world.store.get(world.key(obj)))["status"]
+        ready = next(c["status"] for c in stored["conditions"] if c["type"] == "Ready")
+        return ready, stored["penstock"]["warnings"]
+
+    in_vain = "it is not run for its requests"
+    a_model = f"input: a is no graph: {in_vain}"
+    assert await status() == ("True", [f"input: other does not exist: {in_vain}", a_model])
+    await world.apply(seldon("Pipeline", "other", steps=[{"name": "a"}]))
+    assert await status() == ("True", ["input: other has no step b", a_model])
+
+
+async def test_an_experiments_members_are_of_one_kind(world: World) -> None:
+    await world.apply(service("a"))
+    await world.apply(pipeline("a"))
+    for resource, wrong in (("model", "chain is a pipeline"), ("pipeline", "a is a model")):
+        members = [{"name": n, "weight": 1} for n in ("a", "chain")]
+        trial = seldon("Experiment", "trial", resourceType=resource, candidates=members)
+        await world.apply(trial)
+        conditions = (await world.store.get(world.key(trial)))["status"]["conditions"]
+        ready = next(c for c in conditions if c["type"] == "Ready")
+        assert (ready["status"], ready["message"]) == (
+            "False",
+            f"{wrong}; resourceType says {resource}",
+        )
+
+
 async def test_warnings_are_events_once(world: World) -> None:
     graph = {
         "apiVersion": "serving.kserve.io/v1alpha1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from graph_services import Answer, GraphFrontUnderTest
 from graph_stand_in import Running, StandIn
 from kserve_scenarios import (
     REFUSED,
@@ -20,6 +21,7 @@ from penstock import dialects
 from penstock.domain.graph import Graph
 from penstock.errors import InvalidManifest
 from penstock.gateway.graph_answers import failure_answer
+from penstock.graphs.execution import Execution
 from penstock.graphs.values import Body, Failure, json_of
 
 
@@ -58,6 +60,32 @@ async def test_scenario(scenario: Scenario) -> None:
         document = Body(body).document
     assert (status, document) == (scenario.status, scenario.answer)
     assert tuple(caller.called) == scenario.called
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+async def test_scenario_over_http(
+    front: GraphFrontUnderTest, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same through a gateway, before services on sockets."""
+
+    def service(function: Any) -> Any:
+        def answer(document: Any) -> Any:
+            try:
+                return function(document)
+            except Fails as fault:
+                raise Answer(fault.status, fault.document) from None
+
+        return answer
+
+    if any("serviceUrl" in s for n in scenario.nodes.values() for s in n["steps"]):
+        pytest.skip("an address outside; test_graph_gateway asks one")
+    defaults = Execution.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "chance", lambda: scenario.chance)
+    await front.serve(**{n: service(f) for n, f in scenario.services.items()})
+    front.graph(compiled(scenario.nodes))
+    answer = await front.client.post("/v1/models/g:predict", json=scenario.request)
+    assert (answer.status_code, answer.json()) == (scenario.status, scenario.answer)
 
 
 @pytest.mark.parametrize(("what", "nodes", "field", "said"), REFUSED, ids=lambda v: str(v)[:40])
