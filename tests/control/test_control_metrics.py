@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 from control_fakes import FakeClock
 
-from penstock.control.metrics import MetricsCollector, counter_by, read_snapshot, went_back
+from penstock.control.metrics import MetricsCollector, counter_by, went_back
+from penstock.control.metrics import Process as Source
+from penstock.control.reading import Result, read_snapshots
 from penstock.observe.metrics import Registry
 
 
@@ -84,7 +86,7 @@ def samples(text: bytes, name: str) -> dict[str, float]:
 
 async def test_counters_of_all_processes_are_added_and_survive_their_ends(make: Make) -> None:
     a, b = await make("a"), await make("b")
-    live = {"a": a.address, "b": b.address}
+    live = {"a": Source(a.address), "b": Source(b.address)}
     clock = FakeClock()
     collector = MetricsCollector(lambda: live, Registry(), clock=clock)
     a.requests.labels("default", "iris").inc(3)
@@ -115,7 +117,7 @@ async def test_counters_of_all_processes_are_added_and_survive_their_ends(make: 
 async def test_a_process_that_starts_anew_at_its_address_takes_nothing_back(make: Make) -> None:
     a = await make("a")
     clock = FakeClock()
-    collector = MetricsCollector(lambda: {"a": a.address}, Registry(), clock=clock)
+    collector = MetricsCollector(lambda: {"a": Source(a.address)}, Registry(), clock=clock)
     counter = a.requests.labels("default", "iris")
     counter.inc(10)
     await collector.text()
@@ -128,7 +130,7 @@ async def test_a_process_that_starts_anew_at_its_address_takes_nothing_back(make
 async def test_scrapes_within_a_second_are_one_reading_and_scrapers_share_it(make: Make) -> None:
     a = await make("a")
     clock = FakeClock()
-    collector = MetricsCollector(lambda: {"a": a.address}, Registry(), clock=clock)
+    collector = MetricsCollector(lambda: {"a": Source(a.address)}, Registry(), clock=clock)
     await asyncio.gather(*(collector.text() for _ in range(5)))
     await collector.text()
     assert a.readings == 1
@@ -146,7 +148,8 @@ async def test_a_process_that_hangs_or_fails_costs_only_its_own_numbers(
         p.requests.labels("default", p.path.stem).inc()
     bad.status = 500
     hung.hang = True
-    live = {p.path.stem: p.address for p in (good, bad, hung)} | {"gone": "unix:/nowhere"}
+    live = {p.path.stem: Source(p.address) for p in (good, bad, hung)}
+    live["gone"] = Source("unix:/nowhere")
     collector = MetricsCollector(lambda: live, Registry(), clock=FakeClock())
     async with asyncio.timeout(30):
         text = await collector.text()
@@ -156,15 +159,43 @@ async def test_a_process_that_hangs_or_fails_costs_only_its_own_numbers(
     assert samples(text, "penstock_metrics_unread_total") == {"penstock_metrics_unread_total": 3}
 
 
+async def read(address: str) -> object:
+    (result,) = await asyncio.to_thread(read_snapshots, [address], deadline_s=5.0)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 async def test_reading_says_what_is_wrong(make: Make) -> None:
     with pytest.raises(OSError, match="nowhere"):
-        await read_snapshot("unix:/nowhere")
+        await read("unix:/nowhere")
     p = await make("p")
     p.status = 404
     with pytest.raises(OSError, match="404"):
-        await read_snapshot(p.address)
+        await read(p.address)
     with pytest.raises(ValueError, match="no address"):
-        await read_snapshot("nonsense")
+        await read("nonsense")
+
+
+async def test_many_are_read_at_once_and_each_has_its_own_result(make: Make) -> None:
+    """One that hangs costs the deadline once, whatever the number; TCP is read like a Unix socket."""
+    processes = [await make(str(i)) for i in range(20)]
+    for i, p in enumerate(processes):
+        p.requests.labels("ns", "s").inc(i)
+    processes[3].hang = processes[4].hang = True
+    server = await asyncio.start_server(processes[5]._serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    addresses = [*(p.address for p in processes), f"tcp:127.0.0.1:{port}", "tcp:127.0.0.1:1"]
+    results = await asyncio.to_thread(read_snapshots, addresses, deadline_s=1.0)
+    server.close()
+    for i, result in enumerate(results[:20]):
+        if i in (3, 4):
+            assert isinstance(result, TimeoutError)
+        else:
+            assert isinstance(result, dict)
+            assert result["penstock_x"]["samples"] == [[["ns", "s"], i]]
+    assert results[20] == results[5]
+    assert isinstance(results[21], OSError)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +221,7 @@ async def test_an_answer_that_is_none_costs_that_process_only(
 
     async with await asyncio.start_unix_server(serve, tmp_path / "s"), asyncio.timeout(30):
         with pytest.raises(error, match=says):
-            await read_snapshot(f"unix:{tmp_path}/s")
+            await read(f"unix:{tmp_path}/s")
 
 
 def test_a_counter_that_is_lower_or_gone_shows_another_process() -> None:
@@ -223,3 +254,127 @@ def test_sums_by_labels() -> None:
     assert counter_by(snapshot, "h", ("ns",)) == {("x",): 1}
     assert counter_by(snapshot, "a", ("nope",)) == {}
     assert counter_by(snapshot, "nope", ()) == {}
+
+
+class Platform:
+    """A gateway and model processes, as a collector sees them."""
+
+    def __init__(self, services: int) -> None:
+        self.gateway = Registry()
+        self.counter = self.gateway.counter("gateway", "G.", ("namespace", "service"))
+        self.models = {f"s{i}#0": Registry() for i in range(services)}
+        self.counters = {
+            p: r.counter("model", "M.", ("namespace", "service")) for p, r in self.models.items()
+        }
+        self.busy: set[tuple[str, str]] = set()
+        self.read: list[str] = []
+        self.broken: set[str] = set()
+        self.clock = FakeClock()
+        self.collector = MetricsCollector(
+            lambda: {
+                "gateway": Source("gateway"),
+                **{p: Source(p, ("ns", p.partition("#")[0])) for p in self.models},
+            },
+            Registry(),
+            clock=self.clock,
+            busy=lambda key: key in self.busy,
+            read=self._read,
+        )
+
+    async def _read(self, addresses: Sequence[str]) -> list[Result]:
+        self.read += addresses
+        registries = {**self.models, "gateway": self.gateway}
+        return [
+            OSError("broken")
+            if a in self.broken
+            else msgspec.json.decode(msgspec.json.encode(registries[a].snapshot()))
+            for a in addresses
+        ]
+
+    def request(self, process: str) -> None:
+        self.counter.labels("ns", process.partition("#")[0]).inc()
+        self.counters[process].labels("ns", process.partition("#")[0]).inc()
+
+    async def scrape(self, after_s: float = 2.0) -> list[str]:
+        """The model processes that were read for it."""
+        await self.clock.advance(after_s)
+        self.read.clear()
+        self.text = await self.collector.text()
+        return sorted(set(self.read) - {"gateway"})
+
+    def requests(self) -> float:
+        return sum(samples(self.text, "model_total").values())
+
+
+async def test_processes_without_requests_are_not_asked() -> None:
+    """Only what a gateway has counted for a service since, or has under way, wakes its processes."""
+    p = Platform(30)
+    assert len(await p.scrape()) == 30  # nobody knows them yet
+    p.request("s3#0")
+    p.request("s3#0")
+    assert "s3#0" in await p.scrape()
+    assert p.requests() == 2
+    seen = await p.scrape()
+    assert len(seen) <= 2  # in turn
+    p.busy.add(("ns", "s7"))
+    assert "s7#0" in await p.scrape()
+    p.busy.clear()
+    p.models["s30#0"] = Registry()
+    p.counters["s30#0"] = p.models["s30#0"].counter("model", "M.", ("namespace", "service"))
+    assert "s30#0" in await p.scrape()
+
+
+async def test_what_no_gateway_knows_of_is_seen_within_a_minute_or_so() -> None:
+    p = Platform(30)
+    await p.scrape()
+    seen = []
+    for _ in range(40):
+        some = await p.scrape(2.0)
+        assert len(some) <= 2
+        seen += some
+    assert set(seen) == set(p.models)
+
+
+async def test_requests_are_counted_once_their_process_can_be_read() -> None:
+    """A process that could not be read is asked again, also without another request."""
+    p = Platform(3)
+    await p.scrape()
+    p.request("s1#0")
+    p.broken.add("s1#0")
+    assert "s1#0" in await p.scrape()
+    assert p.requests() == 0
+    p.broken.clear()
+    assert "s1#0" in await p.scrape()
+    assert p.requests() == 1
+
+
+async def test_without_an_answer_of_the_gateway_everybody_is_asked() -> None:
+    p = Platform(10)
+    await p.scrape()
+    p.counters["s5#0"].labels("ns", "s5").inc()
+    p.broken.add("gateway")
+    assert await p.scrape() == sorted(p.models)
+    assert p.requests() == 1
+
+
+async def test_a_text_of_many_series_lets_others_have_their_turn() -> None:
+    """No slice of the work is longer than some hundred series."""
+    p = Platform(300)
+    for process in p.models:
+        h = p.models[process].histogram("h", "H.", ("namespace", "service"), bounds=(1.0, 2.0))
+        for i in range(10):
+            h.labels("ns", f"{process}{i}").observe(1)
+    turns = 0
+    done = asyncio.Event()
+
+    async def other() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    await p.scrape()
+    done.set()
+    await task
+    assert turns > 3000 / 400

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from penstock.control.clock import Clock
 from penstock.domain.routes import Load
+from penstock.domain.service import Role
+from penstock.domain.workload import component_key
 
 ServiceKey = tuple[str, str]
 
@@ -136,6 +138,10 @@ class Loads:
             sum(n.in_flight for n in by_gateway.values()),
             sum(n.waiting for n in by_gateway.values()),
         )
+
+    def busy(self, namespace: str, service: str) -> bool:
+        """Requests of a service or one of its components are under way."""
+        return any((namespace, component_key(service, role)) in self._now for role in Role)
 
     def heard(self, expected: int, connected: int) -> bool:
         """All gateways that there should be are connected and have spoken lately."""

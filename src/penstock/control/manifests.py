@@ -7,6 +7,7 @@ others are told so (`losers`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,6 +27,8 @@ class ManifestCache:
     def __init__(self, kinds: Iterable[Kind]) -> None:
         self.kinds = tuple(kinds)
         self._objects: dict[ServiceKey, dict[Kind, Object]] = {}
+        #: How many there are by the status of their Ready condition.
+        self.ready: Counter[str] = Counter()
 
     async def load(self, store: Store) -> int:
         """Read everything; returns the version to watch from."""
@@ -49,6 +52,9 @@ class ManifestCache:
         old = objects.get(kind)
         if old is None or version_of(obj) >= version_of(old):
             objects[kind] = obj
+            self.ready[_ready(obj)] += 1
+            if old is not None:
+                self.ready[_ready(old)] -= 1
         return key
 
     def wrote(self, kind: Kind, obj: Object) -> None:
@@ -73,7 +79,9 @@ class ManifestCache:
 
     def _drop(self, kind: Kind, key: ServiceKey) -> None:
         objects = self._objects[key]
-        objects.pop(kind, None)
+        gone = objects.pop(kind, None)
+        if gone is not None:
+            self.ready[_ready(gone)] -= 1
         if not objects:
             del self._objects[key]
 
@@ -109,6 +117,15 @@ class ManifestCache:
 
     def __len__(self) -> int:
         return len(self._objects)
+
+
+def _ready(obj: Object) -> str:
+    """The status of the Ready condition: True, False or Unknown."""
+    status = obj.get("status") or {}
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "Ready":
+            return str(condition.get("status", "Unknown"))
+    return "Unknown"
 
 
 def _key(obj: Object) -> ServiceKey:

@@ -1,86 +1,65 @@
 """Every process's metrics, read when somebody asks and shown as one.
 
-Gateways and model processes answer `GET /metrics.json` on their own sockets with a
-`Registry.snapshot()`. The collector reads them side by side (at most `CONCURRENCY` at a time, each with a
-deadline, so a hung process costs a scrape one second and its own numbers), adds them up with
-`observe.metrics.Merger`, and keeps the share of processes that ended. Two scrapes within `FRESH_S` are one
-reading. A background reading every `BACKGROUND_S` bounds what is lost when a process is killed between
-two scrapes.
+Gateways and model processes answer `GET /metrics.json` on their own sockets with a `Registry.snapshot()`.
+`reading` reads them in batches with a deadline, so that a hung process costs a scrape one second and its own
+numbers; `observe.merging` has their sum, and keeps the share of processes that ended. Two scrapes within
+`FRESH_S` are one reading. A background reading every `BACKGROUND_S` bounds what is lost when a process is
+killed between two scrapes.
+
+Of a thousand model processes few have had a request since the last reading, and the gateways know which: a
+service's processes are read when a gateway's numbers of it changed, or while it has requests under way. What
+a process counts without a gateway (a client at its own socket, a model's own gauge) is seen when it is read
+in turn, after `STALE_S` or so. Without a gateway that answers, all are read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-import msgspec
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from penstock.control.clock import Clock
-from penstock.domain.routes import Address
-from penstock.observe.metrics import Merger, Registry, Snapshot, add, render
+from penstock.control.reading import Result, read_snapshots, well_formed
+from penstock.observe.merging import Merger
+from penstock.observe.metrics import Registry, Snapshot
 
 log = logging.getLogger(__name__)
 
-CONCURRENCY = 32
+#: Processes that are read at once.
+BATCH = 64
 DEADLINE_S = 1.0
 FRESH_S = 1.0
 BACKGROUND_S = 10.0
 #: Share of the time that background readings may take.
 BACKGROUND_SHARE = 0.03
-#: Bytes of one process's snapshot.
-MAX_BYTES = 16 * 1024 * 1024
+#: A process without requests is read again after this long.
+STALE_S = 60.0
+#: Series whose text is written before others get their turn of the loop.
+TURN = 400
 
-#: Process id (any string that changes when the process is another one) to address.
-Processes = Mapping[str, str]
+ServiceKey: TypeAlias = tuple[str, str]
+#: Result by address, in order.
+Read: TypeAlias = Callable[[Sequence[str]], Awaitable[list[Result]]]
 
-
-async def read_snapshot(address: str) -> Snapshot:
-    """`GET /metrics.json` at `unix:/path` or `tcp:host:port`. Raises OSError, ValueError.
-
-    By hand: a thousand processes are read at a time, and a client library's pool for each costs ten times
-    what the reading does.
-    """
-    where = Address.parse(address)
-    try:
-        if where.path is not None:
-            reader, writer = await asyncio.open_unix_connection(where.path)
-        else:
-            reader, writer = await asyncio.open_connection(where.host, where.port)
-    except OSError as e:
-        raise OSError(f"{address}: {e}") from e
-    try:
-        writer.write(_REQUEST)
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            line, *fields = head[:-4].decode("latin-1").split("\r\n")
-            status = line.split(" ", 2)[1:2]
-            if status != ["200"]:
-                raise OSError(f"{address} answered {line[:100]!r}")
-            length = _content_length(address, fields)
-            body = await reader.readexactly(length)
-        except asyncio.IncompleteReadError as e:
-            raise OSError(f"{address} broke off its answer") from e
-        except asyncio.LimitOverrunError as e:
-            raise ValueError(f"{address}: a head without an end") from e
-    finally:
-        writer.close()
-    return msgspec.json.decode(body, type=dict[str, dict[str, Any]])
+#: The control plane's own part of the sum.
+_OWN = ""
 
 
-_REQUEST = b"GET /metrics.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+class Process(NamedTuple):
+    """Something that has metrics."""
+
+    address: str
+    #: (namespace, name) of a model process's service; None for a gateway.
+    service: ServiceKey | None = None
 
 
-def _content_length(address: str, fields: list[str]) -> int:
-    for field in fields:
-        name, _, value = field.partition(":")
-        if name.lower() == "content-length" and value.strip().isdigit():
-            length = int(value)
-            if length > MAX_BYTES:
-                raise ValueError(f"{address}: {length} bytes of metrics")
-            return length
-    raise ValueError(f"{address} does not say how long its metrics are")
+#: By process id: any string that changes when the process is another one.
+Processes: TypeAlias = Mapping[str, Process]
+
+
+async def read_in_thread(addresses: Sequence[str]) -> list[Result]:
+    return await asyncio.to_thread(read_snapshots, addresses, deadline_s=DEADLINE_S)
 
 
 def went_back(old: Snapshot, new: Snapshot) -> bool:
@@ -113,15 +92,24 @@ class MetricsCollector:
         *,
         clock: Clock,
         refresh_own: Callable[[], None] = lambda: None,
-        read: Callable[[str], Any] = read_snapshot,
+        busy: Callable[[ServiceKey], bool] = lambda service: False,
+        read: Read = read_in_thread,
     ) -> None:
+        """`busy`: whether a service has requests under way, as far as is known."""
         self._processes = processes
         self._own = own
         self._clock = clock
         self._refresh_own = refresh_own
+        self._busy = busy
         self._read = read
         self._merger = Merger()
         self._last: dict[str, Snapshot] = {}
+        #: When a process was read last, the longest ago first.
+        self._last_at: dict[str, float] = {}
+        #: Services that have had requests since all their processes were read.
+        self._due: set[ServiceKey] = set()
+        #: How many more may be read in turn.
+        self._in_turn = 0.0
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._unread = own.counter(
@@ -134,17 +122,25 @@ class MetricsCollector:
 
     async def text(self) -> bytes:
         """Prometheus text of all processes."""
-        return render(await self.total())
+        await self._up_to_date()
+        # A thousand services' lines take a second if all are new: the loop's others go on meanwhile.
+        while self._merger.write(TURN):  # noqa: ASYNC110 - nothing is waited for
+            await asyncio.sleep(0)
+        return self._merger.text()
 
     async def total(self) -> Snapshot:
         """The sum over all processes, at most `FRESH_S` old."""
+        await self._up_to_date()
+        return self._merger.total()
+
+    async def _up_to_date(self) -> None:
         await self._fresh()
         self._refresh_own()
-        return add([self._merger.total(), self._own.snapshot()])
+        self._merger.put(_OWN, self._own.snapshot())
 
     def forget(self, namespace: str, service: str) -> None:
         """Drop the ended processes' share of a service that was deleted."""
-        self._merger.forget({"namespace": namespace, "service": service})
+        self._merger.forget(namespace, service)
 
     async def run(self) -> None:
         """Read in the background, for ever. Cancelled from outside."""
@@ -153,7 +149,7 @@ class MetricsCollector:
             await self._clock.sleep(every_s)
             began = self._clock.monotonic()
             await self._fresh()
-            # A thousand processes take a second to read; in the background that may be a share of time.
+            # A thousand processes take a while to read; in the background that may be a share of time.
             every_s = max(BACKGROUND_S, (self._clock.monotonic() - began) / BACKGROUND_SHARE)
 
     async def close(self) -> None:
@@ -172,32 +168,86 @@ class MetricsCollector:
 
     async def _read_all(self) -> None:
         processes = dict(self._processes())
-        for gone in self._merger.processes() - processes.keys():
+        for gone in self._merger.processes() - processes.keys() - {_OWN}:
             self._retire(gone)
-        gate = asyncio.Semaphore(CONCURRENCY)
-
-        async def one(process: str, address: str) -> None:
-            async with gate:
-                try:
-                    async with asyncio.timeout(DEADLINE_S):
-                        snapshot = await self._read(address)
-                except (OSError, ValueError, TimeoutError) as exc:
-                    self._unread.inc()
-                    log.debug("metrics of %s cannot be read: %s", process, exc)
-                    return
-            last = self._last.get(process)
-            if last is not None and went_back(last, snapshot):
-                self._retire(process)
-            self._last[process] = snapshot
-            self._merger.put(process, snapshot)
-
-        await asyncio.gather(*(one(p, a) for p, a in processes.items()))
+        gateways = {p: a for p, a in processes.items() if a.service is None}
+        self._merger.stirred()  # by model processes, in the last reading
+        unread = await self._read_some(gateways)
+        self._due |= self._merger.stirred()
+        # Who cannot ask the gateways knows of no service that it had no requests.
+        everybody = bool(unread) or not gateways
+        models = {p: a for p, a in processes.items() if a.service is not None}
+        wanted = models if everybody else self._wanted(models)
+        unread = await self._read_some(wanted)
+        self._due = {service for p in unread if (service := models[p].service) is not None}
         self._read_at = self._clock.monotonic()
         self._read_gauge.set(self._read_at)
+
+    def _wanted(self, models: Processes) -> dict[str, Process]:
+        """Those that may have something new, and of the others those that were read longest ago."""
+        now = self._clock.monotonic()
+        wanted = {}
+        for process, about in models.items():
+            service = about.service
+            if service is not None and (
+                process not in self._last or service in self._due or self._busy(service)
+            ):
+                wanted[process] = about
+        # In turn, so that a thousand that were started at once are not read at once for ever.
+        if self._last_at:
+            self._in_turn += len(models) * min(STALE_S, now - self._read_at) / STALE_S
+        turns, self._in_turn = int(self._in_turn), self._in_turn % 1
+        for process in self._last_at:
+            if not turns:
+                break
+            if process in models and process not in wanted:
+                wanted[process] = models[process]
+                turns -= 1
+        return wanted
+
+    async def _read_some(self, processes: Processes) -> list[str]:
+        """Read them into the sum; those that could not be read."""
+        unread = []
+        ids = list(processes)
+        for first in range(0, len(ids), BATCH):
+            batch = ids[first : first + BATCH]
+            results = await self._read([processes[p].address for p in batch])
+            for process, result in zip(batch, results, strict=True):
+                problem = self._take(process, result)
+                if problem is not None:
+                    unread.append(process)
+                    self._unread.inc()
+                    log.debug("metrics of %s cannot be read: %s", process, problem)
+        return unread
+
+    def _take(self, process: str, result: Result) -> Exception | None:
+        """Put what was read into the sum; what is wrong with it otherwise."""
+        if isinstance(result, Exception):
+            return result
+        if not well_formed(result):
+            return ValueError("these are no metrics")
+        last = self._last.get(process)
+        if last == result:
+            self._note(process, result)
+            return None
+        if last is not None and went_back(last, result):
+            self._retire(process)
+        try:
+            self._merger.put(process, result)
+        except ValueError as exc:
+            return exc
+        self._note(process, result)
+        return None
+
+    def _note(self, process: str, snapshot: Snapshot) -> None:
+        self._last[process] = snapshot
+        self._last_at.pop(process, None)
+        self._last_at[process] = self._clock.monotonic()
 
     def _retire(self, process: str) -> None:
         self._merger.retire(process)
         self._last.pop(process, None)
+        self._last_at.pop(process, None)
 
 
 def counter_by(snapshot: Snapshot, name: str, keys: Iterable[str]) -> dict[tuple[str, ...], float]:

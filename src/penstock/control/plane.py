@@ -22,7 +22,7 @@ from penstock.control.graphs import GraphController
 from penstock.control.local_models import LocalFiles, LocalModels
 from penstock.control.loop import Backoff, Loop
 from penstock.control.manifests import ManifestCache
-from penstock.control.metrics import MetricsCollector
+from penstock.control.metrics import MetricsCollector, Process
 from penstock.control.placing import Placing
 from penstock.control.plan import Event
 from penstock.control.priorities import PRIORITY_CLASS
@@ -36,7 +36,6 @@ from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
 from penstock.control.services import ServiceController
 from penstock.control.settings import ControlSettings
 from penstock.domain.devices import WHOLE
-from penstock.domain.status import conditions_of
 from penstock.domain.workload import service_key
 from penstock.errors import Unavailable
 from penstock.observe.metrics import Registry
@@ -150,7 +149,11 @@ class ControlPlane:
         self.garbage = GarbageCollector(store, skip={REVISION}, sleep=self._clock.sleep)
         self.registry = Registry()
         self.metrics = MetricsCollector(
-            self._processes, self.registry, clock=self._clock, refresh_own=self._refresh_gauges
+            self._processes,
+            self.registry,
+            clock=self._clock,
+            refresh_own=self._refresh_gauges,
+            busy=lambda key: self.scaler.loads.busy(*key),
         )
         self._service_gauge = self.registry.gauge(
             "penstock_services", "Services by the status of their Ready condition.", ("ready",)
@@ -350,27 +353,18 @@ class ControlPlane:
 
     # -- metrics -----------------------------------------------------------------------------------
 
-    def _processes(self) -> dict[str, str]:
-        found = dict(self._gateways())
+    def _processes(self) -> dict[str, Process]:
+        found = {name: Process(address) for name, address in self._gateways().items()}
         for r in self.replicas.all():
             if r.phase in (Phase.READY, Phase.DRAINING) and r.address:
-                found[f"{r.id}#{r.restarts}#{r.pid}"] = r.address
+                service = (r.namespace, r.service)
+                found[f"{r.id}#{r.restarts}#{r.pid}"] = Process(r.address, service)
         return found
 
     def _refresh_gauges(self) -> None:
-        ready = {"True": 0, "False": 0, "Unknown": 0}
-        for _, obj in self.manifests.all():
-            status = next(
-                (
-                    c.status.value
-                    for c in conditions_of(obj.get("status") or {})
-                    if c.type == "Ready"
-                ),
-                "Unknown",
-            )
-            ready[status] += 1
-        for value, count in ready.items():
-            self._service_gauge.labels(value).set(count)
+        ready = self.manifests.ready
+        for value in ("True", "False", "Unknown"):
+            self._service_gauge.labels(value).set(ready[value])
         self._replica_gauge.children.clear()
         self._memory_gauge.children.clear()
         self._device_gauge.children.clear()

@@ -2,14 +2,14 @@
 
 `prometheus_client` costs 0.4 to 1.2 us a sample and cannot remove what a dead process left behind, so each
 process keeps plain Python numbers here (single-threaded: one event loop writes them), hands them out as a
-JSON-able snapshot, and one place (`Merger`) adds them up and renders Prometheus text. A process that ends
-keeps its share: its last snapshot is folded into a total, so counters never go back.
+JSON-able snapshot, and one place (`observe.merging`) adds them up and writes Prometheus text. A process that
+ends keeps its share, so counters never go back.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
@@ -162,45 +162,6 @@ class Registry:
         return out
 
 
-class Merger:
-    """The sum of many processes' snapshots, by process id (any string)."""
-
-    def __init__(self) -> None:
-        self._live: dict[str, Snapshot] = {}
-        self._retired: Snapshot = {}
-
-    def put(self, process: str, snapshot: Snapshot) -> None:
-        """Replace what is known of a live process."""
-        self._live[process] = snapshot
-
-    def retire(self, process: str) -> None:
-        """The process ended: keep its counters and histograms, drop its gauges. No-op when unknown."""
-        last = self._live.pop(process, None)
-        if last is not None:
-            keep = {n: f for n, f in last.items() if f["kind"] != "gauge"}
-            self._retired = add([self._retired, keep])
-
-    def forget(self, labels: Mapping[str, str]) -> None:
-        """Drop what ended processes left with all these labels, e.g. of a service that was deleted."""
-        for family in self._retired.values():
-            names = family["labels"]
-            if all(n in names for n in labels):
-                at = [(names.index(n), v) for n, v in labels.items()]
-                family["samples"] = [
-                    s for s in family["samples"] if any(s[0][i] != v for i, v in at)
-                ]
-
-    def processes(self) -> set[str]:
-        return set(self._live)
-
-    def total(self) -> Snapshot:
-        return add([self._retired, *self._live.values()])
-
-    def text(self) -> bytes:
-        """Prometheus text format, version 0.0.4."""
-        return render(self.total())
-
-
 def add(snapshots: Iterable[Snapshot]) -> Snapshot:
     """Add snapshots sample by sample; families that disagree on labels or bounds raise ValueError."""
     out: Snapshot = {}
@@ -219,16 +180,18 @@ def add(snapshots: Iterable[Snapshot]) -> Snapshot:
                 old = values.get(key)
                 if old is None:
                     values[key] = value
-                elif family["kind"] == "histogram":
-                    values[key] = [
-                        [a + b for a, b in zip(old[0], value[0], strict=True)],
-                        old[1] + value[1],
-                    ]
                 else:
-                    values[key] = old + value
+                    values[key] = add_values(family["kind"], old, value)
     for name, values in sums.items():
         out[name]["samples"] = [[list(k), v] for k, v in values.items()]
     return out
+
+
+def add_values(kind: str, a: Any, b: Any) -> Any:
+    """The sum of two samples of a metric."""
+    if kind == "histogram":
+        return [[x + y for x, y in zip(a[0], b[0], strict=True)], a[1] + b[1]]
+    return a + b
 
 
 def render(snapshot: Snapshot) -> bytes:
@@ -238,41 +201,58 @@ def render(snapshot: Snapshot) -> bytes:
     thousand services; here what a family's lines have in common is written once.
     """
     out: list[str] = []
-    for name, family in sorted(snapshot.items()):
-        if family["kind"] == "counter":
-            name = f"{name.removesuffix('_total')}_total"
-        text = family["help"].replace("\\", r"\\").replace("\n", r"\n")
-        out.append(f"# HELP {name} {text}\n# TYPE {name} {family['kind']}\n")
-        if family["kind"] == "histogram":
-            _histogram(name, family, out)
-        else:
-            order = _order(family["labels"])
-            for labels, value in family["samples"]:
-                out.append(f"{name}{_braces(_pairs(order, labels))} {_number(value)}\n")
+    for name, f in sorted(snapshot.items()):
+        out.append(heading(name, f["kind"], f["help"]))
+        out += [
+            sample_text(name, f["kind"], f["labels"], f["bounds"], labels, value)
+            for labels, value in f["samples"]
+        ]
     return "".join(out).encode()
 
 
-def _histogram(name: str, family: Mapping[str, Any], out: list[str]) -> None:
-    order = _order(family["labels"])
+def heading(name: str, kind: str, help_: str) -> str:
+    """What goes before a metric's lines."""
+    name = _shown(name, kind)
+    text = help_.replace("\\", r"\\").replace("\n", r"\n")
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+
+
+def sample_text(
+    name: str,
+    kind: str,
+    labels: Sequence[str],
+    bounds: Sequence[float],
+    values: Sequence[str],
+    value: Any,
+) -> str:
+    """The lines of one sample: one, or a histogram's."""
+    order = _order(tuple(labels))
+    if kind != "histogram":
+        return f"{_shown(name, kind)}{_braces(_pairs(order, values))} {_number(value)}\n"
+    counts, total = value
     # Labels are in alphabetical order, and the bucket's bound is one of them.
     before = [(label, i) for label, i in order if label < "le"]
     after = order[len(before) :]
-    bounds = [*(repr(float(b)) for b in family["bounds"]), "+Inf"]
-    has_sum = not family["bounds"] or family["bounds"][0] >= 0
-    for labels, (counts, total) in family["samples"]:
-        head = f'{name}_bucket{{{"".join(f"{pair}," for pair in _pairs(before, labels))}le="'
-        foot = f'"{"".join(f",{pair}" for pair in _pairs(after, labels))}}} '
-        running = 0
-        for bound, n in zip(bounds, counts, strict=True):
-            running += n
-            out.append(f"{head}{bound}{foot}{_number(running)}\n")
-        if has_sum:
-            braces = _braces(_pairs(order, labels))
-            out.append(f"{name}_count{braces} {_number(running)}\n")
-            out.append(f"{name}_sum{braces} {_number(total)}\n")
+    head = f'{name}_bucket{{{"".join(f"{pair}," for pair in _pairs(before, values))}le="'
+    foot = f'"{"".join(f",{pair}" for pair in _pairs(after, values))}}} '
+    running = 0
+    out = []
+    for bound, n in zip((*(repr(float(b)) for b in bounds), "+Inf"), counts, strict=True):
+        running += n
+        out.append(f"{head}{bound}{foot}{_number(running)}\n")
+    if not bounds or bounds[0] >= 0:
+        braces = _braces(_pairs(order, values))
+        out.append(f"{name}_count{braces} {_number(running)}\n")
+        out.append(f"{name}_sum{braces} {_number(total)}\n")
+    return "".join(out)
 
 
-def _order(labels: Sequence[str]) -> list[tuple[str, int]]:
+def _shown(name: str, kind: str) -> str:
+    return f"{name.removesuffix('_total')}_total" if kind == "counter" else name
+
+
+@lru_cache(1024)
+def _order(labels: tuple[str, ...]) -> list[tuple[str, int]]:
     return sorted((label, i) for i, label in enumerate(labels))
 
 
