@@ -19,7 +19,9 @@ from penstock.gateway.request_ids import RequestIds
 UCB = Bandit(PolicyName.UCB1, seed=1)
 V2_PATH = "/v2/models/iris/infer"
 V1_PATH = "/v1/models/iris:predict"
-V2_BODY = b'{"model_name":"iris","outputs":[{"name":"y","shape":[1],"datatype":"FP64","data":[1.5]}]}'
+V2_BODY = (
+    b'{"model_name":"iris","outputs":[{"name":"y","shape":[1],"datatype":"FP64","data":[1.5]}]}'
+)
 
 
 class Plane:
@@ -73,9 +75,7 @@ async def learning(
         writer.write(reply(V2_BODY))
 
     stands = [await stand_in(n, answer or say_v2) for n in ("a", "b")]
-    targets = tuple(
-        Target(f"iris-0000{i}", 50, (s.route,)) for i, s in enumerate(stands, start=1)
-    )
+    targets = tuple(Target(f"iris-0000{i}", 50, (s.route,)) for i, s in enumerate(stands, start=1))
     front.routes(route("iris", targets=targets, bandit=bandit, uid="u1", **fields))
     return stands
 
@@ -115,7 +115,8 @@ async def test_a_binary_answer_of_v2_has_it_too(front, stand_in, plane):
         body = head + data
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n"
-            b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n" % (len(head), len(body))
+            b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n"
+            % (len(head), len(body))
             + body
         )
 
@@ -184,7 +185,9 @@ async def test_what_is_no_feedback_says_so(front, stand_in, plane, body, status)
 
 
 @pytest.mark.parametrize("reward", [-0.1, 1.1, 1e300])
-async def test_a_reward_out_of_range_is_refused_and_may_be_corrected(front, stand_in, plane, reward):
+async def test_a_reward_out_of_range_is_refused_and_may_be_corrected(
+    front, stand_in, plane, reward
+):
     await learning(front, stand_in)
     answer = await front.client.post(V1_PATH, json={})
     told = await rewarded(front, answer, reward)
@@ -237,7 +240,9 @@ async def test_seldons_feedback_is_credited_by_its_puid(front, stand_in, plane):
     headers = {"seldon-puid": "mine"}
     answer = await front.client.post(f"{path}/predictions", json={}, headers=headers)
     assert answer.json()["meta"]["puid"] == "mine"
-    told = await front.client.post(f"{path}/feedback", json={"response": answer.json(), "reward": 0})
+    told = await front.client.post(
+        f"{path}/feedback", json={"response": answer.json(), "reward": 0}
+    )
     assert told.status_code == 200, told.text
     assert sum(a.rewards for a in plane.arms.values()) == 2
     assert sum(len(s.seen) for s in stands) == 2, "no feedback went to a replica"

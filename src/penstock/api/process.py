@@ -32,6 +32,7 @@ from penstock.control.model_files import CachedFiles
 from penstock.control.plane import ControlPlane
 from penstock.control.settings import ControlSettings
 from penstock.errors import PenstockError
+from penstock.store.learned import LearnedStore
 from penstock.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,7 @@ async def _run(
             gateways=tuple(f"unix:{layout.gateway_socket(n)}" for n in range(options.gateways)),
         ),
         local_files=files,
+        learned=await LearnedStore.open(options.data_dir / "learned.db"),
         routes_socket=layout.routes_socket,
         routes_file=layout.routes_file,
         gateways=lambda: gateway_sockets(layout),

@@ -6,7 +6,7 @@ changes, and when that of a service or graph changes that it names (their status
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from penstock import dialects
@@ -21,6 +21,7 @@ from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
 from penstock.domain.routes import Route
 from penstock.domain.status import (
+    ArmStatus,
     Condition,
     ServiceStatus,
     Truth,
@@ -45,7 +46,9 @@ class GraphController:
         routes: RoutePublisher,
         inference_url: str,
         clock: Clock,
+        arms: Callable[[str, str, str], tuple[ArmStatus, ...]] = lambda *graph: (),
     ) -> None:
+        self._arms = arms
         self._store = store
         self._manifests = manifests
         self._routes = routes
@@ -106,7 +109,7 @@ class GraphController:
         ready, reason, message = self._judge(graph)
         if troubles:
             ready, reason, message = Truth.FALSE, "NameTaken", "; ".join(troubles)
-        self._routes.put(_route(graph))
+        self._routes.put(_route(graph, manifest["metadata"]))
         before = conditions_of(manifest.get("status") or {})
         url = f"{self._inference_url}/serving/{graph.namespace}/{graph.name}"
         status = with_conditions(
@@ -117,6 +120,7 @@ class GraphController:
                 url=url,
                 address=url,
                 warnings=(*(str(w) for w in translation.warnings), *self._unheard(graph)),
+                arms=self._learned(graph, manifest),
             ),
             before,
             self._clock.now(),
@@ -127,6 +131,11 @@ class GraphController:
             written = await self._store.update_status({**manifest, "status": rendered})
             self._manifests.wrote(kind, written)
         return None
+
+    def _learned(self, graph: Graph | Experiment, manifest: Object) -> tuple[ArmStatus, ...]:
+        if isinstance(graph, Experiment) or not graph.bandits():
+            return ()
+        return self._arms(graph.namespace, graph.name, manifest["metadata"]["uid"])
 
     def _follow(self, key: ServiceKey, graph: Graph | Experiment) -> None:
         names = frozenset((*graph.services(), *graph.graphs(), *_heard(graph)))
@@ -209,10 +218,18 @@ class GraphController:
                 await self._records.event(kind, manifest, Event("Warning", "NoEffect", warning))
 
 
-def _route(graph: Graph | Experiment) -> Route:
+def _route(graph: Graph | Experiment, meta: Mapping[str, Any]) -> Route:
+    labels = tuple(sorted((meta.get("labels") or {}).items()))
     if isinstance(graph, Experiment):
-        return Route(graph.namespace, graph.name, experiment=graph)
-    return Route(graph.namespace, graph.name, timeout_s=graph.timeout_s, graph=graph)
+        return Route(graph.namespace, graph.name, experiment=graph, labels=labels)
+    return Route(
+        graph.namespace,
+        graph.name,
+        timeout_s=graph.timeout_s,
+        graph=graph,
+        labels=labels,
+        uid=str(meta.get("uid", "")) if graph.bandits() else "",
+    )
 
 
 def _heard(graph: Graph | Experiment) -> tuple[ServiceKey, ...]:

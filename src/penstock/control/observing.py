@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from penstock.control.drains import Drains
 from penstock.control.plan import LIVE, Observed, ObservedWorkload
@@ -15,7 +15,7 @@ from penstock.control.service_state import ServiceState
 from penstock.control.workloads import Workloads
 from penstock.domain.priority import Priority, Rank
 from penstock.domain.service import Role, Service
-from penstock.domain.status import conditions_of
+from penstock.domain.status import ArmStatus, conditions_of
 from penstock.domain.workload import component_key
 from penstock.store.base import Object
 
@@ -36,6 +36,7 @@ class Observer:
         scaler: Scaler,
         priorities: Priorities,
         inference_url: str,
+        arms: Callable[[str, str, str], tuple[ArmStatus, ...]] = lambda *service: (),
     ) -> None:
         self._workloads = workloads
         self._revisions = revisions
@@ -45,6 +46,8 @@ class Observer:
         self._scaler = scaler
         self._priorities = priorities
         self._inference_url = inference_url
+        #: What the bandits of a namespace, name and uid have learned.
+        self._arms = arms
 
     async def observe(
         self,
@@ -74,6 +77,7 @@ class Observer:
             warnings=(*warnings, *unknown),
             url=url,
             address=url,
+            arms=self._arms(*key, state.uid) if service.traffic.bandit is not None else (),
         )
 
     async def _ranks(

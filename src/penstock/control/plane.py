@@ -11,9 +11,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from penstock import dialects
 from penstock.backends.base import Backend, Phase, ReplicaStatus
+from penstock.control.bandits import BanditKeeper
 from penstock.control.budget import MemoryBudget
 from penstock.control.clock import Clock
 from penstock.control.feeds import follow
@@ -41,6 +43,7 @@ from penstock.errors import Unavailable
 from penstock.observe.metrics import Registry
 from penstock.store.base import Change, Kind, Store
 from penstock.store.garbage import GarbageCollector
+from penstock.store.learned import LearnedStore
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class ControlPlane:
         expected_gateways: int = 0,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
         local_files: LocalFiles | None = None,
+        learned: LearnedStore | None = None,
     ) -> None:
         self.store = store
         self.backend = backend
@@ -99,7 +103,13 @@ class ControlPlane:
             on_sleep=lambda namespace, name: self.services.sleep((namespace, name)),
             on_load=self.scaler.heard,
             on_hung_up=self.scaler.loads.hung_up,
+            on_feedback=lambda *rewards: self.bandits.rewarded(*rewards),
+            on_pulls=lambda pulls: self.bandits.pulled(pulls),
+            learned=lambda: self.bandits.all(),
             expected_gateways=expected_gateways,
+        )
+        self.bandits = BanditKeeper(
+            learned, say=self.routes.say, clock=self._clock, on_change=self._learned
         )
         self.services = ServiceController(
             store,
@@ -115,6 +125,7 @@ class ControlPlane:
             clock=self._clock,
             on_gone=self._service_gone,
             total=lambda: self.metrics.total(),
+            arms=self.bandits.status,
         )
         self.graphs = GraphController(
             store,
@@ -122,6 +133,7 @@ class ControlPlane:
             routes=self.routes,
             inference_url=settings.inference_url,
             clock=self._clock,
+            arms=self.bandits.status,
         )
         self.local_models: LocalModels | None = None
         if local_files is not None:
@@ -183,6 +195,7 @@ class ControlPlane:
         self._gateways_gauge = self.registry.gauge(
             "penstock_gateways", "Gateways connected to the control plane."
         )
+        self._refresh_bandits = self.bandits.metrics(self.registry)
         self._tasks: list[asyncio.Task[None]] = []
         #: Who else wants to hear of every change of a replica.
         self.replica_listeners: list[OnChange] = []
@@ -196,6 +209,9 @@ class ControlPlane:
         version = await self.manifests.load(self.store)
         await self.services.revisions.load()
         await self._first_sync()
+        await self.bandits.load(
+            {_name(obj["metadata"]): obj["metadata"]["uid"] for _, obj in self.manifests.all()}
+        )
         await self.quotas.load()
         await self._load_owners()
         if self.local_models is not None:
@@ -207,6 +223,7 @@ class ControlPlane:
             asyncio.create_task(self.scaler.run(), name="autoscaler"),
             asyncio.create_task(self.services.progressing.run(), name="rollouts"),
             asyncio.create_task(self.placing.run(), name="placing"),
+            asyncio.create_task(self.bandits.run(), name="bandits"),
             asyncio.create_task(self.garbage.run(), name="garbage collector"),
             *(
                 [asyncio.create_task(self.budget.run(), name="memory budget")]
@@ -242,6 +259,7 @@ class ControlPlane:
         await self.services.close()
         await self.metrics.close()
         await self.routes.close()
+        await self.bandits.close()
 
     async def _load_owners(self) -> None:
         await self.garbage.load((obj for _, obj in self.manifests.all()), self.manifests.kinds)
@@ -306,6 +324,8 @@ class ControlPlane:
         self.loop.enqueue(service_key(key))
 
     async def _look(self, key: ServiceKey) -> float | None:
+        if self.manifests.get(key) is None:
+            self.bandits.forget_soon(key)
         if self.graphs.is_graph(key):
             await self.services.leave(key)
             return await self.graphs.look(key)
@@ -346,6 +366,11 @@ class ControlPlane:
             listen(old, new)
         self.services.replica_changed(old, new)
 
+    def _learned(self, key: ServiceKey) -> None:
+        """A bandit learned: its service's status, and the file for gateways that start, say it."""
+        self._enqueue(key)
+        self.routes.refresh_file()
+
     def _service_gone(self, key: ServiceKey) -> None:
         self.metrics.forget(*key)
         for labels in [k for k in self._restarts.children if k[:2] == key]:
@@ -383,6 +408,11 @@ class ControlPlane:
         failed = self._failed_looks.labels()
         failed.inc(self.loop.failed - failed.value)
         self._gateways_gauge.labels().set(self.routes.gateways)
+        self._refresh_bandits()
+
+
+def _name(meta: Mapping[str, Any]) -> ServiceKey:
+    return meta.get("namespace", ""), meta["name"]
 
 
 def _say_failure(task: asyncio.Task[None]) -> None:

@@ -19,12 +19,15 @@ import itertools
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from penstock.control.files import write_atomic
+from penstock.domain.learning import Credited, Feedback, Learned, Pulls
 from penstock.domain.routes import Load, Put, Remove, Route, Snapshot, ToGateway
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,9 @@ FILE_EVERY_S = 0.1
 #: A gateway that has not read for this long is dropped; it reconnects and gets a snapshot.
 STALLED_S = 30.0
 
+#: Messages about bandits that may wait for one gateway.
+MOST_LETTERS = 10_000
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -49,6 +55,8 @@ class _Gateway:
         self.number = number
         #: Keys to tell, in the order of their latest change.
         self.untold: dict[str, None] = {}
+        #: What is to be said about bandits.
+        self.letters: deque[Learned | Credited] = deque()
         self.snapshot = True
         self.wakeup = asyncio.Event()
         self.wakeup.set()
@@ -66,6 +74,9 @@ class RoutePublisher:
         on_sleep: Callable[[str, str], None] | None = None,
         on_load: Callable[[int, Load], None] | None = None,
         on_hung_up: Callable[[int], None] | None = None,
+        on_feedback: Callable[[int, Feedback], None] | None = None,
+        on_pulls: Callable[[Pulls], None] | None = None,
+        learned: Callable[[], tuple[Learned, ...]] = tuple,
         expected_gateways: int = 0,
     ) -> None:
         self._file = file
@@ -74,6 +85,10 @@ class RoutePublisher:
         #: Called with a number for the gateway's connection, never used again.
         self._on_load = on_load
         self._on_hung_up = on_hung_up
+        self._on_feedback = on_feedback
+        self._on_pulls = on_pulls
+        #: What bandits have learned, for a gateway that connects, and for the file.
+        self._learned = learned
         self._connections = itertools.count()
         #: How many gateways should be connected; while fewer are, `applied` waits its whole time.
         self.expected_gateways = expected_gateways
@@ -150,6 +165,17 @@ class RoutePublisher:
             self._withdrawn.discard(key)
             del self._changed[key]
 
+    def say(self, gateway: int | None, messages: Iterable[Learned | Credited]) -> None:
+        """Tell one gateway, or all (None), about bandits. A gateway that reads too slowly is dropped."""
+        said = tuple(messages)
+        for g in list(self._gateways):
+            if gateway is not None and g.number != gateway:
+                continue
+            g.letters.extend(said)
+            if len(g.letters) > MOST_LETTERS:
+                g.writer.transport.abort()  # it comes back for a snapshot, which has all of it
+            g.wakeup.set()
+
     # -- the socket --------------------------------------------------------------------------------
 
     async def serve(self, path: Path) -> None:
@@ -172,6 +198,10 @@ class RoutePublisher:
         self._path = path
         if self._file is not None:
             self._file_task = asyncio.create_task(self._keep_file(self._file))
+
+    def refresh_file(self) -> None:
+        """Write the file anew: what bandits have learned is in it, too."""
+        self._dirty.set()
 
     async def close(self) -> None:
         """Hang up on the gateways (they keep what they have) and write the file a last time."""
@@ -265,6 +295,18 @@ class RoutePublisher:
                 self._on_load(gateway.number, msgspec.convert(message, Load))
             except msgspec.ValidationError as exc:
                 log.warning("a gateway's load cannot be read: %s", exc)
+        elif message.get("type") in ("feedback", "pulls"):
+            self._heard_of_bandits(gateway, message)
+
+    def _heard_of_bandits(self, gateway: _Gateway, message: dict[str, Any]) -> None:
+        try:
+            if message["type"] == "pulls":
+                if self._on_pulls is not None:
+                    self._on_pulls(msgspec.convert(message, Pulls))
+            elif self._on_feedback is not None:
+                self._on_feedback(gateway.number, msgspec.convert(message, Feedback))
+        except msgspec.ValidationError as exc:
+            log.warning("what a gateway says about bandits cannot be read: %s", exc)
 
     async def _send(self, gateway: _Gateway) -> None:
         try:
@@ -283,7 +325,10 @@ class RoutePublisher:
         if gateway.snapshot:
             gateway.snapshot = False
             gateway.untold.clear()
-            yield Snapshot(self.sequence, tuple(self._routes.values()))
+            gateway.letters.clear()
+            yield self._snapshot()
+        while gateway.letters:
+            yield gateway.letters.popleft()
         while gateway.untold:
             key = next(iter(gateway.untold))
             del gateway.untold[key]
@@ -291,15 +336,17 @@ class RoutePublisher:
             sequence = self._changed.get(key, self.sequence)
             yield Put(sequence, route) if route is not None else Remove(sequence, key)
 
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self.sequence, tuple(self._routes.values()), self._learned())
+
     # -- the file ----------------------------------------------------------------------------------
 
     async def _keep_file(self, file: Path) -> None:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            snapshot = Snapshot(self.sequence, tuple(self._routes.values()))
             try:
-                await asyncio.to_thread(write_atomic, file, _encode(snapshot))
+                await asyncio.to_thread(write_atomic, file, _encode(self._snapshot()))
             except OSError as exc:
                 log.error("the routes cannot be kept in %s: %s", file, exc)
                 self._dirty.set()
@@ -308,6 +355,6 @@ class RoutePublisher:
 
     def _write_file(self, file: Path) -> None:
         try:
-            write_atomic(file, _encode(Snapshot(self.sequence, tuple(self._routes.values()))))
+            write_atomic(file, _encode(self._snapshot()))
         except OSError as exc:
             log.error("the routes cannot be kept in %s: %s", file, exc)

@@ -36,6 +36,7 @@ from penstock.control.settings import ControlSettings
 from penstock.control.starts import Starts
 from penstock.control.workloads import Workloads
 from penstock.domain.service import Role, Service
+from penstock.domain.status import ArmStatus
 from penstock.domain.workload import service_key
 from penstock.errors import InvalidManifest, Unavailable
 from penstock.store.base import Kind, Object, Store
@@ -68,6 +69,7 @@ class ServiceController:
         clock: Clock,
         on_gone: Callable[[ServiceKey], None] = lambda key: None,
         total: Callable[[], Awaitable[Mapping[str, Any]]] = _nothing_counted,
+        arms: Callable[[str, str, str], tuple[ArmStatus, ...]] = lambda *service: (),
     ) -> None:
         self._backend = backend
         self._manifests = manifests
@@ -110,6 +112,7 @@ class ServiceController:
             scaler=scaler,
             priorities=self.priorities,
             inference_url=settings.inference_url,
+            arms=arms,
         )
 
     # -- what others tell --------------------------------------------------------------------------

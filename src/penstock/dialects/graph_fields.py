@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from penstock.dialects.base import Manifest
@@ -24,6 +24,20 @@ def problems_of(graph: Graph, locate: Locate) -> list[FieldProblem]:
     return [FieldProblem(path(locate(p)), p.message) for p in check(graph)]
 
 
+def arms_of(status: ServiceStatus) -> list[dict[str, Any]]:
+    """What bandits have learned, as every dialect's `status.penstock.bandit` has it."""
+    return [
+        {
+            **({"step": a.step} if a.step else {}),
+            "arm": a.arm,
+            "requests": a.requests,
+            "rewards": a.rewards,
+            "mean": round(a.mean, 6),
+        }
+        for a in status.arms
+    ]
+
+
 def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     """InferenceGraphStatus of KServe; Penstock's Pipeline has the same."""
     rendered: dict[str, Any] = {
@@ -42,7 +56,9 @@ def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     }
     if status.url:
         rendered["url"] = status.url
-    own: Mapping[str, Any] = {"warnings": list(status.warnings)} if status.warnings else {}
+    own: dict[str, Any] = {"warnings": list(status.warnings)} if status.warnings else {}
+    if status.arms:
+        own["bandit"] = arms_of(status)
     if own:
         rendered["penstock"] = own
     return rendered

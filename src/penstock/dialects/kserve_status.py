@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.dialects.base import Manifest
+from penstock.dialects.graph_fields import arms_of
 from penstock.domain.service import Role
 from penstock.domain.status import (
     CanaryStatus,
@@ -46,6 +47,8 @@ def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
         own["framework"] = status.framework
     if status.warnings:
         own["warnings"] = list(status.warnings)
+    if status.arms:
+        own["bandit"] = arms_of(status)
     replicas = {
         str(role): {"wanted": c.replicas, "ready": c.ready_replicas, "failed": c.failed_replicas}
         for role, c in status.components.items()

@@ -373,6 +373,15 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
             found[call.namespace or self.namespace, call.service] = None
         return tuple(found)
 
+    def bandits(self) -> tuple[str, ...]:
+        """`FLOW.STEP` of every splitter that learns."""
+        return tuple(
+            f"{flow.name}.{step.name}"
+            for flow in self.flows
+            for step in flow.steps
+            if isinstance(step.action, Splitter) and step.action.bandit is not None
+        )
+
     def graphs(self) -> tuple[tuple[str, str], ...]:
         """(namespace, name) of every other graph that it runs."""
         found: dict[tuple[str, str], None] = {}

@@ -131,6 +131,18 @@ class CanaryStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ArmStatus:
+    """What a bandit has learned of one arm."""
+
+    #: The revision, or the branch of the splitter `step` (`FLOW.STEP`) of a graph.
+    arm: str
+    requests: int
+    rewards: int
+    mean: float
+    step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceStatus:
     """Everything a dialect may want to say about a service."""
 
@@ -156,6 +168,8 @@ class ServiceStatus:
     framework: str = ""
     #: Fields that were accepted and have no effect here, one line each: `PATH: why`.
     warnings: tuple[str, ...] = ()
+    #: What its bandits have learned.
+    arms: tuple[ArmStatus, ...] = ()
 
     @property
     def ready(self) -> bool:

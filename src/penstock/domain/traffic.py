@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from penstock.domain.bandit import Bandit
+
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
@@ -81,3 +83,5 @@ class Traffic:
     #: The first rule that fits a request decides.
     match: tuple[MatchRule, ...] = ()
     rollout: Rollout | None = None
+    #: Revisions and named predictors with a share are arms; rewards say who gets the requests.
+    bandit: Bandit | None = None

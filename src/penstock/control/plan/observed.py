@@ -10,7 +10,7 @@ from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.plan.words import size
 from penstock.control.revisions import Kept
 from penstock.domain.service import EMPTY, Role, Service
-from penstock.domain.status import Condition, FailureReason, Transition
+from penstock.domain.status import ArmStatus, Condition, FailureReason, Transition
 from penstock.domain.workload import Workload
 
 #: Phases of a replica that counts towards those wanted.
@@ -106,6 +106,8 @@ class Observed:
     warnings: tuple[str, ...] = ()
     url: str = ""
     address: str = ""
+    #: What its bandit has learned, if it has one.
+    arms: tuple[ArmStatus, ...] = ()
 
     def of(self, role: Role) -> Iterator[ObservedWorkload]:
         """The workloads of a role."""

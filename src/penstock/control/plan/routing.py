@@ -16,7 +16,7 @@ from penstock.domain.service import Component, Role, Service
 DEFAULT_TIMEOUT_S = 60.0
 
 
-def route_of(o: Observed, role: RolePlan, leaving: Collection[str]) -> Route:
+def route_of(o: Observed, role: RolePlan, leaving: Collection[str], uid: str = "") -> Route:
     """The route of one component; `leaving` are replicas that shall not be chosen any more."""
     service = o.service
     component = role.component
@@ -45,6 +45,7 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str]) -> Route:
     timeout_s = component.timeout_s
     predictor = role.role is Role.PREDICTOR
     sticky = service.traffic.sticky if predictor else None
+    bandit = service.traffic.bandit if predictor else None
     return Route(
         namespace=service.namespace,
         name=service.name,
@@ -58,6 +59,9 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str]) -> Route:
         may_sleep=component.scaling.min_replicas == 0,
         component=str(role.role),
         parent=service.parent if predictor else "",
+        labels=tuple(sorted(service.labels.items())) if predictor else (),
+        bandit=bandit,
+        uid=uid if bandit is not None else "",
         entry=str(service.entry) if predictor and service.entry is not Role.PREDICTOR else "",
     )
 
