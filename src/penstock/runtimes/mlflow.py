@@ -27,6 +27,7 @@ from penstock.runtimes.loading import (
     import_if_installed,
     known_options,
     opening,
+    option,
     require,
 )
 from penstock.runtimes.objects import row_objects
@@ -45,6 +46,7 @@ _DATATYPES: Final = {
     "datetime": "BYTES",
 }
 _OUTPUT: Final = "predict"
+OPTIONS: Final = ("batchable",)
 
 
 class MlflowRuntime(Runtime):
@@ -52,10 +54,14 @@ class MlflowRuntime(Runtime):
 
     platform = "mlflow_pyfunc"
 
-    def __init__(self, model: Any, folder: Path) -> None:
+    def __init__(self, model: Any, folder: Path, batchable: bool | None = None) -> None:
         import mlflow
 
         self._model = model
+        # MLflow's server never puts requests together, so code of a user's own need not bear it.
+        flavour = model.metadata.flavors.get("python_function", {})
+        own = flavour.get("loader_module") == "mlflow.pyfunc.model"
+        self.batchable = not own if batchable is None else batchable
         self._error = mlflow.exceptions.MlflowException
         signature = model.metadata.signature
         fields = list(signature.inputs.inputs) if signature and signature.inputs else []
@@ -159,7 +165,7 @@ class MlflowRuntime(Runtime):
         if hasattr(answer, "columns") and hasattr(answer, "to_numpy"):
             return {str(c): _array(answer[c].to_numpy()) for c in answer.columns}
         if isinstance(answer, Mapping):
-            return {str(k): _values(v) for k, v in answer.items()}
+            return {str(k): _value(v) for k, v in answer.items()}
         if isinstance(answer, (list, tuple)) and answer and isinstance(answer[0], Mapping):
             names = self._answer_names
             if names and all(isinstance(a, Mapping) and set(a) == set(names) for a in answer):
@@ -262,8 +268,12 @@ class _Column:
 
 
 def load(path: Path, options: LoadOptions) -> Runtime:
-    """The MLflow model in the folder `path` (the one with the file `MLmodel`)."""
-    known_options(options, ())
+    """The MLflow model in the folder `path` (the one with the file `MLmodel`).
+
+    Options: `batchable`: whether requests may share a call; false where nothing is said for a class of the
+    user's own, which MLflow's server asks for one request at a time.
+    """
+    known_options(options, OPTIONS)
     folder = path.parent if path.name == "MLmodel" else path
     if not (folder / "MLmodel").is_file():
         if not folder.is_dir():
@@ -274,7 +284,9 @@ def load(path: Path, options: LoadOptions) -> Runtime:
     import mlflow.pyfunc
 
     with opening(folder / "MLmodel", "an MLflow model"):
-        runtime = MlflowRuntime(mlflow.pyfunc.load_model(str(folder)), folder)
+        runtime = MlflowRuntime(
+            mlflow.pyfunc.load_model(str(folder)), folder, option(options, "batchable", bool)
+        )
         runtime.try_example()
     return runtime
 
@@ -289,6 +301,14 @@ def _output(field: Any, index: int) -> TensorSpec:
     if hasattr(field, "shape"):
         return TensorSpec(name, given.datatype_of(field.type), tuple(int(n) for n in field.shape))
     return TensorSpec(name, _DATATYPES.get(getattr(field.type, "name", ""), "BYTES"), (-1,))
+
+
+def _value(value: Any) -> Array:
+    """One of several answers: a list of rows, or a single value, which has no rows."""
+    if value is None or isinstance(value, bool | int | float | str | np.generic):
+        kind = None if isinstance(value, bool | int | float | np.number | np.bool_) else object
+        return np.array(value, dtype=kind)
+    return _values(value)
 
 
 def _values(value: Any) -> Array:

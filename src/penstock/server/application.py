@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,7 @@ _PAGES: Final = tuple(
         (r"/api/v(?:1\.0|0\.1)/(metadata|status)/([^/]+)", "GET", "_seldon"),
         (r"/live", "GET", "_live"),
         (r"/ping|/health|/ready", "GET", "_ready"),
+        (r"/version", "GET", "_version"),
         (r"/v2", "GET", "_server"),
         (r"/v2/health/live", "GET", "_live"),
         (r"/v2/health/ready", "GET", "_ready"),
@@ -190,6 +192,11 @@ class Application:
 
     def _server(self, exchange: Exchange) -> None:
         send_json(exchange, documents.server_metadata("penstock", __version__, self.extensions))
+
+    def _version(self, exchange: Exchange) -> None:
+        """MLflow's, where it runs the model; else the platform's."""
+        module = sys.modules.get("mlflow")
+        send_json(exchange, str(getattr(module, "__version__", __version__)).encode())
 
     def _openapi(self, exchange: Exchange) -> None:
         send_json(exchange, _encode(openapi.document()))
