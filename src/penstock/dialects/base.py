@@ -8,7 +8,7 @@ users of the dialect know. Dialects do no I/O and keep no state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
@@ -86,7 +86,11 @@ class Dialect:
         `runs_containers` is the backend's: pod fields are honoured there and have no effect on a machine that
         runs replicas as processes. InvalidManifest.
         """
-        return self.translator(manifest, runs_containers=runs_containers)
+        translation = self.translator(manifest, runs_containers=runs_containers)
+        means, problems = annotated(manifest, translation.object)
+        if problems:
+            refuse(manifest, problems)
+        return translation if means is translation.object else replace(translation, object=means)
 
     def render_status(self, manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
         """`status` as this dialect's users know it."""

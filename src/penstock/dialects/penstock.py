@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from penstock.dialects.bandit_fields import ANNOTATION, BanditFields, problems_of
 from penstock.dialects.base import Manifest, Translation, refuse
 from penstock.dialects.kserve import dialect, translate_service
 from penstock.dialects.kserve_fields import (
@@ -201,6 +202,8 @@ class TrafficFields(Spec):
     match: Annotated[list[MatchFields], Field(max_length=32)] | None = None
     shadow: ShadowFields | None = None
     sticky: StickyFields | None = None
+    #: Rewards say who gets the requests.
+    bandit: BanditFields | None = None
 
 
 class MetricFields(Spec):
@@ -277,8 +280,6 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
             other = canary or "traffic.shadow"
             problems.append(FieldProblem("spec.rollout", _ONE_WAY.format(other)))
         rollout = _rollout(RolloutFields.model_validate(spec["rollout"]), problems)
-    if problems:
-        refuse(manifest, problems)
     traffic = Traffic(
         shadow=Shadow(fields.shadow.percent) if fields.shadow is not None else None,
         sticky=Sticky((fields.sticky.header or "").lower()) if fields.sticky is not None else None,
@@ -287,7 +288,15 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
             MatchRule(tuple(t.test(name) for name, t in rule.headers.items()), rule.to)
             for rule in fields.match or ()
         ),
+        bandit=fields.bandit.bandit() if fields.bandit is not None else None,
     )
+    if traffic.bandit is not None:
+        found = problems_of(service, traffic)
+        problems += [FieldProblem("spec.traffic.bandit", problem) for problem in found]
+        if ANNOTATION in service.annotations:
+            problems.append(FieldProblem("spec.traffic.bandit", f"is said twice, by {ANNOTATION} too"))
+    if problems:
+        refuse(manifest, problems)
     return replace(translation, object=replace(service, traffic=traffic))
 
 

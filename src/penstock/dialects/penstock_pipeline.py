@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from penstock.dialects.bandit_fields import BanditFields
 from penstock.dialects.base import Dialect, Manifest, Translation, refuse
 from penstock.dialects.graph_fields import problems_of, render_status
 from penstock.dialects.metadata import DEFAULT_NAMESPACE, ObjectMeta, check_metadata
@@ -130,6 +131,8 @@ class StepFields(Spec):
     pipeline: str | None = None
     switch: Annotated[list[CaseFields], Field(min_length=1)] | None = None
     split: Annotated[list[ShareFields], Field(min_length=1)] | None = None
+    #: Rewards say which branch of `split` is taken.
+    bandit: BanditFields | None = None
     router: RouterFields | None = None
     builtin: Literal["average", "simple-model"] | None = None
     #: It only hands its input on.
@@ -214,7 +217,7 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
         problems = problems_of(graph, reader.locate)
     if problems:
         refuse(manifest, problems)
-    return Translation(graph)
+    return Translation(graph, locate=reader.locate)
 
 
 class _Reader:
@@ -294,6 +297,8 @@ class _Reader:
         if step.namespace is not None and (problem := label_problem(step.namespace)):
             self._wrong((*at, "namespace"), problem)
         wire = Wire(step.protocol) if step.protocol is not None else Wire.AUTO
+        if step.bandit is not None and step.split is None:
+            self._wrong((*at, "bandit"), "has a meaning beside split only")
         if step.url is not None:
             return CallUrl(step.url, wire)
         if step.pipeline is not None:
@@ -307,7 +312,11 @@ class _Reader:
             self._branches(
                 step, [(c.step, (*at, "split", i, "step")) for i, c in enumerate(step.split)]
             )
-            return Splitter(tuple(float(c.weight) for c in step.split))
+            return Splitter(
+                tuple(float(c.weight) for c in step.split),
+                step.bandit.bandit() if step.bandit is not None else None,
+                tuple(c.step for c in step.split) if step.bandit is not None else (),
+            )
         if step.router is not None:
             named = step.router.steps
             self._branches(step, [(n, (*at, "router", "steps", i)) for i, n in enumerate(named)])
