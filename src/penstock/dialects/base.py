@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
+from penstock.dialects.bandit_fields import annotated
 from penstock.dialects.schema import fields, path
 from penstock.dialects.support import Effect, Row, Table
 from penstock.domain.status import ServiceStatus
