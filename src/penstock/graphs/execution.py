@@ -12,6 +12,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from penstock.graphs.calls import Caller, Context, Done, Outcome, Under
@@ -77,7 +78,8 @@ class Execution:
         self.chance = chance
         self._bandits = bandits
         self.programs = programs
-        self.since = self.time()
+        #: By `perf_counter`: the loop's own clock may count milliseconds.
+        self.since = perf_counter()
         #: In the order in which steps began or were skipped; None: nobody wants it.
         self.records: list[StepRecord] | None = [] if trace else None
         #: Is called when it has ended, after `done`; not when it is cancelled.

@@ -8,6 +8,7 @@ to an end when its calls do. Flows with cycles are run by `cyclic`, which looks 
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.domain.graph import (
@@ -305,7 +306,7 @@ class FlowRun:
         index = step.index
         execution = self.execution
         self.state[index] = RUNNING
-        self._since[index] = execution.time()
+        self._since[index] = perf_counter()
         action = step.action
         if execution.records is not None:
             record = StepRecord(step.path, target_of(action), self._since[index] - execution.since)
@@ -540,7 +541,7 @@ class FlowRun:
 
     def _told(self, index: int, outcome: str) -> None:
         step = self.flow.steps[index]
-        now = self.execution.time()
+        now = perf_counter()
         began = self._since.get(index, now)
         self.execution.observer.step(self.program, step, outcome, now - began)
         records = self.execution.records
