@@ -13,7 +13,7 @@ class Picks:
     def route(self, features, feature_names):
         if self.random.random() < self.epsilon:
             return self.random.randrange(len(self.pulls))
-        means = [r / n if n else 1.0 for r, n in zip(self.rewards, self.pulls)]
+        means = [r / n if n else 1.0 for r, n in zip(self.rewards, self.pulls, strict=True)]
         return means.index(max(means))
 
     def send_feedback(self, features, feature_names, reward, truth, routing=None):

@@ -1,10 +1,9 @@
-"""SeldonDeployments through the real processes: a graph's nodes as services, one class alone, and their end."""
+"""SeldonDeployments through the real processes: a graph's nodes as services, one class alone, their end."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ ROW = {"data": {"names": ["a", "b", "c", "d"], "ndarray": [[2.0, 1.4, 0.55, 0.08
 
 
 @pytest.fixture(scope="module")
-def flowers(platform: Platform, folder: Path) -> Iterator[Platform]:
+def flowers(platform: Platform, folder: Path) -> Platform:
     """The example, applied and ready."""
     shutil.copytree(EXAMPLES / "seldon_units", folder / "examples" / "seldon_units")
     platform.run("apply", "-f", str(EXAMPLES / "seldon_graph.yaml"))
     platform.run("wait", "sdep/flowers", "--for=condition=Ready", "--timeout=60s")
-    yield platform
+    return platform
 
 
 def apply(platform: Platform, document: dict[str, Any], code: int = 0) -> str:

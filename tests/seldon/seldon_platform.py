@@ -17,7 +17,10 @@ from penstock import dialects
 from penstock.domain.assembly import Assembly
 from penstock.domain.routes import Address, Put, Replica, Route, Target
 from penstock.gateway.gateway import Gateway
+from penstock.gateway.grpc_front import GrpcFront
+from penstock.http.h2.server import Http2Server
 from penstock.http.server import HttpServer, Limits
+from penstock.protocols.grpc.wire import refusal
 from penstock.runtimes.base import LoadOptions
 from penstock.runtimes.seldon_python import load
 
@@ -35,9 +38,8 @@ def node(name: str, type_: str | None = None, cls: str = "", **more: Any) -> dic
         made["type"] = type_
     if cls:
         made["modelUri"] = CLASSES
-        made.setdefault("parameters", []).append(
-            {"name": "MODEL_NAME", "value": f"graph_units.py:{cls}", "type": "STRING"}
-        )
+        named = {"name": "MODEL_NAME", "value": f"graph_units.py:{cls}", "type": "STRING"}
+        made["parameters"] = [*made.get("parameters", ()), named]
     return made
 
 
@@ -68,6 +70,8 @@ class Deployed:
         self.gateway = gateway
         self.prefix = f"/seldon/default/{name}"
         self.parts: dict[str, Served] = {}
+        #: gRPC's port.
+        self.port = 0
         self.sequence = 0
 
     async def predict(self, message: Any, **headers: str) -> httpx.Response:
@@ -111,7 +115,13 @@ async def deployed(
     ):
         stack.callback(gateway.close)
         stack.callback(server.close)
+        calls = GrpcFront(gateway, time=asyncio.get_running_loop().time, most=1 << 26)
+        grpc_server = Http2Server(
+            calls.handle, limits=Limits(), streaming=True, http1=False, refusal=refusal
+        )
+        stack.callback(grpc_server.close)
         found = Deployed(client, gateway, assembly.name)
+        found.port = (await grpc_server.listen(Address(host="127.0.0.1", port=0))).port
         for i, part in enumerate(assembly.parts):
             name = part["metadata"]["name"]
             if name in absent:

@@ -146,6 +146,12 @@ class ModelCall:
                     f"Model with name {name} does not exist.",
                     hint="No service in default serves it; `penstock get isvc -A` lists all.",
                 )
+        return self._plan_for(service, tag, size)
+
+    def _plan_for(self, service: Service, tag: str, size: int) -> Plan:
+        """The plan for a service that the call means."""
+        head = self._head
+        table = self._front.gateway.table
         named = service
         if not self._method.startswith("Repository"):
             service = reached(head, service, table)

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _ROUTE: Final = "grpc-route"
 _PREFIX: Final = f"/{SERVICE}/"
+#: What paths of Seldon V1's services begin with.
+SELDON: Final = "/seldon.protos."
 
 
 class GrpcFront:
@@ -95,6 +97,13 @@ class GrpcFront:
                 (elsewhere if named else own_call)(exchange)
 
             return server_call
+        if path.startswith(SELDON):
+            # Whoever does not speak it need not read what it is.
+            from penstock.gateway.seldon_grpc import SeldonCall
+            from penstock.protocols.grpc.seldon import verb_of
+
+            if verb_of(path):
+                return SeldonCall(self, head)
         return self._side(path, head)
 
     def _stream(self, head: RequestHead, method: str) -> Callable[[Any], None]:

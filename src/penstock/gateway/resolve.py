@@ -79,6 +79,9 @@ def plan(head: RequestHead, table: Table) -> Plan:
     path = head.path
     if path.startswith(("/serving/", "/seldon/")):
         parts = path.split("/", 4)
+        if path.startswith("/seldon/") and parts[3:4] == ["api"] and not table.get(parts[2], "api"):
+            # Seldon's clients leave the namespace out where they know none.
+            parts = f"/seldon/{DEFAULT_NAMESPACE}{path[7:]}".split("/", 4)
         if len(parts) < 4 or not parts[2] or not parts[3]:
             raise NotFound(
                 "No such path.",

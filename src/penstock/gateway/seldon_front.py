@@ -31,10 +31,17 @@ from penstock.gateway.proxy import internal
 from penstock.graphs import seldon as values
 from penstock.graphs.calls import Context
 from penstock.graphs.flow import ALL_BRANCHES, NO_BRANCH
+from penstock.graphs.results import Result
 from penstock.graphs.values import Body, Failure, Tensors, Value, tensors_of
 from penstock.protocols.seldon import checked_puid, new_puid, seldon_error
 from penstock.protocols.seldon_forms import decode_body
-from penstock.protocols.seldon_message import ARRAY_KINDS, SeldonMessage, feedback_of, message_of
+from penstock.protocols.seldon_message import (
+    ARRAY_KINDS,
+    Feedback,
+    SeldonMessage,
+    feedback_of,
+    message_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +51,6 @@ if TYPE_CHECKING:
     from penstock.gateway.table import Service
     from penstock.graphs.calls import Outcome
     from penstock.graphs.execution import Execution
-    from penstock.graphs.results import Result
 
 PREDICTIONS: Final = frozenset(("/api/v1.0/predictions", "/api/v0.1/predictions", "/predict"))
 FEEDBACK: Final = frozenset(("/api/v1.0/feedback", "/api/v0.1/feedback", "/send-feedback"))
@@ -80,12 +86,15 @@ class SeldonFront(GraphFront):
 
     def feedback(self, exchange: Any, plan: Plan, service: Service) -> None:
         """Hand a feedback whose body is here on to the units that its answer came from."""
-        call = _FeedbackCall(self, exchange, plan, service)
-        exchange.on_abort = call.forget
-        try:
-            call.begin()
-        except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
-            call.fail(exc if isinstance(exc, PenstockError) else internal(exc))
+        FeedbackCall(self, exchange, plan, service).start()
+
+    def handle_grpc(
+        self, exchange: Any, plan: Plan, service: Service, method: str, more: bytes = b""
+    ) -> None:
+        from penstock.gateway.seldon_grpc import handle_grpc
+
+        if not handle_grpc(self, exchange, plan, service, method, more):
+            super().handle_grpc(exchange, plan, service, method, more)
 
     def _about(self, exchange: Any, plan: Plan, service: Service) -> None:
         path = plan.own.rstrip("/")
@@ -329,40 +338,55 @@ class SeldonRequest(GraphRequest):
         self._finish(error.status)
 
 
-class _FeedbackCall:
+class FeedbackCall:
     """One feedback on its way to several units."""
 
     def __init__(self, front: SeldonFront, exchange: Any, plan: Plan, service: Service) -> None:
+        self.exchange = exchange
         self._front = front
-        self._exchange = exchange
         self._plan = plan
         self._service = service
         self._over = False
         self._left = 0
         self._failed: list[Failure] = []
 
-    def forget(self) -> None:
+    def start(self) -> None:
+        """Read it, and hand it on."""
+        self.exchange.on_abort = self._forget
+        try:
+            self._begin(self.read())
+        except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
+            self._end(exc if isinstance(exc, PenstockError) else internal(exc))
+
+    def _forget(self) -> None:
         """The client is gone; what is under way reaches the units all the same."""
         self._over = True
 
-    def begin(self) -> None:
-        exchange = self._exchange
-        head = exchange.head
-        document = decode_body(exchange.body or b"", head.get(b"content-type"))
-        feedback = feedback_of(document)
+    def read(self) -> Feedback:
+        """What the body says. InvalidInput."""
+        head = self.exchange.head
+        return feedback_of(decode_body(self.exchange.body or b"", head.get(b"content-type")))
+
+    def answer(self, error: PenstockError | None) -> None:
+        """Tell the client."""
+        if error is not None:
+            self.exchange.send(error.status, _JSON_LINE, seldon_error(error))
+        else:
+            self.exchange.send(200, _JSON_LINE, b'{"meta":{}}')
+
+    def _begin(self, feedback: Feedback) -> None:
         graphs = self._front.graphs
         services = self._front.walk.learners(feedback.meta)
         self._left = len(services)
         if not services:
-            self._end()
+            self._end(None)
             return
         context = Context(
             self._service.namespace,
             graphs.gateway.now() + self._plan.timeout_s,
-            self._front.headers(head),
-            "",
+            self._front.headers(self.exchange.head),
         )
-        value = Body.of(document)
+        value = Body.of(feedback.document)
         for name in services:
             call = Call(name, verb=Verb.SEND_FEEDBACK, wire=Wire.SELDON)
             graphs.caller.call(call, value, context, self._answered)
@@ -371,22 +395,15 @@ class _FeedbackCall:
         if isinstance(outcome, Failure):
             self._failed.append(outcome)
         self._left -= 1
-        if not self._left:
-            self._end()
-
-    def _end(self) -> None:
-        if self._over:
+        if self._left:
             return
-        self._over = True
         if self._failed:
-            first = self._failed[0]
-            error = PenstockError("; ".join(f.message for f in self._failed))
-            error.status, error.reason = first.status, first.reason or "StepFailed"
-            self._exchange.send(error.status, _JSON_LINE, seldon_error(error))
+            failure = Failure(self._failed[0].status, "; ".join(f.message for f in self._failed))
+            self._end(error_of(self._service.key, Result(failure=failure)))
         else:
-            self._exchange.send(200, _JSON_LINE, b'{"meta":{}}')
+            self._end(None)
 
-    def fail(self, error: PenstockError) -> None:
+    def _end(self, error: PenstockError | None) -> None:
         if not self._over:
             self._over = True
-            self._exchange.send(error.status, _JSON_LINE, seldon_error(error))
+            self.answer(error)

@@ -7,8 +7,6 @@ fields hold JSON, or are text under `strData`.
 from __future__ import annotations
 
 import base64
-from email.parser import BytesParser
-from email.policy import HTTP
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -43,6 +41,10 @@ def decode_body(body: Buffer, content_type: bytes | None) -> dict[str, Any]:
 
 
 def _multipart(body: Buffer, content_type: bytes) -> dict[str, Any]:
+    # Rare, and a large package to have in every model process.
+    from email.parser import BytesParser
+    from email.policy import HTTP
+
     head = b"content-type: %b\r\n\r\n" % content_type
     message = BytesParser(policy=HTTP).parsebytes(head + bytes(body))
     if not message.is_multipart():

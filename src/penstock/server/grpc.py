@@ -172,6 +172,11 @@ class GrpcCalls:
             if method in triton.CALLS:
                 return _Method(method, partial(self._server_call, method))
             return _Method(method, getattr(self, method), self.run)
+        if path.startswith("/seldon.protos."):
+            # Its messages are a schema of their own, which most processes never need.
+            from penstock.server.seldon_grpc import seldon_call
+
+            return seldon_call(self._app, head) or self._side(path)
         return self._side(path)
 
     def _stream(self, head: RequestHead) -> Callable[[Exchange], None]:

@@ -136,8 +136,10 @@ class SeldonPredict(Foreign):
             return messages_of(document)
         return [message_of(document, self._puid)]
 
-    async def ask(self, model: PayloadRuntime, payload: Any, context: CallContext) -> RawReply:
-        """A unit's answer."""
+    async def unit_answer(
+        self, model: PayloadRuntime, payload: Any, context: CallContext
+    ) -> SeldonMessage:
+        """A unit's answer; its metrics and a feedback's reward are counted."""
         if not isinstance(model, UnitRuntime):
             raise Unsupported(
                 f"Model {self.name} takes its own payloads, which this protocol has none of.",
@@ -154,23 +156,26 @@ class SeldonPredict(Foreign):
         if answer.metrics:
             metrics.of_user(self.name, answer.metrics)
         message = answer.message
-        if self._length is not None:
-            binary = binary_answer(message, "output-0")
-            if binary is not None:
-                headers, pieces = encode_binary(binary)
-                for line in headers.decode("latin-1").splitlines():
-                    name, _, value = line.partition(": ")
-                    if name.lower() != "content-type":
-                        context.response_headers[name] = value
-                return RawReply(b"".join(pieces), "application/octet-stream")
-        elif not isinstance(payload, Feedback):
+        if self._length is None and not isinstance(payload, Feedback):
             puid = checked_puid(message.meta.get("puid") or self._puid or new_puid())
             message.meta = {**message.meta, "puid": puid}
             context.response_headers["seldon-puid"] = puid
             if self.asked == "predict":
                 path = message.meta.get("requestPath") or {}
                 message.meta["requestPath"] = {**path, self.name: _SELF}
-        return RawReply(message.encoded())
+        return message
+
+    async def ask(self, model: PayloadRuntime, payload: Any, context: CallContext) -> RawReply:
+        message = await self.unit_answer(model, payload, context)
+        binary = binary_answer(message, "output-0") if self._length is not None else None
+        if binary is None:
+            return RawReply(message.encoded())
+        headers, pieces = encode_binary(binary)
+        for line in headers.decode("latin-1").splitlines():
+            name, _, value = line.partition(": ")
+            if name.lower() != "content-type":
+                context.response_headers[name] = value
+        return RawReply(b"".join(pieces), "application/octet-stream")
 
     def _to_payload_model(self, exchange: Exchange, began: float) -> None:
         loaded = self.loaded
@@ -205,8 +210,12 @@ class SeldonVerb(SeldonPredict):
         payload = self.payload(exchange)
         assert isinstance(payload, Feedback)  # noqa: S101 - by `asked`
         self.app.metrics.feedback(self.name, payload.reward)
-        exchange.send(200, JSON_HEADERS, b'{"meta":{}}')
+        self.accept(exchange)
         self.count(200, began)
+
+    def accept(self, exchange: Exchange) -> None:
+        """Answer a feedback that was counted."""
+        exchange.send(200, JSON_HEADERS, b'{"meta":{}}')
 
 
 def no_verb(name: str, verb: str) -> Unsupported:

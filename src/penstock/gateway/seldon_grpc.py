@@ -1,0 +1,198 @@
+"""Seldon V1's gRPC at the gateway: whom a call means, and calls for graphs.
+
+Seldon's clients name the deployment in the metadata `seldon` and `namespace`; a service's own host name will
+do as well. A call for a service goes to its process as it came. One for a graph is read here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import InvalidInput, PenstockError, Unsupported
+from penstock.gateway.graph_answers import error_of
+from penstock.gateway.grpc_calls import ModelCall
+from penstock.gateway.proxy import internal
+from penstock.gateway.resolve import by_header, by_host, unknown_service
+from penstock.gateway.seldon_front import FeedbackCall, SeldonFront, SeldonRequest
+from penstock.graphs import seldon as values
+from penstock.graphs.values import Tensors, Value, tensors_of
+from penstock.protocols.grpc import infer as grpc_infer
+from penstock.protocols.grpc.seldon import parse, to_proto, verb_of
+from penstock.protocols.grpc.wire import frame, reply, reply_error, unframe
+from penstock.protocols.seldon import new_puid
+from penstock.protocols.seldon_message import ARRAY_KINDS, Feedback
+
+if TYPE_CHECKING:
+    from penstock.gateway.gateway import Gateway
+    from penstock.gateway.grpc_front import GrpcFront
+    from penstock.gateway.resolve import Plan
+    from penstock.gateway.table import Service
+    from penstock.graphs.results import Result
+    from penstock.http.head import RequestHead
+
+
+class SeldonCall(ModelCall):
+    """Calls of Seldon's services, with one head."""
+
+    __slots__ = ()
+
+    def __init__(self, front: GrpcFront, head: RequestHead) -> None:
+        super().__init__(front, head, head.path)
+
+    def _named(self) -> tuple[Service | None, str]:
+        head, table = self._head, self._front.gateway.table
+        model = head.get(b"seldon-model")
+        if model is not None:
+            return by_header(model, table), ""
+        deployment = head.get(b"seldon")
+        if deployment is None:
+            return by_host(head, table)
+        name = deployment.decode("latin-1").strip()
+        namespace = (head.get(b"namespace") or b"default").decode("latin-1").strip()
+        service = table.get(namespace, name)
+        if service is None:
+            raise unknown_service(name, namespace)
+        return service, ""
+
+    def _plan(self, name: str, size: int) -> Plan:
+        service, tag = self._named()
+        if service is None:
+            raise InvalidInput(
+                "The call names no deployment.",
+                hint="Set the metadata seldon and namespace, or call NAME.NAMESPACE as the authority.",
+            )
+        return self._plan_for(service, tag, size)
+
+
+def handle_grpc(
+    front: SeldonFront, exchange: Any, plan: Plan, service: Service, method: str, more: bytes
+) -> bool:
+    """Take a call for a graph; False for one that is as for any graph."""
+    if method in ("ModelInfer", "ModelStreamInfer"):
+        _begin(_InferCall(front, front.graphs.gateway, exchange, plan, service), more)
+        return True
+    verb = verb_of(method)
+    if not verb:
+        return False
+    if verb == "send-feedback":
+        _Feedback(front, exchange, plan, service).start()
+    elif verb == "predict":
+        _begin(_PredictCall(front, front.graphs.gateway, exchange, plan, service), more)
+    else:
+        raise Unsupported(f"{service.name} is a graph; {method} is for one of its units.")
+    return True
+
+
+def _begin(call: _GraphCall, more: bytes) -> None:
+    call.more = more
+    call.gateway.active[call] = None
+    try:
+        call.begin()
+    except Exception as exc:  # noqa: BLE001 - the call's border
+        call.fail(exc if isinstance(exc, PenstockError) else internal(exc))
+
+
+class _GraphCall(SeldonRequest):
+    """A call for a graph between its arrival and the end of its answer."""
+
+    __slots__ = ("gateway",)
+
+    def __init__(
+        self, front: SeldonFront, gateway: Gateway, exchange: Any, plan: Plan, service: Service
+    ) -> None:
+        super().__init__(front, gateway, exchange, plan, service, gateway.now())
+        self.gateway = gateway
+        self._speaks = False
+        self._puid = ""
+
+    def begin(self) -> None:
+        self._start(self.read())
+
+    def message_bytes(self) -> Any:
+        body = self.exchange.body
+        return unframe(body if type(body) is bytes else bytes(body or b""), None, 1 << 31)
+
+    def _ended(self, result: Result) -> None:
+        if self._execution is None:
+            self._front.graphs.loop.call_soon(self._ended, result)
+            return
+        if self.done:
+            return
+        if result.value is None:
+            self.fail(error_of(self.service.key, result))
+            return
+        try:
+            pieces = self.pieces(result.value)
+        except PenstockError as exc:
+            self.fail(exc)
+            return
+        reply(self.exchange, pieces, self.more)
+        self._finish(200)
+
+    def pieces(self, value: Value) -> Any:
+        """The answer's message, framed."""
+        raise NotImplementedError
+
+    def fail(self, exc: PenstockError) -> None:
+        if not self.done:
+            reply_error(self.exchange, exc)
+            self._finish(exc.status)
+
+
+class _PredictCall(_GraphCall):
+    """seldon.protos.Seldon/Predict"""
+
+    __slots__ = ()
+
+    def read(self) -> Value:
+        given = parse("predict", self.message_bytes())
+        assert not isinstance(given, Feedback)  # noqa: S101 - by the verb
+        return self.taken(given[0])
+
+    def pieces(self, value: Value) -> Any:
+        return frame(to_proto(self.message(value)).SerializeToString())
+
+
+class _InferCall(_GraphCall):
+    """ModelInfer, which knows nothing of messages."""
+
+    __slots__ = ()
+
+    def read(self) -> Value:
+        asked = self._asked = grpc_infer.decode_infer(self.message_bytes(), self.service.name)
+        self._puid = new_puid()
+        given = Tensors(asked.inputs, asked.datatypes, asked.id, asked.parameters)
+        return values.of_tensors(given, {"puid": self._puid})
+
+    def pieces(self, value: Value) -> Any:
+        asked = self._asked
+        assert asked is not None  # noqa: S101 - set by `read`
+        if not isinstance(value, Tensors):
+            made = values.message(value)
+            value = (
+                Tensors({values.TENSOR: made.value})
+                if made.kind in ARRAY_KINDS
+                else tensors_of(value)
+            )
+        bare = Tensors(value.arrays, value.datatypes, value.id)
+        return grpc_infer.encode_infer(self.response(bare), asked)
+
+
+class _Feedback(FeedbackCall):
+    """seldon.protos.Seldon/SendFeedback"""
+
+    def read(self) -> Feedback:
+        body = self.exchange.body
+        message = unframe(body if type(body) is bytes else bytes(body or b""), None, 1 << 31)
+        found = parse("send-feedback", message)
+        assert isinstance(found, Feedback)  # noqa: S101 - by the verb
+        return found
+
+    def answer(self, error: PenstockError | None) -> None:
+        if error is not None:
+            reply_error(self.exchange, error)
+        else:
+            reply(self.exchange, frame(b""))
+
+
+__all__ = ["SeldonCall", "handle_grpc"]
