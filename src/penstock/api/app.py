@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from penstock.api import (
     aggregated,
@@ -87,7 +87,19 @@ def build(
         Route("/{path:path}", _answer(api.resource), methods=_ALL_METHODS),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_exception})
-    return Guard(app, token=token, loopback=loopback, hosts=hosts)
+    return Guard(_slashless(app), token=token, loopback=loopback, hosts=hosts)
+
+
+def _slashless(app: ASGIApp) -> ASGIApp:
+    """Kubernetes' clients end some paths with a slash, and none means anything by it."""
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if len(path) > 1 and path.endswith("/"):
+            scope = {**scope, "path": path.rstrip("/") or "/"}
+        await app(scope, receive, send)
+
+    return called
 
 
 def _answer(handler: Handler) -> Handler:

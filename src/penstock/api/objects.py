@@ -19,7 +19,7 @@ from penstock.api.quota import QuotaGate
 from penstock.api.redaction import redact
 from penstock.api.selections import Selection
 from penstock.api.statuses import check_status
-from penstock.api.wire import ApiError, details_of, missing
+from penstock.api.wire import ApiError, details_of, invalid, missing
 from penstock.api.write_options import WriteOptions
 from penstock.control.plane import ControlPlane
 from penstock.control.revisions import RESTARTED_AT
@@ -140,6 +140,7 @@ class Objects:
         self, resource: Resource, new: Object, warnings: tuple[str, ...], options: WriteOptions
     ) -> Written:
         await self._check_name(resource, new)
+        await self._check_tensors(resource, new, None)
         if not options.dry_run:
             await self._make_namespace(new)
             async with self._quotas.passing(resource, new, None):
@@ -337,6 +338,7 @@ class Objects:
             **change.object,
             "metadata": {**change.object["metadata"], "resourceVersion": version},
         }
+        await self._check_tensors(resource, new, stored)
         if options.dry_run:
             shown = updated(stored, new, version=int(version)) or stored
             what = "unchanged" if shown is stored else "configured"
@@ -384,6 +386,19 @@ class Objects:
                 reason="AlreadyExists",
                 details=details_of(resource, meta["name"]),
             )
+
+    async def _check_tensors(self, resource: Resource, obj: Object, stored: Object | None) -> None:
+        """A graph's steps can work with the models that run now."""
+        dialect = resource.dialect
+        if dialect is None or not dialect.is_graph:
+            return
+        if stored is not None and stored.get("spec") == obj.get("spec"):
+            return  # what was taken once is judged by its status
+        problems = await self._plane.graphs.problems(obj)
+        if problems:
+            name = obj["metadata"].get("name", "")
+            told = ((p.path, p.message) for p in problems)
+            raise invalid(resource.kind, resource.group, name, told)
 
     async def _make_namespace(self, obj: Object) -> None:
         """On first use; there is no separate step as in a cluster."""

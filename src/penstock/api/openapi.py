@@ -7,21 +7,25 @@ but the one to ObjectMeta, no unions but int-or-string. Fields whose union canno
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
 import msgspec
 
 from penstock._version import __version__
-from penstock.api.kinds import Resource, resources
+from penstock.api.field_sets import LIST_KEYS, LIST_SETS
+from penstock.api.kinds import POD, REPLICA, Resource, resources
+from penstock.api.scale import can_scale
 from penstock.dialects.metadata import ObjectMeta
 
 META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+STATUS = "io.k8s.apimachinery.pkg.apis.meta.v1.Status"
 Schema = dict[str, Any]
 
 #: What a dialect's manifests have beside what their models read.
 _STATUS: Schema = {"type": "object", "description": "What the platform says about it; read-only."}
+_ANYTHING: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _KEPT = ("description", "type", "format", "enum", "minimum", "maximum", "minLength", "minItems")
 _DESCRIPTIONS = {
     "apiVersion": "The version of this manifest's fields.",
@@ -51,7 +55,7 @@ def v2() -> dict[str, Any]:
     """All of it, as Swagger 2.0."""
     definitions: Schema = {META: _metadata()}
     paths: dict[str, Any] = {}
-    for resource in _written():
+    for resource in resources():
         definitions[definition_name(resource)] = _definition(resource, "#/definitions/")
         for path, item in _paths(resource).items():
             paths[path] = {
@@ -74,29 +78,25 @@ def definition_name(resource: Resource) -> str:
     return f"{reverse}.{resource.version}.{resource.kind}"
 
 
-def _written() -> list[Resource]:
-    return [r for r in resources() if r.dialect is not None]
-
-
 @cache
 def _groups() -> Mapping[str, tuple[str, str]]:
     return {
         f"apis/{r.group}/{r.version}" if r.group else f"api/{r.version}": (r.group, r.version)
-        for r in _written()
+        for r in resources()
     }
 
 
 @cache
 def _v3(group: str, version: str) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    schemas: Schema = {META: _metadata()}
-    for resource in _written():
+    schemas: Schema = {META: _metadata(), STATUS: _status_schema()}
+    for resource in resources():
         if (resource.group, resource.version) != (group, version):
             continue
         name = definition_name(resource)
         schemas[name] = _definition(resource, "#/components/schemas/")
         for path, item in _paths(resource).items():
-            paths[path] = {method: _v3_operation(op, name) for method, op in item.items()}
+            paths[path] = {method: _v3_operation(path, op, name) for method, op in item.items()}
     return {
         "openapi": "3.0.0",
         "info": {"title": "Penstock", "version": __version__},
@@ -105,8 +105,9 @@ def _v3(group: str, version: str) -> dict[str, Any]:
     }
 
 
-def _v3_operation(operation: dict[str, Any], name: str) -> dict[str, Any]:
+def _v3_operation(path: str, operation: dict[str, Any], name: str) -> dict[str, Any]:
     """Swagger's parameters as OpenAPI 3 has them."""
+    part = path.endswith(("}/status", "}/scale"))
     result = {k: v for k, v in operation.items() if k not in ("consumes", "parameters")}
     result["parameters"] = [
         {k: v for k, v in p.items() if k != "type"} | {"schema": {"type": p["type"]}}
@@ -118,12 +119,45 @@ def _v3_operation(operation: dict[str, Any], name: str) -> dict[str, Any]:
         result["requestBody"] = {
             "required": True,
             "content": {
-                kind: {"schema": {} if "patch" in kind else schema}
+                kind: {"schema": _patch_schema(kind) or (_ANYTHING if part else schema)}
                 for kind in operation["consumes"]
             },
         }
-    result["responses"] = {"default": {"description": "The object, a list, or a Status."}}
+    result["responses"] = {
+        "200": {"description": "The object, a list, or what was asked for."},
+        "201": {"description": "The object that was made."},
+        "default": {
+            "description": "A Status that says why not.",
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{STATUS}"}}},
+        },
+    }
     return result
+
+
+def _patch_schema(kind: str) -> Schema | None:
+    if kind == "application/json-patch+json":
+        return {"type": "array", "items": _ANYTHING}
+    return _ANYTHING if "patch" in kind else None
+
+
+def _status_schema() -> Schema:
+    """Kubernetes' Status, as `wire` makes it."""
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "description": "What became of a request.",
+        "required": ["kind", "apiVersion", "status", "message", "reason", "code"],
+        "properties": {
+            "kind": {"type": "string", "enum": ["Status"]},
+            "apiVersion": text,
+            "metadata": _ANYTHING,
+            "status": {"type": "string", "enum": ["Success", "Failure"]},
+            "message": text,
+            "reason": text,
+            "code": {"type": "integer"},
+            "details": _ANYTHING,
+        },
+    }
 
 
 @cache
@@ -136,12 +170,15 @@ def _hash(group: str, version: str) -> str:
 
 @cache
 def _metadata() -> Schema:
-    return {**flattened(ObjectMeta.model_json_schema()), "description": "Kubernetes' ObjectMeta."}
+    schema = _list_types(flattened(ObjectMeta.model_json_schema()))
+    return {**schema, "description": "Kubernetes' ObjectMeta."}
 
 
 def _definition(resource: Resource, references: str) -> Schema:
-    assert resource.dialect is not None  # noqa: S101 - `_written` picks them so
-    schema = flattened(resource.dialect.model.model_json_schema())
+    if resource.dialect is None:
+        schema: Schema = {"properties": {"spec": _ANYTHING, "status": _STATUS}}
+    else:
+        schema = _list_types(flattened(resource.dialect.model.model_json_schema()))
     properties = {k: dict(v) for k, v in schema.get("properties", {}).items()}
     properties["metadata"] = {"$ref": references + META}
     for field in ("apiVersion", "kind"):
@@ -204,11 +241,64 @@ def _flat(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...]) 
     return result
 
 
+def _list_types(schema: Schema, name: str = "") -> Schema:
+    """How server-side apply merges each list: the same rules that owners of fields are counted by."""
+    result = dict(schema)
+    if "properties" in schema:
+        result["properties"] = {k: _list_types(v, k) for k, v in schema["properties"].items()}
+    if isinstance(schema.get("additionalProperties"), Mapping):
+        result["additionalProperties"] = _list_types(schema["additionalProperties"])
+    if schema.get("type") == "array":
+        items = result["items"] = _list_types(schema["items"])
+        if name in LIST_SETS:
+            result["x-kubernetes-list-type"] = "set"
+        elif name in LIST_KEYS and items.get("type") == "object":
+            result["x-kubernetes-list-type"] = "map"
+            result["x-kubernetes-list-map-keys"] = [LIST_KEYS[name]]
+        else:
+            result["x-kubernetes-list-type"] = "atomic"
+    return result
+
+
 # -- paths --------------------------------------------------------------------------------------------
 
 
 def _gvk(resource: Resource) -> dict[str, str]:
     return {"group": resource.group, "kind": resource.kind, "version": resource.version}
+
+
+#: What a list and a watch can be asked for.
+_LISTING = (
+    ("labelSelector", "string"),
+    ("fieldSelector", "string"),
+    ("limit", "integer"),
+    ("continue", "string"),
+    ("resourceVersion", "string"),
+    ("resourceVersionMatch", "string"),
+    ("watch", "boolean"),
+    ("allowWatchBookmarks", "boolean"),
+    ("sendInitialEvents", "boolean"),
+    ("timeoutSeconds", "integer"),
+)
+_WRITING = (("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"))
+_DELETING = (
+    ("dryRun", "string"),
+    ("propagationPolicy", "string"),
+    ("orphanDependents", "boolean"),
+    ("gracePeriodSeconds", "integer"),
+)
+_LOGGING = (
+    ("container", "string"),
+    ("follow", "boolean"),
+    ("limitBytes", "integer"),
+    ("tailLines", "integer"),
+)
+_BODIES = ("application/json", "application/yaml")
+_PATCHES = (
+    "application/merge-patch+json",
+    "application/json-patch+json",
+    "application/apply-patch+yaml",
+)
 
 
 def _paths(resource: Resource) -> dict[str, Any]:
@@ -218,42 +308,50 @@ def _paths(resource: Resource) -> dict[str, Any]:
     collection, one = f"{front}/{resource.plural}", f"{front}/{resource.plural}/{{name}}"
     place = [_parameter("namespace", "path")] if resource.namespaced else []
     named = [*place, _parameter("name", "path")]
-    dry = [_parameter(n, "query") for n in ("dryRun", "fieldManager", "fieldValidation")]
-    listing = [
-        _parameter(n, "query")
-        for n in ("labelSelector", "fieldSelector", "continue", "resourceVersion")
-    ]
-    listing += [_parameter("limit", "query", "integer")]
 
-    def operation(verb: str, parameters: list[Any], *consumes: str) -> dict[str, Any]:
+    def operation(
+        verb: str, place: list[Any], query: Iterable[tuple[str, str]], *consumes: str, of: str = ""
+    ) -> dict[str, Any]:
         return {
-            "operationId": f"{verb}_{definition_name(resource)}",
+            "operationId": f"{verb}_{definition_name(resource)}{of}",
             "x-kubernetes-action": verb,
             "x-kubernetes-group-version-kind": _gvk(resource),
-            "parameters": parameters,
+            "parameters": [*place, *(_parameter(name, "query", type_) for name, type_ in query)],
             **({"consumes": list(consumes)} if consumes else {}),
         }
 
-    kinds = ("application/json", "application/yaml")
-    patches = (
-        "application/merge-patch+json",
-        "application/json-patch+json",
-        "application/apply-patch+yaml",
-    )
-    return {
-        collection: {
-            "get": operation("list", place + listing),
-            "post": operation("create", place + dry, *kinds),
-        },
-        one: {
-            "get": operation("get", named),
-            "put": operation("replace", named + dry, *kinds),
-            "patch": operation(
-                "patch", [*named, *dry, _parameter("force", "query", "boolean")], *patches
-            ),
-            "delete": operation("delete", named + dry[:1]),
-        },
+    patching = (*_WRITING, ("force", "boolean"))
+    paths: dict[str, Any] = {
+        collection: {"get": operation("list", place, _LISTING)},
+        one: {"get": operation("get", named, ())},
     }
+    if resource.namespaced:
+        everywhere = operation("list", [], _LISTING, of="_everywhere")
+        paths[f"{base}/{resource.plural}"] = {"get": everywhere}
+    if resource.dialect is not None:
+        paths[collection] |= {
+            "post": operation("create", place, _WRITING, *_BODIES),
+            "delete": operation("deletecollection", place, (*_LISTING[:2], *_DELETING)),
+        }
+        paths[one] |= {
+            "put": operation("replace", named, _WRITING, *_BODIES),
+            "patch": operation("patch", named, patching, *_PATCHES),
+            "delete": operation("delete", named, _DELETING),
+        }
+    below = ["status"] if resource.has_status else []
+    below += ["scale"] if can_scale(resource) else []
+    for part in below:
+        paths[f"{one}/{part}"] = {
+            "get": operation("get", named, (), of=f"_{part}"),
+            "put": operation("replace", named, _WRITING, *_BODIES, of=f"_{part}"),
+            "patch": operation("patch", named, patching, *_PATCHES, of=f"_{part}"),
+        }
+    if resource is POD:
+        paths[f"{one}/log"] = {"get": operation("get", named, _LOGGING, of="_log")}
+    elif resource.is_service or resource is REPLICA:
+        query = (("tail", "integer"), ("follow", "boolean"), ("prefix", "boolean"))
+        paths[f"{one}/logs"] = {"get": operation("get", named, query, of="_logs")}
+    return paths
 
 
 def _parameter(name: str, where: str, type_: str = "string") -> dict[str, Any]:
