@@ -215,3 +215,32 @@ def test_pipelines_of_both_kinds_are_listed_and_drawn(platform: Platform) -> Non
     assert "tfsimples" in table
     assert "around" not in table
     assert "mul10" in platform.run("graph", "show", "tfsimple-conditional")
+
+
+def test_every_pipeline_is_ready(platform: Platform) -> None:
+    """What the models say of their tensors is held against none of them."""
+    path = "/apis/{}/namespaces/default/pipelines"
+
+    def not_ready() -> list[str]:
+        found = []
+        for group in ("mlops.seldon.io/v1alpha1", "penstock.dev/v1alpha1"):
+            for item in platform.get(path.format(group))["items"]:
+                conditions = (item.get("status") or {}).get("conditions", ())
+                ready = next((c for c in conditions if c["type"] == "Ready"), {})
+                if ready.get("status") != "True" and item["metadata"]["name"] != "missing":
+                    found.append(f"{item['metadata']['name']}: {ready.get('message')}")
+        return found
+
+    with contextlib.suppress(AssertionError):
+        until(lambda: not not_ready(), "every pipeline")
+    assert not_ready() == []
+
+
+def test_tensors_that_the_models_do_not_take_are_refused(platform: Platform) -> None:
+    steps = [{"name": "mul10"}, {"name": "add10", "inputs": ["mul10"]}]
+    wrong = {**SELDON[0].manifests()[0], "metadata": {"name": "unfit"}, "spec": {"steps": steps}}
+    said = platform.run("apply", "-f", "-", stdin=json.dumps(wrong), code=1)
+    assert "spec.steps[1].inputs[0]: there is no input 'OUTPUT'; 'add10' takes INPUT" in said
+    steps[1]["inputs"] = ["mul10.outputs.RESULT"]
+    said = platform.run("apply", "-f", "-", stdin=json.dumps(wrong), code=1)
+    assert "'mul10' answers no tensor 'RESULT'; it answers OUTPUT" in said

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from penstock import dialects
+from penstock.dialects.schema import path
 from penstock.control.assemblies import Assemblies
 from penstock.control.clock import Clock
+from penstock.control.declared_tensors import DeclaredTensors
 from penstock.control.manifests import ManifestCache, ServiceKey
 from penstock.control.plan import Event, one_line
 from penstock.control.records import Records
@@ -19,6 +21,7 @@ from penstock.control.routes import RoutePublisher
 from penstock.domain.assembly import Assembly
 from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
+from penstock.domain.graph_tensors import mismatches
 from penstock.domain.routes import Route
 from penstock.domain.status import (
     ArmStatus,
@@ -28,7 +31,7 @@ from penstock.domain.status import (
     conditions_of,
     with_conditions,
 )
-from penstock.errors import InvalidManifest
+from penstock.errors import FieldProblem, InvalidManifest
 from penstock.store.base import Kind, Object, Store
 
 #: Steps that are not Ready and are named in a message.
@@ -45,6 +48,7 @@ class GraphController:
         manifests: ManifestCache,
         routes: RoutePublisher,
         inference_url: str,
+        tensors: DeclaredTensors | None = None,
         clock: Clock,
         arms: Callable[[str, str, str], tuple[ArmStatus, ...]] = lambda *graph: (),
     ) -> None:
@@ -53,6 +57,7 @@ class GraphController:
         self._manifests = manifests
         self._routes = routes
         self._inference_url = inference_url
+        self._tensors = tensors
         self._clock = clock
         self._records = Records(store, manifests)
         self._assemblies = Assemblies(store, manifests)
@@ -107,6 +112,8 @@ class GraphController:
         graph = means.graph if isinstance(means, Assembly) else means
         self._follow(key, graph)
         ready, reason, message = self._judge(graph)
+        if ready is Truth.TRUE and (unfit := self._unfit(graph)):
+            ready, reason, message = Truth.FALSE, "TensorMismatch", unfit
         if troubles:
             ready, reason, message = Truth.FALSE, "NameTaken", "; ".join(troubles)
         self._routes.put(_route(graph, manifest["metadata"]))
@@ -177,6 +184,27 @@ class GraphController:
             return Truth.FALSE, "ServiceMissing", message
         only_starting = unknown and all(n.endswith("is not ready yet") for n in not_ready)
         return (Truth.UNKNOWN if only_starting else Truth.FALSE), "ServicesNotReady", message
+
+    def _unfit(self, graph: Graph | Experiment) -> str:
+        """Which steps cannot work with the models that they name; asks those that are not known yet."""
+        if self._tensors is None or isinstance(graph, Experiment):
+            return ""
+        self._tensors.ask(graph.services())
+        found = mismatches(graph, self._tensors.of(graph.services()))
+        said = [f"{p.step or 'output'}: {p.message}" for p in found]
+        more = [f"and {len(said) - NAMED} more"] if len(said) > NAMED else []
+        return "; ".join((*said[:NAMED], *more))
+
+    async def problems(self, manifest: Object) -> list[FieldProblem]:
+        """What is wrong with a new manifest of a graph, by the models that run now."""
+        translation = _dialect(manifest).translate(manifest)
+        graph = translation.object
+        if self._tensors is None or translation.locate is None or not isinstance(graph, Graph):
+            return []
+        known = await self._tensors.wait(graph.services())
+        return [
+            FieldProblem(path(translation.locate(p)), p.message) for p in mismatches(graph, known)
+        ]
 
     def _unheard(self, graph: Graph | Experiment) -> list[str]:
         """What it listens to and that is not there. Its own requests do not need it."""

@@ -18,6 +18,7 @@ from penstock.backends.base import Backend, Phase, ReplicaStatus
 from penstock.control.bandits import BanditKeeper
 from penstock.control.budget import MemoryBudget
 from penstock.control.clock import Clock
+from penstock.control.declared_tensors import DeclaredTensors
 from penstock.control.feeds import follow
 from penstock.control.fetches import Fetches, ModelFiles
 from penstock.control.graphs import GraphController
@@ -127,8 +128,10 @@ class ControlPlane:
             total=lambda: self.metrics.total(),
             arms=self.bandits.status,
         )
+        self.tensors = DeclaredTensors(self.replicas, self._tensors_learned)
         self.graphs = GraphController(
             store,
+            tensors=self.tensors,
             manifests=self.manifests,
             routes=self.routes,
             inference_url=settings.inference_url,
@@ -254,6 +257,7 @@ class ControlPlane:
         await self.fetches.close()
         if self.local_models is not None:
             await self.local_models.close()
+        await self.tensors.close()
         await self.loop.close()
         await self.quotas.close()
         await self.services.close()
@@ -350,6 +354,10 @@ class ControlPlane:
             self.services.priorities.changed()
             self._enqueue_namespace(None)
 
+    def _tensors_learned(self, key: ServiceKey) -> None:
+        for user in self.graphs.users(key):
+            self.loop.enqueue(user)
+
     def _enqueue_namespace(self, namespace: str | None) -> None:
         for key in self.manifests.names():
             if namespace is None or key[0] == namespace:
@@ -372,6 +380,7 @@ class ControlPlane:
         self.routes.refresh_file()
 
     def _service_gone(self, key: ServiceKey) -> None:
+        self.tensors.forget(key)
         self.metrics.forget(*key)
         for labels in [k for k in self._restarts.children if k[:2] == key]:
             self._restarts.remove(*labels)

@@ -16,10 +16,13 @@ from pydantic import BaseModel
 from penstock.dialects.bandit_fields import annotated
 from penstock.dialects.schema import fields, path
 from penstock.dialects.support import Effect, Row, Table
+from penstock.domain.graph_check import GraphProblem
 from penstock.domain.status import ServiceStatus
 from penstock.errors import FieldProblem, InvalidManifest
 
 Manifest = Mapping[str, Any]
+#: A graph's problem -> the path's parts in the manifest.
+Locate = Callable[[GraphProblem], tuple[int | str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Translation:
 
     object: Any
     warnings: tuple[FieldProblem, ...] = ()
+    #: Of a graph: (flow, step, part, index) of a problem -> where it is in the manifest.
+    locate: Locate | None = None
 
 
 @dataclass(frozen=True, slots=True)

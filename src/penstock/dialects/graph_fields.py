@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from penstock.dialects.base import Manifest
+from penstock.dialects.base import Locate, Manifest
 from penstock.dialects.schema import path
 from penstock.domain.graph import Graph
-from penstock.domain.graph_check import GraphProblem, check
+from penstock.domain.graph_check import check
 from penstock.domain.status import ServiceStatus, rfc3339
 from penstock.errors import FieldProblem
-
-#: (flow, step, part, index) -> the path's parts in the manifest.
-Locate = Callable[[GraphProblem], tuple[int | str, ...]]
 
 #: Why fields about pods have no effect on a graph.
 IN_GATEWAY = "graphs run in the gateways; they have no process of their own"

@@ -148,7 +148,7 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
         refuse(manifest, problems)
     if parsed.spec.max_step_revisits and not parsed.spec.allow_cycles:
         warnings.append(FieldProblem("spec.maxStepRevisits", "has a meaning with allowCycles only"))
-    return Translation(graph, tuple(warnings))
+    return Translation(graph, tuple(warnings), reader.locate)
 
 
 class _Reader:
