@@ -32,6 +32,12 @@ graph_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(graph_app, name="graph")
+bandit_app = typer.Typer(
+    help="Bandits: what was learned from rewards.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(bandit_app, name="bandit")
 
 Server = Annotated[
     str | None,
@@ -544,6 +550,25 @@ def version(server: Server = None, token_file: TokenFile = None) -> None:
     except CliError:
         return
     say(f"server   {found.get('penstock', '?')}")
+
+
+@bandit_app.command("show")
+def bandit_show(
+    name: ServiceName,
+    output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Show the arms of a service's or graph's bandit: requests, rewards, mean reward."""
+    from penstock.cli import bandits
+
+    bandits.show(
+        _client(server, token_file),
+        name,
+        namespace=namespace,
+        output=_one_of(output, ("text", "json"), "-o"),
+    )
 
 
 @graph_app.command("show")
