@@ -400,19 +400,6 @@ class Objects:
             told = ((p.path, p.message) for p in problems)
             raise invalid(resource.kind, resource.group, name, told)
 
-    async def _check_tensors(self, resource: Resource, obj: Object, stored: Object | None) -> None:
-        """A graph's steps can work with the models that run now."""
-        dialect = resource.dialect
-        if dialect is None or not dialect.is_graph:
-            return
-        if stored is not None and stored.get("spec") == obj.get("spec"):
-            return  # what was taken once is judged by its status
-        problems = await self._plane.graphs.problems(obj)
-        if problems:
-            name = obj["metadata"].get("name", "")
-            told = ((p.path, p.message) for p in problems)
-            raise invalid(resource.kind, resource.group, name, told)
-
     async def _make_namespace(self, obj: Object) -> None:
         """On first use; there is no separate step as in a cluster."""
         namespace = obj["metadata"].get("namespace")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from penstock import dialects
-from penstock.dialects.schema import path
 from penstock.control.assemblies import Assemblies
 from penstock.control.clock import Clock
 from penstock.control.declared_tensors import DeclaredTensors
@@ -18,6 +17,7 @@ from penstock.control.manifests import ManifestCache, ServiceKey
 from penstock.control.plan import Event, one_line
 from penstock.control.records import Records
 from penstock.control.routes import RoutePublisher
+from penstock.dialects.schema import path
 from penstock.domain.assembly import Assembly
 from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
