@@ -1,8 +1,13 @@
-"""Train the models of the demo on scikit-learn's own data sets: iris and digits."""
+"""Train the models of the demo on scikit-learn's own data sets: iris and digits.
+
+Beside them goes what an explainer of iris needs: rows of training data, and the names of the classes.
+"""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 from pathlib import Path
 
 import joblib
@@ -30,7 +35,20 @@ def train(folder: Path) -> dict[str, float]:
         fresh = target.with_suffix(".tmp")
         joblib.dump(model, fresh)
         fresh.replace(target)
+    write_explainer(folder / "iris-explainer")
     return accuracy
+
+
+def write_explainer(folder: Path) -> None:
+    """The files that explainers of the iris model read."""
+    data = load_iris()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "train.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(data.feature_names)
+        writer.writerows(data.data.tolist())
+    names = [str(name) for name in data.target_names]
+    (folder / "explainer.json").write_text(json.dumps({"class_names": names}))
 
 
 def main() -> None:
