@@ -29,34 +29,34 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")
 
 
-class Table(mlflow.pyfunc.PythonModel):
-    """Answers a frame: what each column was, and a number."""
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # they have no type hints
 
-    def predict(self, context, model_input, params=None):
-        n = model_input["n"] * (params or {}).get("factor", 1)
-        return pd.DataFrame(
-            {
-                "n": n,
-                "x": model_input["x"],
-                "t": model_input["t"].str.upper(),
-                "b": ~model_input["b"],
-            }
-        )
+    class Table(mlflow.pyfunc.PythonModel):
+        """Answers a frame: what each column was, and a number."""
 
+        def predict(self, context, model_input, params=None):
+            n = model_input["n"] * (params or {}).get("factor", 1)
+            return pd.DataFrame(
+                {
+                    "n": n,
+                    "x": model_input["x"],
+                    "t": model_input["t"].str.upper(),
+                    "b": ~model_input["b"],
+                }
+            )
 
-class Day(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input, params=None):
-        return [f"{d:%A}" for d in model_input["d"]]
+    class Day(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            return [f"{d:%A}" for d in model_input["d"]]
 
+    class Matrix(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            return np.asarray(model_input).sum(axis=1)
 
-class Matrix(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input, params=None):
-        return np.asarray(model_input).sum(axis=1)
-
-
-class Loose(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input, params=None):
-        return {"rows": len(model_input), "kind": [type(model_input).__name__]}
+    class Loose(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            return {"rows": len(model_input), "kind": [type(model_input).__name__]}
 
 
 SIGNATURES = {
