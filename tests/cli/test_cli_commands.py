@@ -76,7 +76,7 @@ def test_every_mistake_is_said_with_file_and_line(penstock: Penstock) -> None:
     [
         ("a: [1", "x.yaml:1: "),
         ("kind: InferenceService\n", "x.yaml:1: apiVersion is missing"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n", "v1 Pod is not served"),
+        ("apiVersion: v1\nkind: Node\nmetadata: {name: x}\n", "v1 Node is not served"),
         (IRIS.replace("v1alpha1", "v1"), "is known as penstock.dev/v1alpha1"),
         (IRIS.replace("InferenceService", "InferenceServise"), "Did you mean InferenceService?"),
         (IRIS + "spec: {}\n", "x.yaml:9: 'spec' is given twice"),
@@ -312,3 +312,18 @@ def test_a_token(
         assert penstock("get", "isvc", "--token-file", "nothing").code == 1
     finally:
         server.close()
+
+
+def test_many_manifests_are_on_their_way_at_a_time_and_told_in_order(penstock: Penstock) -> None:
+    """Those that others refer to are there before anything else is sent; one that is refused stops none."""
+    names = [f"iris-{i:02}" for i in range(40)]
+    documents = [IRIS.replace("name: iris\n", f"name: {n}\n") for n in names]
+    documents.insert(7, IRIS.replace("sklearn", "nonsense").replace("name: iris\n", "name: bad\n"))
+    documents.append("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n")
+    Path("all.yaml").write_text("---\n".join(documents))
+    ran = penstock("apply", "-f", "all.yaml")
+    assert ran.code == 1
+    assert "1 of 42 manifests were refused" in ran.err
+    said = ran.out.splitlines()
+    assert said[0].startswith("secret/s ")
+    assert [line.split("/")[1].split()[0] for line in said[1:]] == names

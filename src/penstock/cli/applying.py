@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import TypeAlias
 
 from penstock.cli.client import ApiFailure, Client, Kinds
 from penstock.cli.documents import Manifest, read
@@ -10,6 +14,10 @@ from penstock.cli.exits import FAILED, CliError
 from penstock.cli.output import StatusLine, note, say
 from penstock.cli.waiting import Target, wait_for_condition
 
+#: Manifests that are on their way to the server at a time.
+AT_ONCE = 8
+#: Target, `created`, `configured` or `unchanged`, and warnings.
+Applied: TypeAlias = tuple[Target, str, tuple[str, ...]]
 #: What others refer to comes first.
 _ORDER = {
     "Namespace": 0,
@@ -40,11 +48,12 @@ def apply(
     services: list[Target] = []
     unchanged = False
     line = StatusLine()
-    for i, manifest in enumerate(sorted(manifests, key=lambda m: _ORDER.get(_kind(m), 9))):
+    applied = _apply_all(client, kinds, manifests, namespace, dry_run)
+    for i, (manifest, outcome) in enumerate(applied):
         if len(manifests) > 50:
             line.show(f"applying {i + 1} of {len(manifests)}")
         try:
-            target, what, warnings = _apply_one(client, kinds, manifest, namespace, dry_run)
+            target, what, warnings = outcome()
         except ApiFailure as exc:
             line.clear()
             _report(manifest, exc)
@@ -82,6 +91,35 @@ def apply(
             tried_again=unchanged,
             on_met=_met,
         )
+
+
+def _apply_all(
+    client: Client,
+    kinds: Kinds,
+    manifests: list[Manifest],
+    namespace: str | None,
+    dry_run: bool,
+) -> Iterator[tuple[Manifest, Callable[[], Applied]]]:
+    """Each manifest and what became of it, in order; some are on their way at a time.
+
+    What others refer to is there before they are sent.
+    """
+    ordered = sorted(manifests, key=_rank)
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        try:
+            for _, same in groupby(ordered, key=_rank):
+                group = [
+                    (m, pool.submit(_apply_one, client, kinds, m, namespace, dry_run)) for m in same
+                ]
+                for manifest, future in group:
+                    yield manifest, future.result
+        finally:
+            # Somebody gave up: what was not sent is not sent any more.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _rank(manifest: Manifest) -> int:
+    return _ORDER.get(_kind(manifest), 9)
 
 
 def _met(target: Target) -> None:
@@ -133,7 +171,7 @@ def _unknown_kind(kinds: Kinds, api_version: str, kind: str) -> str:
 
 def _apply_one(
     client: Client, kinds: Kinds, manifest: Manifest, namespace: str | None, dry_run: bool
-) -> tuple[Target, str, tuple[str, ...]]:
+) -> Applied:
     target = target_of(kinds, manifest, namespace)
     query = {"fieldManager": "penstock"}
     if dry_run:

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,11 +226,11 @@ class Kinds:
 
     def __init__(self, client: Client) -> None:
         self.all: list[Served] = []
-        self._read(client.get("/api/v1"))
-        groups = client.get("/apis")
-        for group in groups["groups"]:
-            for version in group["versions"]:
-                self._read(client.get(f"/apis/{version['groupVersion']}"))
+        groups = client.get("/apis")["groups"]
+        paths = ["/api/v1", *(f"/apis/{v['groupVersion']}" for g in groups for v in g["versions"])]
+        with ThreadPoolExecutor(len(paths)) as pool:
+            for listed in pool.map(client.get, paths):
+                self._read(listed)
 
     def _read(self, listed: dict[str, Any]) -> None:
         group, _, version = listed["groupVersion"].rpartition("/")
@@ -244,7 +245,8 @@ class Kinds:
                         r["singularName"],
                         tuple(r.get("shortNames", ())),
                         r["namespaced"],
-                        "all" in r.get("categories", ()),
+                        # Pods, which are a way to look at replicas, are of that category too.
+                        bool(group) and "all" in r.get("categories", ()),
                     )
                 )
 

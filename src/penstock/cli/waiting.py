@@ -120,9 +120,11 @@ def _watch_one_path(
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    events = client.lines(
-        path, query={"watch": "1", "timeoutSeconds": str(int(left) + 1)}, timeout_s=left
-    )
+    query = {"watch": "1", "timeoutSeconds": str(int(left) + 1)}
+    if len(mine) == 1:
+        # A watch begins with all that there is, which may be ten thousand.
+        query["fieldSelector"] = f"metadata.name={mine[0][2]}"
+    events = client.lines(path, query=query, timeout_s=left)
     for event in events:
         obj = event.get("object") or {}
         meta = obj.get("metadata") or {}
