@@ -258,6 +258,8 @@ def test_answers_are_what_mlserver_writes(mlserver: Any) -> None:
         (request(tensor(["yesterday"], "BYTES", [1], "datetime")), "element 0 is no ISO date"),
         (request(tensor(["1", "{"], "BYTES", [2], "pd_json")), "element 1 is no JSON"),
         (request(tensor(["ab", "c"], "BYTES", [7], "str")), "7 elements, but its data has 2"),
+        (request(tensor(["a"], "BYTES", [1] * 1000, "str")), "1000 dimensions"),
+        (request(tensor(["a"], "BYTES", [2**62, 2**62], "str")), "too large"),
         (request(tensor([1, 2], "BYTES", [2], "str")), "input 'x' has datatype BYTES"),
         (request(tensor([[["a"], "b"]], "BYTES", [2], "str")), "ragged"),
         (request(tensor([1, None], "INT64", [2], "np")), "Expected `int"),

@@ -30,7 +30,14 @@ import numpy as np
 
 from penstock.errors import InvalidInput
 from penstock.protocols.infer import InferRequest, InferResponse, as_text
-from penstock.protocols.tensors import JSON_FAULTS, Buffer, datatype_of, from_json, json_texts
+from penstock.protocols.tensors import (
+    JSON_FAULTS,
+    Buffer,
+    count_of,
+    datatype_of,
+    from_json,
+    json_texts,
+)
 
 if TYPE_CHECKING:
     from penstock.runtimes.base import Array, Arrays, TensorSpec
@@ -192,9 +199,7 @@ def read_json(
     if datatype != "BYTES":
         return from_json(name, datatype, shape, text, null_is_nan=True)
     elements = json_texts(name, text, numbers=kind == "raw")
-    count = 1
-    for size in shape:
-        count *= size
+    count = count_of(shape, f"input '{name}'")
     if len(elements) != count:
         length = sum(len(e) for e in elements if isinstance(e, bytes))
         if count != length and (not shape or shape[0] != len(elements)):
