@@ -244,3 +244,23 @@ def test_tensors_that_the_models_do_not_take_are_refused(platform: Platform) -> 
     steps[1]["inputs"] = ["mul10.outputs.RESULT"]
     said = platform.run("apply", "-f", "-", stdin=json.dumps(wrong), code=1)
     assert "'mul10' answers no tensor 'RESULT'; it answers OUTPUT" in said
+
+
+def test_the_example_is_applied_and_answers(platform: Platform) -> None:
+    (platform.folder / "examples").symlink_to(Path(__file__).parents[2] / "examples")
+    platform.run("apply", "-f", "examples/seldon_pipelines/seldon_pipelines.yaml", "--wait")
+    url = f"{platform.http}/v2/pipelines/scale/infer"
+    found = Counter()
+    for value in [3.0] * 5 + [300.0] * 5:
+        answer = httpx.post(url, json=body({"x": [value]}), timeout=30)
+        assert answer.status_code == 200, answer.text
+        found[answer.headers["x-seldon-route"], listed(answer)["y"][0]] += 1
+    assert found[":scale.pipeline:", 30.0] + found[":scale-simply.pipeline:", 30.0] == 5
+    assert found[":scale.pipeline:", 310.0] + found[":scale-simply.pipeline:", 3000.0] == 5
+    assert sum(n for (route, _), n in found.items() if route == ":scale-simply.pipeline:") == 2
+    metric = (
+        'penstock_graph_external_runs_total{graph="afterwards",namespace="default",outcome="ok"} 8'
+    )
+    until(
+        lambda: metric in httpx.get(platform.api + "/metrics", timeout=10).text, "what runs after"
+    )
