@@ -65,6 +65,8 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
         elif _allowed(exchange, ("POST",)):
             change = _load if plan.verb == LOAD else _unload
             _with_body(exchange, lambda e: change(e, plan, gateway))
+    elif path == "/v2/query" or (plan.protocol == "v2" and path.endswith("/v2/query")):
+        _query(exchange, gateway, path)
     elif path.endswith("/feedback"):
         _feedback(exchange, gateway, plan)
     elif path == "/v2/repository/index":
@@ -138,6 +140,13 @@ def _with_body(exchange: Exchange, then: Callable[[Exchange], None]) -> None:
 def _index(exchange: Exchange, table: Table, namespace: str) -> None:
     only = repository.ready_only(exchange.body)
     _send(exchange, 200, repository.index(table, namespace, ready_only=only))
+
+
+def _query(exchange: Exchange, gateway: Gateway, path: str) -> None:
+    from penstock.gateway import query  # few gateways are asked so
+
+    if _allowed(exchange, ("POST",)):
+        _with_body(exchange, lambda e: query.handle(e, gateway, path))
 
 
 def _feedback(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:

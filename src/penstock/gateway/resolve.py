@@ -38,6 +38,8 @@ LOAD: Final = "load"
 UNLOAD: Final = "unload"
 STATISTICS: Final = "stats"
 FEEDBACK: Final = "feedback"
+#: What follows a namespace where many models are asked.
+_QUERY: Final = ["v2", "query"]
 _REPOSITORY: Final = "/v2/repository/models/"
 #: Seldon's address of a pipeline.
 _PIPELINES: Final = "/v2/pipelines/"
@@ -87,6 +89,8 @@ def plan(head: RequestHead, table: Table) -> Plan:
                 "No such path.",
                 hint="Services are at /serving/NAMESPACE/NAME/v2/models/NAME/infer.",
             )
+        if len(parts) == 5 and parts[3:] == _QUERY:
+            return Plan(None, b"", "v2", 0, own=path)
         name, _, tag = parts[3].partition("@")
         service = table.get(parts[2], name)
         if service is None:
