@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from control_fakes import FakeClock
@@ -326,3 +327,38 @@ async def test_the_least_recently_used_may_be_put_to_sleep_unless_it_works() -> 
     assert w.want() == 0
     w.scaler.forget(KEY)
     assert w.scaler.sleepers() == [other]
+
+
+def test_services_that_sleep_cost_a_tick_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand are registered: a tick decides for those that are awake, or that a gateway speaks of."""
+    decided = 0
+
+    def counted(*args: Any, **kw: Any) -> State:
+        nonlocal decided
+        decided += 1
+        return decide(*args, **kw)
+
+    monkeypatch.setattr("penstock.control.scaler.decide", counted)
+    clock = FakeClock()
+    scaler = Scaler(lambda key: None, clock=clock, zero_grace_s=10.0)
+    keys = [("ns", f"s{i}") for i in range(100)]
+    for key in keys:
+        scaler.want(key, Scaling(0), running=0, proven=True)
+    scaler.tick()
+    scaler.tick()
+    decided = 0
+    scaler.tick()
+    assert decided == 0
+    assert scaler.wake(keys[3], 1)
+    service = ServiceLoad("ns/s5", 0.0, 0, 1, 1)
+    scaler.heard(1, Load(1.0, (service,)))
+    decided = 0
+    scaler.tick()
+    assert decided == 2
+    assert scaler.wanted(keys[5]) == 1, "a load that a gateway tells of wakes as well"
+    fixed = ("ns", "fixed")
+    scaler.want(fixed, Scaling(1), running=1, proven=True)
+    scaler.tick()
+    decided = 0
+    scaler.tick()
+    assert decided == 2

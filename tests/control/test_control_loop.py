@@ -181,3 +181,27 @@ async def test_close_cancels_what_runs_and_forgets_what_waits() -> None:
     assert cancelled.is_set()
     loop.enqueue("c")
     assert loop.depth == 0
+
+
+async def test_a_key_that_somebody_waits_for_goes_before_the_others() -> None:
+    """Once, also when it was waiting already; the others keep their order."""
+    looks: list[int] = []
+    begin = asyncio.Event()
+
+    async def look(key: int) -> None:
+        await begin.wait()
+        looks.append(key)
+
+    loop = Loop(look, concurrency=1)
+    for key in range(6):
+        loop.enqueue(key)
+    loop.hurry(4)
+    loop.hurry(4)
+    loop.hurry(9)
+    assert loop.depth == 6
+    begin.set()
+    await loop.settled()
+    assert looks == [0, 4, 9, 1, 2, 3, 5]
+    loop.enqueue(4)
+    await loop.settled()
+    assert looks[7:] == [4]

@@ -122,6 +122,7 @@ class ControlPlane:
             fetches=self.fetches,
             scaler=self.scaler,
             enqueue=self.loop.enqueue,
+            hurry=self.loop.hurry,
             settings=settings,
             clock=self._clock,
             on_gone=self._service_gone,

@@ -19,6 +19,7 @@ import itertools
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -38,6 +39,9 @@ MAX_LINE = 64 * 1024
 HIGH_WATER = 256 * 1024
 #: Seconds between two writes of the file under a stream of changes.
 FILE_EVERY_S = 0.1
+#: Share of the time that writing it may take (ten thousand routes are two megabytes), and the longest wait.
+FILE_SHARE = 0.05
+FILE_MOST_S = 2.0
 #: A gateway that has not read for this long is dropped; it reconnects and gets a snapshot.
 STALLED_S = 30.0
 
@@ -345,13 +349,15 @@ class RoutePublisher:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
+            began = time.monotonic()
             try:
                 await asyncio.to_thread(write_atomic, file, _encode(self._snapshot()))
             except OSError as exc:
                 log.error("the routes cannot be kept in %s: %s", file, exc)
                 self._dirty.set()
                 await asyncio.sleep(5.0)
-            await asyncio.sleep(FILE_EVERY_S)
+            took_s = time.monotonic() - began
+            await asyncio.sleep(min(FILE_MOST_S, max(FILE_EVERY_S, took_s / FILE_SHARE)))
 
     def _write_file(self, file: Path) -> None:
         try:

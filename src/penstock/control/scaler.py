@@ -47,6 +47,8 @@ class Scaler:
         self._scalings: dict[ServiceKey, Scaling] = {}
         self._policies: dict[ServiceKey, Policy] = {}
         self._states: dict[ServiceKey, State] = {}
+        #: Those whose number a tick may change: of ten thousand services most are asleep, or fixed.
+        self._moving: set[ServiceKey] = set()
         self._ranks: dict[ServiceKey, Rank] = {}
         #: The most replicas of those that others had to take from, and until when.
         self._held: dict[ServiceKey, tuple[int, float]] = {}
@@ -70,6 +72,7 @@ class Scaler:
             policy = policy_of(scaling, zero_grace_s=self._zero_grace_s)
             self._scalings[key] = scaling
             self._policies[key] = policy
+            self._moving.add(key)
             self.loads.keep(key, policy.window_s)
         policy = self._policies[key]
         state = self._states.get(key)
@@ -77,11 +80,16 @@ class Scaler:
             first = min(policy.high, max(policy.low, running if proven else 1))
             if first:
                 self.loads.touch(key)
-            state = self._states[key] = State(first)
+            state = self._become(key, State(first))
         low, high = policy.low, self._most(key, policy)
         if not low <= state.replicas <= high:
-            state = self._states[key] = replace(state, replicas=min(high, max(low, state.replicas)))
+            state = self._become(key, replace(state, replicas=min(high, max(low, state.replicas))))
         return state.replicas
+
+    def _become(self, key: ServiceKey, state: State) -> State:
+        self._states[key] = state
+        self._moving.add(key)
+        return state
 
     def _most(self, key: ServiceKey, policy: Policy) -> int:
         """The most replicas it may have now: fewer than the manifest says while others go first."""
@@ -101,12 +109,16 @@ class Scaler:
         if policy is None or state is None or state.replicas or not self._most(key, policy):
             return False
         signal = Signal(in_flight=max(1, waiting), waiting=max(1, waiting))
-        self._states[key] = decide(policy, signal, state, now=self._clock.monotonic())
+        self._become(key, decide(policy, signal, state, now=self._clock.monotonic()))
         return True
 
     def heard(self, gateway: int, load: Load) -> None:
         """A gateway's message."""
         self.loads.take(gateway, load)
+        for service in load.services:
+            namespace, _, name = service.key.partition("/")
+            if (namespace, name) in self._states:
+                self._moving.add((namespace, name))
 
     def put_to_sleep(self, key: ServiceKey) -> bool:
         """Take a service's last replica now, if it may have none and nothing is under way there."""
@@ -115,7 +127,7 @@ class Scaler:
             return False
         if any(self.loads.under_way(key)):
             return False
-        self._states[key] = State(0)
+        self._become(key, State(0))
         self._enqueue(key)
         return True
 
@@ -131,7 +143,7 @@ class Scaler:
         if left >= state.replicas:
             return False
         self._held[key] = (left, self._clock.monotonic() + HOLD_S)
-        self._states[key] = State(left)
+        self._become(key, State(left))
         self._enqueue(key)
         return True
 
@@ -170,19 +182,25 @@ class Scaler:
         """The service is gone."""
         for by_key in (self._scalings, self._policies, self._states, self._ranks, self._held):
             by_key.pop(key, None)
+        self._moving.discard(key)
         self.loads.forget(key)
 
     def tick(self) -> None:
         """Decide for every service whose number may change."""
         now = self._clock.monotonic()
         heard = self.loads.heard(*self._gateways())
-        for key, policy in self._policies.items():
-            state = self._states.get(key)
+        for key in tuple(self._moving):
+            policy, state = self._policies[key], self._states.get(key)
             if state is None or (policy.fixed and policy.low):
+                self._moving.discard(key)
                 continue
-            new = decide(policy, self._signal(key, policy, heard), state, now=now)
+            signal = self._signal(key, policy, heard)
+            new = decide(policy, signal, state, now=now)
             if new.replicas > (most := self._most(key, policy)):
                 new = replace(new, replicas=most)
+            if not (new.replicas or signal.in_flight or signal.waiting or key in self._held):
+                # Asleep: a request that wakes it is heard of.
+                self._moving.discard(key)
             if new is not state:
                 self._states[key] = new
                 if new.replicas != state.replicas:

@@ -65,6 +65,7 @@ class ServiceController:
         fetches: Fetches,
         scaler: Scaler,
         enqueue: Callable[[ServiceKey], None],
+        hurry: Callable[[ServiceKey], None] | None = None,
         settings: ControlSettings,
         clock: Clock,
         on_gone: Callable[[ServiceKey], None] = lambda key: None,
@@ -78,6 +79,8 @@ class ServiceController:
         self._fetches = fetches
         self._scaler = scaler
         self._enqueue = enqueue
+        #: The same, before all others.
+        self._hurry = hurry or enqueue
         self._settings = settings
         self._clock = clock
         self._on_gone = on_gone
@@ -128,7 +131,7 @@ class ServiceController:
             # A transformer's first request will ask the predictor: both come up at once.
             woken |= self._scaler.wake(service, waiting)
         if woken or not self._replicas.of(service):
-            self._enqueue(service)
+            self._hurry(service)
 
     def sleep(self, service: ServiceKey) -> None:
         """Somebody asked that a service's replicas go; those go that may, and have nothing to do."""
