@@ -16,7 +16,7 @@ from penstock.dialects.base import Manifest, Translation, refuse
 from penstock.dialects.conversion import translate_converted
 from penstock.dialects.graph_fields import problems_of
 from penstock.dialects.metadata import DEFAULT_NAMESPACE
-from penstock.dialects.seldon_v1_reader import NodeReader, part_name
+from penstock.dialects.seldon_v1_reader import TIMEOUTS, NodeReader, part_name
 from penstock.dialects.seldon_v1_servers import typed_parameters
 from penstock.dialects.seldon_v1_tree import Node, nodes, tree
 from penstock.domain.assembly import Assembly
@@ -48,15 +48,8 @@ from penstock.errors import FieldProblem, InvalidManifest
 FRONT: Final = ":traffic"
 #: What comes after a node's name in the steps that are not its first.
 _AFTER: Final = ":"
-#: Milliseconds that a whole request may take, as Seldon's users say it.
-_TIMEOUTS: Final = ("seldon.io/rest-timeout", "seldon.io/rest-read-timeout")
 #: Models and routers get feedback; other units where their methods say so.
 _LEARN: Final = (Verb.PREDICT, Verb.ROUTE)
-
-
-def node_of(step: str) -> str:
-    """The node that a step belongs to."""
-    return step.partition(_AFTER)[0]
 
 
 def translate_graph(
@@ -102,7 +95,7 @@ def translate_graph(
             converted = reader.convert()
             if converted is None:
                 continue
-            if part in parts:
+            if part in parts and not any(p.path == f"{node.at}.name" for p in problems):
                 problems.append(
                     FieldProblem(f"{node.at}.name", f"its service would be a second {part}")
                 )
@@ -160,7 +153,7 @@ def _containers(
 def _timeout_s(manifest: Manifest) -> float:
     spec = manifest["spec"]
     said = {**(manifest["metadata"].get("annotations") or {}), **(spec.get("annotations") or {})}
-    for key in _TIMEOUTS:
+    for key in TIMEOUTS:
         text = said.get(key, "")
         if text.isdigit() and 0 < int(text) <= 86_400_000:
             return int(text) / 1000

@@ -32,6 +32,8 @@ from penstock.domain.graph import Verb
 from penstock.errors import FieldProblem
 
 V2: Final = ("v2", "kfserving")
+#: Milliseconds that a whole request of a graph may take, as Seldon's users say it.
+TIMEOUTS: Final = ("seldon.io/rest-timeout", "seldon.io/rest-read-timeout")
 #: The label by which Seldon's own objects name their deployment.
 DEPLOYMENT_LABEL: Final = "seldon-deployment-id"
 #: What a class has to have, by what its node is asked.
@@ -311,7 +313,7 @@ class NodeReader:
 
     def _without_effect(self, at: str, annotations: Mapping[str, str]) -> None:
         for key in annotations:
-            if key.startswith("seldon.io/"):
+            if key.startswith("seldon.io/") and not (self._part and key in TIMEOUTS):
                 message = "Seldon's annotations have no effect here"
                 self._warnings.append(FieldProblem(at + path((key,)), message))
 
