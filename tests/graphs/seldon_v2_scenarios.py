@@ -514,15 +514,16 @@ SCENARIOS = (
         told=("x-seldon-route", ":pipe-add10.pipeline:"),
     ),
     Scenario(
-        "A model's experiment inside of a pipeline",
+        "A model's experiment inside of a pipeline, with a mirror",
         {"mixed": "{steps: [{name: tfsimple4}], output: {steps: [tfsimple4]}}"},
         _TWO,
         {"OUTPUT0": [3.0], "OUTPUT1": [-1.0]},
-        ("tfsimple1",),
+        ("tfsimple1", "tfsimple2"),
         experiments={
             "model-trial": """
                 default: tfsimple4
                 candidates: [{name: tfsimple4, weight: 0}, {name: tfsimple1, weight: 1}]
+                mirror: {name: tfsimple2, percent: 100}
             """
         },
     ),

@@ -97,7 +97,7 @@ async def test_scenario(front: GraphFrontUnderTest, scenario: Scenario) -> None:
         c["name"]
         for m in scenario.manifests()
         if m["kind"] == "Experiment"
-        for c in m["spec"]["candidates"]
+        for c in (*m["spec"]["candidates"], m["spec"]["mirror"])
     }
     await serve(front, *(scenario.models() | (members & set(MODELS))))
     for manifest in scenario.manifests():

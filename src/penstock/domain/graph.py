@@ -26,7 +26,8 @@ How dialects map onto it:
 | KServe `nodeName` | `RunFlow` |
 | KServe dependency Soft | `OnFailure.ANSWER` |
 | Seldon Pipeline step | a `Call`, `Inputs` with tensors and join, `triggers`, `batch` |
-| Seldon `tensorMap` | `Source.rename` |
+| Seldon `tensorMap` | `Source.rename`, of a whole value `Source.renames` |
+| Seldon `externalInputs` | `Graph.external` |
 | Seldon ROUTER | a step `Router` that calls the unit's ROUTE; children are gated by it |
 | Seldon COMBINER | a `Call` with verb AGGREGATE whose inputs are combined as a `LIST` |
 | Seldon TRANSFORMER, OUTPUT_TRANSFORMER | `Call`s with verbs TRANSFORM_INPUT and TRANSFORM_OUTPUT |

@@ -48,8 +48,9 @@ class ExperimentFront:
         self.experiment = experiment
         self._credits = dict.fromkeys((c.name for c in experiment.candidates), 0)
         self._told: dict[tuple[Target, str], Target] = {}
-        #: Copies that run as graphs.
+        #: Copies that run as graphs, and copies of graphs' steps under way.
         self._copies: set[_Quiet] = set()
+        self._steps = 0
         self._mirror: Shadow | None = None
         if experiment.mirror:
             self._mirror = Shadow(
@@ -202,6 +203,23 @@ class ExperimentFront:
         return known
 
     # -- copies -----------------------------------------------------------------------------------
+
+    def copy_to(self) -> str:
+        """The mirror, if a graph's step that comes here is to be copied now; `copied` follows."""
+        mirror = self._mirror
+        if mirror is None or not mirror.due():
+            return ""
+        if self._steps >= MOST_AT_ONCE:
+            mirror.count_for(self.experiment.mirror, "dropped")
+            return ""
+        self._steps += 1
+        return self.experiment.mirror
+
+    def copied(self, status: int) -> None:
+        """A copy of a step is over."""
+        self._steps -= 1
+        if self._mirror is not None:
+            self._mirror.count_for(self.experiment.mirror, str(status))
 
     def _copy(self, exchange: Any, head: RequestHead, path: str) -> None:
         mirror = self._mirror

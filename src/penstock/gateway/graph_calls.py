@@ -36,6 +36,7 @@ from penstock.http.client import Upstream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from penstock.gateway.experiment_front import ExperimentFront
     from penstock.gateway.gateway import Gateway
     from penstock.gateway.table import Service, Table
     from penstock.http.client import ClientExchange, UpstreamError
@@ -208,7 +209,9 @@ class GatewayCaller:
         except Exception as exc:  # noqa: BLE001 - the step's border: one request fails, not the process
             return _Nobody(self._loop, failure_of(internal(exc)), done)
 
-    def _forward(self, action: Call, value: Value, context: Context, done: Done) -> Under:
+    def _forward(
+        self, action: Call, value: Value, context: Context, done: Done, *, copy: bool = False
+    ) -> Under:
         table = self._gateway.table
         namespace = action.namespace or context.namespace
         service = table.get(namespace, action.service)
@@ -216,7 +219,11 @@ class GatewayCaller:
             raise Unavailable(f"The service {namespace}/{action.service} does not exist.")
         if service.graph is not None:
             if service.route.experiment is not None:
-                service = service.graph.member()
+                front: ExperimentFront = service.graph
+                mirror = front.copy_to() if not copy else ""
+                if mirror:
+                    self._copy(front, structs.replace(action, service=mirror), value, context)
+                service = front.member()
                 action = structs.replace(action, model=service.name)
             if service.graph is not None:
                 return self._run_graph(service, value, context, done)
@@ -242,6 +249,17 @@ class GatewayCaller:
         forward = kind(self._gateway, plan, entered, request, context, _later(self._loop, done))
         self._gateway.admit(forward)
         return forward
+
+    def _copy(self, front: ExperimentFront, action: Call, value: Value, context: Context) -> None:
+        """Call an experiment's mirror; nobody waits for its answer."""
+
+        def ended(result: Value | Failure) -> None:
+            front.copied(result.status if isinstance(result, Failure) else 200)
+
+        try:
+            self._forward(structs.replace(action, model=""), value, context, ended, copy=True)
+        except PenstockError as exc:
+            front.copied(exc.status)
 
     def _host(self, url: str) -> _Host:
         parts = urlsplit(url)

@@ -27,6 +27,7 @@ from penstock.gateway.resolve import (
     Plan,
     by_host,
     namespace_of,
+    suffixed,
     unknown_service,
 )
 from penstock.protocols.grpc import side
@@ -126,8 +127,7 @@ class ModelCall:
         table = self._front.gateway.table
         seldon = head.get(b"seldon-model")
         if seldon is not None:
-            name = seldon.decode("latin-1").strip().removesuffix(".pipeline")
-            name = name.removesuffix(".experiment")
+            name = seldon.decode("latin-1").strip()
             service, tag = None, ""
         else:
             service, tag = by_host(head, table)
@@ -138,7 +138,7 @@ class ModelCall:
                     hint="Set its name in the message, or call NAME.NAMESPACE as the authority.",
                 )
             namespace = namespace_of(head)
-            service = table.get(namespace, name)
+            service = table.get(namespace, name) or suffixed(name, namespace, table)
             if service is None:
                 if namespace != DEFAULT_NAMESPACE:
                     raise unknown_service(name, namespace)

@@ -109,7 +109,7 @@ def plan(head: RequestHead, table: Table) -> Plan:
     name = model_in(path)
     if name:
         namespace = namespace_of(head)
-        service = table.get(namespace, name) or _suffixed(name, namespace, table)
+        service = table.get(namespace, name) or suffixed(name, namespace, table)
         if path.startswith(_PIPELINES) and service is not None and service.graph is None:
             raise NotFound(f"There is no pipeline {name} in namespace {namespace}.")
         if service is not None:
@@ -132,14 +132,14 @@ def by_header(value: bytes, table: Table) -> Service:
     """The service that Seldon's header `seldon-model` names, whatever the path and Host say."""
     name = value.decode("latin-1").strip()
     service = table.get(DEFAULT_NAMESPACE, name)
-    service = service or _suffixed(name, DEFAULT_NAMESPACE, table)
+    service = service or suffixed(name, DEFAULT_NAMESPACE, table)
     if service is not None:
         return service
     raise unknown_service(name, DEFAULT_NAMESPACE)
 
 
-def _suffixed(name: str, namespace: str, table: Table) -> Service | None:
-    """Seldon's `NAME.pipeline` and `NAME.experiment`."""
+def suffixed(name: str, namespace: str, table: Table) -> Service | None:
+    """What Seldon's `NAME.pipeline` or `NAME.experiment` is, if there is one of that kind."""
     if name.endswith(".pipeline"):
         service = table.get(namespace, name.removesuffix(".pipeline"))
         if service is not None and service.graph is not None:
