@@ -13,7 +13,7 @@ from penstock.errors import ModelError, Unsupported
 from penstock.protocols.infer import InferRequest
 from penstock.runtimes import triton_backend_utils as pb_utils
 from penstock.runtimes.base import CallContext, ResponseStream
-from penstock.runtimes.triton_python import TritonPython
+from penstock.runtimes.triton_execution import TritonPython
 
 TENSOR = {"name": "X", "data_type": "TYPE_FP32", "dims": [-1]}
 BATCHES = {"max_batch_size": 4, "dynamic_batching": {}, "input": [TENSOR], "output": [TENSOR]}
