@@ -430,6 +430,35 @@ def predict(
 
 
 @app.command()
+def query(
+    names: Names = None,
+    file: Annotated[
+        str, typer.Option("--filename", "-f", help="JSON payload, or - for stdin.")
+    ] = "-",
+    selector: Annotated[
+        str, typer.Option("--selector", "-l", help="Services by label instead: team=red,!old.")
+    ] = "",
+    output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
+    timeout: Timeout = "60s",
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Send one payload to many services at once and print what each answered."""
+    from penstock.cli import querying
+
+    querying.query(
+        _client(server, token_file),
+        names or [],
+        file,
+        selector=selector,
+        namespace=namespace,
+        timeout_s=_seconds(timeout),
+        output=_one_of(output, ("text", "json"), "-o"),
+    )
+
+
+@app.command()
 def wait(
     names: Annotated[
         list[str],

@@ -35,6 +35,7 @@ from penstock.errors import (
 from penstock.protocols.infer import InferRequest, InferResponse, RequestedOutput
 from penstock.protocols.v1 import encode_result
 from penstock.protocols.v2_client import decode_response, encode_request
+from penstock.sdk.query import QueryResult, query_body, query_results
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -98,6 +99,18 @@ class _Shared:
 
     def _v1(self, model: str, verb: str) -> str:
         return f"{self._base(model)}/v1/models/{quote(model, safe='')}:{verb}"
+
+    def _query_url(self) -> str:
+        if self._namespace is None:
+            return f"{self._url}/v2/query"
+        return f"{self._url}/serving/{quote(self._namespace, safe='')}/v2/query"
+
+    def _feedback(
+        self, id: str, reward: float, truth: Any, model: str | None
+    ) -> tuple[str, bytes]:
+        url = f"{self._url}/feedback" if model is None else self._v2(model, None, "/feedback")
+        said = {"truth": truth} if truth is not None else {}
+        return url, _payload({"id": id, "reward": reward, **said})
 
     @staticmethod
     def _infer_body(
@@ -193,6 +206,37 @@ class Client(_Shared):
         body = self._v1_body(instances, None, None)
         return _json(self._send("POST", self._v1(model, "explain"), _JSON, body))
 
+    def query(
+        self,
+        models: Sequence[str] | None = None,
+        *,
+        selector: str | None = None,
+        inputs: Mapping[str, Any] | InferRequest | None = None,
+        instances: Any = None,
+        parameters: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> list[QueryResult]:
+        """Ask many models, by name or by a selector of labels, the same at once.
+
+        `inputs` are arrays by name (V2), `instances` rows (V1). Each result has its own status; raises only
+        what is wrong with the question as a whole.
+        """
+        body = query_body(models, selector, inputs, instances, parameters, timeout_s)
+        response = self._send("POST", self._query_url(), _JSON, body)
+        _check(response)
+        return query_results(response.content)
+
+    def feedback(
+        self, id: str, reward: float, *, truth: Any = None, model: str | None = None
+    ) -> None:
+        """Reward the answer with that id (an answer's `id`, or its header `x-request-id`).
+
+        For an id of your own say the `model`. NotFound for an id that is not known, or known no more;
+        Conflict when it was rewarded before.
+        """
+        url, body = self._feedback(id, reward, truth, model)
+        _check(self._send("POST", url, _JSON, body))
+
     def stream(self, model: str, payload: Mapping[str, Any]) -> Iterator[bytes]:
         """V1: the pieces of a model that streams, as they come."""
         url = self._v1(model, "predict")
@@ -286,6 +330,29 @@ class AsyncClient(_Shared):
         """As `Client.explain`."""
         body = self._v1_body(instances, None, None)
         return _json(await self._send("POST", self._v1(model, "explain"), _JSON, body))
+
+    async def query(
+        self,
+        models: Sequence[str] | None = None,
+        *,
+        selector: str | None = None,
+        inputs: Mapping[str, Any] | InferRequest | None = None,
+        instances: Any = None,
+        parameters: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> list[QueryResult]:
+        """As `Client.query`."""
+        body = query_body(models, selector, inputs, instances, parameters, timeout_s)
+        response = await self._send("POST", self._query_url(), _JSON, body)
+        _check(response)
+        return query_results(response.content)
+
+    async def feedback(
+        self, id: str, reward: float, *, truth: Any = None, model: str | None = None
+    ) -> None:
+        """As `Client.feedback`."""
+        url, body = self._feedback(id, reward, truth, model)
+        _check(await self._send("POST", url, _JSON, body))
 
     async def stream(self, model: str, payload: Mapping[str, Any]) -> AsyncIterator[bytes]:
         """As `Client.stream`."""
