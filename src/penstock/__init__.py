@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # as type checkers know it, without the cost of importing
 if TYPE_CHECKING:
     from penstock.errors import InvalidInput
     from penstock.protocols.infer import InferRequest, InferResponse
-    from penstock.runtimes.base import TensorSpec
+    from penstock.runtimes.base import RawReply, RawRequest, TensorSpec
     from penstock.sdk.client import AsyncClient, Client
     from penstock.sdk.explainer import Explainer
     from penstock.sdk.model import Model
@@ -24,6 +24,8 @@ __all__ = [
     "InferResponse",
     "InvalidInput",
     "Model",
+    "RawReply",
+    "RawRequest",
     "TensorSpec",
     "Transformer",
     "__version__",
@@ -37,6 +39,8 @@ _LAZY = {
     "InferResponse": "penstock.protocols.infer",
     "InvalidInput": "penstock.errors",
     "Model": "penstock.sdk.model",
+    "RawReply": "penstock.runtimes.base",
+    "RawRequest": "penstock.runtimes.base",
     "TensorSpec": "penstock.runtimes.base",
     "Transformer": "penstock.sdk.transformer",
 }

@@ -76,6 +76,10 @@ class LocalPredictor(Protocol):
     async def predict(self, payload: Mapping[str, Any], headers: Mapping[str, str]) -> Any: ...
 
 
+#: (name, version; empty: the one that serves) -> a model of the same process, looked up when it is asked.
+LocalModels: TypeAlias = Callable[[str, str], LocalPredictor]
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How to load: the manifest's options and this process's share of the cores."""
@@ -91,6 +95,8 @@ class LoadOptions:
     timeout_s: float = 60.0
     #: The predictor where it is in this process.
     local: LocalPredictor | None = None
+    #: The other models of the process, for one that is made of them.
+    models: LocalModels | None = None
 
 
 class Runtime(ABC):
@@ -162,6 +168,18 @@ class CallContext:
 
 
 @dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A request as it came, for a model that reads it itself, whatever its content type and its path."""
+
+    body: bytes
+    #: As the client said it; empty where it said nothing.
+    content_type: str = ""
+    path: str = ""
+    #: Names in lower case.
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class RawReply:
     """A complete response body, encoded already."""
 
@@ -196,6 +214,8 @@ class PayloadRuntime(ABC):
     outputs: tuple[TensorSpec, ...] = ()
     #: The model's synchronous code may run in several threads at once.
     reentrant: bool = False
+    #: It reads requests itself: `call` gets a `RawRequest`, and answers V1's kinds of replies.
+    takes_raw: bool = False
     #: Its predict yields: a request may have any number of responses.
     decoupled: bool = False
     #: What explains the model's answers, for those who ask for it by GET; None: nothing does.
@@ -208,19 +228,19 @@ class PayloadRuntime(ABC):
 
     @abstractmethod
     async def call(
-        self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
+        self, payload: dict[str, Any] | bytes | InferRequest | RawRequest, context: CallContext
     ) -> InferResponse | RawReply | StreamReply | ResponseStream:
         """Answer one request.
 
-        `payload` is V1's JSON object, the raw body (V1 with a content type that is not JSON), or V2's
-        `InferRequest`. V1 answers are a `RawReply` or `StreamReply`; V2 answers an `InferResponse`, or a
+        `payload` is V1's JSON object, the raw body (V1 with a content type that is not JSON), V2's
+        `InferRequest`, or for a model that takes it so the `RawRequest`. V1 answers are a `RawReply` or `StreamReply`; V2 answers an `InferResponse`, or a
         `RawReply` where the model made the body itself, or, where the context says that the caller takes
         it, a `ResponseStream`. Raises `InvalidInput` and its kin when the caller
         is at fault, `ModelError` (one line, the user's traceback is logged) when the model is.
         Cancelling the call stops an async model; a synchronous one runs on in its thread.
         """
 
-    def example(self) -> dict[str, Any] | bytes | InferRequest | None:
+    def example(self) -> dict[str, Any] | bytes | InferRequest | RawRequest | None:
         """A payload that the model should be able to answer, for the readiness probe; None: not known."""
         return None
 

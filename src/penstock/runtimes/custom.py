@@ -29,6 +29,7 @@ from penstock.runtimes.base import (
     LoadOptions,
     PayloadRuntime,
     RawReply,
+    RawRequest,
     ResponseStream,
     Runtime,
     StreamReply,
@@ -210,6 +211,7 @@ class ClassPayloadRuntime(PayloadRuntime):
             if (method := getattr(model, name)) is not None
         }
         self._plans["predict"] = model.predict
+        self.takes_raw = self._plans["preprocess" if model.preprocess else "predict"].raw
         #: `async def`: quick by its own promise, so no thread is asked.
         self._awaited = frozenset(
             n for n in self._plans if inspect.iscoroutinefunction(getattr(model.instance, n))
@@ -228,7 +230,9 @@ class ClassPayloadRuntime(PayloadRuntime):
         model.loaded(result)
 
     async def call(
-        self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
+        self,
+        payload: dict[str, Any] | bytes | InferRequest | RawRequest,
+        context: CallContext,
     ) -> InferResponse | RawReply | StreamReply | ResponseStream:
         if context.verb not in self.verbs:
             raise Unsupported(f"model '{self._model.name}' cannot explain")
@@ -349,8 +353,12 @@ class ClassPayloadRuntime(PayloadRuntime):
             )
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
-    def example(self) -> dict[str, Any] | bytes | InferRequest | None:
+    def example(self) -> dict[str, Any] | bytes | InferRequest | RawRequest | None:
         example = self._model.example()
+        if self.takes_raw and isinstance(example, bytes | bytearray):
+            return RawRequest(bytes(example))
+        if isinstance(example, RawRequest):
+            return example
         if example is None or isinstance(example, bytes | InferRequest):
             return example
         if isinstance(example, dict) and ("instances" in example or "inputs" in example):

@@ -5,7 +5,7 @@ Nothing of the server is imported here, so a model file can be tested by itself.
 
 from penstock.errors import InvalidInput, NotFound, Unavailable
 from penstock.protocols.infer import InferInput, InferRequest, InferResponse, RequestedOutput
-from penstock.runtimes.base import CallContext, TensorSpec
+from penstock.runtimes.base import CallContext, RawReply, RawRequest, TensorSpec
 from penstock.sdk.model import Model
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "InvalidInput",
     "Model",
     "NotFound",
+    "RawReply",
+    "RawRequest",
     "RequestedOutput",
     "TensorSpec",
     "Unavailable",

@@ -1,8 +1,10 @@
 """The class a user's own model extends, by KServe's method names.
 
-Two kinds of `predict` are told apart by their annotations:
+Three kinds of `predict` are told apart by their annotations:
 
 * `predict(self, payload)`: the request as its protocol has it, V1's JSON object or V2's `InferRequest`.
+* `predict(self, request: RawRequest)`: the request unread, any bytes of any content type; answered by bytes,
+  text, or a `RawReply` with a content type of its own.
 * `predict(self, x: np.ndarray, text: list[str], temperature: float = 1.0)`: tensors by parameter name,
   whatever the protocol. What is returned becomes the outputs. With `batchable = True` rows of several
   requests share one call.

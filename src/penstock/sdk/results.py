@@ -94,6 +94,10 @@ def to_response(item: Any, specs: tuple[TensorSpec, ...] = ()) -> InferResponse:
 
 
 def _raw(result: Any) -> RawReply | None:
+    if isinstance(result, RawReply):
+        if not isinstance(result.body, bytes | bytearray | memoryview):
+            raise ModelError("the body of the model's RawReply is no bytes")
+        return RawReply(bytes(result.body), result.content_type)
     if isinstance(result, str):
         return RawReply(result.encode(), _TEXT)
     if isinstance(result, bytes | bytearray | memoryview):

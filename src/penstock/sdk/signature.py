@@ -12,14 +12,14 @@ import logging
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError
 from penstock.protocols.infer import InferRequest, InferResponse, as_text, text
-from penstock.runtimes.base import Array, Arrays, CallContext
+from penstock.runtimes.base import Array, Arrays, CallContext, RawRequest
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ _PAYLOADS: Final = (
     dict,
     InferRequest,
     InferResponse,  # what a transformer's postprocess gets
+    RawRequest,
     collections.abc.Mapping,
     collections.abc.MutableMapping,
 )
@@ -71,6 +72,8 @@ class Plan:
     #: Takes inputs that no parameter names.
     open: bool = False
     names: frozenset[str] = field(default_factory=frozenset)
+    #: Takes the request unread.
+    raw: bool = False
 
     @property
     def typed(self) -> bool:
@@ -159,7 +162,7 @@ def plan_of(method: Callable[..., Any], what: str) -> Plan:
         return Plan()
     first = _classify(named[0], hints, what)
     if first is None:
-        return _payload_plan(named)
+        return replace(_payload_plan(named), raw=hints.get(named[0].name) is RawRequest)
     return _tensor_plan(named, parameters, hints, first, what)
 
 

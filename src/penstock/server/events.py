@@ -47,13 +47,18 @@ class EventTarget:
 class Enveloped(Wrapped):
     """An exchange whose body is an event's data, and whose good answers become events."""
 
-    __slots__ = ("_answers", "_event", "_model")
+    __slots__ = ("_answers", "_event", "_model", "_content_type")
 
     def __init__(self, exchange: Exchange, event: Event, model: str, answers: Answers) -> None:
         super().__init__(exchange, event.data)
         self._event = event
+        self._content_type = event.content_type
         self._model = model
         self._answers = answers
+
+    @property
+    def content_type(self) -> str:
+        return self._content_type
 
     def send(self, status: int, headers: bytes, body: Buffer | Sequence[Buffer] = b"") -> None:
         if status != 200:

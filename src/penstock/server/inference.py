@@ -127,7 +127,8 @@ class Target(ABC):
         body = exchange.body
         if body is None:
             raise InvalidInput("The request has no body.")
-        if is_json(exchange.head.get(b"content-type")):
+        kind = getattr(exchange, "content_type", None) or exchange.head.get(b"content-type")
+        if is_json(kind):
             return decode_predict(body)
         return bytes(body)
 

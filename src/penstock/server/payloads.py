@@ -25,7 +25,13 @@ from penstock.http.exchange import OPEN
 from penstock.http.head import render_headers
 from penstock.http.server import Exchange
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.runtimes.base import CallContext, RawReply, ResponseStream, StreamReply
+from penstock.runtimes.base import (
+    CallContext,
+    RawReply,
+    RawRequest,
+    ResponseStream,
+    StreamReply,
+)
 from penstock.server.inference import CLIENT_GONE, Target, V2Infer
 from penstock.server.repository import Loaded
 
@@ -96,9 +102,10 @@ class Payloads:
         workers = loaded.workers
         if model is None or workers is None:
             raise Internal(f"Model {target.name} takes no payloads.")
-        payload: Any = target.payload(exchange)
+        raw = model.takes_raw and target.protocol in ("v1", "v2", "grpc")
+        payload: Any = _raw_request(target, exchange) if raw else target.payload(exchange)
         context = CallContext(
-            protocol="v2" if isinstance(target, V2Infer) else "v1",
+            protocol="v2" if isinstance(target, V2Infer) and not raw else "v1",
             verb=target.verb,
             streams=target.takes_streams,
             headers=dict(_headers(exchange)),
@@ -223,6 +230,21 @@ async def _next(chunks: AsyncIterator[_Item]) -> _Item | None:
         return await anext(chunks)
     except StopAsyncIteration:
         return None
+
+
+def _raw_request(target: Target, exchange: Exchange) -> RawRequest:
+    """The request unread. A body that was compressed or in an event is out of it by now."""
+    if target.protocol == "grpc":
+        raise Unsupported(
+            f"Model {target.name} reads requests itself, which gRPC cannot carry.",
+            hint="Call it over HTTP.",
+        )
+    kind = getattr(exchange, "content_type", None)
+    if kind is None:
+        kind = (exchange.head.get(b"content-type") or b"").decode("latin-1")
+    return RawRequest(
+        bytes(exchange.body or b""), kind, exchange.head.path, dict(_headers(exchange))
+    )
 
 
 def _headers(exchange: Exchange) -> Mapping[str, str]:

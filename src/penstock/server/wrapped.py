@@ -28,6 +28,11 @@ class Wrapped:
         return self._exchange.head
 
     @property
+    def content_type(self) -> str | None:
+        """The body's own content type, where it is not the request's."""
+        return getattr(self._exchange, "content_type", None)
+
+    @property
     def state(self) -> int:
         return self._exchange.state
 
