@@ -2,22 +2,19 @@
 
 A step is a Model of its name. What Seldon moves through topics goes from step to step of one request here, so
 its semantics are kept where a caller can see them, and where Seldon's caller would wait for ever or get two
-answers, what happens is decided (docs/how-to/from-seldon.md):
+answers, what happens is decided (docs/how-to/seldon-pipelines.md):
 
 * a step without the tensors that it takes is skipped, as there; if nothing is left, the answer is 422;
 * a join `any` takes the first that is there, once;
 * a step that the output does not need may fail without changing the answer;
 * a batch goes after its window even if it is not full, and each request gets its own rows;
 * a pipeline without `output` answers what its last steps give.
-
-References are told apart here: `STEP`, `STEP.inputs|outputs[.TENSOR]`, the pipeline's own name for its
-request, and for external inputs `PIPELINE[.step.STEP][.inputs|outputs[.TENSOR]]`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import structs
 from pydantic import Field
@@ -26,7 +23,8 @@ from penstock.dialects.base import Dialect, Manifest, Translation, refuse
 from penstock.dialects.graph_fields import problems_of
 from penstock.dialects.graph_fields import render_status as render_graph
 from penstock.dialects.metadata import DEFAULT_NAMESPACE, ObjectMeta, check_metadata
-from penstock.dialects.schema import Spec, nearest, path, read
+from penstock.dialects.schema import Spec, path, read
+from penstock.dialects.seldon_references import At, References
 from penstock.dialects.support import Table, no_effect
 from penstock.domain.graph import (
     Answers,
@@ -38,7 +36,6 @@ from penstock.domain.graph import (
     Inputs,
     Join,
     OnFailure,
-    Side,
     Source,
     Step,
 )
@@ -121,16 +118,6 @@ TABLE = Table(
     )
 )  # fmt: skip
 
-At = tuple[int | str, ...]
-
-
-class _Reference(NamedTuple):
-    """Where a value is; `step` is empty for the pipeline's own request."""
-
-    step: str
-    side: Side
-    tensor: str = ""
-
 
 def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translation:
     """Pipeline -> `Graph`."""
@@ -162,6 +149,7 @@ class _Reader:
         self._index: dict[str, int] = {}
         for i, step in enumerate(spec.steps):
             self._index.setdefault(step.name, i)
+        self._references = References(name, list(self._index), self._wrong)
 
     def _wrong(self, at: At, message: str) -> None:
         self._problems.append(FieldProblem(path(("spec", *at)), message))
@@ -200,16 +188,19 @@ class _Reader:
     def _step(self, given: StepFields, at: At) -> Step:
         window_s = _seconds(given.join_window_ms)
         join = Join(given.inputs_join_type or "inner")
-        inputs = Inputs(
-            self._sources(
-                given.inputs or (), (*at, "inputs"), given.tensor_map, at, join is Join.INNER
-            ),
-            join,
-            window_s,
+        references = self._references
+        sources = references.sources(
+            given.inputs or (),
+            (*at, "inputs"),
+            references.own,
+            renames=given.tensor_map,
+            renames_at=(*at, "tensorMap"),
+            together=join is Join.INNER,
         )
+        inputs = Inputs(sources, join, window_s)
         triggers = None
         if given.triggers:
-            found = self._sources(given.triggers, (*at, "triggers"), None, at, False)
+            found = references.sources(given.triggers, (*at, "triggers"), references.own)
             triggers = Inputs(found, Join(given.triggers_join_type or "inner"), window_s)
             both = [t for t in given.triggers if t in (given.inputs or ())]
             for text in both:
@@ -229,121 +220,14 @@ class _Reader:
             taken = {s.step for step in steps for s in step.inputs.sources}
             last = [s.name for s in steps if s.name not in taken] or [steps[-1].name]
             return Inputs(tuple(Source(n) for n in last), Join.OUTER)
-        return Inputs(
-            self._sources(given.steps, ("output", "steps"), given.tensor_map, ("output",), False),
-            Join(given.steps_join or "inner"),
-            _seconds(given.join_window_ms),
+        sources = self._references.sources(
+            given.steps,
+            ("output", "steps"),
+            self._references.own,
+            renames=given.tensor_map,
+            renames_at=("output", "tensorMap"),
         )
-
-    # -- references -------------------------------------------------------------------------------
-
-    def _sources(
-        self,
-        given: Sequence[str],
-        at: At,
-        tensor_map: Mapping[str, str] | None,
-        owner: At,
-        together: bool,
-    ) -> tuple[Source, ...]:
-        """`given` as sources, under the names that the map of the field's `owner` gives their tensors."""
-        found: list[_Reference] = []
-        for i, text in enumerate(given):
-            reference = self._reference(text, (*at, i))
-            if reference is None:
-                continue
-            if reference in found:
-                self._wrong((*at, i), f"{text} is named twice")
-            found.append(reference)
-        if not given:
-            found.append(_Reference("", Side.INPUTS))
-        renames = self._renames(
-            tensor_map or {}, found, (*owner, "tensorMap"), self._reference, together
-        )
-        if not given and not renames:
-            return ()
-        return _renamed(found, renames)
-
-    def _reference(self, text: str, at: At) -> _Reference | None:
-        """A value of this pipeline; None when the text means none, which is told."""
-        step, _, rest = text.partition(".")
-        own = step == self._name
-        if not step or text.endswith("."):
-            self._wrong(at, "is empty" if not text else f"{text}: STEP.outputs.TENSOR is expected")
-            return None
-        if not own and step not in self._index:
-            near = nearest(step, [*self._index, self._name])
-            known = ", ".join(list(self._index)[:8])
-            hint = f"did you mean {near}?" if near else f"there is {known}, or {self._name} itself"
-            self._wrong(at, f"there is no step {step!r}; {hint}")
-            return None
-        side, _, tensor = rest.partition(".")
-        if not rest:
-            return _Reference("" if own else step, Side.INPUTS if own else Side.OUTPUTS)
-        if not self._is_side(side, at, text):
-            return None
-        if own and side == "outputs":
-            self._wrong(at, f"{self._name} is this pipeline: while it runs it has only inputs")
-            return None
-        return _Reference("" if own else step, Side(side), tensor)
-
-    def _external_reference(self, text: str, at: At) -> _Reference | None:
-        """A value of another pipeline: its `step` is PIPELINE or PIPELINE.STEP."""
-        if not text or text.endswith("."):
-            self._wrong(at, "is empty" if not text else f"{text}: PIPELINE.outputs is expected")
-            return None
-        source, _, rest = text.partition(".")
-        if rest == "step" or rest.startswith("step."):
-            step, _, rest = rest[5:].partition(".")
-            if not step:
-                self._wrong(at, f"{text}: PIPELINE.step.STEP is expected")
-                return None
-            source += f".{step}"
-        for name in source.split("."):
-            if problem := service_problem(name):
-                self._wrong(at, problem)
-                return None
-        if not rest:
-            return _Reference(source, Side.OUTPUTS)
-        side, _, tensor = rest.partition(".")
-        if not self._is_side(side, at, text):
-            return None
-        return _Reference(source, Side(side), tensor)
-
-    def _is_side(self, side: str, at: At, text: str) -> bool:
-        if side in ("inputs", "outputs"):
-            return True
-        near = nearest(side, ["inputs", "outputs"])
-        hint = f", did you mean {near}?" if near else ""
-        self._wrong(at, f"{text}: inputs or outputs is expected after the first dot{hint}")
-        return False
-
-    def _renames(
-        self,
-        given: Mapping[str, str],
-        among: Sequence[_Reference],
-        at: At,
-        parse: Any,
-        together: bool,
-    ) -> dict[_Reference, str]:
-        """New names by tensor. One of nothing is told, and so is one of two that come `together`."""
-        found: dict[_Reference, str] = {}
-        for text, new in given.items():
-            here = (*at, text)
-            reference = parse(text, here)
-            if reference is None:
-                continue
-            whole = reference._replace(tensor="")
-            if not reference.tensor:
-                self._wrong(here, "names no tensor: STEP.outputs.TENSOR is expected")
-            elif not new:
-                self._wrong(here, "the tensor's new name is empty")
-            elif reference not in among and whole not in among:
-                self._wrong(here, f"renames nothing: {text} is not among the inputs")
-            elif together and new in found.values():
-                self._wrong(here, f"a second tensor gets the name {new!r}")
-            else:
-                found[reference] = new
-        return found
+        return Inputs(sources, Join(given.steps_join or "inner"), _seconds(given.join_window_ms))
 
     def _external(self) -> External | None:
         given = self._spec.input
@@ -360,37 +244,24 @@ class _Reader:
                         "needs externalInputs: a request of one's own has no other pipeline's values",
                     )
             return None
-        found = [
-            self._external_reference(text, (*at, "externalInputs", i))
-            for i, text in enumerate(given.external_inputs)
-        ]
-        renames = self._renames(
-            given.tensor_map or {},
-            [r for r in found if r is not None],
-            (*at, "tensorMap"),
-            self._external_reference,
-            (given.join_type or "inner") == "inner",
-        )
+        references = self._references
+        join = Join(given.join_type or "inner")
         window_s = _seconds(given.join_window_ms)
+        inputs = references.sources(
+            given.external_inputs,
+            (*at, "externalInputs"),
+            references.external,
+            renames=given.tensor_map,
+            renames_at=(*at, "tensorMap"),
+            together=join is Join.INNER,
+        )
         triggers = None
         if given.external_triggers:
-            started_by = [
-                self._external_reference(text, (*at, "externalTriggers", i))
-                for i, text in enumerate(given.external_triggers)
-            ]
-            triggers = Inputs(
-                _renamed([r for r in started_by if r is not None], {}),
-                Join(given.triggers_join_type or "inner"),
-                window_s,
+            started_by = references.sources(
+                given.external_triggers, (*at, "externalTriggers"), references.external
             )
-        return External(
-            Inputs(
-                _renamed([r for r in found if r is not None], renames),
-                Join(given.join_type or "inner"),
-                window_s,
-            ),
-            triggers,
-        )
+            triggers = Inputs(started_by, Join(given.triggers_join_type or "inner"), window_s)
+        return External(Inputs(inputs, join, window_s), triggers)
 
     # -- where problems are -----------------------------------------------------------------------
 
@@ -411,24 +282,6 @@ class _Reader:
         return (
             (*at, problem.part, *index) if problem.part in ("inputs", "triggers", "batch") else at
         )
-
-
-def _renamed(found: Sequence[_Reference], renames: Mapping[_Reference, str]) -> tuple[Source, ...]:
-    """References as sources; a whole value brings the new names of its tensors."""
-    return tuple(
-        Source(r.step, r.side, r.tensor, renames.get(r, ""))
-        if r.tensor
-        else Source(
-            r.step,
-            r.side,
-            renames=tuple(
-                (t.tensor, new)
-                for t, new in renames.items()
-                if t._replace(tensor="") == r and t not in found
-            ),
-        )
-        for r in found
-    )
 
 
 def _with_failures(steps: Sequence[Step], output: Inputs) -> tuple[Step, ...]:

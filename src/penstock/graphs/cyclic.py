@@ -150,10 +150,6 @@ class CyclicRun(FlowRun):
 
     # -- what happens -----------------------------------------------------------------------------
 
-    def start(self, step: CompiledStep, units: list[Unit]) -> None:
-        self.given[step.index] = None
-        super().start(step, units)
-
     def settle(self, step: CompiledStep, value: Value, outcome: str = "ok") -> None:
         self._answers[step.index] += 1
         super().settle(step, value, outcome)

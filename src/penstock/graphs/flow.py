@@ -269,7 +269,8 @@ class FlowRun:
             if unit.step == REQUEST or self.state[unit.step] == DONE:
                 reasons.append(f"{name} has no tensor {', '.join(unit.tensors)}")
             elif self.state[unit.step] < DONE:
-                reasons.append(f"{name} was not there within {joined.window_s:g} s")
+                if joined.window_s is not None:  # else it is another one that never comes
+                    reasons.append(f"{name} was not there within {joined.window_s:g} s")
             else:
                 reasons.append(f"{name} gave nothing")
         return "; ".join(reasons)
