@@ -10,7 +10,7 @@ import typer.main
 
 from penstock import dialects
 from penstock.cli.app import app
-from penstock.repositories import bentoml, mlserver, triton
+from penstock.repositories import bentoml, mlserver, triton, triton_ensembles
 from penstock.runtimes import find, names
 
 HERE = Path(__file__).resolve().parent / "reference"
@@ -123,6 +123,7 @@ def repositories() -> str:
         out += [f"| `{name}` | {effect} | {why} |" for name, (effect, why) in table.items()]
     out += ["", "## What runs a model", "", "| configuration | framework |", "|---|---|"]
     out += [f"| Triton, backend `{n}` | {b.framework} |" for n, b in triton.BACKENDS.items()]
+    out += [f"| Triton, platform `{triton_ensembles.PLATFORM}` | {triton_ensembles.FRAMEWORK} |"]
     out += [
         f"| Triton, platform `{n}` | {triton.BACKENDS[b].framework} |"
         for n, b in triton.PLATFORMS.items()

@@ -90,7 +90,6 @@ def test_what_a_folder_is(tmp_path):
     [
         ('name: "other"', "m/config.pbtxt: name: 'other' is not the folder's name, 'm'"),
         ('platform: "tensorrt_plan"', "platform: TensorRT engines are not supported; export"),
-        ('platform: "ensemble"', "platform: ensembles need graphs"),
         ('platform: "onnx"', "platform: 'onnx' is unknown; known are onnxruntime_onnx"),
         ('backend: "fil"', "backend: the FIL backend is not supported; serve the booster's"),
         ('backend: "mine"', "backend: 'mine' is unknown; known are onnxruntime, pytorch"),

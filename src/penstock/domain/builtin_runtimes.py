@@ -41,7 +41,7 @@ REPOSITORIES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 #: Frameworks that only a repository names.
-_OF_REPOSITORIES = frozenset(("triton_python", "mlserver_python"))
+_OF_REPOSITORIES = frozenset(("triton_python", "triton_ensemble", "mlserver_python"))
 
 #: Every framework of `penstock.runtimes`.
 FRAMEWORKS = frozenset(framework for framework, _ in _SHIPPED.values()) | _OF_REPOSITORIES

@@ -18,8 +18,10 @@ from penstock.domain.declared import Declared, DeclaredTensor
 from penstock.domain.process import ServedModel
 from penstock.domain.service import Batching, VersionPolicy
 from penstock.errors import LoadError
+from penstock.repositories import triton_ensembles as ensembles
 from penstock.repositories.base import Found, Notes, has, inside, read_config, versions_in
 from penstock.repositories.text_format import BadText, parse
+from penstock.repositories.triton_ensembles import Configured
 from penstock.repositories.triton_schema import DATATYPES, MODEL_CONFIG
 
 CONFIG: Final = "config.pbtxt"
@@ -58,14 +60,12 @@ _OTHER_BACKENDS: Final = {
 _OTHER_PLATFORMS: Final = {
     "tensorrt_plan": _OTHER_BACKENDS["tensorrt"],
     "tensorflow_graphdef": "frozen graphs are not supported; write a SavedModel",
-    "ensemble": "ensembles need graphs of several models, which are not supported in a repository yet",
 }
 
 REFUSED: Final = "refused"
 NO_EFFECT: Final = "no effect"
 #: Field of the configuration -> what becomes of it, and why; fields that are not here are read.
 TABLE: Final[Mapping[str, tuple[str, str]]] = {
-    "ensemble_scheduling": (REFUSED, _OTHER_PLATFORMS["ensemble"]),
     "sequence_batching": (REFUSED, "models that keep state from request to request are not supported"),
     "batch_input": (REFUSED, "inputs made from the batch are not supported"),
     "batch_output": (REFUSED, "outputs scattered over the batch are not supported"),
@@ -76,6 +76,7 @@ TABLE: Final[Mapping[str, tuple[str, str]]] = {
     "output.is_shape_tensor": (REFUSED, "is for TensorRT"),
     "input.is_non_linear_format_io": (REFUSED, "is for TensorRT"),
     "output.is_non_linear_format_io": (REFUSED, "is for TensorRT"),
+    "ensemble_scheduling.max_inflight_requests": (NO_EFFECT, "the platform bounds what is under way"),
     "runtime": (NO_EFFECT, "the framework installed here runs the model"),
     "cc_model_filenames": (NO_EFFECT, "one file serves every device"),
     "input.format": (NO_EFFECT, "tells of a layout; nothing is transposed, at Triton neither"),
@@ -111,19 +112,24 @@ def read(path: Path, *, name: str = "") -> Found:
         raise LoadError(f"{path.name} is no folder; a model repository is.")
     notes = Notes()
     models: list[ServedModel] = []
+    configured: dict[str, Configured] = {}
     if (path / CONFIG).is_file() or _backend_of(path) is not None:
-        models += _model(path, name or path.name, CONFIG, notes, own_name=True)
+        models += _model(path, name or path.name, CONFIG, notes, configured, own_name=True)
+        ensembles.check(configured, notes)
         return notes.found(models)
     folders = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     for folder in folders:
         if (folder / CONFIG).is_file() or _backend_of(folder) is not None:
-            models += _model(folder, folder.name, f"{folder.name}/{CONFIG}", notes)
+            models += _model(folder, folder.name, f"{folder.name}/{CONFIG}", notes, configured)
     if not models and not notes.problems:
         names = ", ".join(p.name for p in sorted(path.iterdir())) or "nothing"
         raise LoadError(
             f"There is no model in the repository: neither {CONFIG} nor a numbered folder with "
             f"{', '.join(b.file for b in BACKENDS.values())} in one. Found: {names}."
         )
+    ensembles.check(configured, notes)
+    # The models that ensembles are made of come first: one of them says what the process is forked from.
+    models.sort(key=lambda m: m.framework == ensembles.FRAMEWORK)
     return notes.found(models)
 
 
@@ -142,7 +148,13 @@ def _backend_of(folder: Path) -> str | None:
 
 
 def _model(
-    folder: Path, name: str, shown: str, notes: Notes, *, own_name: bool = False
+    folder: Path,
+    name: str,
+    shown: str,
+    notes: Notes,
+    configured: dict[str, Configured],
+    *,
+    own_name: bool = False,
 ) -> list[ServedModel]:
     config: dict[str, Any] = {}
     file = folder / CONFIG
@@ -160,6 +172,9 @@ def _model(
         name = said
     elif said and said != name:
         notes.refuse(shown, f"name: {said!r} is not the folder's name, {name!r}")
+    configured[name] = Configured(shown, config)
+    if configured[name].is_ensemble:
+        return [_ensemble(folder, name, config, shown, notes)]
     backend_name = _backend_name(folder, config, shown, notes)
     if backend_name is None:
         return []
@@ -203,6 +218,29 @@ def _model(
     ]
 
 
+def _ensemble(
+    folder: Path, name: str, config: dict[str, Any], shown: str, notes: Notes
+) -> ServedModel:
+    """An ensemble has no files, so its numbered folders may be left out."""
+    _check(config, shown, notes)
+    if config.get("backend"):
+        notes.refuse(shown, "backend: an ensemble has none")
+    most = config.get("max_batch_size", 0)
+    if most < 0:
+        notes.refuse(shown, "max_batch_size: must not be negative")
+    for which in ("input", "output"):
+        _tensors(config.get(which, []), most, f"{shown}: {which}", notes)
+    return ServedModel(
+        name=name,
+        framework=ensembles.FRAMEWORK,
+        path=str(folder),
+        options={"config": _whole(config, name, "")},
+        versions=_versions(config.get("version_policy"))
+        if versions_in(folder)
+        else VersionPolicy(),
+    )
+
+
 def _backend_name(folder: Path, config: Mapping[str, Any], shown: str, notes: Notes) -> str | None:
     platform = config.get("platform") or ""
     backend = config.get("backend") or ""
@@ -210,7 +248,8 @@ def _backend_name(folder: Path, config: Mapping[str, Any], shown: str, notes: No
         notes.refuse(shown, f"platform: {_OTHER_PLATFORMS[platform]}")
         return None
     if platform and platform not in PLATFORMS:
-        notes.refuse(shown, f"platform: {platform!r} is unknown; known are {', '.join(PLATFORMS)}")
+        known = ", ".join((*PLATFORMS, ensembles.PLATFORM))
+        notes.refuse(shown, f"platform: {platform!r} is unknown; known are {known}")
         return None
     if backend and backend not in BACKENDS:
         why = _OTHER_BACKENDS.get(backend) or f"{backend!r} is unknown; {_KNOWN}"

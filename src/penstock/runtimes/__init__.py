@@ -40,6 +40,7 @@ _MODULES: Final = {
         "mlflow",
         "huggingface",
         "triton_python",
+        "triton_ensemble",
         "mlserver_python",
         "seldon_python",
         "custom",

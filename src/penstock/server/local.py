@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 class LocalModel:
     """One model of the repository, by name: what serves under it when it is asked."""
 
-    def __init__(self, repository: Repository, name: str) -> None:
+    def __init__(self, repository: Repository, name: str, version: str = "") -> None:
         self._repository = repository
         self._name = name
+        self._version = version or None
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._repository.get(self._name).runtime.inputs
+        return self._repository.get(self._name, self._version).runtime.inputs
 
     async def infer(self, request: InferRequest, headers: Mapping[str, str]) -> InferResponse:
         """V2's answer. Raises what the model's own endpoint would answer with."""
-        loaded = self._repository.get(self._name)
+        loaded = self._repository.get(self._name, self._version)
         if loaded.batcher is None:
             reply = await self._call(loaded, request, CallContext("v2", headers=headers))
             if not isinstance(reply, InferResponse):
@@ -52,7 +53,7 @@ class LocalModel:
 
     async def predict(self, payload: Mapping[str, Any], headers: Mapping[str, str]) -> Any:
         """V1's answer as its JSON would be read."""
-        loaded = self._repository.get(self._name)
+        loaded = self._repository.get(self._name, self._version)
         if loaded.batcher is None:
             reply = await self._call(loaded, dict(payload), CallContext("v1", headers=headers))
             if not isinstance(reply, RawReply):

@@ -331,6 +331,7 @@ class Repository:
             predictor=self._limits.predictor,
             timeout_s=self._limits.timeout_s,
             local=LocalModel(self, model.behind) if model.behind else None,
+            models=lambda name, version: LocalModel(self, name, version),
         )
 
         def load() -> Runtime | PayloadRuntime:
