@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from penstock.backends.base import Phase, ReplicaGone, ReplicaStatus
-from penstock.backends.local.clock import Clock
+from penstock.backends.local.clock import Clock, wait_event
 from penstock.backends.local.devices import Devices
 from penstock.backends.local.limits import Limiter
 from penstock.backends.local.logs import ProcessLog
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: How often memory is looked at, seconds. A limit is overrun for about this long at most.
 _LOOK_EVERY_S: Final = 0.1
+#: The same while no replica has a limit that is held by looking.
+_CALM_LOOK_S: Final = 0.9
 #: How often it is asked who is late or silent, seconds.
 _CHECK_EVERY_S: Final = 1.0
 #: A look that comes this late means that the node was away, not that every replica hangs.
@@ -110,6 +112,7 @@ class Replicas:
         self._replicas: dict[str, Replica] = {}
         #: Those whose memory is looked at ten times a second.
         self._watched: dict[str, Replica] = {}
+        self._watch_memory = asyncio.Event()
         self._watches: set[Watch] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -149,6 +152,7 @@ class Replicas:
         self._replicas[replica_id] = replica
         if replica.watched:
             self._watched[replica_id] = replica
+            self._watch_memory.set()
         else:
             self._watched.pop(replica_id, None)
         replica.begin()
@@ -213,12 +217,16 @@ class Replicas:
         return kept
 
     async def look_after(self) -> None:
-        """Check memory ten times a second and everything else every second, for ever."""
+        """Check limits of memory ten times a second and everything else every second, for ever."""
         last = self._clock.monotonic()
         check_at = last
         measure_at = last + _MEASURE_EVERY_S
         while True:
-            await self._clock.sleep(_LOOK_EVERY_S)
+            if self._watched:
+                await self._clock.sleep(_LOOK_EVERY_S)
+            else:
+                self._watch_memory.clear()
+                await wait_event(self._clock, self._watch_memory, _CALM_LOOK_S)
             now = self._clock.monotonic()
             for replica in tuple(self._watched.values()):
                 replica.check_memory(now)
