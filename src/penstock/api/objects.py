@@ -18,7 +18,6 @@ from penstock.api.ownership import Owner
 from penstock.api.quota import QuotaGate
 from penstock.api.redaction import redact
 from penstock.api.selections import Selection
-from penstock.api.statuses import check_status
 from penstock.api.wire import ApiError, details_of, invalid, missing
 from penstock.api.write_options import WriteOptions
 from penstock.control.plane import ControlPlane
@@ -121,7 +120,7 @@ class Objects:
         obj = identified(document, resource, namespace=namespace, name=None)
         for left in reversed(range(_NAME_TRIES)):
             admitted = self._admit(with_name(obj), resource, None, options)
-            new = ownership.updated(None, admitted.object, _owner(resource, options))
+            new = ownership.updated(None, admitted.object, owner_of(resource, options))
             try:
                 return await self._create(resource, new, admitted.warnings, options)
             except Conflict:
@@ -163,7 +162,7 @@ class Objects:
             new = ownership.updated(stored, _kept_owners(admitted.object, stored), owner)
             return Change(new, admitted.warnings)
 
-        owner = _owner(resource, options)
+        owner = owner_of(resource, options)
         metadata = document.get("metadata")
         given = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
         return await self._change(resource, namespace, name, change, given, options)
@@ -183,7 +182,7 @@ class Objects:
         dialect = resource.dialect
         if dialect is None:
             raise ApiError(405, f"{resource.plural} cannot be written.")
-        owner = _owner(resource, options, subresource)
+        owner = owner_of(resource, options, subresource)
 
         def change(stored: Object) -> Change:
             if kind == "application/json-patch+json" and dialect.secret_fields:
@@ -195,7 +194,7 @@ class Objects:
             obj = identified(patched, resource, namespace=namespace, name=name)
             admitted = self._admit(obj, resource, stored, options)
             new = ownership.updated(stored, admitted.object, owner)
-            return Change(new, admitted.warnings, _version_of(patched))
+            return Change(new, admitted.warnings, version_of(patched))
 
         return await self._change(resource, namespace, name, change, _version_in(patch), options)
 
@@ -220,7 +219,7 @@ class Objects:
                     if given:
                         raise _conflict(resource, name)
                     return await self._create(resource, change.object, change.warnings, options)
-                _check_version(resource, stored, given)
+                check_version(resource, stored, given)
                 written = await self._update(resource, stored, change, options)
             except Conflict as exc:
                 if isinstance(exc, ApiError) or attempt == TRIES - 1:
@@ -253,7 +252,7 @@ class Objects:
             admitted = self._admit(config, resource, stored, options)
             own = (*config, *dialect.secret_fields)
             config = {k: v for k, v in admitted.object.items() if k in own}
-        owner = replace(_owner(resource, options), applies=True)
+        owner = replace(owner_of(resource, options), applies=True)
         warnings: tuple[str, ...] = ()
         whole = options.manager == OWN_MANAGER
         if stored is not None and stored["apiVersion"] != resource.api_version:
@@ -270,44 +269,6 @@ class Objects:
         admitted = self._admit(obj, resource, stored, options)
         return config, Change(admitted.object, (*warnings, *admitted.warnings))
 
-    async def write_status(
-        self,
-        resource: Resource,
-        namespace: str,
-        name: str,
-        make: Callable[[Object], tuple[Mapping[str, Any], bool]],
-        options: WriteOptions,
-    ) -> Written:
-        """Replace the status, and nothing else, by that of the document that `make` makes.
-
-        `make` also says whether the document is applied, so that only what it has is meant.
-        """
-        for attempt in range(TRIES):
-            stored = await self.stored(resource, namespace, name)
-            document, applies = make(stored)
-            identified(document, resource, namespace=namespace, name=name)
-            given = _version_of(document)
-            status = document.get("status")
-            check_status(resource, name, status)
-            owner = replace(_owner(resource, options, "status"), applies=applies)
-            if applies:
-                config = {"metadata": {}, "status": status or {}}
-                new = ownership.applied(stored, config, owner, force=options.force)
-                new = {**stored, "status": new.get("status"), "metadata": new["metadata"]}
-            else:
-                new = ownership.updated(stored, {**stored, "status": status or {}}, owner)
-            try:
-                _check_version(resource, stored, given)
-                if not options.dry_run:
-                    new = await self._store.update_status(new)
-            except Conflict as exc:
-                if isinstance(exc, ApiError) or attempt == TRIES - 1:
-                    raise
-                continue
-            same = new["metadata"]["resourceVersion"] == stored["metadata"]["resourceVersion"]
-            return Written(redact(new, resource.dialect), "unchanged" if same else "configured")
-        raise AssertionError("unreachable")
-
     async def _change(
         self,
         resource: Resource,
@@ -322,7 +283,7 @@ class Objects:
             stored = await self.stored(resource, namespace, name)
             changed = change(stored)
             # A JSON patch may have set it, too.
-            _check_version(resource, stored, changed.version if given is None else given)
+            check_version(resource, stored, changed.version if given is None else given)
             try:
                 return await self._update(resource, stored, changed, options)
             except Conflict as exc:
@@ -433,20 +394,20 @@ def list_of(resource: Resource, listing: Listing) -> dict[str, Any]:
     }
 
 
-def _owner(resource: Resource, options: WriteOptions, subresource: str = "") -> Owner:
+def owner_of(resource: Resource, options: WriteOptions, subresource: str = "") -> Owner:
     return Owner(options.manager, resource.api_version, subresource=subresource)
 
 
-def _version_of(document: Mapping[str, Any]) -> Any:
+def version_of(document: Mapping[str, Any]) -> Any:
     metadata = document.get("metadata")
     return metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
 
 
 def _version_in(patch: Any) -> Any:
-    return _version_of(patch) if isinstance(patch, Mapping) else None
+    return version_of(patch) if isinstance(patch, Mapping) else None
 
 
-def _check_version(resource: Resource, stored: Object, given: Any) -> None:
+def check_version(resource: Resource, stored: Object, given: Any) -> None:
     if given not in (None, "", stored["metadata"]["resourceVersion"]):
         raise _conflict(resource, stored["metadata"]["name"])
 

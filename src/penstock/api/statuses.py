@@ -1,15 +1,69 @@
-"""What may be written as a status by others than the platform: something that its readers can read."""
+"""The subresource `status`, written by others than the platform: something that its readers can read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from penstock.api import ownership
+from penstock.api.admission import identified
 from penstock.api.kinds import Resource
-from penstock.api.wire import invalid
+from penstock.api.objects import TRIES, Objects, Written, check_version, owner_of, version_of
+from penstock.api.redaction import redact
+from penstock.api.wire import ApiError, invalid
+from penstock.api.write_options import WriteOptions
+from penstock.errors import Conflict
+from penstock.store.base import Object, Store
 
 _VALUES = ("True", "False", "Unknown")
 _TEXTS = ("reason", "message", "lastTransitionTime", "severity")
+
+
+class Statuses:
+    """Writes of a status, and of nothing else."""
+
+    def __init__(self, objects: Objects, store: Store) -> None:
+        self._objects = objects
+        self._store = store
+
+    async def write(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        make: Callable[[Object], tuple[Mapping[str, Any], bool]],
+        options: WriteOptions,
+    ) -> Written:
+        """Replace the status, and nothing else, by that of the document that `make` makes.
+
+        `make` also says whether the document is applied, so that only what it has is meant.
+        """
+        for attempt in range(TRIES):
+            stored = await self._objects.stored(resource, namespace, name)
+            document, applies = make(stored)
+            identified(document, resource, namespace=namespace, name=name)
+            given = version_of(document)
+            status = document.get("status")
+            check_status(resource, name, status)
+            owner = replace(owner_of(resource, options, "status"), applies=applies)
+            if applies:
+                config = {"metadata": {}, "status": status or {}}
+                new = ownership.applied(stored, config, owner, force=options.force)
+                new = {**stored, "status": new.get("status"), "metadata": new["metadata"]}
+            else:
+                new = ownership.updated(stored, {**stored, "status": status or {}}, owner)
+            try:
+                check_version(resource, stored, given)
+                if not options.dry_run:
+                    new = await self._store.update_status(new)
+            except Conflict as exc:
+                if isinstance(exc, ApiError) or attempt == TRIES - 1:
+                    raise
+                continue
+            same = new["metadata"]["resourceVersion"] == stored["metadata"]["resourceVersion"]
+            return Written(redact(new, resource.dialect), "unchanged" if same else "configured")
+        raise AssertionError("unreachable")
 
 
 def check_status(resource: Resource, name: str, status: Any) -> None:

@@ -105,19 +105,19 @@ async def watch(
     """
     picked = _Picked(selection, from_start=options.initial)
     since = options.since
-    if since is None:
-        listing = await source.list()
-        since = listing.version
-        for obj in listing.items if options.initial else ():
-            picked.listed(obj)
-            yield _line("ADDED", shape(obj))
-        if options.initial and options.bookmarks:
-            yield _line("BOOKMARK", shape(_bookmark(resource, since, ended=True)))
-    changes = source.watch(since)
-    changes.position = since
     seconds = min(options.timeout_s or MAX_WATCH_S, MAX_WATCH_S)
     tick_s = BOOKMARK_S if options.bookmarks else None
     try:
+        if since is None:
+            listing = await source.list()
+            since = listing.version
+            for obj in listing.items if options.initial else ():
+                picked.listed(obj)
+                yield _line("ADDED", shape(obj))
+            if options.initial and options.bookmarks:
+                yield _line("BOOKMARK", shape(_bookmark(resource, since, ended=True)))
+        changes = source.watch(since)
+        changes.position = since
         async for change in ticking(changes, stop, seconds, tick_s):
             if change is None:
                 yield _line("BOOKMARK", shape(_bookmark(resource, changes.position)))
@@ -133,6 +133,8 @@ async def watch(
     except Expired as exc:
         gone = status_object(ApiError(410, f"too old resource version: {exc}"))
         yield _line("ERROR", gone)
+    except PenstockError as exc:  # the answer has begun: this is the way to say it
+        yield _line("ERROR", status_object(exc))
 
 
 def _line(type_: str, obj: Any) -> bytes:
@@ -176,7 +178,11 @@ class _Picked:
             self._shown.add(key)
             return change.type if maybe_shown else ChangeType.ADDED
         self._shown.discard(key)
-        self._hidden.add(key)
+        if change.type is ChangeType.DELETED:
+            # Forgotten, so that what comes and goes does not pile up.
+            self._hidden.discard(key)
+        else:
+            self._hidden.add(key)
         return ChangeType.DELETED if maybe_shown and change.type is not ChangeType.ADDED else None
 
 
