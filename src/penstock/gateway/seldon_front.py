@@ -255,7 +255,7 @@ def node_of(step: str) -> str:
 class SeldonRequest(GraphRequest):
     """A request for a Seldon V1 graph between its arrival and the end of its answer."""
 
-    __slots__ = ("_puid", "_speaks")
+    __slots__ = ("_chosen", "_puid", "_speaks")
 
     def read(self) -> Value:
         head = self.exchange.head
@@ -268,6 +268,7 @@ class SeldonRequest(GraphRequest):
                 raise InvalidInput("The request has no body.")
             return self.taken(message_of(decode_body(body, head.get(b"content-type")), self._puid))
         value = super().read()
+        self._chosen = bool(self._puid)
         self._puid = self._puid or new_puid()
         if isinstance(value, Body):
             value = tensors_of(value)
@@ -277,12 +278,21 @@ class SeldonRequest(GraphRequest):
     def taken(self, message: SeldonMessage) -> Value:
         """A client's message as the graph's value: its puid and tags go along."""
         self._speaks = True
+        self._chosen = bool(message.meta.get("puid") or self._puid)
         self._puid = checked_puid(message.meta.get("puid") or self._puid or new_puid())
         kept: dict[str, Any] = {"puid": self._puid}
         if message.meta.get("tags"):
             kept["tags"] = message.meta["tags"]
         message.meta = kept
         return values.value_of(message)
+
+    def _identify(self) -> None:
+        """The puid by which bandits are rewarded: ours where the client gave none."""
+        own = self._id()
+        if own and self._chosen:
+            self._gateway.bandits.know(self.service.key, self._puid, own)
+        elif own:
+            self._puid = own
 
     def message(self, value: Value) -> SeldonMessage:
         """The answer's message with all that is known of its way."""
@@ -301,6 +311,7 @@ class SeldonRequest(GraphRequest):
 
     def write(self, value: Value) -> tuple[int, bytes, Any]:
         if self._speaks:
+            self._identify()
             headers = b"%bseldon-puid: %b\r\n" % (_JSON_LINE, self._puid.encode())
             return 200, headers, self.message(value).encoded()
         if not isinstance(value, Tensors):
