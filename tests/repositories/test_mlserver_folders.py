@@ -203,7 +203,7 @@ CUSTOM = """
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.errors import MLServerError
-from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+from mlserver.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
 from neighbour import FACTOR
 
 
@@ -220,9 +220,11 @@ class Sums(MLModel):
         return InferenceResponse(
             id=payload.id,
             model_name=self.name,
+            parameters=Parameters(headers={"x-sums": "1"}, content_type="pd"),
             outputs=[
                 ResponseOutput(name="total", shape=list(total.shape), datatype="FP64", data=total.tolist()),
-                ResponseOutput(name="word", shape=[1], datatype="BYTES", data=["sum"]),
+                ResponseOutput(name="word", shape=[1], datatype="BYTES", data=["sum"],
+                               parameters=Parameters(content_type="str")),
             ],
         )
 """
@@ -245,7 +247,8 @@ async def main():
     await runtime.start()
     x = np.array([[1.0, 2.0], [3.0, 4.0]])
     request = InferRequest({"x": x}, {"x": "FP64"}, id="7")
-    answer = await runtime.call(request, CallContext(protocol="v2", headers={"a": "b"}))
+    context = CallContext(protocol="v2", headers={"a": "b"})
+    answer = await runtime.call(request, context)
     try:
         empty = InferRequest({"x": np.empty((0, 2))}, {"x": "FP64"})
         await runtime.call(empty, CallContext(protocol="v2"))
@@ -253,7 +256,8 @@ async def main():
         failed = str(error)
     await runtime.stop()
     print(json.dumps([answer.outputs["total"].tolist(), answer.outputs["word"].tolist()[0].decode(),
-                      answer.id, failed]))
+                      answer.id, failed, context.response_headers, answer.parameters,
+                      answer.output_parameters]))
 
 asyncio.run(main())
 """
@@ -289,7 +293,8 @@ def test_a_runtime_of_ones_own_runs_as_it_is(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == (
         '[[7.0, 15.0], "sum", "7", "model \'sums\' failed in predict: ZeroDivisionError. '
-        'Its log has the traceback."]'
+        'Its log has the traceback.", {"x-sums": "1"}, {"content_type": "pd"}, '
+        '{"word": {"content_type": "str"}}]'
     )
 
 

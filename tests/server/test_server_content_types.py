@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from server_client import error_of, serving
 from server_models import Doubler, Function
+from tritonclient.grpc import service_pb2
 
 from penstock.domain.declared import Declared, DeclaredTensor
 from penstock.runtimes.base import Arrays, TensorSpec
@@ -117,3 +118,25 @@ async def test_numbers_need_no_content_type(tmp_path: Path, datatype: str) -> No
     async with serving(tmp_path, {"m": Doubler}) as s:
         answer = await s.v2([[1, 2]])
         assert "parameters" not in answer.json()["outputs"][0]
+
+
+async def test_content_types_over_grpc(tmp_path: Path) -> None:
+    message = service_pb2.ModelInferRequest(model_name="m")
+    tensor = message.inputs.add(name="d", datatype="BYTES", shape=[1])
+    tensor.parameters["content_type"].string_param = "datetime"
+    tensor.contents.bytes_contents.append(b"2024-02-29")
+    body = message.SerializeToString()
+    async with serving(tmp_path, {"m": Dates}) as s:
+        answer = await s.client.post(
+            "/inference.GRPCInferenceService/ModelInfer",
+            content=b"\0" + len(body).to_bytes(4, "big") + body,
+            headers={"content-type": "application/grpc", "te": "trailers"},
+        )
+        assert answer.headers["grpc-status"] == "0", answer.headers
+        found = service_pb2.ModelInferResponse.FromString(answer.content[5:])
+        after = found.outputs[1]
+        assert list(after.contents.bytes_contents) == [b"2024-03-01T00:00:00"]
+        assert list(after.shape) == [1, 1]
+        assert after.parameters["content_type"].string_param == "datetime"
+        counted = s.app.metrics.requests("m", "grpc", 200)
+        assert counted.value == 1

@@ -233,11 +233,11 @@ class PayloadRuntime(ABC):
         """Answer one request.
 
         `payload` is V1's JSON object, the raw body (V1 with a content type that is not JSON), V2's
-        `InferRequest`, or for a model that takes it so the `RawRequest`. V1 answers are a `RawReply` or `StreamReply`; V2 answers an `InferResponse`, or a
-        `RawReply` where the model made the body itself, or, where the context says that the caller takes
-        it, a `ResponseStream`. Raises `InvalidInput` and its kin when the caller
-        is at fault, `ModelError` (one line, the user's traceback is logged) when the model is.
-        Cancelling the call stops an async model; a synchronous one runs on in its thread.
+        `InferRequest`, or for a model that takes it so the `RawRequest`. V1 answers are a `RawReply` or
+        `StreamReply`; V2 answers an `InferResponse`, or a `RawReply` where the model made the body itself,
+        or, where the context says that the caller takes it, a `ResponseStream`. Raises `InvalidInput` and
+        its kin when the caller is at fault, `ModelError` (one line, the user's traceback is logged) when the
+        model is. Cancelling the call stops an async model; a synchronous one runs on in its thread.
         """
 
     def example(self) -> dict[str, Any] | bytes | InferRequest | RawRequest | None:

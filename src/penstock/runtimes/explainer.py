@@ -39,6 +39,7 @@ from penstock.runtimes.base import (
     LoadOptions,
     PayloadRuntime,
     RawReply,
+    RawRequest,
     StreamReply,
     TensorSpec,
 )
@@ -83,7 +84,7 @@ class ExplainerRuntime(PayloadRuntime):
         self._predictor.open()
 
     async def call(
-        self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
+        self, payload: dict[str, Any] | bytes | InferRequest | RawRequest, context: CallContext
     ) -> InferResponse | RawReply | StreamReply:
         instances = _instances(payload, self._explainer.takes)
         if self._threads is None:

@@ -27,6 +27,7 @@ from penstock.runtimes.base import (
     LoadOptions,
     PayloadRuntime,
     RawReply,
+    RawRequest,
     StreamReply,
     TensorSpec,
 )
@@ -62,7 +63,7 @@ class MlserverModel(PayloadRuntime):
         self._model.ready = True
 
     async def call(
-        self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
+        self, payload: dict[str, Any] | bytes | InferRequest | RawRequest, context: CallContext
     ) -> InferResponse | RawReply | StreamReply:
         if not isinstance(payload, InferRequest):
             raise Unsupported(
@@ -83,7 +84,12 @@ class MlserverModel(PayloadRuntime):
                 f"model '{self._name}' failed in predict: {type(error).__name__}.",
                 hint="Its log has the traceback.",
             ) from error
-        return self._response(answer)
+        response = self._response(answer)
+        # As MLServer does it: headers among the parameters are the response's own.
+        headers = getattr(answer.parameters, "headers", None)
+        if isinstance(headers, Mapping):
+            context.response_headers.update({str(k): str(v) for k, v in headers.items()})
+        return response
 
     def _request(self, request: InferRequest, headers: Mapping[str, str]) -> Any:
         types = self._types
@@ -109,20 +115,26 @@ class MlserverModel(PayloadRuntime):
     def _response(self, answer: Any) -> InferResponse:
         outputs: dict[str, Any] = {}
         datatypes: dict[str, str] = {}
+        said: dict[str, dict[str, Any]] = {}
         try:
             for output in answer.outputs:
                 outputs[output.name] = _array(output)
                 datatypes[output.name] = str(getattr(output.datatype, "value", output.datatype))
+                kept = _kept(output.parameters)
+                if kept:
+                    said[output.name] = kept
         except (AttributeError, TypeError, ValueError, KeyError) as error:
             log.error("model %s: its answer cannot be read", self._name, exc_info=error)
             raise ModelError(
                 f"model '{self._name}' answered something that is no InferenceResponse of tensors."
             ) from error
-        kept: dict[str, Any] = {}
-        if answer.parameters is not None:
-            given = answer.parameters.model_dump(exclude_none=True)
-            kept = {k: v for k, v in given.items() if isinstance(v, str | int | float | bool)}
-        return InferResponse(outputs, datatypes, id=answer.id, parameters=kept)
+        return InferResponse(
+            outputs,
+            datatypes,
+            id=answer.id,
+            parameters=_kept(answer.parameters),
+            output_parameters=said,
+        )
 
     async def stop(self) -> None:
         unload = getattr(self._model, "unload", None)
@@ -179,6 +191,14 @@ def _specs(tensors: Sequence[Any] | None) -> tuple[TensorSpec, ...]:
         )
         for t in tensors or ()
     )
+
+
+def _kept(parameters: Any) -> dict[str, Any]:
+    """Those parameters of an answer or an output that V2 can carry, such as content types."""
+    if parameters is None:
+        return {}
+    given = parameters.model_dump(exclude_none=True)
+    return {k: v for k, v in given.items() if isinstance(v, str | int | float | bool)}
 
 
 def _array(output: Any) -> Any:

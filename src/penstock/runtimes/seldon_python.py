@@ -35,6 +35,7 @@ from penstock.runtimes.base import (
     Framework,
     LoadOptions,
     RawReply,
+    RawRequest,
     UnitAnswer,
     UnitRuntime,
 )
@@ -324,7 +325,7 @@ class SeldonUnit(UnitRuntime):
     # -- V1 and V2
 
     async def call(
-        self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
+        self, payload: dict[str, Any] | bytes | InferRequest | RawRequest, context: CallContext
     ) -> InferResponse | RawReply:
         if context.verb not in self._methods:
             raise Unsupported(f"Model {self._name} has no {context.verb}.")

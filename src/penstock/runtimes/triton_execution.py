@@ -22,6 +22,7 @@ from penstock.runtimes.base import (
     CallContext,
     PayloadRuntime,
     RawReply,
+    RawRequest,
     ResponseStream,
     StreamReply,
 )
@@ -84,7 +85,7 @@ class TritonPython(PayloadRuntime):
         self._task: asyncio.Task[None] | None = None
 
     async def call(
-        self, payload: dict[str, Any] | bytes | InferRequest, context: CallContext
+        self, payload: dict[str, Any] | bytes | InferRequest | RawRequest, context: CallContext
     ) -> InferResponse | RawReply | StreamReply | ResponseStream:
         if not isinstance(payload, InferRequest):
             raise Unsupported(

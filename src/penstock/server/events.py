@@ -47,7 +47,7 @@ class EventTarget:
 class Enveloped(Wrapped):
     """An exchange whose body is an event's data, and whose good answers become events."""
 
-    __slots__ = ("_answers", "_event", "_model", "_content_type")
+    __slots__ = ("_answers", "_content_type", "_event", "_model")
 
     def __init__(self, exchange: Exchange, event: Event, model: str, answers: Answers) -> None:
         super().__init__(exchange, event.data)
