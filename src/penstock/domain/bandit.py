@@ -253,6 +253,9 @@ class Policy:
         beta = self.random.betavariate
         draws = []
         for arm in arms:
+            if not arm.rewards:
+                draws.append(-math.inf)
+                continue
             won = min(max((arm.total - least * arm.rewards) / span, 0.0), float(arm.rewards))
             draws.append(beta(1 + won, 1 + arm.rewards - won))
         return self._best(draws)
@@ -273,6 +276,9 @@ class Policy:
     def _linucb(self, arms: Sequence[Arm], features: Sequence[float]) -> int:
         worths = []
         for arm in arms:
+            if not arm.rewards:
+                worths.append(-math.inf)
+                continue
             known = self._solved.get(arm.name)
             if known is None or known[0] != arm.rewards:
                 if len(self._solved) >= 2 * MOST_ARMS:
