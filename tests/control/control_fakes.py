@@ -102,6 +102,7 @@ class FakeBackend(Backend):
             component=spec.component,
             phase=Phase.STARTING,
             address=f"unix:/run/{replica_id}.sock",
+            priority=spec.priority if spec.device is not None else None,
         )
         self.replicas[replica_id] = status
         phase = self.behave(replica_id, spec)

@@ -104,6 +104,17 @@ class World:
                 continue
             return
 
+    async def reprioritize(self, name: str, priority: int) -> None:
+        """Only that; it makes no revision."""
+        while True:
+            obj = await self.store.get(Key(ISVC, "default", name))
+            spec = {"predictor": {**obj["spec"]["predictor"], "priority": priority}}
+            try:
+                await self.store.update({**obj, "spec": spec})
+            except Conflict:
+                continue
+            return
+
     async def until(self, what: Callable[[], Any]) -> Any:
         async with asyncio.timeout(30):
             while True:
@@ -181,6 +192,29 @@ async def test_on_a_machine_without_devices_it_waits_and_never_runs(start: Any) 
     c = await w.condition("lonely", "False", "WaitingForDevice")
     assert "this machine has no accelerator" in c["message"]
     assert any(e.startswith("WaitingForDevice") for e in await w.events("lonely"))
+
+
+async def test_a_priority_that_is_changed_while_it_waits_counts(start: Any) -> None:
+    """The one that waited second is given the device, though it was started with the lower priority."""
+    w = await start()
+    await w.apply("has")
+    await w.condition("has", "True")
+    await w.apply("early", priority=5)
+    await w.condition("early", "False", "WaitingForDevice")
+    await w.apply("late", priority=1)
+    await w.condition("late", "False", "WaitingForDevice")
+    await w.reprioritize("late", 9)
+    await w.until(
+        lambda: [
+            r
+            for r in w.backend.replicas.values()
+            if r.service == "late" and r.phase is Phase.WAITING and r.priority == 9
+        ]
+    )
+    assert not w.held().keys() & {"early", "late"}
+    await w.store.delete(Key(ISVC, "default", "has"))
+    await w.condition("late", "True")
+    assert w.held() == {"late": [0]}
 
 
 async def test_metrics_say_who_holds_what(start: Any) -> None:

@@ -59,6 +59,8 @@ class ReplicaStatus:
     #: What it asks for of the machine's accelerators, and what it holds.
     device: DeviceRequest | None = None
     devices: tuple[DeviceShare, ...] = ()
+    #: With what priority it waits for them; None where another scheduler places it.
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 The node gives a device to whoever waits for it as soon as one is free, the highest priority first. Here it is
 seen to that one becomes free: while a replica waits, services of a lower rank that have more replicas than
 they need at least lose some - drained, so that no request fails for it.
+
+A replica waits with the priority that it was started with. When its service's priority is another one by then
+(the manifest or the class was changed), it makes way for one that waits with the new one.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ class Placing:
     async def look(self) -> Taken:
         """Take what must be taken; how many replicas, by component."""
         waiting = [r for r in self._replicas.all() if r.phase is Phase.WAITING and r.device]
+        waiting = [r for r in waiting if not await self._outranked(r)]
         if not waiting:
             return {}
         devices = [status.device for status in await self._backend.devices()]
@@ -74,6 +78,18 @@ class Placing:
             if taken:
                 return taken
         return {}
+
+    async def _outranked(self, replica: ReplicaStatus) -> bool:
+        """End a replica that waits with a priority that its service has no more: another will be started.
+
+        It has no process, so nothing is lost by it but its place among equals.
+        """
+        rank = self._scaler.rank(key_of(replica)).value
+        if replica.priority is None or replica.priority == rank:
+            return False
+        log.info("%s waits with priority %d, it is %d now", replica.id, replica.priority, rank)
+        await self._backend.stop(replica.id, grace_s=0.0)
+        return True
 
     def _make_room(self, devices: list[Device], request: DeviceRequest, rank: int) -> Taken | None:
         """What to take for one replica; None when room is being made already."""

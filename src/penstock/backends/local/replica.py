@@ -135,6 +135,7 @@ class Replica:
             address=address,
             limits=self._limits.name,
             device=spec.device,
+            priority=spec.priority if spec.device is not None else None,
         )
 
     def begin(self) -> None:
