@@ -10,7 +10,7 @@ from test_control_services import World, manifest, world
 from penstock.backends.base import Phase
 from penstock.control.evidence import Tally
 from penstock.control.progress import CRASHES
-from penstock.control.progressing import count_of
+from penstock.control.progressing import count_of, problem_of
 from penstock.control.rollout import PROMOTED
 from penstock.domain.traffic import MetricLimit
 
@@ -205,6 +205,14 @@ METRICS = {
 )
 def test_what_a_metric_counts_of_a_revision(limit: MetricLimit, tally: Tally) -> None:
     assert count_of(METRICS, ("default", "iris"), "iris-00002", None, (limit,)).metrics == (tally,)
+
+
+def test_why_a_metric_cannot_be_a_limit() -> None:
+    assert problem_of(METRICS, "low_total", histogram=False) == ""
+    assert problem_of(METRICS, "seconds", histogram=True) == ""
+    assert "is a gauge" in problem_of(METRICS, "memory", histogram=False)
+    assert "is a counter" in problem_of(METRICS, "rows", histogram=True)
+    assert "nobody keeps" in problem_of(METRICS, "nobody", histogram=False)
 
 
 async def test_a_metric_takes_a_revision_back_and_one_that_nobody_keeps_is_told(

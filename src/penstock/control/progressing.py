@@ -221,6 +221,10 @@ def problem_of(total: Mapping[str, Any], name: str, *, histogram: bool) -> str:
     kind = "histogram" if histogram else "counter"
     if family is None:
         return f"nobody keeps a metric {name}"
+    if family["kind"] == "gauge":
+        # Readings of one are no independent trials: one spike that lasts would be taken for as much evidence
+        # as there are readings of it, whatever bound a test puts on them.
+        return f"{name} is a gauge, whose readings depend on each other; count it, or make it a histogram"
     if family["kind"] != kind:
         return f"{name} is a {family['kind']}, not a {kind}"
     return "" if "revision" in family["labels"] else f"{name} is not kept per revision"
