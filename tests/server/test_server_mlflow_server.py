@@ -29,34 +29,33 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # they have no type hints
+def table(self, context, model_input, params=None):
+    """A frame: what each column was, and a number."""
+    n = model_input["n"] * (params or {}).get("factor", 1)
+    texts = model_input["t"].str.upper()
+    return pd.DataFrame({"n": n, "x": model_input["x"], "t": texts, "b": ~model_input["b"]})
 
-    class Table(mlflow.pyfunc.PythonModel):
-        """Answers a frame: what each column was, and a number."""
 
-        def predict(self, context, model_input, params=None):
-            n = model_input["n"] * (params or {}).get("factor", 1)
-            return pd.DataFrame(
-                {
-                    "n": n,
-                    "x": model_input["x"],
-                    "t": model_input["t"].str.upper(),
-                    "b": ~model_input["b"],
-                }
-            )
+def day(self, context, model_input, params=None):
+    return [f"{d:%A}" for d in model_input["d"]]
 
-    class Day(mlflow.pyfunc.PythonModel):
-        def predict(self, context, model_input, params=None):
-            return [f"{d:%A}" for d in model_input["d"]]
 
-    class Matrix(mlflow.pyfunc.PythonModel):
-        def predict(self, context, model_input, params=None):
-            return np.asarray(model_input).sum(axis=1)
+def matrix(self, context, model_input, params=None):
+    return np.asarray(model_input).sum(axis=1)
 
-    class Loose(mlflow.pyfunc.PythonModel):
-        def predict(self, context, model_input, params=None):
-            return {"rows": len(model_input), "kind": [type(model_input).__name__]}
+
+def loose(self, context, model_input, params=None):
+    return {"rows": len(model_input), "kind": [type(model_input).__name__]}
+
+
+def made(predict: Any) -> Any:
+    class Model(mlflow.pyfunc.PythonModel):
+        pass
+
+    Model.predict = (
+        predict  # set here, since MLflow warns of classes whose predict has no type hints
+    )
+    return Model()
 
 
 SIGNATURES = {
@@ -76,7 +75,7 @@ SIGNATURES = {
     "matrix": ModelSignature(Schema([TensorSpec(np.dtype(np.float64), (-1, 3))])),
     "loose": None,
 }
-MODELS = {"table": Table, "day": Day, "matrix": Matrix, "loose": Loose}
+MODELS = {"table": table, "day": day, "matrix": matrix, "loose": loose}
 
 SPLIT = {"columns": ["n", "x", "t", "b"], "data": [[1, 0.5, "a", True], [2, 1.5, "b", False]]}
 RECORDS = [{"n": 1, "x": 0.5, "t": "a", "b": True}, {"n": 2, "x": 1.5, "t": "b", "b": False}]
@@ -133,10 +132,10 @@ DIFFERENT: dict[str, tuple[str, Any, int, int]] = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("mlflow")
-    for name, cls in MODELS.items():
+    for name, predict in MODELS.items():
         mlflow.pyfunc.save_model(
             root / name,
-            python_model=cls(),
+            python_model=made(predict),
             signature=SIGNATURES[name],
             pip_requirements=[],
         )
@@ -145,11 +144,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def theirs(folders: dict[str, Path]) -> dict[str, Any]:
-    made = {}
+    clients = {}
     for name, folder in folders.items():
         app = scoring_server.init(mlflow.pyfunc.load_model(str(folder)))
-        made[name] = TestClient(app, raise_server_exceptions=False)
-    return made
+        clients[name] = TestClient(app, raise_server_exceptions=False)
+    return clients
 
 
 def body_of(body: Any) -> tuple[bytes, dict[str, str]]:
