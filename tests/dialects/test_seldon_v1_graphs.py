@@ -9,6 +9,7 @@ from dialect_manifests import problems_of, warnings_of
 
 from penstock import dialects
 from penstock.domain.assembly import Assembly
+from penstock.domain.bandit import PolicyName
 from penstock.domain.graph import Combine, Gate, Router, Splitter, Verb
 from penstock.domain.graph_check import check
 from penstock.domain.service import Service
@@ -155,6 +156,38 @@ def test_built_in_routers_are_splitters(node: Any, weights: Any) -> None:
     action = flow.steps[0].action
     assert isinstance(action, Splitter)
     assert action.weights == pytest.approx(weights)
+
+
+MAB = [parameter("n_branches", "2", "INT"), parameter("epsilon", "0.3", "FLOAT"),
+       parameter("verbose", "1", "BOOL"), parameter("branch_names", "rf:xgb"), parameter("seed", "7", "INT")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("image", "policy"),
+    [
+        ("seldonio/mab_epsilon_greedy:1.6.0-dev", PolicyName.EPSILON_GREEDY),
+        ("docker.io/seldonio/mab_Thompson_sampling:0.7", PolicyName.THOMPSON),
+    ],
+)
+def test_seldons_routers_that_learn_are_bandits(image: str, policy: PolicyName) -> None:
+    """The image says what it does, and needs no process here."""
+    given = [p for p in MAB if policy is PolicyName.EPSILON_GREEDY or p["name"] != "epsilon"]
+    graph = {
+        "name": "eg",
+        "type": "ROUTER",
+        "parameters": given,
+        "children": [leaf("a"), leaf("b")],
+    }
+    containers = [{"name": "eg", "image": image}, {"name": "a"}]
+    found = assembly(sdep(graph, componentSpecs=[{"spec": {"containers": containers}}]))
+    action = found.graph.flows[0].steps[0].action
+    assert isinstance(action, Splitter)
+    assert action.arms == ("rf", "xgb")
+    assert action.bandit is not None
+    assert (action.bandit.policy, action.bandit.seed) == (policy, 7)
+    if policy is PolicyName.EPSILON_GREEDY:
+        assert action.bandit.epsilon == 0.3
+    assert [p["metadata"]["name"] for p in found.parts] == ["dep-main-a", "dep-main-b"]
 
 
 def test_methods_are_more_than_the_type() -> None:
@@ -417,6 +450,42 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         ),
         "spec.predictors[1].name",
         "is the name of another",
+    ),
+    (
+        sdep(
+            {
+                "name": "r",
+                "implementation": "EPSILON_GREEDY",
+                "children": [leaf("a")],
+                "parameters": [parameter("n_branches", "2", "INT")],
+            }
+        ),
+        f"{_G}.parameters",
+        "n_branches is 2, the node has 1 children",
+    ),
+    (
+        sdep(
+            {
+                "name": "r",
+                "implementation": "EPSILON_GREEDY",
+                "children": [leaf("a"), leaf("b")],
+                "parameters": [parameter("branch_names", "one")],
+            }
+        ),
+        f"{_G}.parameters",
+        "2 different names",
+    ),
+    (
+        sdep(
+            {
+                "name": "r",
+                "implementation": "THOMPSON_SAMPLING",
+                "children": [leaf("a"), leaf("b")],
+                "parameters": [parameter("epsilon", "0.1", "FLOAT")],
+            }
+        ),
+        f"{_G}.parameters[0].name",
+        "unknown parameter of THOMPSON_SAMPLING",
     ),
     (
         sdep(unit("t", "TRANSFORMER", leaf("m")), shadow=True),

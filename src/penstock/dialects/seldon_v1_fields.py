@@ -107,11 +107,16 @@ class SeldonDeployment(Spec):
     status: Loose | None = None
 
 
+#: Texts that Seldon takes for a BOOL.
+_BOOLEANS = {
+    **dict.fromkeys(("true", "1", "yes", "y", "on", "t"), True),
+    **dict.fromkeys(("false", "0", "no", "n", "off", "f"), False),
+}
 #: What a parameter's text means, by its type.
 PARAMETER_TYPES: dict[str, Any] = {
     "INT": int,
     "FLOAT": float,
     "DOUBLE": float,
     "STRING": str,
-    "BOOL": lambda text: {"true": True, "false": False}[text.lower()],
+    "BOOL": lambda text: _BOOLEANS[text.lower()],
 }

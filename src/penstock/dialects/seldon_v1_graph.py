@@ -17,9 +17,14 @@ from penstock.dialects.conversion import translate_converted
 from penstock.dialects.graph_fields import problems_of
 from penstock.dialects.metadata import DEFAULT_NAMESPACE
 from penstock.dialects.seldon_v1_reader import TIMEOUTS, NodeReader, part_name
-from penstock.dialects.seldon_v1_servers import typed_parameters
+from penstock.dialects.seldon_v1_servers import (
+    POLICIES,
+    policy_of_image,
+    typed_parameters,
+)
 from penstock.dialects.seldon_v1_tree import Node, nodes, tree
 from penstock.domain.assembly import Assembly
+from penstock.domain.bandit import Bandit
 from penstock.domain.graph import (
     Action,
     Answers,
@@ -72,7 +77,8 @@ def translate_graph(
             problems.append(
                 FieldProblem(f"{at}.explainer", "is possible for a deployment of one model only")
             )
-        root = tree(predictor["graph"], f"{at}.graph", problems)
+        routers = _routers(predictor, at, problems)
+        root = tree(predictor["graph"], f"{at}.graph", problems, routers)
         if root is None:
             continue
         every = nodes(root)
@@ -133,6 +139,19 @@ def translate_graph(
     if found:
         refuse(manifest, found)
     return Translation(Assembly(graph, tuple(parts.values())), tuple(dict.fromkeys(warnings)))
+
+
+def _routers(predictor: Mapping[str, Any], at: str, problems: list[FieldProblem]) -> dict[str, str]:
+    """Built-in units by the names of their containers, where Seldon's own image does what one does."""
+    found: dict[str, str] = {}
+    for i, component in enumerate(predictor.get("componentSpecs") or ()):
+        for j, container in enumerate((component.get("spec") or {}).get("containers") or ()):
+            policy = policy_of_image(container.get("image"))
+            if policy:
+                found[container.get("name") or ""] = policy
+                image = f"{at}.componentSpecs[{i}].spec.containers[{j}].image"
+                problems[:] = [p for p in problems if p.path != image]
+    return found
 
 
 def _containers(
@@ -278,4 +297,13 @@ class _Compiler:
             values = typed_parameters(node.given.get("parameters") or (), "", [])
             first = float(values.get("ratioA", 0.5)) * 100
             return Splitter((first, 100 - first))
+        policy = POLICIES.get(node.implementation)
+        if policy is not None:
+            values = typed_parameters(node.given.get("parameters") or (), "", [])
+            bandit = Bandit(
+                policy, epsilon=float(values.get("epsilon", 0.1)), seed=values.get("seed")
+            )
+            names = str(values.get("branch_names") or "")
+            arms = names.split(":") if names else [c.name for c in node.children]
+            return Splitter(tuple(100 / count for _ in arms), bandit, tuple(arms))
         return Router(self._call(node, Verb.ROUTE), count)

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from penstock.dialects.schema import nearest
 from penstock.dialects.seldon_v1_fields import PARAMETER_TYPES
+from penstock.domain.bandit import PolicyName
 from penstock.errors import FieldProblem
 
 
@@ -52,6 +53,28 @@ BUILTIN: Final[Mapping[str, str]] = {
     "SIMPLE_ROUTER": "ROUTER",
     "RANDOM_ABTEST": "ROUTER",
     "AVERAGE_COMBINER": "COMBINER",
+    "EPSILON_GREEDY": "ROUTER",
+    "THOMPSON_SAMPLING": "ROUTER",
+}
+#: Built-in routers that learn from feedback, and what they are.
+POLICIES: Final[Mapping[str, PolicyName]] = {
+    "EPSILON_GREEDY": PolicyName.EPSILON_GREEDY,
+    "THOMPSON_SAMPLING": PolicyName.THOMPSON,
+}
+#: Seldon's own images of them, without a tag: an image that is known by what it does.
+_POLICY_IMAGES: Final = {
+    "mab_epsilon_greedy": "EPSILON_GREEDY",
+    "mab_thompson_sampling": "THOMPSON_SAMPLING",
+}
+_LEARNING: Final = frozenset(
+    ("n_branches", "epsilon", "seed", "branch_names", "best_branch", "verbose", "history")
+)
+#: Parameters of built-in units. `best_branch`, `verbose` and `history` are Seldon's; nothing depends on them
+#: here, where what was learned is kept and can be looked at.
+PARAMETERS: Final[Mapping[str, frozenset[str]]] = {
+    "RANDOM_ABTEST": frozenset(("ratioA",)),
+    "EPSILON_GREEDY": _LEARNING,
+    "THOMPSON_SAMPLING": _LEARNING - {"epsilon", "best_branch"},
 }
 #: Known to Seldon, and why they are not here.
 OTHER_SERVERS: Final[Mapping[str, str]] = {"TEMPO_SERVER": "Tempo's pipelines are not supported"}
@@ -67,6 +90,14 @@ NO_IMAGES: Final = (
     "images are not run here; put the folder of the unit's Python class into modelUri of its node in the"
     " graph, its name into the variable MODEL_NAME, and leave the image out"
 )
+
+
+def policy_of_image(image: Any) -> str:
+    """The built-in router that does what one of Seldon's images does; empty for any other image."""
+    repository, _, name = str(image or "").lower().partition("@")[0].rpartition("/")
+    if repository.rpartition("/")[2] != "seldonio":
+        return ""
+    return _POLICY_IMAGES.get(name.partition(":")[0], "")
 
 
 def implementation_of(node: Mapping[str, Any]) -> str:

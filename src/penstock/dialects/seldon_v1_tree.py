@@ -15,6 +15,8 @@ from penstock.dialects.schema import nearest, read
 from penstock.dialects.seldon_v1_fields import PredictiveUnit
 from penstock.dialects.seldon_v1_servers import (
     BUILTIN,
+    PARAMETERS,
+    POLICIES,
     SERVERS,
     implementation_of,
     implementation_problem,
@@ -79,10 +81,18 @@ def means_graph(graph: Any) -> bool:
     )
 
 
-def tree(graph: Mapping[str, Any], at: str, problems: list[FieldProblem]) -> Node | None:
-    """The checked tree of a predictor whose root was read. None when it cannot be made."""
+def tree(
+    graph: Mapping[str, Any],
+    at: str,
+    problems: list[FieldProblem],
+    known: Mapping[str, str] | None = None,
+) -> Node | None:
+    """The checked tree of a predictor whose root was read. None when it cannot be made.
+
+    `known` are the implementations of nodes that their containers' images tell.
+    """
     seen: dict[str, str] = {}
-    root = _node(graph, at, seen, 0, problems)
+    root = _node(graph, at, seen, 0, problems, known or {})
     if len(seen) > MOST_NODES:
         problems.append(FieldProblem(at, f"{len(seen)} nodes; at most {MOST_NODES} are possible"))
     return root
@@ -102,6 +112,7 @@ def _node(
     seen: dict[str, str],
     depth: int,
     problems: list[FieldProblem],
+    known: Mapping[str, str],
 ) -> Node | None:
     def wrong(part: str, message: str) -> None:
         problems.append(FieldProblem(f"{at}{part}", message))
@@ -116,6 +127,8 @@ def _node(
     if any(c in name for c in ".:/"):
         wrong(".name", "may not contain '.', ':' or '/'")
     implementation = implementation_of(given)
+    if not implementation and not given.get("modelUri"):
+        implementation = known.get(name, "")
     problem = implementation_problem(implementation)
     if problem is not None:
         wrong(".implementation", problem)
@@ -129,7 +142,7 @@ def _node(
         problems += [FieldProblem(f"{here}.{p.path}", p.message, p.unknown) for p in found]
         if parsed is None:
             continue
-        below = _node(child, here, seen, depth + 1, problems)
+        below = _node(child, here, seen, depth + 1, problems, known)
         if below is not None:
             node.children.append(below)
     _shape(node, len(given.get("children") or ()), wrong)
@@ -195,18 +208,31 @@ def _parts(node: Node, problems: list[FieldProblem], wrong: Any) -> None:
     parameters = given.get("parameters") or ()
     if node.implementation in BUILTIN:
         values = typed_parameters(parameters, f"{node.at}.parameters", problems)
-        allowed = {"ratioA"} if node.implementation == "RANDOM_ABTEST" else set()
+        allowed = sorted(PARAMETERS.get(node.implementation, ()))
         for i, parameter in enumerate(parameters):
             if parameter["name"] not in allowed:
-                known = ", ".join(allowed) or "none"
+                shown = ", ".join(allowed) or "none"
                 wrong(
                     f".parameters[{i}].name",
-                    f"unknown parameter of {node.implementation}; known are {known}",
+                    f"unknown parameter of {node.implementation}; known are {shown}",
                 )
-        ratio = values.get("ratioA", 0.5)
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-            wrong(".parameters", "ratioA is a number between 0 and 1")
+        for name in ("ratioA", "epsilon"):
+            share = values.get(name, 0.5)
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                wrong(".parameters", f"{name} is a number between 0 and 1")
+        if node.implementation in POLICIES:
+            _arms(values, len(given.get("children") or ()), wrong)
         if given.get("modelUri"):
             wrong(".modelUri", f"{node.implementation} has no files")
     elif node.is_class and not node.verbs - {Verb.SEND_FEEDBACK}:
         wrong(".methods", "the node would be asked nothing but feedback; give it a type")
+
+
+def _arms(values: Mapping[str, Any], count: int, wrong: Any) -> None:
+    """Number and names of the children that a router which learns chooses among."""
+    if values.get("n_branches", count) != count:
+        wrong(".parameters", f"n_branches is {values['n_branches']}, the node has {count} children")
+    names = str(values.get("branch_names") or "")
+    found = names.split(":")
+    if names and (len(found) != count or len(set(found)) != count or not all(found)):
+        wrong(".parameters", f"branch_names needs {count} different names with ':' between them")

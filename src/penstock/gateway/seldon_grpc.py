@@ -103,6 +103,7 @@ class _GraphCall(SeldonRequest):
         super().__init__(front, gateway, exchange, plan, service, gateway.now())
         self.gateway = gateway
         self._speaks = False
+        self._chosen = True
         self._puid = ""
 
     def begin(self) -> None:
@@ -126,7 +127,7 @@ class _GraphCall(SeldonRequest):
         except PenstockError as exc:
             self.fail(exc)
             return
-        reply(self.exchange, pieces, self.more)
+        reply(self.exchange, pieces, self.more + self.rewardable())
         self._finish(200)
 
     def pieces(self, value: Value) -> Any:
@@ -150,6 +151,7 @@ class _PredictCall(_GraphCall):
         return self.taken(given[0])
 
     def pieces(self, value: Value) -> Any:
+        self._identify()
         return frame(to_proto(self.message(value)).SerializeToString())
 
 
