@@ -383,6 +383,18 @@ def test_explainers_that_cannot_be_made(models: Path, options: dict[str, Any], s
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["AnchorText", "AnchorImages", "AnchorTabular"])
+def test_alibis_pickled_explainers_are_refused(tmp_path: Path, kind: str) -> None:
+    """A file that nobody reads must not pass for an explainer; what we read may lie beside it."""
+    (tmp_path / "explainer.dill").write_bytes(b"x")
+    options = LoadOptions("m", options={"type": kind})
+    with pytest.raises(LoadError, match=r"explainer.dill is a pickled explainer of Alibi's"):
+        runtimes.find("explainer").load(tmp_path, options)
+    (tmp_path / "explainer.json").write_text("{}")
+    (tmp_path / "train.csv").write_text("a,b\n1,2\n2,3\n4,1\n")
+    runtimes.find("explainer").load(tmp_path, options)
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [

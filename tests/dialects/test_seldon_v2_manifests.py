@@ -108,6 +108,14 @@ def test_an_explainer_names_the_model_it_asks() -> None:
     }  # fmt: skip
 
 
+def test_an_explainer_may_ask_a_pipeline() -> None:
+    found = service(
+        requirements=["alibi-explain"], explainer={"type": "anchor_tabular", "pipelineRef": "p"}
+    ).predictor.model
+    assert found is not None
+    assert found.options["predictor"] == "p"
+
+
 #: (manifest, path of the problem, a word of its message)
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     (model(requirements=["skleran"]), "spec.requirements[0]", "did you mean sklearn?"),
@@ -132,9 +140,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "looks into the model",
     ),
     (
-        model(explainer={"type": "anchor_text", "pipelineRef": "p"}),
+        model(explainer={"type": "anchor_text", "modelRef": "m", "pipelineRef": "p"}),
         "spec.explainer.pipelineRef",
-        "asks a model",
+        "modelRef says already",
     ),
     (
         model(

@@ -231,6 +231,79 @@ def test_seldons_explainer_stands_by_itself_and_asks_another_model(flowers: Plat
     )
 
 
+def test_seldons_explainer_may_ask_a_pipeline(flowers: Platform) -> None:
+    """Its questions go through all of the pipeline's steps."""
+    apply(flowers, "unscaled")
+    pipeline = {
+        "apiVersion": "mlops.seldon.io/v1alpha1",
+        "kind": "Pipeline",
+        "metadata": {"name": "whole"},
+        "spec": {"steps": [{"name": "unscaled"}], "output": {"steps": ["unscaled"]}},
+    }
+    explainer = {
+        "apiVersion": "mlops.seldon.io/v1alpha1",
+        "kind": "Model",
+        "metadata": {"name": "whole-explainer"},
+        "spec": {
+            "storageUri": "models/other",
+            "explainer": {"type": "anchor_tabular", "pipelineRef": "whole"},
+        },
+    }
+    for manifest in (pipeline, explainer):
+        flowers.run("apply", "-f", "-", "--wait", stdin=json.dumps(manifest))
+    tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": list(FLOWER.values())}
+    answer = ask(flowers, "/v2/models/whole-explainer/infer", {"inputs": [tensor]})
+    found = json.loads(answer["outputs"][0]["data"][0])
+    assert found["data"]["prediction_name"] == "setosa"
+
+    def counted() -> bool:
+        return 'graph="whole"' in httpx.get(f"{flowers.api}/metrics").text
+
+    until(counted, "the pipeline's steps to be counted")
+
+
+PAIR = """
+import numpy as np
+import penstock
+
+class Pair(penstock.Model):
+    batchable = True
+
+    def predict(self, height: np.ndarray, width: np.ndarray) -> dict[str, np.ndarray]:
+        return {"area": height * width}
+"""
+SIDES = """
+import penstock
+
+class Sides(penstock.Transformer):
+    async def preprocess(self, payload, headers=None):
+        if isinstance(payload, dict):
+            rows = payload["instances"]
+            return {"inputs": {"width": [r[1] for r in rows], "height": [r[0] for r in rows]}}
+        (sides,) = payload.inputs.values()
+        return penstock.InferRequest({"width": sides[:, 1], "height": sides[:, 0]})
+"""
+
+
+def test_a_collocated_predictor_with_named_inputs(flowers: Platform, folder: Path) -> None:
+    """Names, not positions, say which input is which; by V1's columns and by V2's tensors."""
+    code = folder / "models" / "sides"
+    code.mkdir()
+    (code / "pair.py").write_text(PAIR)
+    (code / "sides.py").write_text(SIDES)
+    apply(
+        flowers,
+        "sides",
+        predictor={"python": {"storageUri": "models/sides", "class": "pair.py"}},
+        transformer={"python": {"class": "sides.py"}, "collocated": True},
+    )
+    found = ask(flowers, "/v1/models/sides:predict", {"instances": [[2, 3], [4, 5]]})
+    assert found == {"predictions": [6, 20]}
+    tensor = {"name": "x", "shape": [2, 2], "datatype": "FP64", "data": [2, 3, 4, 5]}
+    answer = ask(flowers, "/v2/models/sides/infer", {"inputs": [tensor]})
+    assert answer["outputs"][0]["data"] == [6.0, 20.0]
+
+
 SCALED = """
 import penstock
 

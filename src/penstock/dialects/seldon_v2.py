@@ -139,10 +139,6 @@ class ServerManifest(Spec):
 MODEL_TABLE = Table(
     (
         refused("spec.logger", "logging of payloads is not supported yet"),
-        refused(
-            "spec.explainer.pipelineRef",
-            "an explainer asks a model; a pipeline's first model may be named as modelRef",
-        ),
         refused("spec.llm", "llm runtimes that refer to another model are not supported"),
         no_effect(
             "spec.schemaUri", "is not read (Seldon's scheduler does not read it either)",
@@ -270,8 +266,13 @@ def _explainer(
     """The options of an explainer that stands by itself; its parameters are the settings."""
     if not given.model_ref and not given.pipeline_ref:
         problems.append(FieldProblem("spec.explainer.modelRef", "is required"))
-    elif given.model_ref and (problem := service_problem(given.model_ref)):
-        problems.append(FieldProblem("spec.explainer.modelRef", problem))
+    elif given.model_ref and given.pipeline_ref:
+        problems.append(
+            FieldProblem("spec.explainer.pipelineRef", "modelRef says already what is explained")
+        )
+    for field, name in (("modelRef", given.model_ref), ("pipelineRef", given.pipeline_ref)):
+        if name and (problem := service_problem(name)):
+            problems.append(FieldProblem(f"spec.explainer.{field}", problem))
     kind = explainers.find(given.type)
     if kind is None:
         problems.append(FieldProblem("spec.explainer.type", explainers.unknown(given.type)))
@@ -287,7 +288,7 @@ def _explainer(
     values, wrong = explainers.read(kind, config)
     names = [p.name for p in spec.parameters or ()]
     problems += [FieldProblem(f"spec.parameters[{names.index(w.path)}]", w.message) for w in wrong]
-    return {"type": kind.name, "config": values, "predictor": given.model_ref or ""}
+    return {"type": kind.name, "config": values, "predictor": given.model_ref or given.pipeline_ref or ""}
 
 
 def _options(spec: ModelSpec, format_: str, problems: list[FieldProblem]) -> dict[str, Any]:

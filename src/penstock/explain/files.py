@@ -52,14 +52,25 @@ def describe(folder: Path) -> Description:
         raise LoadError(f"{DESCRIPTION} cannot be read: {e}") from None
 
 
+def refuse_pickled(folder: Path) -> None:
+    """LoadError for a folder of Alibi's, with a pickled explainer and nothing that is read here."""
+    if not folder.is_dir() or any((folder / n).is_file() for n in (DESCRIPTION, *_ROWS)):
+        return
+    pickled = sorted(p.name for p in folder.glob("*.dill"))
+    if pickled:
+        raise LoadError(
+            f"{pickled[0]} is a pickled explainer of Alibi's, which is not read.",
+            hint=f"Put the training data beside it as one of {', '.join(_ROWS)}, or {DESCRIPTION} where"
+            " the type needs no data; settings belong into config.",
+        )
+
+
 def training(folder: Path, description: Description, config: Mapping[str, Any]) -> Training:
     """The training rows. LoadError when there are none, or not numbers, or their names do not fit."""
     file = next((folder / n for n in _ROWS if (folder / n).is_file()), None)
     if file is None:
-        alibi = [p.name for p in folder.glob("*.dill")] if folder.is_dir() else []
-        said = f" {alibi[0]} is a pickled explainer of Alibi's, which is not read." if alibi else ""
         raise LoadError(
-            f"The explainer's folder has no training data: one of {', '.join(_ROWS)} is expected.{said}"
+            f"The explainer's folder has no training data: one of {', '.join(_ROWS)} is expected."
         )
     names, rows = _csv(file) if file.suffix == ".csv" else (None, _numpy(file))
     given = config.get("feature_names") or description.feature_names

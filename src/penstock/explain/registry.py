@@ -37,6 +37,7 @@ def build(kind: str, config: Mapping[str, Any], path: Path, model: Callable[[], 
     if found is None:
         raise LoadError(explainers.unknown(kind))
     folder = files.folder_of(path)
+    files.refuse_pickled(folder)
     description = files.describe(folder)
     settings, problems = explainers.read(found, {**description.config, **config})
     if problems:
