@@ -8,86 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from graph_services import Answer, GraphFrontUnderTest
-from seldon_v2_scenarios import MODELS, REFUSED, SCENARIOS, Scenario, function
+from seldon_v2_front import body, called, compiled, outputs, pipeline, put, serve, until
+from seldon_v2_scenarios import MODELS, REFUSED, SCENARIOS, Scenario
 
 from penstock import dialects
-from penstock.domain.experiment import Experiment
-from penstock.domain.graph import Graph, Join, OnFailure
-from penstock.domain.routes import Route
+from penstock.domain.graph import Join, OnFailure
 from penstock.domain.status import Condition, ServiceStatus, Truth
 from penstock.errors import InvalidManifest
-
-
-def pipeline(spec: str, name: str = "p") -> dict[str, Any]:
-    return {
-        "apiVersion": "mlops.seldon.io/v1alpha1",
-        "kind": "Pipeline",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": yaml.safe_load(spec),
-    }
-
-
-def compiled(spec: str, name: str = "p") -> Graph:
-    graph = dialects.translate(pipeline(spec, name)).object
-    assert isinstance(graph, Graph)
-    return graph
-
-
-async def serve(front: GraphFrontUnderTest, *models: str) -> None:
-    """Models of the scenarios as services."""
-
-    def service(model: str) -> Any:
-        run = function(model)
-
-        def answer(arrays: Any) -> Any:
-            if sorted(arrays) != sorted(MODELS[model][0]):
-                raise Answer(400, {"error": f"the inputs are {sorted(arrays)}"})
-            try:
-                return run(arrays)
-            except ValueError as exc:
-                raise Answer(500, {"error": str(exc)}) from None
-
-        return answer
-
-    await front.serve(**{m: service(m) for m in models})
-
-
-def put(front: GraphFrontUnderTest, manifest: dict[str, Any]) -> None:
-    made = dialects.translate(manifest).object
-    if isinstance(made, Experiment):
-        front.put(Route(made.namespace, made.name, experiment=made))
-    else:
-        front.graph(made)
-
-
-def body(tensors: dict[str, list[float]]) -> dict[str, Any]:
-    return {
-        "inputs": [
-            {
-                "name": name,
-                "shape": [len(values)],
-                "datatype": "INT32" if name == "CHOICE" else "FP32",
-                "data": values,
-            }
-            for name, values in tensors.items()
-        ]
-    }
-
-
-def outputs(answer: Any) -> dict[str, list[float]]:
-    return {o["name"]: o["data"] for o in answer.json()["outputs"]}
-
-
-def called(front: GraphFrontUnderTest) -> tuple[str, ...]:
-    return tuple(sorted(n for n, s in front.services.items() for _ in s.seen))
-
-
-async def until(look: Any, what: str) -> None:
-    async with asyncio.timeout(5):
-        while not look():
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
