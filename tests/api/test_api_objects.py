@@ -263,6 +263,23 @@ async def test_selectors_and_pages(api: Api) -> None:
     assert (await api.client.get(ISVC, params={"continue": "x"})).status_code == 400
 
 
+async def test_a_list_of_a_namespace_is_of_that_one(api: Api) -> None:
+    for namespace in ("default", "team"):
+        await api.client.post(ISVC.replace("default", namespace), json=isvc(namespace))
+        await api.until(lambda: _pods(api, namespace))  # noqa: B023 - awaited here
+    for plural in ("inferenceservices", "replicas"):
+        base = "/apis/penstock.dev/v1alpha1"
+        for namespace in ("default", "team", "none"):
+            found = await api.client.get(f"{base}/namespaces/{namespace}/{plural}")
+            expected = [] if namespace == "none" else [namespace]
+            assert [o["metadata"]["namespace"] for o in found.json()["items"]] == expected
+        assert len((await api.client.get(f"{base}/{plural}")).json()["items"]) == 2
+
+
+async def _pods(api: Api, namespace: str) -> list[Any]:
+    return list((await api.client.get(f"/api/v1/namespaces/{namespace}/pods")).json()["items"])
+
+
 async def test_services_of_two_dialects_cannot_have_one_name(api: Api) -> None:
     await api.client.post(ISVC, json=isvc())
     theirs = {**isvc(), "apiVersion": "serving.kserve.io/v1beta1"}

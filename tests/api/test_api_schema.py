@@ -70,7 +70,13 @@ def test_no_request_is_a_fault_of_the_servers(
     with httpx.Client(base_url=server, timeout=20) as client:
         for found in schema.get_all_operations():
             operation = found.ok()
-            if EXAMPLES or mode is GenerationMode.POSITIVE or operation.method != "get":
+            # Wrong queries of single objects have little to be wrong in.
+            if (
+                EXAMPLES
+                or mode is GenerationMode.POSITIVE
+                or "{name}" not in operation.path
+                or (operation.method != "get")
+            ):
                 _fuzz(client, operation, mode)
         assert client.get("/readyz").text == "ok"
 
