@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from penstock.cli import completing
-
-if TYPE_CHECKING:
-    from penstock.cli.client import Client
+from penstock.cli.options import (
+    AllNamespaces,
+    Files,
+    MaybeNamespace,
+    Names,
+    Namespace,
+    Server,
+    ServiceName,
+    SharedMemory,
+    Timeout,
+    TokenFile,
+    client,
+    one_of,
+    seconds,
+    size,
+)
+from penstock.cli.rollout_app import rollout_app
+from penstock.cli.show_apps import bandit_app, graph_app
 
 app = typer.Typer(
     name="penstock",
@@ -20,92 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-rollout_app = typer.Typer(
-    help="How a change of a service goes: status, history, restart.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 app.add_typer(rollout_app, name="rollout")
-graph_app = typer.Typer(
-    help="Graphs: pictures with what their steps did.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 app.add_typer(graph_app, name="graph")
-bandit_app = typer.Typer(
-    help="Bandits: what was learned from rewards.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 app.add_typer(bandit_app, name="bandit")
-
-Server = Annotated[
-    str | None,
-    typer.Option(
-        "--server", help="Control API; else $PENSTOCK_SERVER, else http://127.0.0.1:8090."
-    ),
-]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option("--token-file", help="File with the API's token; else $PENSTOCK_TOKEN_FILE."),
-]
-Namespace = Annotated[
-    str,
-    typer.Option("--namespace", "-n", help="Namespace.", autocompletion=completing.namespaces),
-]
-Names = Annotated[list[str] | None, typer.Argument(help="Names.", autocompletion=completing.names)]
-ServiceName = Annotated[str, typer.Argument(help="Service.", autocompletion=completing.services)]
-MaybeNamespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", help="Namespace for manifests that name none."),
-]
-AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")]
-Timeout = Annotated[str, typer.Option("--timeout", help="How long to wait: 30s, 2m, 1m30s.")]
-Files = Annotated[
-    list[str], typer.Option("--filename", "-f", help="File, folder, or - for stdin; repeatable.")
-]
-SharedMemory = Annotated[
-    bool,
-    typer.Option(
-        "--allow-shared-memory",
-        help="Clients may pass tensors in system shared memory. Whoever may call a model may then read"
-        " and write every shared memory object of this user.",
-    ),
-]
-
-
-def _client(server: str | None, token_file: Path | None) -> Client:
-    from penstock.cli.client import Client
-
-    return Client(server, token_file)
-
-
-def _bytes(text: str) -> int:
-    from penstock.domain.quantity import parse_quantity
-
-    try:
-        size = int(parse_quantity(text))
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--memory-budget") from exc
-    if size <= 0:
-        raise typer.BadParameter("must be more than 0", param_hint="--memory-budget")
-    return size
-
-
-def _seconds(text: str) -> float:
-    from penstock.cli.output import seconds
-
-    try:
-        return seconds(text)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from exc
-
-
-def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
-    if value not in allowed:
-        shown = ", ".join(a for a in allowed if a)
-        raise typer.BadParameter(f"{value!r} is none of {shown}", param_hint=option)
-    return value
 
 
 @app.command()
@@ -188,12 +120,12 @@ def serve(
     """Run the platform on this machine until Ctrl-C."""
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key go together")
-    options = [f"--scale-to-zero-grace={_seconds(sleep_after):g}", f"--cache-gib={cache_size:g}"]
+    options = [f"--scale-to-zero-grace={seconds(sleep_after):g}", f"--cache-gib={cache_size:g}"]
     if memory_budget is not None:
-        options.append(f"--memory-budget={_bytes(memory_budget)}")
+        options.append(f"--memory-budget={size(memory_budget)}")
     options += [f"--pvc-root={pvc_root.absolute()}"] if pvc_root is not None else []
     options += [f"--allow-host={host_name}" for host_name in allow_host]
-    level = _one_of(log_level.upper(), ("DEBUG", "INFO", "WARNING", "ERROR"), "--log-level")
+    level = one_of(log_level.upper(), ("DEBUG", "INFO", "WARNING", "ERROR"), "--log-level")
     from penstock.cli import serving
 
     code = serving.serve(
@@ -235,11 +167,11 @@ def apply(
     from penstock.cli import applying
 
     applying.apply(
-        _client(server, token_file),
+        client(server, token_file),
         files,
         namespace=namespace,
         wait=wait,
-        timeout_s=_seconds(timeout),
+        timeout_s=seconds(timeout),
         dry_run=dry_run,
     )
 
@@ -265,11 +197,11 @@ def get(
     token_file: TokenFile = None,
 ) -> None:
     """List objects, or show some."""
-    format_ = _one_of(output, ("", "table", "wide", "json", "yaml", "name"), "-o")
+    format_ = one_of(output, ("", "table", "wide", "json", "yaml", "name"), "-o")
     from penstock.cli import getting
 
     getting.get(
-        _client(server, token_file),
+        client(server, token_file),
         kind,
         names or [],
         namespace=namespace,
@@ -293,7 +225,7 @@ def describe(
     """Tell everything about an object: conditions, revisions, replicas, events."""
     from penstock.cli import getting
 
-    getting.describe(_client(server, token_file), kind, names or [], namespace=namespace)
+    getting.describe(client(server, token_file), kind, names or [], namespace=namespace)
 
 
 @app.command()
@@ -323,7 +255,7 @@ def delete(
     from penstock.cli import getting
 
     getting.delete(
-        _client(server, token_file),
+        client(server, token_file),
         kind,
         names or [],
         files=files,
@@ -331,7 +263,7 @@ def delete(
         everything=everything,
         ignore_missing=ignore_missing,
         wait=wait,
-        timeout_s=_seconds(timeout),
+        timeout_s=seconds(timeout),
     )
 
 
@@ -360,7 +292,7 @@ def logs(
     from penstock.cli import logs as body
 
     body.logs(
-        _client(server, token_file),
+        client(server, token_file),
         name,
         namespace=namespace,
         follow=follow,
@@ -381,11 +313,11 @@ def events(
     token_file: TokenFile = None,
 ) -> None:
     """Tell what happened, oldest first."""
-    format_ = _one_of(output, ("", "json", "yaml"), "-o")
+    format_ = one_of(output, ("", "json", "yaml"), "-o")
     from penstock.cli import getting
 
     getting.events(
-        _client(server, token_file),
+        client(server, token_file),
         name.rpartition("/")[2] if name else None,
         namespace=namespace,
         all_namespaces=all_namespaces,
@@ -417,14 +349,14 @@ def predict(
     from penstock.cli import predicting
 
     predicting.predict(
-        _client(server, token_file),
+        client(server, token_file),
         name,
         file,
         namespace=namespace,
         protocol="v1" if v1 else "v2" if v2 else None,
         model=model,
         binary=binary,
-        timeout_s=_seconds(timeout),
+        timeout_s=seconds(timeout),
         verbose=verbose,
     )
 
@@ -448,13 +380,13 @@ def query(
     from penstock.cli import querying
 
     querying.query(
-        _client(server, token_file),
+        client(server, token_file),
         names or [],
         file,
         selector=selector,
         namespace=namespace,
-        timeout_s=_seconds(timeout),
-        output=_one_of(output, ("text", "json"), "-o"),
+        timeout_s=seconds(timeout),
+        output=one_of(output, ("text", "json"), "-o"),
     )
 
 
@@ -479,7 +411,7 @@ def wait(
     from penstock.cli import wait_command
 
     wait_command.wait(
-        _client(server, token_file), names, for_, timeout_s=_seconds(timeout), namespace=namespace
+        client(server, token_file), names, for_, timeout_s=seconds(timeout), namespace=namespace
     )
 
 
@@ -496,11 +428,11 @@ def top(
     from penstock.cli import top as body
 
     body.top(
-        _client(server, token_file),
+        client(server, token_file),
         namespace=namespace,
         all_namespaces=all_namespaces,
         once=once,
-        interval_s=max(0.2, _seconds(interval)),
+        interval_s=max(0.2, seconds(interval)),
     )
 
 
@@ -528,7 +460,7 @@ def run(
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Serve one model in one process, without the platform around it."""
-    level = _one_of(log_level.upper(), ("DEBUG", "INFO", "WARNING", "ERROR"), "--log-level")
+    level = one_of(log_level.upper(), ("DEBUG", "INFO", "WARNING", "ERROR"), "--log-level")
     from penstock.cli import running
 
     raise typer.Exit(
@@ -575,152 +507,7 @@ def version(server: Server = None, token_file: TokenFile = None) -> None:
 
     say(f"penstock {__version__}")
     try:
-        found = _client(server, token_file).get("/version")
+        found = client(server, token_file).get("/version")
     except CliError:
         return
     say(f"server   {found.get('penstock', '?')}")
-
-
-@bandit_app.command("show")
-def bandit_show(
-    name: ServiceName,
-    output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
-    namespace: Namespace = "default",
-    server: Server = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Show the arms of a service's or graph's bandit: requests, rewards, mean reward."""
-    from penstock.cli import bandits
-
-    bandits.show(
-        _client(server, token_file),
-        name,
-        namespace=namespace,
-        output=_one_of(output, ("text", "json"), "-o"),
-    )
-
-
-@graph_app.command("show")
-def graph_show(
-    name: Annotated[str, typer.Argument(help="InferenceGraph or Pipeline.")] = "",
-    file: Annotated[
-        Path | None,
-        typer.Option("-f", "--file", help="Draw a file's graphs, which need not be applied."),
-    ] = None,
-    output: Annotated[str, typer.Option("-o", "--output", help="text or svg.")] = "text",
-    namespace: Namespace = "default",
-    server: Server = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Draw a graph, with how often its steps ran and how long they take."""
-    from penstock.cli import graphs
-    from penstock.cli.exits import USAGE, CliError
-
-    if output not in ("text", "svg"):
-        raise CliError(f"-o is text or svg, not {output}.", USAGE)
-    if bool(name) == (file is not None):
-        raise CliError("Give the name of a graph, or a file with -f.", USAGE)
-    if file is not None:
-        graphs.show_file(file, output)
-    else:
-        graphs.show(_client(server, token_file), name, namespace=namespace, output=output)
-
-
-@rollout_app.command("status")
-def rollout_status(
-    name: ServiceName,
-    watch: Annotated[
-        bool, typer.Option("--watch/--no-watch", help="Wait until it is through.")
-    ] = True,
-    timeout: Timeout = "5m",
-    namespace: Namespace = "default",
-    server: Server = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Tell which revisions serve, and wait for the newest."""
-    from penstock.cli import rollout
-
-    rollout.status(
-        _client(server, token_file),
-        name,
-        namespace=namespace,
-        wait=watch,
-        timeout_s=_seconds(timeout),
-    )
-
-
-@rollout_app.command("history")
-def rollout_history(
-    name: ServiceName,
-    namespace: Namespace = "default",
-    server: Server = None,
-    token_file: TokenFile = None,
-) -> None:
-    """List the revisions that are kept."""
-    from penstock.cli import rollout
-
-    rollout.history(_client(server, token_file), name, namespace=namespace)
-
-
-@rollout_app.command("restart")
-def rollout_restart(
-    name: ServiceName,
-    namespace: Namespace = "default",
-    server: Server = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Make a new revision of the same manifest; its files are fetched again."""
-    from penstock.cli import rollout
-
-    rollout.restart(_client(server, token_file), name, namespace=namespace)
-
-
-@rollout_app.command("promote")
-def rollout_promote(
-    name: ServiceName,
-    canary: Annotated[
-        str | None, typer.Option(help="Named canary of the manifest; needless if there is one.")
-    ] = None,
-    namespace: Namespace = "default",
-    server: Server = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Give all requests to the newest revision, or to a named canary; ends what rollback pinned."""
-    from penstock.cli import rollout
-
-    rollout.promote(_client(server, token_file), name, namespace=namespace, canary=canary)
-
-
-@rollout_app.command("weight")
-def rollout_weight(
-    name: ServiceName,
-    shares: Annotated[list[str], typer.Argument(help="CANARY=PERCENT, ...")],
-    namespace: Namespace = "default",
-    server: Server = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Set the percent of requests of named canaries; the predictor takes the rest."""
-    from penstock.cli import canaries
-
-    canaries.weight(_client(server, token_file), name, shares, namespace=namespace)
-
-
-@rollout_app.command("rollback")
-def rollout_rollback(
-    name: ServiceName,
-    to_revision: Annotated[
-        str | None, typer.Option(help="Number or name of a kept revision; the one before.")
-    ] = None,
-    canary: Annotated[
-        str | None, typer.Option(help="Take this named canary out; without it, all of them.")
-    ] = None,
-    namespace: Namespace = "default",
-    server: Server = None,
-    token_file: TokenFile = None,
-) -> None:
-    """Give all requests to an earlier revision, until promote; or take named canaries out."""
-    from penstock.cli import rollout
-
-    rollout.rollback(
-        _client(server, token_file), name, namespace=namespace, to=to_revision, canary=canary
-    )

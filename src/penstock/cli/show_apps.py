@@ -1,0 +1,66 @@
+"""`penstock graph` and `penstock bandit`: what services are made of and have learned, to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.cli.options import Namespace, Server, ServiceName, TokenFile, client, one_of
+
+graph_app = typer.Typer(
+    help="Graphs: pictures with what their steps did.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+bandit_app = typer.Typer(
+    help="Bandits: what was learned from rewards.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@bandit_app.command("show")
+def bandit_show(
+    name: ServiceName,
+    output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Show the arms of a service's or graph's bandit: requests, rewards, mean reward."""
+    from penstock.cli import bandits
+
+    bandits.show(
+        client(server, token_file),
+        name,
+        namespace=namespace,
+        output=one_of(output, ("text", "json"), "-o"),
+    )
+
+
+@graph_app.command("show")
+def graph_show(
+    name: Annotated[str, typer.Argument(help="InferenceGraph or Pipeline.")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option("-f", "--file", help="Draw a file's graphs, which need not be applied."),
+    ] = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="text or svg.")] = "text",
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Draw a graph, with how often its steps ran and how long they take."""
+    from penstock.cli import graphs
+    from penstock.cli.exits import USAGE, CliError
+
+    if output not in ("text", "svg"):
+        raise CliError(f"-o is text or svg, not {output}.", USAGE)
+    if bool(name) == (file is not None):
+        raise CliError("Give the name of a graph, or a file with -f.", USAGE)
+    if file is not None:
+        graphs.show_file(file, output)
+    else:
+        graphs.show(client(server, token_file), name, namespace=namespace, output=output)
