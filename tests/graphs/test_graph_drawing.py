@@ -171,6 +171,29 @@ def test_python_draws_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert split.graph().flows[0].output == Inputs((Source("all"),))
 
 
+def test_what_a_pipeline_listens_to_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = {
+        "input": {"externalInputs": ["scale.outputs.y"], "externalTriggers": ["other.step.a"]},
+        "steps": [
+            {"name": "one"},
+            {"name": "two", "inputs": ["one"], "tensorMap": {"one.outputs.a": "b"}},
+        ],
+    }
+    manifest = {
+        "apiVersion": "mlops.seldon.io/v1alpha1",
+        "kind": "Pipeline",
+        "metadata": {"name": "after"},
+        "spec": spec,
+    }
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(manifest))
+    show_file(tmp_path / "p.yaml", "text")
+    drawn = capsys.readouterr().out
+    for said in ("or scale.y", "when other.a", "one ─▶ two: a→b"):
+        assert said in drawn
+
+
 def test_files_that_hold_no_graph(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     for text, said in (("a: [", "cannot be read"), ("a: 1", "apiVersion"), ("", "no graph")):

@@ -103,7 +103,8 @@ def diagrams_of(graph: Graph, numbers: Mapping[str, Numbers]) -> list[Diagram]:
             if f"{flow.name}.{s.name}" in numbers
         }
         title = graph.key if len(graph.flows) == 1 else f"{graph.key} node {flow.name}"
-        drawn.append(layout(flow, own, title))
+        external = graph.external if flow is graph.flows[0] else None
+        drawn.append(layout(flow, own, title, external))
     return drawn
 
 

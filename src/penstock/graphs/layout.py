@@ -15,6 +15,7 @@ from penstock.domain.graph import (
     Builtin,
     CallUrl,
     Combine,
+    External,
     Flow,
     HandOn,
     Inputs,
@@ -78,9 +79,14 @@ class Diagram:
     back: list[Edge]
 
 
-def layout(flow: Flow, numbers: Mapping[str, Numbers] | None = None, title: str = "") -> Diagram:
-    """The picture of a flow; `numbers` by step name."""
-    nodes = {REQUEST: Node(REQUEST, (REQUEST,), "end")}
+def layout(
+    flow: Flow,
+    numbers: Mapping[str, Numbers] | None = None,
+    title: str = "",
+    external: External | None = None,
+) -> Diagram:
+    """The picture of a flow; `numbers` by step name, `external` what it is run for besides requests."""
+    nodes = {REQUEST: Node(REQUEST, (REQUEST, *_heard(external)), "end")}
     for step in flow.steps:
         lines = (step.name, *_does(step), *_measured((numbers or {}).get(step.name)))
         nodes[step.name] = Node(step.name, lines, _kind(step))
@@ -104,6 +110,16 @@ def layout(flow: Flow, numbers: Mapping[str, Numbers] | None = None, title: str 
         for row, name in enumerate(layer_names):
             nodes[name].row = row
     return Diagram(title or flow.name, nodes, layers, paths, back)
+
+
+def _heard(external: External | None) -> list[str]:
+    """Values of other graphs that stand for a request."""
+    if external is None:
+        return []
+    said = [f"or {s.step}{'.' + s.tensor if s.tensor else ''}" for s in external.inputs.sources]
+    if external.triggers is not None:
+        said += [f"when {s.step}" for s in external.triggers.sources]
+    return said
 
 
 def _kind(step: Step) -> str:
@@ -187,6 +203,7 @@ def _edges(flow: Flow) -> list[Edge]:
     def join(inputs: Inputs, target: str, dashed: bool) -> None:
         for s in inputs.sources:
             label = s.tensor if not s.rename else f"{s.tensor}→{s.rename}"
+            label = label or ", ".join(f"{old}→{new}" for old, new in s.renames)
             if s.side is Side.INPUTS and s.step:
                 label = f"inputs {label}".strip()
             add(s.step or REQUEST, target, label, dashed)
