@@ -15,10 +15,11 @@ from penstock.runtimes.base import LoadOptions
 
 FRAMEWORKS = (
     "sklearn", "xgboost", "lightgbm", "catboost", "onnx", "torch", "tensorflow", "mlflow",
-    "huggingface", "triton_python", "mlserver_python", "custom", "transformer", "explainer",
+    "huggingface", "triton_python", "triton_ensemble", "mlserver_python", "seldon_python", "custom",
+    "transformer", "explainer",
 )  # fmt: skip
 #: Frameworks of no files that have a format of their own.
-OWN_CODE = ("custom", "transformer", "explainer")
+OWN_CODE = ("seldon_python", "triton_ensemble", "custom", "transformer", "explainer")
 
 
 def test_every_framework_is_found_under_its_own_name():

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from binascii import Error as NoBase64
+from binascii import b2a_base64
 from collections.abc import Sequence
+from hmac import compare_digest
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,6 +26,9 @@ _MAC_BYTES: Final = 10
 _KEY_BYTES: Final = 6
 _ARM_BYTES: Final = 4
 _HEAD: Final = struct.Struct("<IqB")
+_MOST_NUMBER: Final = (1 << 64) - 1
+_HALF: Final = 1 << 63
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 #: Most characters: eight choices with all the features they may have.
 MOST_CHARACTERS: Final = 2048
 
@@ -74,24 +79,31 @@ class RequestIds:
     """Makes and reads ids, with one key."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        #: Hashes of the key, to be copied: making one costs more than hashing an id with it.
+        self._keyed = hashlib.blake2b(key=key, digest_size=_MAC_BYTES)
+        #: Numbers go on from a place of this process's own: the system is not asked for each.
+        self._number = int.from_bytes(os.urandom(8), "little")
         self._hashes: dict[tuple[str, str], bytes] = {}
 
     def make(self, choices: Sequence[Choice], now: float) -> str:
         """An id for a request that these choices were made for."""
-        number = int.from_bytes(os.urandom(8), "little", signed=True)
-        parts = [_HEAD.pack(int(now), number, min(len(choices), MOST_CHOICES))]
-        for choice in choices[:MOST_CHOICES]:
+        number = self._number = (self._number + 1) & _MOST_NUMBER
+        if len(choices) > MOST_CHOICES:
+            choices = choices[:MOST_CHOICES]
+        said = _HEAD.pack(int(now), number - _HALF, len(choices))
+        for choice in choices:
             names = self._hashes.get((choice.key, choice.arm))
             if names is None:
                 if len(self._hashes) >= 4096:
                     self._hashes.clear()
                 names = key_hash(choice.key) + arm_hash(choice.arm)
                 self._hashes[choice.key, choice.arm] = names
+            said += names
             features = choice.features
-            parts.append(names + struct.pack(f"<B{len(features)}f", len(features), *features))
-        said = b"".join(parts)
-        return PREFIX + urlsafe_b64encode(said + self._mac(said)).rstrip(b"=").decode()
+            said += (
+                struct.pack(f"<B{len(features)}f", len(features), *features) if features else b"\0"
+            )
+        return PREFIX + _encoded(said + self._mac(said)).decode()
 
     def read(self, text: str) -> Issued | None:
         """What an id says; None for what is none, or is not of this key."""
@@ -102,8 +114,10 @@ class RequestIds:
             raw = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
         except (NoBase64, ValueError):
             return None
+        if _encoded(raw) != encoded:  # decoding passes over what is no base64, and over spare bits
+            return None
         said, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
-        if len(said) < _HEAD.size or not _same(mac, self._mac(said)):
+        if len(said) < _HEAD.size or not compare_digest(mac, self._mac(said)):
             return None
         # From here on it is one that `make` made.
         at, number, count = _HEAD.unpack_from(said)
@@ -121,15 +135,13 @@ class RequestIds:
         return Issued(at, number, tuple(chosen))
 
     def _mac(self, said: bytes) -> bytes:
-        return hashlib.blake2b(said, key=self._key, digest_size=_MAC_BYTES).digest()
+        keyed = self._keyed.copy()
+        keyed.update(said)
+        return keyed.digest()
 
 
-def _same(a: bytes, b: bytes) -> bool:
-    """Equal, in a time that does not tell where they differ."""
-    difference = len(a) ^ len(b)
-    for x, y in zip(a, b, strict=False):
-        difference |= x ^ y
-    return not difference
+def _encoded(raw: bytes) -> bytes:
+    return b2a_base64(raw, newline=False).rstrip(b"=").translate(_URL_SAFE)
 
 
 def read_key(path: Path | None) -> bytes:

@@ -439,7 +439,7 @@ def _made(cls: type, parameters: Mapping[str, Any], folder: Path) -> Any:
 
 def _from_s2i(path: Path) -> str:
     """MODEL_NAME of a folder that was made for Seldon's s2i images; empty when it is none."""
-    file = path / _S2I if path.is_dir() else path.with_name(_S2I)
+    file = (path if path.is_dir() else path.parent) / _S2I
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
