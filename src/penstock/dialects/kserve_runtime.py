@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from penstock.dialects.base import Dialect, Manifest, Translation, refuse
-from penstock.dialects.kserve import MOUNT_PATH
+from penstock.dialects.kserve_component import MOUNT_PATH
 from penstock.dialects.metadata import ObjectMeta, check_metadata
 from penstock.dialects.pod import Container, Loose, env_of
 from penstock.dialects.schema import Spec, path, read
