@@ -19,12 +19,14 @@ import numpy as np
 import psutil
 
 from benchmarks import peers
+from benchmarks.bandit_rows import bandits, query, regret
 from benchmarks.component_rows import anchors, transformers
 from benchmarks.graph_rows import graphs
 from benchmarks.grpc_rows import grpc_rows
 from benchmarks.load import wrk
 from benchmarks.manifest_rows import manifests
 from benchmarks.measure import best, iris_model, not_measured
+from benchmarks.registered_rows import registered
 from benchmarks.report import Row
 from benchmarks.system import System, free_port, manifest, system
 from benchmarks.traffic_rows import rollouts, split
@@ -421,5 +423,11 @@ ROWS: dict[str, Callable[[float], list[Row]]] = {
     "transformers": transformers,
     "anchors": anchors,
     "graphs": graphs,
+    "regret": regret,
+    "bandits": bandits,
+    "query": query,
     "manifests": manifests,
+    "registered": registered(10_000),
 }
+#: Rows that take minutes: only when they are asked for.
+SLOW = frozenset({"registered"})

@@ -80,7 +80,8 @@ class Learner:
         self, names: Sequence[str], weights: Sequence[float], features: Sequence[float] = ()
     ) -> int:
         """The position of the arm that gets a request. Without its features, LinUCB's goes by weights."""
-        arms = [self.arm(name) for name in names]
+        known = self.arms
+        arms = [known[name] if name in known else self.arm(name) for name in names]
         if self.bandit.dimensions and not features:
             # By weights: the one that is behind its share most.
             return min(range(len(arms)), key=lambda i: arms[i].pulls / weights[i])

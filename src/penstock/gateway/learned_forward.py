@@ -216,13 +216,15 @@ def with_id(
     size = int(length) if length is not None and length.isdigit() else len(body)
     if size > len(body) or (length is None and not kind.startswith(b"application/json")):
         return body, fields, ""
-    text = memoryview(body)[:size]
+    text = body if size == len(body) else memoryview(body)[:size]
     try:
         found = _identity(text).id
     except msgspec.MsgspecError:
         return body, fields, ""
     if found is not msgspec.UNSET:
         return body, fields, found or ""
+    if length is None and type(body) is bytes and body.startswith(b'{"'):
+        return b'{"id":"%b",%b' % (own.encode(), body[1:]), fields, ""
     begin = bytes(text[:64]).lstrip()[1:].lstrip()
     if not begin or begin.startswith(b"}"):
         return body, fields, ""
