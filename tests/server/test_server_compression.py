@@ -86,10 +86,14 @@ async def test_small_answers_errors_and_what_libraries_say_are_left_alone(tmp_pa
             headers, packed = await raw(s, rows, coding)
             assert "content-encoding" not in headers
             json.loads(packed)
+        body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
         answer = await s.client.post(
-            "/v2/models/m/infer", content=b"x" * 300, headers={"accept-encoding": "gzip"}
+            "/v2/models/m/infer",
+            json={**body, "outputs": [{"name": "n" * 400}]},
+            headers={"accept-encoding": "gzip"},
         )
         assert answer.status_code == 400
+        assert len(answer.content) > 400
         assert "content-encoding" not in answer.headers
 
 

@@ -103,7 +103,10 @@ async def test_an_output_that_cannot_be_had_as_asked_is_a_400(tmp_path: Path) ->
 
 async def test_a_folders_content_types_count_where_a_request_says_nothing(tmp_path: Path) -> None:
     declared = Declared(
-        (DeclaredTensor("a", "FP64", (-1,)), DeclaredTensor("b", "FP64", (-1,))),
+        (
+            DeclaredTensor("a", "FP64", (-1,)),
+            DeclaredTensor("b", "FP64", (-1,), content_type="np"),
+        ),
         held=False,
         content_type="pd",
     )
@@ -111,6 +114,9 @@ async def test_a_folders_content_types_count_where_a_request_says_nothing(tmp_pa
         body = {"inputs": [column("a", [1.0], "FP64"), column("b", [2.0], "FP64")]}
         answer = await s.client.post("/v2/models/m/infer", json=body)
         assert answer.json()["outputs"][0]["data"] == [3.0]
+        metadata = (await s.client.get("/v2/models/m")).json()
+        assert metadata["parameters"] == {"content_type": "pd"}
+        assert [t.get("parameters") for t in metadata["inputs"]] == [None, {"content_type": "np"}]
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP64"])

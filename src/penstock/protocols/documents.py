@@ -7,12 +7,13 @@ has nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 if TYPE_CHECKING:
+    from penstock.protocols.codecs import ContentTypes
     from penstock.runtimes.base import TensorSpec
 
 #: V2 extensions that every Penstock model process has.
@@ -117,19 +118,29 @@ def model_metadata(
     platform: str,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
+    contents: ContentTypes | None = None,
 ) -> bytes:
-    """GET /v2/models/M. `versions` are those that are loaded; left out when the model has none."""
+    """GET /v2/models/M. `versions` are those that are loaded; left out when the model has none.
+
+    `contents` is what its configuration says of content types, shown as MLServer shows it.
+    """
     document: dict[str, Any] = {"name": name}
     if any(versions):
         document["versions"] = list(versions)
     document["platform"] = platform
-    document["inputs"] = [_tensor(t) for t in inputs]
-    document["outputs"] = [_tensor(t) for t in outputs]
+    kinds = (contents.inputs, contents.outputs) if contents is not None else ({}, {})
+    document["inputs"] = [_tensor(t, kinds[0]) for t in inputs]
+    document["outputs"] = [_tensor(t, kinds[1]) for t in outputs]
+    if contents is not None and contents.request:
+        document["parameters"] = {"content_type": contents.request}
     return _encode(document)
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+def _tensor(spec: TensorSpec, kinds: Mapping[str, str]) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    if spec.name in kinds:
+        made["parameters"] = {"content_type": kinds[spec.name]}
+    return made
 
 
 def repository_index(entries: Iterable[IndexEntry], *, only_ready: bool = False) -> bytes:

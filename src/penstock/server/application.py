@@ -244,12 +244,11 @@ class Application:
         loaded = self.repository.get(name, version)
         runtime = loaded.runtime
         versions = list(self.repository.versions(name))
-        send_json(
-            exchange,
-            documents.model_metadata(
-                name, versions, runtime.platform, runtime.inputs, runtime.outputs
-            ),
+        contents = runtime.content_types if isinstance(runtime, Runtime) else None
+        document = documents.model_metadata(
+            name, versions, runtime.platform, runtime.inputs, runtime.outputs, contents
         )
+        send_json(exchange, document)
 
     def _statistics(self, exchange: Exchange, name: str, version: str | None) -> None:
         if version is not None:
