@@ -158,8 +158,13 @@ def test_built_in_routers_are_splitters(node: Any, weights: Any) -> None:
     assert action.weights == pytest.approx(weights)
 
 
-MAB = [parameter("n_branches", "2", "INT"), parameter("epsilon", "0.3", "FLOAT"),
-       parameter("verbose", "1", "BOOL"), parameter("branch_names", "rf:xgb"), parameter("seed", "7", "INT")]  # fmt: skip
+MAB = [
+    parameter("n_branches", "2", "INT"),
+    parameter("epsilon", "0.3", "FLOAT"),
+    parameter("verbose", "1", "BOOL"),
+    parameter("branch_names", "rf:xgb"),
+    parameter("seed", "7", "INT"),
+]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ import pytest
 import yaml
 from platform_harness import Platform, until
 
+import grpc
+from penstock.protocols.grpc import seldon
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ROW = {"data": {"names": ["a", "b", "c", "d"], "ndarray": [[2.0, 1.4, 0.55, 0.08]]}}
 
@@ -183,3 +186,82 @@ def test_an_image_is_refused_with_what_to_do(flowers: Platform) -> None:
     said = apply(flowers, document, code=1)
     assert "spec.predictors[0].componentSpecs[0].spec.containers[0].image" in said
     assert "modelUri of its node" in said
+
+
+def test_seldons_bandit_learns_over_rest_and_grpc(flowers: Platform) -> None:
+    """The image of its router is known by what it does: rewards are kept, and counted once."""
+    leaf = {"implementation": "SIMPLE_MODEL"}
+    predictor = {
+        "name": "p",
+        "graph": {
+            "name": "eg-router",
+            "type": "ROUTER",
+            "parameters": [
+                {"name": "n_branches", "value": "2", "type": "INT"},
+                {"name": "epsilon", "value": "0.1", "type": "FLOAT"},
+                {"name": "verbose", "value": "1", "type": "BOOL"},
+                {"name": "branch_names", "value": "rf:xgb", "type": "STRING"},
+            ],
+            "children": [{"name": "a", **leaf}, {"name": "b", **leaf}],
+        },
+        "componentSpecs": [
+            {
+                "spec": {
+                    "containers": [
+                        {"name": "eg-router", "image": "seldonio/mab_epsilon_greedy:1.6.0-dev"}
+                    ]
+                }
+            }
+        ],
+    }
+    document = {
+        "apiVersion": "machinelearning.seldon.io/v1",
+        "kind": "SeldonDeployment",
+        "metadata": {"name": "mab"},
+        "spec": {"predictors": [predictor]},
+    }
+    apply(flowers, document)
+    flowers.run("wait", "sdep/mab", "--for=condition=Ready", "--timeout=60s")
+    url = f"{flowers.http}/seldon/default/mab/api/v1.0/feedback"
+    metadata = (("seldon", "mab"), ("namespace", "default"))
+    until(
+        lambda: (
+            httpx.post(
+                f"{flowers.http}/seldon/default/mab/api/v1.0/predictions", json=ROW, timeout=30
+            ).status_code
+            == 200
+        ),
+        "the route",
+    )
+    with grpc.insecure_channel(flowers.grpc) as channel:
+        reward = channel.unary_unary(
+            "/seldon.protos.Seldon/SendFeedback",
+            request_serializer=seldon.FeedbackProto.SerializeToString,
+            response_deserializer=seldon.MessageProto.FromString,
+        )
+        ask = channel.unary_unary(
+            "/seldon.protos.Seldon/Predict",
+            request_serializer=seldon.MessageProto.SerializeToString,
+            response_deserializer=seldon.MessageProto.FromString,
+        )
+        request = seldon.to_proto(seldon.message_of(ROW))
+        for _ in range(25):
+            answer = predict(flowers, "mab", ROW)
+            taken = answer["meta"]["routing"]["eg-router"]
+            feedback = {"response": {"meta": answer["meta"]}, "reward": float(taken == 1)}
+            assert httpx.post(url, json=feedback, timeout=30).status_code == 200
+            reply = ask(request, metadata=metadata, timeout=30)
+            given = seldon.FeedbackProto(
+                response=reply, reward=float(reply.meta.routing["eg-router"] == 1)
+            )
+            reward(given, metadata=metadata, timeout=30)
+        again = httpx.post(url, json=feedback, timeout=30)
+        assert again.status_code == 409
+        assert "not counted again" in again.json()["status"]["info"]
+        with pytest.raises(grpc.RpcError) as failed:
+            reward(given, metadata=metadata, timeout=30)
+        assert failed.value.code() is grpc.StatusCode.ABORTED
+    taken = [predict(flowers, "mab", ROW)["meta"]["routing"]["eg-router"] for _ in range(40)]
+    assert sum(taken) > 28
+    shown = flowers.run("bandit", "show", "mab")
+    assert "xgb" in shown

@@ -6,26 +6,35 @@ do as well. A call for a service goes to its process as it came. One for a graph
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from penstock.errors import InvalidInput, PenstockError, Unsupported
+from penstock.gateway import feedback
 from penstock.gateway.graph_answers import error_of
 from penstock.gateway.grpc_calls import ModelCall
 from penstock.gateway.proxy import internal
-from penstock.gateway.resolve import by_header, by_host, unknown_service
-from penstock.gateway.seldon_front import FeedbackCall, SeldonFront, SeldonRequest
+from penstock.gateway.resolve import Plan, by_header, by_host, unknown_service
+from penstock.gateway.seldon_front import SeldonFront, SeldonRequest
 from penstock.graphs import seldon as values
 from penstock.graphs.values import Tensors, Value, tensors_of
 from penstock.protocols.grpc import infer as grpc_infer
 from penstock.protocols.grpc.seldon import parse, to_proto, verb_of
-from penstock.protocols.grpc.wire import frame, reply, reply_error, unframe
+from penstock.protocols.grpc.wire import (
+    INTERNAL,
+    frame,
+    reply,
+    reply_error,
+    status_lines,
+    unframe,
+)
 from penstock.protocols.seldon import new_puid
 from penstock.protocols.seldon_message import ARRAY_KINDS, Feedback
 
 if TYPE_CHECKING:
     from penstock.gateway.gateway import Gateway
     from penstock.gateway.grpc_front import GrpcFront
-    from penstock.gateway.resolve import Plan
     from penstock.gateway.table import Service
     from penstock.graphs.results import Result
     from penstock.http.head import RequestHead
@@ -38,6 +47,20 @@ class SeldonCall(ModelCall):
 
     def __init__(self, front: GrpcFront, head: RequestHead) -> None:
         super().__init__(front, head, head.path)
+
+    def _whole(self, exchange: Any) -> None:
+        if self._method.endswith("/SendFeedback"):
+            try:
+                plan = self._plan("", len(exchange.body))
+                service = plan.service
+                if service is not None and service.graph is None and service.learner is not None:
+                    message = unframe(exchange.body, self._encoding, self._front.most)
+                    _reward(self._front.gateway, exchange, plan, service, message)
+                    return
+            except PenstockError as error:
+                reply_error(exchange, error)
+                return
+        super()._whole(exchange)
 
     def _named(self) -> tuple[Service | None, str]:
         head, table = self._head, self._front.gateway.table
@@ -75,12 +98,18 @@ def handle_grpc(
     if not verb:
         return False
     if verb == "send-feedback":
-        _Feedback(front, exchange, plan, service).start()
+        _reward(front.graphs.gateway, exchange, plan, service, _message(exchange))
     elif verb == "predict":
         _begin(_PredictCall(front, front.graphs.gateway, exchange, plan, service), more)
     else:
         raise Unsupported(f"{service.name} is a graph; {method} is for one of its units.")
     return True
+
+
+def _message(exchange: Any) -> Any:
+    """The call's message, which is plain by now."""
+    body = exchange.body
+    return unframe(body if type(body) is bytes else bytes(body or b""), None, 1 << 31)
 
 
 def _begin(call: _GraphCall, more: bytes) -> None:
@@ -108,10 +137,6 @@ class _GraphCall(SeldonRequest):
 
     def begin(self) -> None:
         self._start(self.read())
-
-    def message_bytes(self) -> Any:
-        body = self.exchange.body
-        return unframe(body if type(body) is bytes else bytes(body or b""), None, 1 << 31)
 
     def _ended(self, result: Result) -> None:
         if self._execution is None:
@@ -146,7 +171,7 @@ class _PredictCall(_GraphCall):
     __slots__ = ()
 
     def read(self) -> Value:
-        given = parse("predict", self.message_bytes())
+        given = parse("predict", _message(self.exchange))
         assert not isinstance(given, Feedback)  # noqa: S101 - by the verb
         return self.taken(given[0])
 
@@ -161,7 +186,7 @@ class _InferCall(_GraphCall):
     __slots__ = ()
 
     def read(self) -> Value:
-        asked = self._asked = grpc_infer.decode_infer(self.message_bytes(), self.service.name)
+        asked = self._asked = grpc_infer.decode_infer(_message(self.exchange), self.service.name)
         self._puid = new_puid()
         given = Tensors(asked.inputs, asked.datatypes, asked.id, asked.parameters)
         return values.of_tensors(given, {"puid": self._puid})
@@ -180,21 +205,46 @@ class _InferCall(_GraphCall):
         return grpc_infer.encode_infer(self.response(bare), asked)
 
 
-class _Feedback(FeedbackCall):
-    """seldon.protos.Seldon/SendFeedback"""
+class _AsRest:
+    """A feedback's call as the REST request that it means, which is answered in JSON."""
 
-    def read(self) -> Feedback:
-        body = self.exchange.body
-        message = unframe(body if type(body) is bytes else bytes(body or b""), None, 1 << 31)
-        found = parse("send-feedback", message)
-        assert isinstance(found, Feedback)  # noqa: S101 - by the verb
-        return found
+    def __init__(self, exchange: Any, feedback: Feedback) -> None:
+        self._exchange = exchange
+        self.head = exchange.head
+        self.body = msgspec.json.encode(feedback.document)
 
-    def answer(self, error: PenstockError | None) -> None:
-        if error is not None:
-            reply_error(self.exchange, error)
-        else:
-            reply(self.exchange, frame(b""))
+    @property
+    def on_abort(self) -> Any:
+        return self._exchange.on_abort
+
+    @on_abort.setter
+    def on_abort(self, callback: Any) -> None:
+        self._exchange.on_abort = callback
+
+    def send(self, status: int, headers: bytes, body: Any = b"") -> None:
+        if status == 200:
+            reply(self._exchange, frame(b""))
+            return
+        told = msgspec.json.decode(body)
+        info = told["status"]["info"] if "status" in told else told.get("error", "")
+        lines = status_lines(_FROM_HTTP.get(status, INTERNAL), info)
+        reply(self._exchange, b"", b"", lines)
+
+
+#: gRPC's status for a feedback that REST would have answered with one of HTTP.
+_FROM_HTTP: Final = {400: 3, 404: 5, 409: 10, 501: 12, 502: 14, 503: 14, 504: 4}
+
+
+def _reward(gateway: Gateway, exchange: Any, plan: Plan, service: Service, message: Any) -> None:
+    """Take a feedback for a graph, or for whoever learns from it at the gateway."""
+    found = parse("send-feedback", message)
+    assert isinstance(found, Feedback)  # noqa: S101 - by the verb
+    asked: Any = _AsRest(exchange, found)
+    meant = Plan(service, b"", "grpc", plan.timeout_s, own="/api/v1.0/feedback")
+    if gateway.learns:
+        feedback.handle(asked, gateway, meant)
+    else:
+        service.graph.feedback(asked, meant, service)
 
 
 __all__ = ["SeldonCall", "handle_grpc"]
