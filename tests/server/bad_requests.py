@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import subprocess
 import sys
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -448,6 +450,12 @@ KNOWN: dict[str, dict[str, tuple[int, ...]]] = {
             400, 400, 400, 400, 400, 415, 405,
         ),
     },
+    "Seldon V1": {
+        "Seldon Core": (
+            400, 400, 400, 400, 500, 500, 500, 500, 500, 500, 500, 200, 500, 500, 200, 500, 500,
+            500, 500, 500, 500,
+        ),
+    },
 }  # fmt: skip
 
 PROTOCOLS = (
@@ -562,9 +570,9 @@ def page(found: Mapping[str, list[tuple[int, str]]]) -> str:
         "<!-- made from tests/server/bad_requests.py, whose test sends every line; do not edit -->",
         "",
         "What a request that is not right is answered with, by protocol, and what the servers that users",
-        "come from answer to the same bytes (KServe 0.20, MLServer 1.7, Triton 2.51, MLflow 3). Each error",
-        "has its protocol's own shape. The next good request is answered as ever. For gRPC see",
-        "[grpc-bad-input.md](grpc-bad-input.md).",
+        "come from answer to the same bytes (KServe 0.20, MLServer 1.7, Triton 2.51, MLflow 3, Seldon Core",
+        "1.18's Python server). Each error has its protocol's own shape. The next good request is answered",
+        "as ever. For gRPC see [grpc-bad-input.md](grpc-bad-input.md).",
     ]
     for protocol in PROTOCOLS:
         peers = KNOWN.get(protocol.title, {})
@@ -596,6 +604,42 @@ def _mlflow(file: Path) -> httpx.Client:
     app = scoring_server.init(mlflow.pyfunc.load_model(str(folder)))
     client: Any = TestClient(app, raise_server_exceptions=False)
     return client
+
+
+_SELDON = """
+import base64, json, sys
+import numpy as np
+from seldon_core.metrics import SeldonMetrics
+from seldon_core.wrapper import get_rest_microservice
+
+class Iris:
+    def predict(self, X, names, meta=None):
+        X = np.asarray(X, dtype=float)
+        if X.ndim != 2 or X.shape[1] != 4:
+            raise ValueError("4 features are expected")
+        return X[:, 0]
+
+client = get_rest_microservice(Iris(), SeldonMetrics()).test_client()
+print(json.dumps([
+    client.open(path, method=method, headers=headers, data=base64.b64decode(body)).status_code
+    for method, path, headers, body in json.load(sys.stdin)
+]))
+"""
+
+
+def _seldon(python: Path, protocol: Protocol) -> tuple[int, ...]:
+    rows = [
+        (b.method, b.path or protocol.path, dict(b.headers) or JSON, b64encode(b.body).decode())
+        for b in protocol.rows
+    ]
+    done = subprocess.run(
+        [str(python), "-W", "ignore", "-c", _SELDON],
+        input=json.dumps(rows),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _status(client: httpx.Client, protocol: Protocol, bad: Bad) -> int:
@@ -642,6 +686,9 @@ def _ask_peers() -> None:
                 known["MLflow"] = {
                     "MLflow": tuple(_status(client, protocol, b) for b in protocol.rows)
                 }
+            if protocol.title == "Seldon V1":
+                python = peers.environment("seldon") / "python"
+                known["Seldon V1"] = {"Seldon Core": _seldon(python, protocol)}
     print(json.dumps(known, indent=1))
 
 
