@@ -108,7 +108,8 @@ def test_our_own_runtime_names_its_framework() -> None:
         (
             runtime({"framework": "scikit"}, api_version=OWN),
             "spec.framework: must be one of catboost, custom, explainer, huggingface, lightgbm, mlflow, "
-            "mlserver_python, onnx, seldon_python, sklearn, tensorflow, torch, transformer, triton_python, xgboost",
+            "mlserver_python, onnx, seldon_python, sklearn, tensorflow, torch, transformer, "
+            "triton_ensemble, triton_python, xgboost",
         ),
         (runtime({"framework": "sklearn"}), "spec.framework: unknown field"),
         (

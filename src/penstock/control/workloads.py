@@ -7,6 +7,7 @@ makes the revision. What became of that, `plan` decides.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.backends.base import Backend
@@ -37,6 +38,28 @@ from penstock.errors import InvalidManifest, NotFound
 from penstock.store.base import Object, Store
 
 ServiceKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a manifest asks of one workload, at one look."""
+
+    key: ServiceKey
+    manifest: Object
+    service: Service
+    state: ServiceState
+    workload: Workload
+    #: Of what decides which revision it is (`asked_digest`).
+    digest: str
+    selection: Selection
+
+    @property
+    def id(self) -> WorkloadId:
+        return self.workload.id
+
+    @property
+    def component(self) -> Component:
+        return self.workload.component
 
 
 class Workloads:
@@ -95,9 +118,9 @@ class Workloads:
         workload: Workload,
     ) -> ObservedWorkload:
         component = workload.component
-        asked = asked_digest(service, component)
+        asked_for = asked_digest(service, component)
         revisions = self._of(key, state, workload.id)
-        current = bool(revisions) and revisions[-1].asked == asked
+        current = bool(revisions) and revisions[-1].asked == asked_for
         fetch: FetchState | None = None
         problem: Problem | None = None
         selection: Selection | None = None
@@ -113,9 +136,8 @@ class Workloads:
             try:
                 selection = await self._select(service, component)
                 await environment(self._store, service.namespace, _env(component, selection))
-                fetch, current = await self._fetch(
-                    key, manifest, service, state, workload, asked, selection, current
-                )
+                asked = _Asked(key, manifest, service, state, workload, asked_for, selection)
+                fetch, current = await self._fetch(asked, current)
             except RuntimeNotSelected as exc:
                 problem = Problem(exc.failure, str(exc))
             except (NotFound, InvalidManifest) as exc:
@@ -150,64 +172,45 @@ class Workloads:
             number += 1
         return number, revision_name(base, number)
 
-    async def _fetch(
-        self,
-        key: ServiceKey,
-        manifest: Object,
-        service: Service,
-        state: ServiceState,
-        workload: Workload,
-        asked: str,
-        selection: Selection,
-        current: bool,
-    ) -> tuple[FetchState | None, bool]:
+    async def _fetch(self, asked: _Asked, current: bool) -> tuple[FetchState | None, bool]:
         """How the fetch stands, and whether there is a revision of the present manifest now."""
-        component = workload.component
+        key, service, state, component = asked.key, asked.service, asked.state, asked.component
         uri = self._files.uri(component)
-        _, name = self._next(key, state, workload.id)
+        _, name = self._next(key, state, asked.id)
         owner = owner_of(key, name, state.uid)
-        fetching = fetch_key(key, workload.id)
+        fetching = fetch_key(key, asked.id)
 
         async def job(progress: Callable[[int, int | None], None]) -> Files:
             files = await self._files.fetch(service.namespace, component, progress, revision=owner)
             return await with_models(
-                files, component, selection.framework, served_name(component, service)
+                files, component, asked.selection.framework, served_name(component, service)
             )
 
-        got = self._fetches.want(fetching, f"{asked}#{state.refresh}", uri, job)
-        missing = workload.id in state.missing
+        got = self._fetches.want(fetching, f"{asked.digest}#{state.refresh}", uri, job)
+        missing = asked.id in state.missing
         if isinstance(got, FetchState):
             if current and got.phase is FetchPhase.FAILED and not missing:
                 # The revision that runs is not touched by files that cannot be looked at again.
                 state.pending.append(Event("Warning", "RefreshFailed", one_line(got.message)))
-                state.refreshed[workload.id] = state.refresh
+                state.refreshed[asked.id] = state.refresh
                 self._fetches.forget(fetching)
             return (None if current else got), current
-        revisions = self._of(key, state, workload.id)
+        revisions = self._of(key, state, asked.id)
         if not current or revisions[-1].revision.files != got.digest:
-            await self._add(key, manifest, service, state, workload, asked, selection, got, uri)
+            await self._add(asked, got)
         else:
             await self._files.release(owner)
             self._try_again(key, revisions[-1].name)
-        state.refreshed[workload.id] = state.refresh
-        state.missing.discard(workload.id)
+        state.refreshed[asked.id] = state.refresh
+        state.missing.discard(asked.id)
         self._fetches.forget(fetching)
         return None, True
 
-    async def _add(
-        self,
-        key: ServiceKey,
-        manifest: Object,
-        service: Service,
-        state: ServiceState,
-        workload: Workload,
-        asked: str,
-        selection: Selection,
-        files: Files,
-        uri: str,
-    ) -> None:
-        component = workload.component
-        number, name = self._next(key, state, workload.id)
+    async def _add(self, asked: _Asked, files: Files) -> None:
+        """Make the revision whose files are here."""
+        component, selection, state = asked.component, asked.selection, asked.state
+        uri = self._files.uri(component)
+        number, name = self._next(asked.key, state, asked.id)
         model = component.model
         assert model is not None  # noqa: S101 - only models are fetched
         models = models_of(files)
@@ -222,7 +225,7 @@ class Workloads:
                 runtime=selection.runtime.name,
                 framework=_framework(component, models, selection),
             ),
-            asked=asked,
+            asked=asked.digest,
             path=str(files.path),
             uri=uri,
             size_bytes=files.size_bytes,
@@ -230,7 +233,7 @@ class Workloads:
             env=_env(component, selection),
             models=models,
         )
-        await self._revisions.add(key, kept, service, manifest)
+        await self._revisions.add(asked.key, kept, asked.service, asked.manifest)
         state.pending.append(
             Event("Normal", "RevisionCreated", f"{kept.name}: {uri} with {selection.runtime.name}.")
         )

@@ -1,7 +1,8 @@
 """KServe's TrainedModel, serving.kserve.io/v1alpha1: a model added to an InferenceService that has none.
 
 Here every model has a process of its own, so a TrainedModel is a service of its own, which is reached under
-the address of the InferenceService that it names, too. That one may have no model (see `kserve_component.HOSTS`).
+the address of the InferenceService that it names, too. That one may have no model; see `HOSTS` in
+`kserve_component`.
 """
 
 from __future__ import annotations
