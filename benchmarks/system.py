@@ -50,10 +50,16 @@ class System:
 
 
 @contextlib.contextmanager
-def system(*options: str, model_dir: Path | None = None) -> Iterator[System]:
-    """Start `penstock serve` in a folder of its own and end it afterwards."""
+def system(
+    *options: str, model_dir: Path | None = None, data_dir: Path | None = None
+) -> Iterator[System]:
+    """Start `penstock serve`, in a folder of its own if none is given, and end it afterwards."""
     http_port, api_port = free_port(), free_port()
-    with tempfile.TemporaryDirectory(prefix="pb-") as folder:
+    with (
+        contextlib.nullcontext(str(data_dir))
+        if data_dir is not None
+        else tempfile.TemporaryDirectory(prefix="pb-")
+    ) as folder:
         log = open(Path(folder) / "serve.log", "wb")  # noqa: SIM115 - closed below
         process = subprocess.Popen(
             [sys.executable, "-m", "penstock.cli", "serve", "--data-dir", folder, "--http-port",

@@ -205,3 +205,35 @@ async def test_a_key_that_somebody_waits_for_goes_before_the_others() -> None:
     loop.enqueue(4)
     await loop.settled()
     assert looks[7:] == [4]
+
+
+async def test_few_looks_run_while_somebody_waits_for_an_answer() -> None:
+    """And all that can, at once, when the last answer was given."""
+    running = 0
+    most = 0
+    release = asyncio.Event()
+
+    async def look(key: int) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await release.wait()
+        running -= 1
+
+    loop = Loop(look, concurrency=8)
+    with loop.giving_way():
+        with loop.giving_way():
+            for key in range(20):
+                loop.enqueue(key)
+            await asyncio.sleep(0)
+            assert running == 2
+        await asyncio.sleep(0)
+        assert running == 2
+        loop.hurry(99)
+        await asyncio.sleep(0)
+        assert running == 3
+    await asyncio.sleep(0)
+    assert running == 8
+    release.set()
+    await loop.settled()
+    assert most == 8

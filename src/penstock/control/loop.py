@@ -13,7 +13,9 @@ The rules that make it safe:
 - a look that raises is repeated with back-off, per key, and the failure is logged once per message;
 - a look has a deadline: a backend that never answers costs one retry, not one slot for ever;
 - a key that somebody waits for (a request to a sleeping service) goes before those that wait their turn:
-  after a start with ten thousand services, it need not wait for all of them.
+  after a start with ten thousand services, it need not wait for all of them;
+- while people wait for an answer (`giving_way`), few looks run side by side: a thousand manifests are taken
+  at the pace at which they can be stored, not at that at which they can be started.
 
 Feeding the queue is `control.feeds`' part, looking is `control.services`'.
 """
@@ -23,7 +25,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,6 +36,9 @@ from penstock.errors import Conflict, PenstockError
 log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
+
+#: Looks that run side by side while they give way.
+FEW = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class Loop(Generic[K]):
         self._timers: dict[K, tuple[float, Timer]] = {}
         self._failures: dict[K, int] = {}
         self._said: dict[K, str] = {}
+        #: How many somebodies there are that looks give way to.
+        self._guests = 0
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -116,6 +124,17 @@ class Loop(Generic[K]):
             pending[1].cancel()
         self._timers[key] = (due, self._clock.call_later(delay_s, lambda: self.enqueue(key)))
 
+    @contextmanager
+    def giving_way(self) -> Iterator[None]:
+        """Run few looks at a time meanwhile."""
+        self._guests += 1
+        try:
+            yield
+        finally:
+            self._guests -= 1
+            if not self._guests:
+                self._pump()
+
     @property
     def depth(self) -> int:
         """Keys that wait for a look."""
@@ -141,7 +160,7 @@ class Loop(Generic[K]):
         self._idle.set()
 
     def _pump(self) -> None:
-        while self._waiting and len(self._running) < self._concurrency and not self._closed:
+        while self._waiting and len(self._running) < self._most() and not self._closed:
             key = (self._first or self._ready).popleft()
             if key not in self._waiting:
                 continue  # it was hurried
@@ -149,6 +168,11 @@ class Loop(Generic[K]):
             task = asyncio.get_running_loop().create_task(self._look(key))
             self._running[key] = task
             task.add_done_callback(lambda _, key=key: self._done(key))  # type: ignore[misc]
+
+    def _most(self) -> int:
+        """Looks that may run side by side now. Who hurries gives way to nobody."""
+        gives_way = self._guests and not self._first
+        return min(FEW, self._concurrency) if gives_way else self._concurrency
 
     def _done(self, key: K) -> None:
         self._running.pop(key, None)
