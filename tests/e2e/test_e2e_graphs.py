@@ -100,6 +100,31 @@ def test_an_ensemble_of_kserve(served: Platform) -> None:
     assert "True" in listed
 
 
+def test_every_kind_of_node_of_kserve(served: Platform) -> None:
+    """A sequence whose second step is a switch; the switch's first case is a splitter."""
+    first = [{"serviceName": "iris"}, {"nodeName": "choose", "dependency": "Hard"}]
+    cases = [
+        {"condition": "instances.1", "nodeName": "some"},
+        {"condition": "instances.0.3", "serviceName": "other"},
+    ]
+    shares = [{"serviceName": "other", "weight": 100}, {"serviceName": "iris", "weight": 0}]
+    nodes = {
+        "root": {"routerType": "Sequence", "steps": first},
+        "choose": {"routerType": "Switch", "steps": cases},
+        "some": {"routerType": "Splitter", "steps": shares},
+    }
+    served.run("apply", "-f", "-", "--wait", stdin=graph("nodes", nodes))
+    url = f"{served.http}/serving/default/nodes?trace=1"
+    for rows, wanted in ((ROWS, ["root.step-0", "some.~choice"]), (ROWS[:1], ["root.step-0"])):
+        answer = httpx.post(url, json={"instances": rows}, timeout=30)
+        assert (answer.status_code, len(answer.json()["predictions"])) == (200, len(rows))
+        trace = json.loads(answer.headers["x-penstock-trace"])
+        done = [s["step"] for s in trace["steps"] if s["outcome"] == "ok"]
+        assert [s for s in wanted if s not in done] == []
+    refused = httpx.post(url, json={"instances": [[1.0, 2.0, 3.0]]}, timeout=30)
+    assert refused.status_code in (400, 404)
+
+
 def test_a_pipeline_over_rest_and_grpc(served: Platform) -> None:
     spec = "steps: [{name: double}, {name: again, model: double, inputs: [double]}]"
     served.run("apply", "-f", "-", "--wait", stdin=pipeline("four", spec))

@@ -210,6 +210,20 @@ def test_what_nobody_listens_to_is_told(platform: Platform) -> None:
     assert told == {"warnings": ["input: somebody does not exist: it is not run for its requests"]}
 
 
+def test_pipelines_of_both_kinds_share_a_word(platform: Platform) -> None:
+    """`pipeline` means Seldon's and Penstock's at the command line."""
+    assert {"tfsimples", "around"} <= set(platform.run("get", "pipelines").split())
+    for name, group in (("tfsimples", "mlops.seldon.io"), ("around", "penstock.dev")):
+        assert group in platform.run("get", "pipeline", name, "-o", "yaml")
+        assert name in platform.run("describe", "pipeline", name)
+    wait = ("--for=condition=PipelineReady", "--timeout=20s")
+    platform.run("wait", "pipeline/tfsimples", *wait)
+    brief = {**SELDON[0].manifests()[0], "metadata": {"name": "brief"}}
+    platform.run("apply", "-f", "-", stdin=json.dumps(brief))
+    platform.run("delete", "pipeline", "brief")
+    platform.run("get", "pipeline", "brief", code=4)
+
+
 def test_pipelines_of_both_kinds_are_listed_and_drawn(platform: Platform) -> None:
     table = platform.run("get", "pipelines.mlops.seldon.io")
     assert "tfsimples" in table

@@ -407,6 +407,7 @@ SYSTEM = System(
     "KServe",
     tuple(Row(s.name, s.status, s.note) for s in SCENARIOS),
     tuple(Refused(what, field, said) for what, _, field, said in REFUSED),
-    tests="`tests/graphs/test_kserve_graph.py`, and on real models by `tests/e2e/test_e2e_graphs.py`",
+    tests="`tests/graphs/test_kserve_graph.py`, in the executor and through a gateway over HTTP; each kind "
+    "of node on real models by `tests/e2e/test_e2e_graphs.py`",
     place=2,
 )
