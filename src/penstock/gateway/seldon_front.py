@@ -29,8 +29,8 @@ from penstock.gateway.graph_answers import error_of
 from penstock.gateway.graph_front import GraphFront, GraphRequest
 from penstock.gateway.proxy import internal
 from penstock.graphs import seldon as values
+from penstock.graphs.actions import ALL_BRANCHES, NO_BRANCH
 from penstock.graphs.calls import Context
-from penstock.graphs.flow import ALL_BRANCHES, NO_BRANCH
 from penstock.graphs.results import Result
 from penstock.graphs.values import Body, Failure, Tensors, Value, tensors_of
 from penstock.protocols.seldon import checked_puid, new_puid, seldon_error

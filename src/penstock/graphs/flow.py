@@ -9,37 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from penstock.domain.graph import (
-    Answers,
-    Builtin,
-    BuiltinUnit,
-    Call,
-    CallUrl,
     Combine,
-    HandOn,
     Join,
     OnFailure,
-    Router,
-    RunFlow,
-    RunGraph,
-    Splitter,
-    Switch,
 )
 from penstock.errors import PenstockError
-from penstock.graphs import seldon
+from penstock.graphs.actions import act
 from penstock.graphs.program import REQUEST, CompiledFlow, CompiledStep, Joined, Program, Unit, When
-from penstock.graphs.reading import as_instances, branch_in, exists, target_of
+from penstock.graphs.reading import as_instances, exists, target_of
 from penstock.graphs.results import Result, StepRecord
 from penstock.graphs.values import (
-    Body,
     Failure,
     Part,
     Several,
     Value,
     as_object,
-    average,
     has_tensor,
     make_text,
     merge,
@@ -55,17 +42,6 @@ if TYPE_CHECKING:
 WAITING, RUNNING, DONE, SKIPPED, STOPPED = range(5)
 #: What a look at a join says.
 READY, WAIT, NEVER = range(3)
-
-#: How deep flows and graphs may be inside of each other. Within one graph, `graph_check` has looked.
-MAX_GRAPHS: Final = 64
-#: Seldon's: a router that takes all branches, or none.
-ALL_BRANCHES: Final = -1
-NO_BRANCH: Final = -2
-
-_SIMPLE_MODEL: Final = {
-    "data": {"names": ["class0", "class1", "class2"], "ndarray": [[0.1, 0.9, 0.5]]},
-    "meta": {},
-}
 
 
 class FlowRun:
@@ -97,13 +73,13 @@ class FlowRun:
         self.over = False
         #: Nothing may go on.
         self.stopped = False
-        self._under: dict[int, Under | FlowRun] = {}
+        self.under: dict[int, Under | FlowRun] = {}
         self._since: dict[int, float] = {}
         self._records: dict[int, StepRecord] = {}
         #: Joins with a window: the timer, and whether the window is over. The output is at `count`.
         self._windows: dict[tuple[int, bool], asyncio.TimerHandle] = {}
         self._closed: set[tuple[int, bool]] = set()
-        self._limits: dict[int, asyncio.TimerHandle] = {}
+        self.limits: dict[int, asyncio.TimerHandle] = {}
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -121,18 +97,18 @@ class FlowRun:
         self.stopped = self.stopped or beside
         for timer in self._windows.values():
             timer.cancel()
-        for index in list(self._under):
+        for index in list(self.under):
             if beside or self.flow.steps[index].needed:
                 self._stop(index, why)
         if beside:
-            for timer in self._limits.values():
+            for timer in self.limits.values():
                 timer.cancel()
 
     def _stop(self, index: int, why: str) -> None:
-        under = self._under.pop(index)
+        under = self.under.pop(index)
         self.state[index] = STOPPED
         self.why[index] = why
-        self._forget_limit(index)
+        self.forget_limit(index)
         if isinstance(under, FlowRun):
             under.cancel(why)
         else:
@@ -326,8 +302,8 @@ class FlowRun:
         self.started(step)
         limit_s = step.step.timeout_s
         if limit_s is not None:
-            self._limits[index] = execution.loop.call_later(limit_s, self._late, step)
-        self.act(step, action, value)
+            self.limits[index] = execution.loop.call_later(limit_s, self.late, step)
+        act(self, step, action, value)
 
     def started(self, step: CompiledStep) -> None:
         """Some steps may want what this one is given, not what it answers."""
@@ -338,64 +314,6 @@ class FlowRun:
         """Have `moved` called for a step, in its turn."""
         self.execution.post(lambda: self.moved(index))
 
-    def act(self, step: CompiledStep, action: Any, value: Value) -> None:
-        """Do what the step is for."""
-        execution = self.execution
-        index = step.index
-        if isinstance(action, Call | CallUrl):
-            self._under[index] = execution.ask(
-                step, action, value, lambda outcome: self.answered(step, outcome)
-            )
-        elif isinstance(action, HandOn):
-            self.settle(step, value)
-        elif isinstance(action, Switch):
-            self._switch(step, action, value)
-        elif isinstance(action, Splitter):
-            learned = None
-            if action.bandit is not None:
-                learned = execution.learned(self.program, step, action)
-            if learned is None:
-                number = execution.chance()
-                last = len(step.bounds) - 1
-                learned = next((i for i, b in enumerate(step.bounds) if number < b), last)
-            self.choose(step, value, (learned,))
-        elif isinstance(action, Router):
-            self._under[index] = execution.ask(
-                step, action.call, value, lambda outcome: self._routed(step, action, outcome)
-            )
-        elif isinstance(action, RunFlow):
-            self._run(step, self.program, self.program.flows[action.flow], value)
-        elif isinstance(action, RunGraph):
-            self._run_graph(step, action, value)
-        elif isinstance(action, Builtin):
-            try:
-                made = self._built_in(action.unit, value)
-            except PenstockError as exc:
-                self.failed(step, Failure(exc.status, f"{step.path}: {exc}", reason=exc.reason))
-            else:
-                self.settle(step, made)
-
-    def _built_in(self, unit: BuiltinUnit, value: Value) -> Value:
-        if self.program.graph.answers is Answers.SELDON_V1:
-            if unit is BuiltinUnit.AVERAGE:
-                members = value.values if isinstance(value, Several) else (value,)
-                return seldon.average(members)
-            return seldon.simple_model(value)
-        return average(value) if unit is BuiltinUnit.AVERAGE else Body.of(_SIMPLE_MODEL)
-
-    def _switch(self, step: CompiledStep, action: Switch, value: Value) -> None:
-        for branch, path in enumerate(step.conditions):
-            if path is None or exists(path, value):
-                self.choose(step, value, (branch,))
-                return
-        if not action.must_match:
-            self.choose(step, value, ())
-            return
-        self.failed(
-            step,
-            Failure(404, "None of the routes matched with the switch condition", reason="NoRoute"),
-        )
-
     def choose(self, step: CompiledStep, value: Value, taken: tuple[int, ...]) -> None:
         """A chooser has chosen; its value is what it was given."""
         self.chosen[step.index] = taken
@@ -404,69 +322,9 @@ class FlowRun:
             record.branch = taken
         self.settle(step, value)
 
-    def _routed(self, step: CompiledStep, action: Router, outcome: Value | Failure) -> None:
-        if isinstance(outcome, Failure):
-            self.answered(step, outcome)
-            return
-        branch = branch_in(outcome)
-        if branch is None or not NO_BRANCH <= branch < action.branches:
-            said = "no branch" if branch is None else f"branch {branch}"
-            failure = Failure(
-                500,
-                f"The router {step.name} answered {said}; 0 to {action.branches - 1},"
-                " -1 (all) or -2 (none) is expected.",
-                reason="ModelError",
-            )
-            self.answered(step, failure)
-            return
-        self._under.pop(step.index, None)
-        given = self.given[step.index]
-        assert given is not None  # noqa: S101 - it was started with it
-        taken: tuple[int, ...] = (branch,)
-        if branch == ALL_BRANCHES:
-            taken = tuple(range(action.branches))
-        elif branch == NO_BRANCH:
-            taken = ()
-        self.choose(step, given, taken)
-
-    def _run(self, step: CompiledStep, program: Program, flow: CompiledFlow, value: Value) -> None:
-        run = self.execution.run_flow(
-            program, flow, value, lambda result: self._inner_ended(step, result), self.depth + 1
-        )
-        self._under[step.index] = run
-        self.execution.post(run.begin)
-
-    def _run_graph(self, step: CompiledStep, action: RunGraph, value: Value) -> None:
-        key = f"{action.namespace or self.program.graph.namespace}/{action.graph}"
-        program = self.execution.programs(key)
-        if program is None:
-            self.failed(
-                step, Failure(404, f"{step.path}: there is no graph {key}.", reason="NotFound")
-            )
-            return
-        if self.depth >= MAX_GRAPHS:
-            why = f"{step.path}: graphs run each other more than {MAX_GRAPHS} deep."
-            self.failed(step, Failure(500, why, reason="GraphLimit"))
-            return
-        if step.index not in self._limits:
-            self._limits[step.index] = self.execution.loop.call_later(
-                program.graph.timeout_s, self._late, step
-            )
-        self._run(step, program, program.entry, value)
-
-    def _inner_ended(self, step: CompiledStep, result: Result) -> None:
-        self._under.pop(step.index, None)
-        if result.value is not None:
-            self.settle(step, result.value)
-        elif result.failure is not None:
-            self.failed(step, result.failure)
-        else:
-            self._forget_limit(step.index)
-            self.skip(step.index, result.nothing)
-
     def answered(self, step: CompiledStep, outcome: Value | Failure) -> None:
         """A call of a step is over."""
-        self._under.pop(step.index, None)
+        self.under.pop(step.index, None)
         if isinstance(outcome, Failure):
             if not outcome.step:
                 outcome.step = step.path
@@ -474,10 +332,10 @@ class FlowRun:
         else:
             self.settle(step, outcome)
 
-    def _late(self, step: CompiledStep) -> None:
+    def late(self, step: CompiledStep) -> None:
         if self.state[step.index] != RUNNING:
             return
-        under = self._under.pop(step.index, None)
+        under = self.under.pop(step.index, None)
         if isinstance(under, FlowRun):
             under.cancel("its time was over")
         elif under is not None:
@@ -503,7 +361,7 @@ class FlowRun:
         index = step.index
         self.state[index] = DONE
         self.values[index] = value
-        self._forget_limit(index)
+        self.forget_limit(index)
         self._told(index, outcome)
         if self.flow is self.program.entry:
             self.execution.observer.value(self.program, step, False, value)
@@ -519,7 +377,7 @@ class FlowRun:
     def failed(self, step: CompiledStep, failure: Failure) -> None:
         """A step failed: for its flow that is the end, or it is borne."""
         index = step.index
-        self._forget_limit(index)
+        self.forget_limit(index)
         if not failure.step:
             failure.step = step.path
         self.why[index] = failure.message
@@ -535,8 +393,8 @@ class FlowRun:
             if not self.over:
                 self.finish(Result(failure=failure), f"{step.name} failed")
 
-    def _forget_limit(self, index: int) -> None:
-        timer = self._limits.pop(index, None)
+    def forget_limit(self, index: int) -> None:
+        timer = self.limits.pop(index, None)
         if timer is not None:
             timer.cancel()
 
