@@ -119,8 +119,11 @@ class DeclaredTensors:
                 document = await _get(replica.address or "", f"/v2/models/{key[1]}")
             found = _decode(document)
             declared = Declared(found.platform, _tensors(found.inputs), _tensors(found.outputs))
-        except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as exc:
+        except (ValueError, msgspec.DecodeError) as exc:
             log.debug("what %s/%s takes is not known: %s", *key, exc)
+        except (OSError, TimeoutError) as exc:
+            log.debug("%s/%s was not asked what it takes: %s", *key, exc)
+            return  # the next look asks again
         finally:
             self._asking.pop(key, None)
         self._known[key] = (replica.revision, declared)
