@@ -315,3 +315,19 @@ def test_arms_of_two_processes_add_up() -> None:
     assert one.total == pytest.approx(both.total)
     assert one.products == pytest.approx(both.products)
     assert one.response == pytest.approx(both.response)
+
+
+async def test_arms_that_are_no_more_are_forgotten(tmp_path: Path) -> None:
+    store = await LearnedStore.open(tmp_path / "learned.db")
+    keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock())
+    await keeper.load(UIDS)
+    keeper.pulled(Pulls("g1", ((KEY, "a", 3), (KEY, "b", 2), (f"{KEY}#root.which", "left", 1))))
+    told = keeper.status("default", "iris", "u1", {"": {"b", "c"}, "root.which": ("left",)})
+    assert [(t.step, t.arm, t.requests) for t in told] == [("", "b", 2), ("root.which", "left", 1)]
+    keeper.pulled(Pulls("g1", ((KEY, "b", 4),)))
+    await keeper.close()
+    store = await LearnedStore.open(tmp_path / "learned.db")
+    keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock())
+    await keeper.load(UIDS)
+    assert [a.name for a in keeper.of("default", "iris", "u1")[""]] == ["b"]
+    await keeper.close()

@@ -189,7 +189,7 @@ def test_an_annotation_makes_every_splitter_of_a_graph_learn() -> None:
     assert splitter.bandit == Bandit(PolicyName.THOMPSON)
     assert splitter.weights == (70, 30)
     assert len(set(splitter.arms)) == 2
-    assert meant(GRAPH).bandits() == ()
+    assert meant(GRAPH).bandits() == {}
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_it_is_said_once() -> None:
 
 def test_a_pipelines_splits_learn() -> None:
     graph = meant(PIPELINE)
-    assert graph.bandits() == ("pipeline.which",)
+    assert graph.bandits() == {"pipeline.which": ("a", "b")}
     splitter = graph.flows[0].steps[0].action
     assert splitter.arms == ("a", "b")
     assert splitter.bandit == Bandit(PolicyName.UCB1, exploration=0.5)

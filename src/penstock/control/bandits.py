@@ -10,12 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from penstock.control.clock import Clock
 from penstock.domain.bandit import Arm
-from penstock.domain.learning import Credited, Feedback, Learned, Outcome, Pulls, parse_key
+from penstock.domain.learning import (
+    Credited,
+    Feedback,
+    Learned,
+    Outcome,
+    Pulls,
+    bandit_key,
+    parse_key,
+)
 from penstock.domain.status import ArmStatus
 from penstock.errors import PenstockError
 from penstock.observe.metrics import Registry
@@ -35,6 +43,10 @@ MOST_UNDER_WAY: Final = 256
 
 #: (gateway's number, or None for all; messages)
 Say = Callable[[int | None, Iterable[Learned | Credited]], None]
+
+
+#: (namespace, name, uid, names of arms by step) -> what was learned of them. See `BanditKeeper.status`.
+Arms = Callable[[str, str, str, Mapping[str, Collection[str]]], tuple[ArmStatus, ...]]
 
 
 class BanditKeeper:
@@ -116,13 +128,42 @@ class BanditKeeper:
                 found[where[3]] = tuple(arms[n] for n in sorted(arms))
         return found
 
-    def status(self, namespace: str, name: str, uid: str) -> tuple[ArmStatus, ...]:
-        """The same, for a status."""
+    def status(
+        self, namespace: str, name: str, uid: str, arms: Mapping[str, Collection[str]]
+    ) -> tuple[ArmStatus, ...]:
+        """The same, for a status. What is not among `arms` (by step) is no arm any more, and forgotten."""
+        gone = [
+            (bandit_key(namespace, name, uid, step), arm.name)
+            for step, known in self.of(namespace, name, uid).items()
+            for arm in known
+            if arm.name not in arms.get(step, ())
+        ]
+        if gone:
+            self._drop(gone)
         return tuple(
             ArmStatus(arm.name, arm.pulls, arm.rewards, arm.mean, step)
-            for step, arms in sorted(self.of(namespace, name, uid).items())
-            for arm in arms
+            for step, known in sorted(self.of(namespace, name, uid).items())
+            for arm in known
         )
+
+    def _drop(self, gone: list[tuple[str, str]]) -> None:
+        for key, name in gone:
+            self._pulls.pop((key, name), None)
+            known = self._arms[key]
+            del known[name]
+            if not known:
+                del self._arms[key]
+            for counts in self._unwritten.values():
+                counts.pop((key, name), None)
+        self._spawn(self._forget_arms(gone))
+
+    async def _forget_arms(self, gone: list[tuple[str, str]]) -> None:
+        if self._store is None:
+            return
+        try:
+            await self._store.forget_arms(gone)
+        except PenstockError as exc:
+            log.warning("arms that are no more stay in the file: %s", exc)
 
     def all(self) -> tuple[Learned, ...]:
         """Everything, for a gateway that connects."""

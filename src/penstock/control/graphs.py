@@ -6,11 +6,12 @@ changes, and when that of a service or graph changes that it names (their status
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from penstock import dialects
 from penstock.control.assemblies import Assemblies
+from penstock.control.bandits import Arms
 from penstock.control.clock import Clock
 from penstock.control.declared_tensors import DeclaredTensors
 from penstock.control.manifests import ManifestCache, ServiceKey
@@ -50,7 +51,7 @@ class GraphController:
         inference_url: str,
         tensors: DeclaredTensors | None = None,
         clock: Clock,
-        arms: Callable[[str, str, str], tuple[ArmStatus, ...]] = lambda *graph: (),
+        arms: Arms = lambda *graph: (),
     ) -> None:
         self._arms = arms
         self._store = store
@@ -142,7 +143,9 @@ class GraphController:
     def _learned(self, graph: Graph | Experiment, manifest: Object) -> tuple[ArmStatus, ...]:
         if isinstance(graph, Experiment) or not graph.bandits():
             return ()
-        return self._arms(graph.namespace, graph.name, manifest["metadata"]["uid"])
+        return self._arms(
+            graph.namespace, graph.name, manifest["metadata"]["uid"], graph.bandits()
+        )
 
     def _follow(self, key: ServiceKey, graph: Graph | Experiment) -> None:
         names = frozenset((*graph.services(), *graph.graphs(), *_heard(graph)))

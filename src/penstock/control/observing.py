@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from penstock.control.bandits import Arms
 from penstock.control.drains import Drains
 from penstock.control.plan import LIVE, Observed, ObservedWorkload
 from penstock.control.priorities import Priorities
@@ -36,7 +37,7 @@ class Observer:
         scaler: Scaler,
         priorities: Priorities,
         inference_url: str,
-        arms: Callable[[str, str, str], tuple[ArmStatus, ...]] = lambda *service: (),
+        arms: Arms = lambda *service: (),
     ) -> None:
         self._workloads = workloads
         self._revisions = revisions
@@ -77,8 +78,16 @@ class Observer:
             warnings=(*warnings, *unknown),
             url=url,
             address=url,
-            arms=self._arms(*key, state.uid) if service.traffic.bandit is not None else (),
+            arms=self._learned(key, service, state),
         )
+
+    def _learned(
+        self, key: ServiceKey, service: Service, state: ServiceState
+    ) -> tuple[ArmStatus, ...]:
+        if service.traffic.bandit is None:
+            return ()
+        kept = {k.name for k in self._revisions.of(key, state.uid)}
+        return self._arms(*key, state.uid, {"": kept})
 
     async def _ranks(
         self, service: Service, workloads: tuple[ObservedWorkload, ...]

@@ -16,6 +16,7 @@ from typing import Any
 
 from penstock import dialects
 from penstock.backends.base import Backend, Phase, ReplicaStatus
+from penstock.control.bandits import Arms
 from penstock.control.clock import Clock
 from penstock.control.drains import Drains
 from penstock.control.fetches import Fetches, ModelFiles
@@ -36,7 +37,6 @@ from penstock.control.settings import ControlSettings
 from penstock.control.starts import Starts
 from penstock.control.workloads import Workloads
 from penstock.domain.service import Role, Service
-from penstock.domain.status import ArmStatus
 from penstock.domain.workload import service_key
 from penstock.errors import InvalidManifest, Unavailable
 from penstock.store.base import Kind, Object, Store
@@ -70,7 +70,7 @@ class ServiceController:
         clock: Clock,
         on_gone: Callable[[ServiceKey], None] = lambda key: None,
         total: Callable[[], Awaitable[Mapping[str, Any]]] = _nothing_counted,
-        arms: Callable[[str, str, str], tuple[ArmStatus, ...]] = lambda *service: (),
+        arms: Arms = lambda *service: (),
     ) -> None:
         self._backend = backend
         self._manifests = manifests

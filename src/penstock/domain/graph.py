@@ -236,6 +236,11 @@ class Splitter(msgspec.Struct, frozen=True, tag="splitter", omit_defaults=True):
     #: The branches' names as arms; empty: their numbers.
     arms: tuple[str, ...] = ()
 
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the branches, as arms."""
+        return self.arms or tuple(str(i) for i in range(len(self.weights)))
+
 
 class Router(msgspec.Struct, frozen=True, tag="router"):
     """Asks a unit for the branch. -1 takes all of them, -2 none."""
@@ -374,14 +379,14 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
             found[call.namespace or self.namespace, call.service] = None
         return tuple(found)
 
-    def bandits(self) -> tuple[str, ...]:
-        """`FLOW.STEP` of every splitter that learns."""
-        return tuple(
-            f"{flow.name}.{step.name}"
+    def bandits(self) -> dict[str, tuple[str, ...]]:
+        """The arms of every splitter that learns, by `FLOW.STEP`."""
+        return {
+            f"{flow.name}.{step.name}": step.action.branches
             for flow in self.flows
             for step in flow.steps
             if isinstance(step.action, Splitter) and step.action.bandit is not None
-        )
+        }
 
     def graphs(self) -> tuple[tuple[str, str], ...]:
         """(namespace, name) of every other graph that it runs."""

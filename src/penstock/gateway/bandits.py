@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from penstock.domain.bandit import Arm, Bandit, Policy
+from penstock.domain.bandit import MOST_ARMS, Arm, Bandit, Policy
 from penstock.domain.learning import (
     Credited,
     Feedback,
@@ -75,6 +75,13 @@ class Learner:
         if found is None:
             found = self.arms[name] = Arm(name)
         return found
+
+    def retain(self, names: Sequence[str]) -> None:
+        """Know these arms, so that ids that name them are known after a restart; of others, not too many."""
+        for name in names:
+            self.arm(name)
+        for name in [n for n in self.arms if n not in names][: len(self.arms) - MOST_ARMS]:
+            del self.arms[name]
 
     def choose(
         self, names: Sequence[str], weights: Sequence[float], features: Sequence[float] = ()

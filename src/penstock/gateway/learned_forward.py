@@ -44,8 +44,7 @@ def equip(service: Service, bandits: Bandits) -> None:
     assert route.bandit is not None  # noqa: S101 - the table has looked
     key = bandit_key(route.namespace, route.name, route.uid)
     service.learner = bandits.learner(key, route.bandit)
-    for target in service.targets:
-        service.learner.arm(target.revision)  # so that ids that name it are known after a restart
+    service.learner.retain([t.revision for t in service.targets])
     service.forward = LearnedForward
     service.call = LearnedCall
 

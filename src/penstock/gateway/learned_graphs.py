@@ -38,7 +38,7 @@ class SplitterBandits:
         graph = program.graph
         key = bandit_key(graph.namespace, graph.name, service.route.uid, step.path)
         learner = bandits.learner(key, action.bandit)
-        names = arms_of(action)
+        names = action.branches
         there = [i for i, weight in enumerate(action.weights) if weight > 0]
         features: tuple[float, ...] = ()
         if context.client is not None:
@@ -64,13 +64,7 @@ def equip(gateway: Gateway, route: Route) -> None:
             if isinstance(action, Splitter) and action.bandit is not None:
                 key = bandit_key(route.namespace, route.name, route.uid, f"{flow.name}.{step.name}")
                 learner = gateway.bandits.learner(key, action.bandit)
-                for arm in arms_of(action):
-                    learner.arm(arm)
-
-
-def arms_of(splitter: Splitter) -> tuple[str, ...]:
-    """Names of a splitter's branches, as arms."""
-    return splitter.arms or tuple(str(i) for i in range(len(splitter.weights)))
+                learner.retain(action.branches)
 
 
 def new_id(gateway: Gateway, choices: list[Choice]) -> str:

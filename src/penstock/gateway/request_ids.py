@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import tempfile
 from base64 import urlsafe_b64decode
 from binascii import Error as NoBase64
 from binascii import b2a_base64
@@ -152,8 +153,7 @@ def read_key(path: Path | None) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         pass
-    own = path.with_name(f"{path.name}.{os.getpid()}")
-    fd = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd, own = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # for this user alone
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(os.urandom(32))
@@ -164,5 +164,5 @@ def read_key(path: Path | None) -> bytes:
         except FileExistsError:
             pass
     finally:
-        own.unlink()
+        os.unlink(own)
     return path.read_bytes()

@@ -259,7 +259,9 @@ def _verb(path: str, service: Service) -> str:
     if path.startswith("/v2/models/") and path.rstrip("/").endswith("/stats"):
         # A sleeping service is woken like by any request; one replica answers for itself.
         return STATISTICS if sum(len(t.replicas) for t in service.targets) > 1 else ""
-    if path.endswith("/feedback") and (service.learner is not None or service.graph is not None):
+    if path.endswith("/feedback") and (
+        service.learner is not None or service.route.graph is not None
+    ):
         return FEEDBACK
     return ""
 

@@ -132,6 +132,16 @@ class LearnedStore:
         rows = [(key, arm, epoch, pulls, now) for key, arm, pulls in counts]
         await self._run(lambda c: c.executemany(_PUT_PULLS, rows) and None)
 
+    async def forget_arms(self, arms: Collection[tuple[str, str]]) -> None:
+        """Drop single arms: (key, name) of each."""
+        rows = list(arms)
+
+        def run(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM arms WHERE key = ? AND arm = ?", rows)
+            connection.executemany("DELETE FROM pulls WHERE key = ? AND arm = ?", rows)
+
+        await self._run(run)
+
     async def forget(self, keys: Collection[str]) -> None:
         """Drop what is known of bandits."""
         rows = [(key,) for key in keys]
