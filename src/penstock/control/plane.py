@@ -1,8 +1,8 @@
 """The control plane put together: caches, controllers, routes, metrics, over one store and one backend.
 
 Started and closed as one thing by the process that serves the API (`penstock.api.process`) and by tests.
-Starting looks at every service once before gateways are let in, so that they never see a table that is
-only half known.
+Starting looks at every service that runs, or has no kept route, before gateways are let in, so that they
+never see a table that is only half known.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 ServiceKey = tuple[str, str]
 
-#: Most seconds the first look at every service may hold up the start.
+#: Most seconds the first look at services may hold up the start.
 FIRST_LOOK_S = 5.0
 
 
@@ -208,7 +208,7 @@ class ControlPlane:
     # -- life --------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Read everything, look at every service, let gateways in."""
+        """Read everything, look at the services that run, let gateways in."""
         self.routes.load()
         version = await self.manifests.load(self.store)
         await self.services.revisions.load()
@@ -237,14 +237,24 @@ class ControlPlane:
         ]
         for task in self._tasks:
             task.add_done_callback(_say_failure)
-        known = self.replicas.services() | self.services.revisions.services()
-        for key in self.manifests.names() | known:
+        everything = (
+            self.manifests.names() | self.replicas.services() | self.services.revisions.services()
+        )
+        # Of ten thousand services most sleep, and have the route that was kept: theirs are looked at later.
+        first = {
+            key
+            for key in everything
+            if self.replicas.of(key) or self.routes.get("/".join(key)) is None
+        }
+        for key in first:
             self.loop.enqueue(key)
         try:
             async with asyncio.timeout(FIRST_LOOK_S):
                 await self.loop.settled()
         except TimeoutError:
             log.warning("not every service could be looked at within %.0f s", FIRST_LOOK_S)
+        for key in everything - first:
+            self.loop.enqueue(key)
         self.routes.retain(self.manifests.names())
         if self._routes_socket is not None:
             await self.routes.serve(self._routes_socket)

@@ -270,4 +270,9 @@ def _escaped(value: str) -> str:
 
 
 #: Most counts are small and many are equal.
-_number = lru_cache(4096)(floatToGoString)
+_number_unless_zero = lru_cache(4096)(floatToGoString)
+
+
+def _number(value: float) -> str:
+    # To a cache 0.0 and -0.0 are the same.
+    return _number_unless_zero(value) if value else str(float(value))
