@@ -78,6 +78,43 @@ def test_many_models_in_one_tree(tmp_path):
     assert all(not m.load for m in repositories.read("mlserver", root).models)
 
 
+def test_content_types_and_the_method_are_read(tmp_path):
+    root = write(
+        tmp_path,
+        {
+            "model-settings.json": {
+                **IRIS,
+                "inputs": [
+                    {
+                        "name": "day",
+                        "datatype": "BYTES",
+                        "shape": [-1],
+                        "parameters": {"content_type": "datetime"},
+                    }
+                ],
+                "parameters": {
+                    "uri": "./model.joblib",
+                    "content_type": "pd",
+                    "extra": {"predict_fn": "predict_proba"},
+                },
+            },
+            "model.joblib": b"x",
+        },
+    )
+    found = repositories.read("mlserver", root)
+    (model,) = found.models
+    assert found.warnings == ()
+    assert model.options == {"method": "predict_proba"}
+    assert model.declared == Declared(
+        (DeclaredTensor("day", "BYTES", (-1,), content_type="datetime"),),
+        held=False,
+        content_type="pd",
+    )
+    write(root, {"model-settings.json": {**IRIS, "parameters": {"content_type": 7}}})
+    with pytest.raises(LoadError, match=r"parameters.content_type: a text is expected"):
+        repositories.read("mlserver", root)
+
+
 def test_a_models_versions_are_folders(tmp_path):
     for v in ("1", "2"):
         settings = {"name": "m", "implementation": "mlserver_xgboost.XGBoostModel"}

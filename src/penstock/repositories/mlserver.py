@@ -204,6 +204,8 @@ def _model(root: Path, file: Path, shown: str, fallback: str, notes: Notes) -> S
         path = file.parent
     elif framework == "huggingface":
         options = _huggingface(extra, shown, notes)
+    elif framework == "sklearn" and isinstance(extra, dict) and set(extra) == {"predict_fn"}:
+        options = {"method": extra["predict_fn"]}
     elif extra:
         notes.refuse(shown, f"parameters.extra: is not read for {framework}")
     if path is None:

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,10 @@ Array: TypeAlias = npt.NDArray[Any]
 #: Named arrays; insertion order is the order on the wire. Text is an object array of `bytes` (V2 BYTES)
 #: or of `str` (V1 JSON); BF16 arrives as float32.
 Arrays: TypeAlias = Mapping[str, Array]
+
+
+#: The parameter that names the outputs a request asks for, of a runtime that makes some on demand.
+ASKED: Final = "penstock.outputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,9 @@ class Runtime(ABC):
     #: V2 datatypes of outputs whose dtype does not tell them (BF16 in float32), where only answers show it:
     #: kept up to date by `predict`. None: as `outputs` declares them.
     datatypes: dict[str, str] | None = None
+    #: Outputs beside `outputs` that are made for V2 requests that ask for them by name; `predict` finds the
+    #: names of all that are asked for in the parameter `ASKED`, a tuple.
+    on_demand: frozenset[str] = frozenset()
     #: The functions that a request may choose from, the one of `inputs` and `outputs` first; empty: there
     #: is nothing to choose.
     signatures: Mapping[str, Signature] = {}

@@ -41,6 +41,8 @@ class DeclaredRuntime(Runtime):
         #: Outputs that are answered; Triton's models may have more than they declare.
         self._answered = tuple(t.name for t in declared.outputs) if declared.held else ()
         self._checked = bool(declared.inputs) and declared.held
+        if not declared.held:
+            self.on_demand = runtime.on_demand
         self.content_types = _content_types(declared, runtime.inputs)
 
     @staticmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,15 @@ import numpy as np
 from penstock.errors import InvalidInput, LoadError, ModelError
 from penstock.runtimes import frames
 from penstock.runtimes import inputs as given
-from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
+from penstock.runtimes.base import (
+    ASKED,
+    Array,
+    Arrays,
+    Framework,
+    LoadOptions,
+    Runtime,
+    TensorSpec,
+)
 from penstock.runtimes.blame import INPUT_CHECKS, raised_in
 from penstock.runtimes.loading import (
     ARROW_ENV,
@@ -47,8 +55,8 @@ METHODS: Final = (
 class SklearnRuntime(Runtime):
     """One fitted estimator and the method of it that answers requests.
 
-    The only output has the method's name. A multi-output `predict_proba` answers one output per target,
-    `predict_proba_0` and so on.
+    The only output has the method's name; a V2 request may ask for other methods' by theirs. A multi-output
+    `predict_proba` answers one output per target, `predict_proba_0` and so on.
     """
 
     def __init__(self, model: Any, method: str, platform: str) -> None:
@@ -58,6 +66,9 @@ class SklearnRuntime(Runtime):
         self._model = self.native = model
         self._method = method
         self._call: Callable[[Any], Any] = getattr(model, method)
+        self.on_demand = frozenset(
+            m for m in METHODS if m != method and callable(getattr(model, m, None))
+        )
         self._columns = _names(model)
         self._features = _features(model)
         self._texts = _is_vectorizer(_first_step(model))
@@ -67,6 +78,10 @@ class SklearnRuntime(Runtime):
         self._learn_outputs()
 
     def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
+        if parameters:
+            asked = parameters.get(ASKED)
+            if type(asked) is tuple:  # made here: what a client sends is none
+                return self._asked(inputs, asked)
         if len(inputs) == 1 and not self._texts:
             (x,) = inputs.values()
             if x.ndim == 2 and x.shape[1] == self._features and x.shape[0]:
@@ -77,6 +92,18 @@ class SklearnRuntime(Runtime):
                 if self._columns is None and x.dtype.kind in "fiub":
                     return self._answer(x)
         return self._answer(self._accept(inputs))
+
+    def _asked(self, inputs: Arrays, names: Sequence[str]) -> Arrays:
+        """The answers of several methods to the same rows."""
+        for name in names:
+            if name != self._method and name not in self.on_demand:
+                known = given.listed([self._method, *sorted(self.on_demand)])
+                raise InvalidInput(f"The model has no output {str(name)[:80]!r}; it has {known}.")
+        x = self._accept(inputs)
+        found: dict[str, Array] = {}
+        for name in names:
+            found |= self._answer(x, name)
+        return found
 
     def example(self) -> Arrays | None:
         return self._example
@@ -100,21 +127,22 @@ class SklearnRuntime(Runtime):
         array = given.width(name, array, self._features)
         return given.decoded(name, array)
 
-    def _answer(self, x: Any) -> Arrays:
+    def _answer(self, x: Any, method: str = "") -> Arrays:
+        method = method or self._method
         try:
-            y = self._call(x)
+            y = self._call(x) if method == self._method else getattr(self._model, method)(x)
         except (ValueError, TypeError) as e:
             if "Buffer dtype mismatch" in str(e) and x.dtype != np.float64:
                 # KMeans and its kin, trained on doubles, cannot take single floats.
-                return self._answer(x.astype(np.float64))
+                return self._answer(x.astype(np.float64), method)
             if raised_in(e, INPUT_CHECKS):
                 raise InvalidInput(f"The model refused the input: {first_line(e)}") from e
             raise
         if type(y) is np.ndarray and y.dtype.kind in "fiub":
-            return {self._method: y}
+            return {method: y}
         if isinstance(y, list) and y and all(isinstance(part, np.ndarray) for part in y):
-            return {f"{self._method}_{i}": part for i, part in enumerate(y)}
-        return {self._method: _dense(y)}
+            return {f"{method}_{i}": part for i, part in enumerate(y)}
+        return {method: _dense(y)}
 
     def _declared_inputs(self) -> tuple[TensorSpec, ...]:
         if self._texts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -74,17 +74,18 @@ class GrpcInfer(V2Infer):
         asked = getattr(exchange, "timeout", None)
         if asked is not None:
             limit = timeout_s(asked)
+        parameters: Mapping[str, Any] = request.parameters
         if (
             request.input_parameters
-            or request.parameters
+            or parameters
             or request.outputs is not None
             or self.content_types is not None
-        ) and self.take_coded(exchange, request, batcher, began, limit):
-            return
+        ):
+            if self.take_coded(exchange, request, batcher, began, limit):
+                return
+            parameters = self.asking(request, parameters)
         call = _GrpcCall(self, exchange, request, began)
-        call.pending = batcher.submit(
-            request.inputs, request.parameters, call.done, timeout_s=limit
-        )
+        call.pending = batcher.submit(request.inputs, parameters, call.done, timeout_s=limit)
         exchange.on_abort = call.aborted
 
     # -- payload models

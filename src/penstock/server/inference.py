@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from penstock.protocols.v1 import (
     is_json,
 )
 from penstock.protocols.v2 import decode_infer, encode_infer, parse_header_length
-from penstock.runtimes.base import CallContext, PayloadRuntime, Runtime, TensorSpec
+from penstock.runtimes.base import ASKED, CallContext, PayloadRuntime, Runtime, TensorSpec
 from penstock.server.batching import Batcher, Pending
 from penstock.server.execution import Outputs
 from penstock.server.replies import send_error
@@ -115,6 +115,7 @@ class Target(ABC):
         declared = {s.name: "BF16" for s in runtime.outputs if s.datatype == "BF16"}
         self.datatypes = declared if learnt is None else learnt
         self.signatures = runtime.signatures if isinstance(runtime, Runtime) else {}
+        self.on_demand = runtime.on_demand if isinstance(runtime, Runtime) else frozenset()
         #: What the model's configuration says its tensors stand for.
         self.content_types = runtime.content_types if isinstance(runtime, Runtime) else None
         self.answered = app.metrics.requests(self.name, self.protocol, 200)
@@ -315,18 +316,28 @@ class V2Infer(Target):
 
     def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
         request = self.decode(exchange)
+        parameters: Mapping[str, Any] = request.parameters
         if (
             request.input_parameters
-            or request.parameters
+            or parameters
             or request.outputs is not None
             or self.content_types is not None
-        ) and self.take_coded(exchange, request, batcher, began, self.timeout_s):
-            return
+        ):
+            if self.take_coded(exchange, request, batcher, began, self.timeout_s):
+                return
+            parameters = self.asking(request, parameters)
         call = Call(self, exchange, request, began)
         call.pending = batcher.submit(
-            request.inputs, request.parameters, call.done_v2, timeout_s=self.timeout_s
+            request.inputs, parameters, call.done_v2, timeout_s=self.timeout_s
         )
         exchange.on_abort = call.aborted
+
+    def asking(self, request: InferRequest, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`parameters`, and the outputs asked for where the model makes one of them on demand."""
+        if request.outputs is None or not self.on_demand:
+            return parameters
+        names = tuple(o.name for o in request.outputs)
+        return parameters if self.on_demand.isdisjoint(names) else {**parameters, ASKED: names}
 
     def take_coded(
         self,
@@ -342,7 +353,10 @@ class V2Infer(Target):
             return False
         call = CodedCall(self, exchange, means, began)
         call.pending = batcher.submit(
-            means.inputs, means.parameters, call.done_coded, timeout_s=timeout_s
+            means.inputs,
+            self.asking(request, means.parameters),
+            call.done_coded,
+            timeout_s=timeout_s,
         )
         exchange.on_abort = call.aborted
         return True
