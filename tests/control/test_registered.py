@@ -1,0 +1,120 @@
+"""Many registered services: what a start, a tick and a reading cost goes by those awake, not by all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from control_fakes import FakeBackend, FakeClock, FakeFiles
+
+from penstock.backends.base import Phase
+from penstock.control.plane import ControlPlane
+from penstock.control.settings import ControlSettings
+from penstock.store.sqlite import SqliteStore
+
+COUNT = 300
+GRACE_S = 5.0
+
+
+def manifest(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"predictor": {"minReplicas": 0, "sklearn": {"storageUri": "models/x"}}},
+    }
+
+
+class World:
+    def __init__(self, store: SqliteStore, folder: Path) -> None:
+        self.store = store
+        self.folder = folder
+        self.backend = FakeBackend()
+        self.clock = FakeClock()
+        self.plane = self.another()
+
+    def another(self) -> ControlPlane:
+        return ControlPlane(
+            self.store,
+            self.backend,
+            FakeFiles(),
+            settings=ControlSettings(
+                cores=4,
+                scale_to_zero_grace_s=GRACE_S,
+                routes_applied_s=0.0,
+                ready_applied_s=0.0,
+            ),
+            clock=self.clock,
+            routes_file=self.folder / "routes.json",
+            routes_socket=self.folder / "routes.sock",
+        )
+
+    async def until(self, what: Any) -> None:
+        async with asyncio.timeout(50):
+            while not what():
+                await asyncio.sleep(0.002)
+                await self.clock.advance(0.05)
+
+    def asleep(self) -> bool:
+        live = [r for r in self.backend.replicas.values() if r.phase is not Phase.STOPPED]
+        return not live and self.plane.manifests.ready["True"] == COUNT
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """So many services, each proven once and asleep."""
+    store = await SqliteStore.in_memory()
+    w = World(store, tmp_path)
+    await w.plane.start()
+    await asyncio.gather(*(store.create(manifest(f"s{i}")) for i in range(COUNT)))
+    await w.until(w.asleep)
+    await w.plane.loop.settled()
+    yield w
+    await w.plane.close()
+    await store.close()
+
+
+async def test_many_that_sleep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One world for all, since making it takes seconds."""
+    w = world
+    # A tick looks at nobody.
+    w.plane.scaler.tick()
+    assert not w.plane.scaler._moving
+    # The metrics' text is a concatenation: no manifest is read for it, and no series written anew.
+    monkeypatch.setattr(type(w.plane.manifests), "all", None)
+    assert f'penstock_services{{ready="True"}} {COUNT}.0' in (await w.plane.metrics.text()).decode()
+    monkeypatch.undo()
+    # One that is woken does not wait for the others, whatever they wait for.
+    for i in range(COUNT):
+        w.plane.loop.enqueue(("default", f"s{i}"))
+    before = w.plane.loop.looks
+    w.plane.services.wake("default", f"s{COUNT - 1}", 1)
+    await w.until(lambda: w.plane.scaler.wanted(("default", f"s{COUNT - 1}")) == 1)
+    await w.until(lambda: [r for r in w.backend.replicas.values() if r.phase is Phase.READY])
+    assert w.plane.loop.looks - before < COUNT
+    await w.until(w.asleep)
+    await w.plane.loop.settled()
+    # A control plane that starts lets gateways in by the routes that were kept.
+    await w.plane.close()
+    w.plane = w.another()
+    looked: list[Any] = []
+    look = w.plane.services.look
+    gate = asyncio.Event()
+
+    async def slow(key: Any) -> float | None:
+        looked.append(key)
+        await gate.wait()
+        return await look(key)
+
+    monkeypatch.setattr(w.plane.services, "look", slow)
+    monkeypatch.setattr("penstock.control.plane.FIRST_LOOK_S", 1000.0)
+    async with asyncio.timeout(20):
+        await w.plane.start()
+    assert w.plane.started.is_set()
+    assert w.plane.routes.get("default/s0") is not None
+    gate.set()
+    await w.plane.loop.settled()
+    assert len(set(looked)) == COUNT, "each is looked at all the same"
