@@ -255,3 +255,10 @@ async def test_a_graphs_failure_is_a_status(tmp_path: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await stub(body, metadata=(("seldon", "dep"),), timeout=20)
             assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_missing_number_is_one() -> None:
+    """NaN in an ndarray, which protobuf's own way to JSON refuses."""
+    proto = seldon.MessageProto()
+    proto.data.ndarray.values.add().list_value.values.add(number_value=float("nan"))
+    assert np.isnan(seldon.from_proto(proto).value).all()

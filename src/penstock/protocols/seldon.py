@@ -114,13 +114,40 @@ _META: Final = (
 )
 
 
+def tensor_of(value: Any) -> tuple[list[int], list[Any]]:
+    """Shape and values of `data.tensor`, which fit together. InvalidInput."""
+    if type(value) is not dict or set(value) - {"shape", "values"}:
+        raise InvalidInput("'data.tensor' must be an object of 'shape' and 'values'")
+    shape, values = value.get("shape"), value.get("values")
+    if type(values) is not list or not set(map(type, values)) <= _NUMBERS:
+        raise InvalidInput("'data.tensor.values' is no list of numbers")
+    if shape is None:
+        shape = [len(values)]
+    if type(shape) is not list or any(type(n) is not int or n < 0 for n in shape) or not shape:
+        raise InvalidInput("'data.tensor.shape' is no list of sizes")
+    if prod(shape) != len(values):
+        raise InvalidInput(
+            f"'data.tensor' has {len(values)} values, its shape {shape} is of {prod(shape)}"
+        )
+    return shape, values
+
+
+_NUMBERS: Final = frozenset((int, float))
+
+
+def names_of(data: dict[str, Any]) -> Sequence[str]:
+    """`data.names`; empty where there are none. InvalidInput."""
+    names = data.get("names") or ()
+    if names and (type(names) is not list or any(type(n) is not str for n in names)):
+        raise InvalidInput("'data.names' is no list of strings")
+    return names
+
+
 def data_of(data: Any) -> tuple[list[Any], Sequence[str], str]:
     """(rows, names of columns, kind) of `data`. InvalidInput."""
     if type(data) is not dict:
         raise InvalidInput("'data' is no object")
-    names = data.get("names") or ()
-    if names and (type(names) is not list or any(type(n) is not str for n in names)):
-        raise InvalidInput("'data.names' is no list of strings")
+    names = names_of(data)
     kinds = [k for k in ("ndarray", "tensor", "tftensor") if data.get(k) is not None]
     if len(kinds) != 1:
         raise InvalidInput("'data' must have one of ndarray, tensor")
@@ -132,19 +159,7 @@ def data_of(data: Any) -> tuple[list[Any], Sequence[str], str]:
         if type(value) is not list:
             raise InvalidInput("'data.ndarray' is no list")
         return value, names, kind
-    if type(value) is not dict or set(value) - {"shape", "values"}:
-        raise InvalidInput("'data.tensor' must be an object of 'shape' and 'values'")
-    shape, values = value.get("shape"), value.get("values")
-    if type(values) is not list or any(type(v) not in (int, float) for v in values):
-        raise InvalidInput("'data.tensor.values' is no list of numbers")
-    if shape is None:
-        shape = [len(values)]
-    if type(shape) is not list or any(type(n) is not int or n < 0 for n in shape) or not shape:
-        raise InvalidInput("'data.tensor.shape' is no list of sizes")
-    if prod(shape) != len(values):
-        raise InvalidInput(
-            f"'data.tensor' has {len(values)} values, its shape {shape} is of {prod(shape)}"
-        )
+    shape, values = tensor_of(value)
     for width in reversed(shape[1:]):
         if not width:
             raise InvalidInput("'data.tensor' is empty; one value at least is expected")

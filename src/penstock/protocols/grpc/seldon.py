@@ -18,7 +18,7 @@ from google.protobuf import (
     message_factory,
     struct_pb2,
 )
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from penstock.errors import InvalidInput, ModelError
@@ -192,7 +192,9 @@ def from_proto(proto: Any) -> SeldonMessage:
                 )
             return SeldonMessage(values.reshape(shape), kind, names, meta)
         if kind == "ndarray":
-            document = {"data": {"names": names, "ndarray": MessageToDict(data.ndarray)}}
+            document = {
+                "data": {"names": names, "ndarray": [_plain(v) for v in data.ndarray.values]}
+            }
             found = message_of(document)
             found.meta = meta
             return found
@@ -204,10 +206,20 @@ def from_proto(proto: Any) -> SeldonMessage:
     if which == "strData":
         return SeldonMessage(proto.strData, which, (), meta)
     if which == "jsonData":
-        return SeldonMessage(MessageToDict(proto.jsonData), which, (), meta)
+        return SeldonMessage(_plain(proto.jsonData), which, (), meta)
     if which == "customData":
         raise InvalidInput("'customData' is not supported; send data, strData, binData or jsonData")
     raise InvalidInput("the request must have one of data, strData, binData, jsonData")
+
+
+def _plain(value: Any) -> Any:
+    """A protobuf Value as Python's. Unlike protobuf's own way this takes NaN, which is a missing number."""
+    kind = value.WhichOneof("kind")
+    if kind == "list_value":
+        return [_plain(v) for v in value.list_value.values]
+    if kind == "struct_value":
+        return {k: _plain(v) for k, v in value.struct_value.fields.items()}
+    return None if kind in (None, "null_value") else getattr(value, kind)
 
 
 def _meta(proto: Any) -> dict[str, Any]:
@@ -215,7 +227,7 @@ def _meta(proto: Any) -> dict[str, Any]:
     if proto.puid:
         meta["puid"] = proto.puid
     if proto.tags:
-        meta["tags"] = {k: MessageToDict(v) for k, v in proto.tags.items()}
+        meta["tags"] = {k: _plain(v) for k, v in proto.tags.items()}
     if proto.routing:
         meta["routing"] = dict(proto.routing)
     if proto.requestPath:
