@@ -272,3 +272,12 @@ async def test_a_client_that_hangs_up_cancels_all_of_it(front, stand_in):
 
     await asyncio.wait_for(idle(), 5)
     forever.set()
+
+
+async def test_the_gateways_document_has_what_only_it_answers(front, stand_in):
+    document = (await front.client.get("/v2/openapi.json")).json()
+    paths = {"/v2/query", "/feedback", "/v2/models/{model}/feedback"}
+    assert paths <= document["paths"].keys()
+    text = json.dumps(document)
+    for name in document["components"]["schemas"]:
+        assert f'"#/components/schemas/{name}"' in text

@@ -42,7 +42,7 @@ _PAGES: Final[dict[str, Callable[[Table, str], tuple[int, Any]]]] = {
     "/": lambda t, n: (200, {"status": "alive"}),
     "/v1/models": lambda t, n: (200, {"models": _names(t, n)}),
     "/v2/models": lambda t, n: (200, {"models": _names(t, n)}),
-    **dict.fromkeys(openapi.PATHS, lambda t, n: (200, openapi.document())),
+    **dict.fromkeys(openapi.PATHS, lambda t, n: (200, openapi.document(gateway=True))),
     "/v2/health/live": lambda t, n: (200, {"live": True}),
     "/v2/health/ready": lambda t, n: (
         (200, {"ready": True}) if t.filled else (503, {"ready": False})

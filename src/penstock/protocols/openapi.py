@@ -144,6 +144,53 @@ SCHEMAS: Final[Mapping[str, Any]] = {
     "MlflowError": _object(("error_code", "message"), error_code=_TEXT, message=_TEXT),
 }  # fmt: skip
 
+#: Schemas of what only a gateway answers.
+GATEWAY_SCHEMAS: Final[dict[str, Any]] = {
+    "Query": {
+        **_object(
+            (),
+            models=_list(_TEXT, minItems=1, maxItems=256),
+            selector={**_TEXT, "description": "Labels, as Kubernetes' list calls take them."},
+            inputs=_list(_ref("RequestInput")),
+            instances=_ROWS,
+            parameters=_PARAMETERS,
+            outputs=_list(_ref("RequestOutput")),
+            timeout={"type": "number", "minimum": 0, "exclusiveMinimum": True, "maximum": 3600},
+        ),
+        "additionalProperties": False,
+        "description": "One of models and selector, and one of inputs and instances.",
+    },
+    "QueryResults": _object(
+        ("results",),
+        results=_list(
+            _object(
+                ("model", "status", "seconds"),
+                model=_TEXT,
+                status={"type": "integer"},
+                seconds={"type": "number"},
+                outputs=_list(_ref("ResponseOutput")),
+                predictions=_ANY,
+                answer=_ANY,
+                error=_ANY,
+                id=_ANY,
+                arm=_TEXT,
+                revision=_TEXT,
+            )
+        ),
+    ),
+    "Feedback": {
+        **_object(
+            ("id", "reward"),
+            id=_TEXT,
+            reward={"type": "number"},
+            truth=_ANY,
+            model=_TEXT,
+            namespace=_TEXT,
+        ),
+        "additionalProperties": False,
+    },
+}
+
 _MODEL: Final = "/v2/models/{model}"
 _VERSION: Final = "/versions/{version}"
 _V1: Final = "/v1/models/{model}"
@@ -188,7 +235,7 @@ def _operation(
     return made
 
 
-def _paths() -> dict[str, dict[str, Any]]:
+def _paths(gateway: bool) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
 
     def get(path: str, summary: str, tag: str, answer: str, **more: Any) -> None:
@@ -237,12 +284,18 @@ def _paths() -> dict[str, dict[str, Any]]:
     for v in ("v1.0", "v0.1"):
         path = f"/api/{v}/predictions"
         post(path, "Ask the only model", "Seldon", "SeldonMessage", message, error="SeldonError")
+    if gateway:
+        query = _body("Query")
+        post("/v2/query", "Ask many models at once", "V2", "QueryResults", query)
+        reward = _body("Feedback")
+        for path in ("/feedback", f"{_MODEL}/feedback"):
+            post(path, "Reward an answer that a bandit chose", "bandits", "Document", reward)
     return dict(sorted(found.items()))
 
 
 @cache
-def document() -> dict[str, Any]:
-    """The document. Not to be changed."""
+def document(gateway: bool = False) -> dict[str, Any]:
+    """The document, of a gateway with what only that answers. Not to be changed."""
     return {
         "openapi": "3.0.3",
         "info": {
@@ -251,6 +304,6 @@ def document() -> dict[str, Any]:
             "description": "The Open Inference Protocol (V2), V1, and the protocols of TensorFlow Serving, "
             "MLflow and Seldon V1. Errors are answered in each protocol's own shape.",
         },
-        "paths": _paths(),
-        "components": {"schemas": dict(SCHEMAS)},
+        "paths": _paths(gateway),
+        "components": {"schemas": {**SCHEMAS, **(GATEWAY_SCHEMAS if gateway else {})}},
     }
