@@ -134,6 +134,11 @@ class Pipeline:
         more = {k: v for k, v in said.items() if v is not None}
         self._output = {"from": listed, **more} if more else listed
 
+    def listens_to(self, *values: Input, **more: Any) -> None:
+        """Run beside other pipelines' requests, too: `PIPELINE[/STEP][.TENSOR]` (`join="outer"`)."""
+        listed = [_written(v) for v in values]
+        self.spec["listens_to"] = {"from": listed, **{_camel(k): v for k, v in more.items()}}
+
     def manifest(self) -> dict[str, Any]:
         """The checked manifest. Raises InvalidManifest with every problem and its path."""
         made = self._manifest()
@@ -157,14 +162,16 @@ class Pipeline:
         from penstock.graphs import drawing
         from penstock.graphs.layout import layout
 
-        return drawing.draw(layout(self.graph().flows[0], title=self.name))
+        graph = self.graph()
+        return drawing.draw(layout(graph.flows[0], title=self.name, external=graph.external))
 
     def svg(self) -> str:
         """The picture, as SVG; a notebook shows it by itself. Raises InvalidManifest."""
         from penstock.graphs import svg
         from penstock.graphs.layout import layout
 
-        return svg.draw([layout(self.graph().flows[0], title=self.name)])
+        graph = self.graph()
+        return svg.draw([layout(graph.flows[0], title=self.name, external=graph.external)])
 
     def _repr_svg_(self) -> str:
         return self.svg()

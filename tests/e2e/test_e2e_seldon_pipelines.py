@@ -178,6 +178,9 @@ def test_penstock(platform: Platform, scenario: penstock_scenarios.Scenario) -> 
         assert answer.json() == scenario.answer
     else:
         assert listed(answer) == scenario.answer
+    for beside in scenario.beside:
+        metric = f'penstock_graph_external_runs_total{{graph="{beside}",namespace="default",outcome="ok"}}'
+        until(lambda m=metric: m in httpx.get(platform.api + "/metrics").text, beside)
 
 
 def test_the_status_is_seldons(platform: Platform) -> None:

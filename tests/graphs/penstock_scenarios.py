@@ -50,6 +50,8 @@ class Scenario:
     #: Tensors by name, a JSON document, or how an error begins.
     answer: Any
     status: int = 200
+    #: Pipelines that run beside the request.
+    beside: tuple[str, ...] = ()
     #: V1's JSON in place of tensors.
     body: dict[str, Any] = field(default_factory=dict)
 
@@ -181,6 +183,19 @@ SCENARIOS = (
         {"y": [7.0]},
     ),
     Scenario(
+        "A pipeline beside another one's requests",
+        {
+            "heard": "{steps: [{name: double}]}",
+            "hears": """
+                listensTo: [heard.y]
+                steps: [{name: plus}]
+            """,
+        },
+        _X,
+        {"y": [6.0]},
+        beside=("hears",),
+    ),
+    Scenario(
         "Nothing is left to answer",
         {"nothing": 'steps: [{name: plus, when: "outputs.#(name==nothing)"}]'},
         _X,
@@ -220,6 +235,12 @@ REFUSED = (
         "- {name: b, inputs: [a.x], takes: [{name: x, datatype: BYTES}]}",
         "spec.steps[1].inputs[0]",
         "'x' is FP32, the input 'x' takes BYTES",
+    ),
+    (
+        "a pipeline that listens to itself",
+        "{listensTo: [p.y], steps: [{name: a}]}",
+        "spec.listensTo[0]",
+        "a graph cannot be its own input",
     ),
     (
         "two steps that might be the answer",

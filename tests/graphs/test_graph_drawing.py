@@ -171,6 +171,25 @@ def test_python_draws_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert split.graph().flows[0].output == Inputs((Source("all"),))
 
 
+def test_python_listens_to_others() -> None:
+    after = Pipeline("after")
+    after.step("two")
+    after.listens_to("scale.y", "scale/one.z", join="outer", triggers=["other"])
+    assert after.manifest()["spec"]["listensTo"] == {
+        "from": ["scale.y", "scale/one.z"],
+        "join": "outer",
+        "triggers": ["other"],
+    }
+    external = after.graph().external
+    assert external is not None
+    assert [s.step for s in external.inputs.sources] == ["scale", "scale.one"]
+    assert external.graphs() == ("scale", "other")
+    assert "or scale.y" in after.draw()
+    after.listens_to("scale/.z")
+    with pytest.raises(InvalidManifest, match=r"spec.listensTo.from\[0\]: PIPELINE"):
+        after.manifest()
+
+
 def test_what_a_pipeline_listens_to_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

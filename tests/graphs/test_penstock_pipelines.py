@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from graph_services import Answer, GraphFrontUnderTest
 from penstock_scenarios import MODELS, REFUSED, SCENARIOS, Scenario, function, manifest
+from seldon_v2_front import until
 
 from penstock import dialects
 from penstock.errors import InvalidManifest
@@ -42,6 +43,9 @@ async def test_scenario(front: GraphFrontUnderTest, scenario: Scenario) -> None:
         ]
         answer = await front.client.post(f"/v2/models/{name}/infer", json={"inputs": tensors})
     assert answer.status_code == scenario.status, answer.text
+    if scenario.beside:
+        wanted = {("default", name, "ok"): 1 for name in scenario.beside}
+        await until(lambda: front.samples("penstock_graph_external_runs") == wanted, "its end")
     if isinstance(scenario.answer, str):
         assert answer.json()["error"].startswith(scenario.answer)
     elif scenario.body:

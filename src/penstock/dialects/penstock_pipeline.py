@@ -27,6 +27,7 @@ from penstock.domain.graph import (
     CallUrl,
     Combine,
     Condition,
+    External,
     Flow,
     Gate,
     Graph,
@@ -173,6 +174,23 @@ class OutputFields(Spec):
     combine: CombineName | None = None
 
 
+class ListenFields(Spec):
+    """Values of other pipelines' requests: `PIPELINE[/STEP][.TENSOR]`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, given: Any) -> Any:
+        given = [given] if isinstance(given, str) else given
+        return {"from": given} if isinstance(given, list) else given
+
+    from_: Annotated[list[InputFields], Field(alias="from", min_length=1)]
+    join: JoinName | None = None
+    window: Seconds | None = None
+    #: Values that have to be there, too.
+    triggers: list[InputFields] | None = None
+    triggers_join: JoinName | None = None
+
+
 class RequestFields(Spec):
     tensors: list[TensorFields]
 
@@ -180,6 +198,8 @@ class RequestFields(Spec):
 class PipelineSpec(Spec):
     steps: Annotated[list[StepFields], Field(min_length=1)]
     output: OutputFields | None = None
+    #: It runs beside other pipelines' requests, too, on their values.
+    listens_to: ListenFields | None = None
     #: Tensors that a request is known to bring.
     request: RequestFields | None = None
     timeout: Seconds | None = None
@@ -228,6 +248,8 @@ class _Reader:
         whole = isinstance(raw.get("output"), dict)
         #: Where the output's sources are written.
         self._output_at: tuple[str, ...] = ("output", "from") if whole else ("output",)
+        whole = isinstance(raw.get("listensTo"), dict)
+        self._listens_at: tuple[str, ...] = ("listensTo", "from") if whole else ("listensTo",)
         #: Whether steps' conditions are written as lists.
         self._listed = [isinstance(s.get("when"), list) for s in raw["steps"]]
         self._problems = problems
@@ -278,6 +300,7 @@ class _Reader:
                 f"^{h}$" if h.replace("-", "").isalnum() else h for h in spec.headers or ()
             ),
             max_parallel=spec.max_parallel or plain.max_parallel,
+            external=self._external() if spec.listens_to is not None else None,
         )
 
     def _action(self, step: StepFields, at: tuple[int | str, ...]) -> Action:
@@ -418,6 +441,34 @@ class _Reader:
             )
         return tuple(found)
 
+    def _external(self) -> External:
+        given = self._spec.listens_to
+        assert given is not None  # noqa: S101 - the caller has looked
+        window_s = self._seconds(given.window, ("listensTo", "window"))
+        triggers = None
+        if given.triggers is not None:
+            heard = self._heard(given.triggers, ("listensTo", "triggers"))
+            triggers = Inputs(heard, Join(given.triggers_join or "inner"), window_s)
+        elif given.triggers_join is not None:
+            self._wrong(("listensTo", "triggersJoin"), "there are no triggers to join")
+        heard = self._heard(given.from_, self._listens_at)
+        return External(Inputs(heard, Join(given.join or "inner"), window_s), triggers)
+
+    def _heard(self, given: list[InputFields], at: tuple[int | str, ...]) -> tuple[Source, ...]:
+        """Sources as `External` has them: PIPELINE or PIPELINE.STEP."""
+        found = []
+        for i, fields in enumerate(given):
+            whose, dot, tensor = fields.from_.partition(".")
+            pipeline, slash, step = whose.partition("/")
+            wrong = service_problem(pipeline)
+            if wrong or (slash and not step) or (dot and not tensor):
+                self._wrong((*at, i), wrong or "PIPELINE[/STEP][.TENSOR] is expected")
+            if fields.as_ and not tensor:
+                self._wrong((*at, i), "`as` names one tensor; write PIPELINE.TENSOR")
+            source = f"{pipeline}.{step}" if step else pipeline
+            found.append(Source(source, Side(fields.side or "outputs"), tensor, fields.as_ or ""))
+        return tuple(found)
+
     def _output(self, steps: tuple[Step, ...]) -> Inputs:
         given = self._spec.output
         if given is None:
@@ -446,6 +497,10 @@ class _Reader:
         """Where a problem of the graph is in the manifest."""
         if problem.part == "timeout" and not problem.step:
             return ("spec", "timeout")
+        if problem.part == "external":
+            return ("spec", *self._listens_at, *_at(problem))
+        if problem.part == "external triggers":
+            return ("spec", "listensTo", "triggers", *_at(problem))
         if problem.part == "propagate":
             return ("spec", "headers", problem.index or 0)
         if problem.part == "max_revisits":
