@@ -18,6 +18,7 @@ with atheris.instrument_imports(include=["penstock"]):
     from penstock.http.h2.connection import H2Connection
     from penstock.http.h2.server import Http2Server
     from penstock.http.limits import Limits
+    from penstock.protocols.codecs import coded
     from penstock.protocols.grpc import infer, stream_infer, wire
     from penstock.protocols.infer import InferResponse
     from penstock.protocols.shared_memory import SharedMemory
@@ -57,6 +58,9 @@ def binary_header(data: bytes) -> None:
     for asked in (length, None, 0):
         try:
             request = decode_infer(bytearray(body), asked, "m", "1", SPECS, NO_MEMORY)
+            means = coded(request, None, SPECS)
+            if means is not None:
+                encode_infer(means.response(means.inputs, None), request)
             encode_infer(InferResponse(dict(request.inputs), request.datatypes), request)
         except REFUSALS:
             pass

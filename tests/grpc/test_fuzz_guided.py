@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,25 @@ def _binary() -> bytes:
     described = {**tensor, "parameters": {"binary_data_size": 8}}
     head = json.dumps({"inputs": [described], "id": "1", "outputs": [{"name": "x"}]}).encode()
     return len(head).to_bytes(2, "big") + head + np.ones(2, np.float32).tobytes()
+
+
+def _coded(kind: str) -> bytes:
+    """A request whose tensors have content types, of the request, an input and an output."""
+    texts = ["YQ==", "2024-02-29", "[1]", None]
+    tensors = [
+        {
+            "name": n,
+            "shape": [4],
+            "datatype": "BYTES",
+            "data": texts,
+            "parameters": {"content_type": k},
+        }
+        for n, k in (("x", "base64"), ("a", "str"), ("b", "raw"))
+    ]
+    body: dict[str, Any] = {"inputs": tensors if kind in ("pd", "hf") else tensors[:1]}
+    outputs = [{"name": "x", "parameters": {"content_type": "pd_json"}}]
+    text = json.dumps({**body, "parameters": {"content_type": kind}, "outputs": outputs}).encode()
+    return len(text).to_bytes(2, "big") + text
 
 
 def _frames() -> list[bytes]:
@@ -55,7 +75,7 @@ SEEDS: dict[str, list[bytes]] = {
         typed("BYTES", [1], bytes_contents=[b"a"]),
         *(bad.body[5:] for bad in CALLS if len(bad.body) < 300),
     ],
-    "binary_header": [_binary()],
+    "binary_header": [_binary(), *map(_coded, ("pd", "np", "str", "hf"))],
     "frames": _frames(),
     "answers": [
         b"\5" + framed(message()) + framed(b"grpc-status: 0\r\n", 0x80),
