@@ -316,6 +316,26 @@ async def test_applies_that_cannot_be(
     assert says in answer.json()["message"]
 
 
+async def test_a_field_that_is_left_out_has_no_owner(api: Api) -> None:
+    obj = {**isvc(), "spec": {"predictor": {**isvc()["spec"]["predictor"], "minReplicaz": 1}}}
+    answer = await apply(api, "a", obj, fieldValidation="Warn")
+    assert answer.status_code == 201, answer.text
+    assert owned(answer.json(), "a") == {URI}
+    again = await apply(api, "a", obj, fieldValidation="Warn")
+    assert again.headers["penstock-result"] == "unchanged"
+
+
+async def test_a_map_in_the_place_of_anothers_word_is_a_conflict(api: Api) -> None:
+    """And so is a word in the place of a map."""
+    path = "/api/v1/namespaces/default/resourcequotas/q"
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}}
+    made = await apply(api, "a", {**quota, "spec": {"hard": {"pods": "3"}}}, path)
+    assert made.status_code == 201, made.text
+    for hard in ({"pods": {"x": "1"}}, "3"):
+        answer = await apply(api, "b", {**quota, "spec": {"hard": hard}}, path)
+        assert answer.status_code in (409, 422), answer.text
+
+
 async def test_only_an_apply_can_be_forced(api: Api) -> None:
     await api.client.post(ISVC, json=isvc())
     answer = await api.client.patch(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -99,14 +99,27 @@ def _text(value: Any) -> str:
 
 
 def difference(before: Mapping[Path, Any], after: Mapping[Path, Any]) -> tuple[Fields, Fields]:
-    """(changed or new, gone) of two objects' leaves."""
+    """(changed or new, gone) of two objects' leaves.
+
+    What was empty and has something in it now is not gone: whoever made it has it still.
+    """
     changed = frozenset(
         path
         for path, value in after.items()
-        # Compared as JSON: to Python 1, 1.0 and True are the same value.
-        if path not in before or _sorted(before[path]) != _sorted(value)
+        if path not in before or not _same(before[path], value)
     )
-    return changed, frozenset(before.keys() - after.keys())
+    gone = before.keys() - after.keys()
+    filled = {p for p in gone if before[p] in ({}, [])}
+    if filled:
+        filled &= {path[:i] for path in after for i in range(1, len(path))}
+    return changed, frozenset(gone - filled)
+
+
+def _same(one: Any, other: Any) -> bool:
+    # As JSON has it: to Python 1, 1.0 and True are the same value.
+    if isinstance(one, Mapping | list) or isinstance(other, Mapping | list):
+        return _sorted(one) == _sorted(other)
+    return type(one) is type(other) and bool(one == other)
 
 
 # -- changing an object -------------------------------------------------------------------------------
@@ -133,28 +146,35 @@ def merged(live: Any, applied: Any, name: str = "") -> Any:
 
 
 def without(obj: Mapping[str, Any], gone: Fields, kept: Iterable[Path]) -> dict[str, Any]:
-    """`obj` less some of its leaves; maps and lists that this empties go too.
+    """`obj` less some of its leaves; maps and lists that this empties go too, unless they are `kept`.
 
     An entry of a keyed list stays, with its key, while any of `kept` is in it.
     """
     if not gone:
         return dict(obj)
-    prefixes = {path[:i] for path in kept for i in range(1, len(path) + 1)}
-    result = _without(obj, (), "", gone, prefixes)
+    exact = frozenset(kept)
+    prefixes = {path[:i] for path in exact for i in range(1, len(path) + 1)}
+    result = _without(obj, (), "", gone, _Kept(exact, prefixes))
     return result if isinstance(result, dict) else {}
 
 
 _GONE = object()
 
 
-def _without(value: Any, path: Path, name: str, gone: Fields, kept: set[Path]) -> Any:
+class _Kept(NamedTuple):
+    exact: Fields
+    #: These and all that they are in.
+    within: set[Path]
+
+
+def _without(value: Any, path: Path, name: str, gone: Fields, kept: _Kept) -> Any:
     if isinstance(value, Mapping) and value:
         result = {
             member: left
             for member, inner in value.items()
             if (left := _without(inner, (*path, f"f:{member}"), member, gone, kept)) is not _GONE
         }
-        return result or _GONE
+        return result or ({} if path in kept.exact else _GONE)
     entries = entries_of(value, name) if value else None
     if entries is None:
         return _GONE if path in gone else value
@@ -162,7 +182,7 @@ def _without(value: Any, path: Path, name: str, gone: Fields, kept: set[Path]) -
     key = LIST_KEYS.get(name)
     for element, entry in entries.items():
         at = (*path, element)
-        if at in gone and at not in kept:
+        if at in gone and at not in kept.within:
             continue
         if key is None:
             left_over.append(entry)
@@ -170,7 +190,7 @@ def _without(value: Any, path: Path, name: str, gone: Fields, kept: set[Path]) -
         inside = {k: v for k, v in entry.items() if k != key}
         rest = _without(inside, at, "", gone, kept) if inside else {}
         left_over.append({key: entry[key], **({} if rest is _GONE else rest)})
-    return left_over or _GONE
+    return left_over or ([] if path in kept.exact else _GONE)
 
 
 # -- on the wire --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from penstock.api.quota import QuotaGate
 from penstock.api.redaction import redact
 from penstock.api.selections import Selection
 from penstock.api.wire import ApiError, details_of, invalid, missing
-from penstock.api.write_options import WriteOptions
+from penstock.api.write_options import STRICT, WriteOptions
 from penstock.control.plane import ControlPlane
 from penstock.control.revisions import RESTARTED_AT
 from penstock.errors import Conflict, InvalidInput, NotFound
@@ -259,15 +259,23 @@ class Objects:
             # Fields of another version have other names: there is nothing to lay this over.
             whole = True
             warnings = (f"it was {stored['apiVersion']}, and is replaced as a whole",)
+        over: ownership.Apply | None = None
         if stored is None:
-            new = ownership.applied(None, config, owner, force=options.force)
+            new = ownership.applied_first(config, owner)
         elif whole:
             new = ownership.replaced(stored, _beside(config, stored), config, owner)
         else:
-            new = ownership.applied(stored, config, owner, force=options.force)
+            over = ownership.apply_over(stored, config, owner)
+            new = over.result()
         obj = identified(new, resource, namespace=namespace, name=name)
         admitted = self._admit(obj, resource, stored, options)
-        return config, Change(admitted.object, (*warnings, *admitted.warnings))
+        if over is not None and not options.force:
+            # After the check, because what is wrong in itself is wrong whoever owns it.
+            over.check_conflicts()
+        kept = admitted.object
+        if options.validation != STRICT:
+            kept = ownership.trimmed(kept)
+        return config, Change(kept, (*warnings, *admitted.warnings))
 
     async def _change(
         self,

@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from penstock.api.field_sets import (
     Fields,
+    Path,
     decoded,
     difference,
     encoded,
@@ -137,6 +138,16 @@ def _capped(owners: Owners) -> Owners:
     return {**appliers, **dict(updaters)}
 
 
+def trimmed(obj: Object) -> dict[str, Any]:
+    """`obj` whose owners have nothing that is not there: fields were left out after they were counted."""
+    there = {path[:i] for path in leaves_of(obj) for i in range(1, len(path) + 1)}
+    owners = {
+        k: v if k.subresource == "status" else replace(v, fields=v.fields & there)
+        for k, v in owners_of(obj).items()
+    }
+    return with_owners(obj, owners)
+
+
 # -- writes -------------------------------------------------------------------------------------------
 
 
@@ -167,12 +178,46 @@ def updated(stored: Object | None, new: Object, owner: Owner) -> dict[str, Any]:
     return with_owners(new, owners)
 
 
-def applied(stored: Object | None, config: Object, owner: Owner, *, force: bool) -> dict[str, Any]:
-    """What is to be stored when `config` is applied; ApiError 409 with every conflict."""
+def applied_first(config: Object, owner: Owner) -> dict[str, Any]:
+    """What is to be stored when `config` is applied and there is nothing yet."""
+    wanted = frozenset(leaves_of(config, status=owner.subresource == "status"))
+    return with_owners(config, {owner: Owned(wanted, _now())})
+
+
+class Apply(NamedTuple):
+    """An apply over an object that there is."""
+
+    stored: Object
+    config: Object
+    owner: Owner
+    live: dict[Path, Any]
+    document: dict[str, Any]
+    others: Owners
+    last: Owned
+    wanted: Fields
+    changed: Fields
+    #: What is there no more, or is another value.
+    lost: Fields
+
+    def result(self) -> dict[str, Any]:
+        """What is to be stored, whatever others own."""
+        owners = _taken(self.others, self.owner, self.lost)
+        unchanged = self.last.time and self.wanted == self.last.fields and not self.changed
+        owners[self.owner] = Owned(self.wanted, self.last.time if unchanged else _now())
+        return with_owners(_annotated(self.document, self.config, self.owner), owners)
+
+    def check_conflicts(self) -> None:
+        """ApiError 409 with every field of others that this would change."""
+        lost = self.lost
+        conflicts = {k: v.fields & lost for k, v in self.others.items() if v.fields & lost}
+        if conflicts and not _applied_before(self.stored, self.owner, conflicts, self.live):
+            raise _conflict(conflicts, self.others)
+
+
+def apply_over(stored: Object, config: Object, owner: Owner) -> Apply:
+    """Lay `config` over what is stored: see `Apply.check_conflicts` and `Apply.result`."""
     status = owner.subresource == "status"
     wanted = frozenset(leaves_of(config, status=status))
-    if stored is None:
-        return with_owners(config, {owner: Owned(wanted, _now())})
     owners = owners_of(stored)
     live = leaves_of(stored, status=status)
     if not any((o.subresource == "status") is status for o in owners):
@@ -180,23 +225,15 @@ def applied(stored: Object | None, config: Object, owner: Owner, *, force: bool)
             frozenset(live), str(stored["metadata"].get("creationTimestamp") or "")
         )
     others = {k: v for k, v in owners.items() if k != owner}
-    elsewhere = frozenset[tuple[str, ...]]().union(*(o.fields for o in others.values()))
+    elsewhere = frozenset[Path]().union(*(o.fields for o in others.values()))
     last = owners.get(owner, Owned(frozenset(), ""))
-    document = merged(stored, {**config, "metadata": _mergeable(config)})
-    gone = last.fields - wanted - elsewhere
-    document = {
-        "metadata": {},
-        **without(document, gone & leaves_of(document, status=status).keys(), elsewhere | wanted),
-    }
+    laid = merged(stored, {**config, "metadata": _mergeable(config)})
+    gone = (last.fields - wanted - elsewhere) & leaves_of(laid, status=status).keys()
+    document = {"metadata": {}, **without(laid, gone, elsewhere | wanted)}
     changed, removed = difference(live, leaves_of(document, status=status))
-    conflicts = {k: v.fields & changed for k, v in others.items() if v.fields & changed}
-    if conflicts and not force and not _applied_before(stored, owner, conflicts, live):
-        raise _conflict(conflicts, others)
-    owners = _taken(others, owner, changed | removed)
-    owners[owner] = Owned(
-        wanted, last.time if last.time and wanted == last.fields and not changed else _now()
-    )
-    return with_owners(_annotated(document, config, owner), owners)
+    # What is gone and not this owner's had a map or a list put in its place, or was in one.
+    lost = changed | removed
+    return Apply(stored, config, owner, live, document, others, last, wanted, changed, lost)
 
 
 def replaced(stored: Object, new: Object, config: Object, owner: Owner) -> dict[str, Any]:
@@ -264,7 +301,7 @@ def _applied_before(
     stored: Object,
     owner: Owner,
     conflicts: Mapping[Owner, Fields],
-    live: Mapping[tuple[str, ...], Any],
+    live: Mapping[Path, Any],
 ) -> bool:
     """True when all that conflicts is as kubectl applied it on its own side: then it is kubectl's."""
     if owner.manager != _KUBECTL:

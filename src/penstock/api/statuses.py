@@ -49,7 +49,10 @@ class Statuses:
             owner = replace(owner_of(resource, options, "status"), applies=applies)
             if applies:
                 config = {"metadata": {}, "status": status or {}}
-                new = ownership.applied(stored, config, owner, force=options.force)
+                over = ownership.apply_over(stored, config, owner)
+                if not options.force:
+                    over.check_conflicts()
+                new = over.result()
                 new = {**stored, "status": new.get("status"), "metadata": new["metadata"]}
             else:
                 new = ownership.updated(stored, {**stored, "status": status or {}}, owner)
