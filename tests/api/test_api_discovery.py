@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api_harness import Api
+from api_harness import ISVC, Api, isvc
 
 V2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 BETA = V2.replace("v=v2;", "v=v2beta1;")
@@ -64,3 +64,27 @@ async def test_a_review_of_oneself(api: Api) -> None:
     )
     assert answer.status_code == 201
     assert answer.json()["status"]["userInfo"]["username"] == "penstock"
+
+
+async def test_metadata_alone(api: Api) -> None:
+    await api.client.post(ISVC, json=isvc(labels={"a": "b"}))
+    kind = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
+    listed = await api.client.get(ISVC, headers={"accept": kind.format("List")})
+    document = listed.json()
+    assert document["kind"] == "PartialObjectMetadataList"
+    assert document["metadata"]["resourceVersion"]
+    (item,) = document["items"]
+    assert item.keys() == {"kind", "apiVersion", "metadata"}
+    assert item["metadata"]["labels"] == {"a": "b"}
+    one = await api.client.get(f"{ISVC}/iris", headers={"accept": kind.format("")})
+    assert (one.json()["kind"], one.json()["metadata"]["name"]) == ("PartialObjectMetadata", "iris")
+    params = {"watch": "1", "timeoutSeconds": "1"}
+    watched = await api.client.get(ISVC, params=params, headers={"accept": kind.format("")})
+    assert '"kind":"PartialObjectMetadata"' in watched.text
+    assert "storageUri" not in watched.text.replace("f:storageUri", "")
+
+
+async def test_an_unknown_shape_is_the_object(api: Api) -> None:
+    await api.client.post(ISVC, json=isvc())
+    odd = {"accept": "application/json;as=Poem;g=meta.k8s.io;v=v1"}
+    assert (await api.client.get(f"{ISVC}/iris", headers=odd)).json()["kind"] == "InferenceService"

@@ -36,11 +36,33 @@ class Column:
 
 def is_wanted(accept: str) -> bool:
     """True when the client takes a Table rather than the object."""
+    return _as(accept) == "Table"
+
+
+def is_metadata_wanted(accept: str) -> bool:
+    """True when the client wants names, labels and the like, and not the objects."""
+    return _as(accept) in ("PartialObjectMetadata", "PartialObjectMetadataList")
+
+
+def _as(accept: str) -> str:
+    """What the first kind of JSON that a client takes is to be made into; empty for nothing else."""
     for kind in accept.split(","):
-        parts = [p.strip() for p in kind.split(";")]
-        if parts[0] in ("application/json", "*/*", "application/*"):
-            return "as=Table" in parts and "v=v1" in parts
-    return False
+        name, *parts = (p.strip() for p in kind.split(";"))
+        if name in ("application/json", "*/*", "application/*"):
+            said = dict(p.partition("=")[::2] for p in parts)
+            return said.get("as", "") if said.get("v") == "v1" else ""
+    return ""
+
+
+def metadata_of(document: Object) -> dict[str, Any]:
+    """A list or one object with nothing but its metadata."""
+    items = document.get("items")
+    return {
+        "kind": "PartialObjectMetadata" if items is None else "PartialObjectMetadataList",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": document["metadata"],
+        **({} if items is None else {"items": [metadata_of(o) for o in items]}),
+    }
 
 
 def table(resource: Resource, document: Object, include: str = "") -> dict[str, Any]:
@@ -78,11 +100,7 @@ def _row(columns: tuple[Column, ...], obj: Object, include: str) -> dict[str, An
     if include == "Object":
         row["object"] = dict(obj)
     elif include != "None":
-        row["object"] = {
-            "kind": "PartialObjectMetadata",
-            "apiVersion": "meta.k8s.io/v1",
-            "metadata": obj["metadata"],
-        }
+        row["object"] = metadata_of(obj)
     return row
 
 

@@ -327,8 +327,11 @@ async def _document(request: Request, *, empty: bool = False) -> dict[str, Any]:
 
 
 def _shape(request: Request, target: Target) -> Callable[[dict[str, Any]], Any]:
-    """How objects are shown: as they are, or as the Table that kubectl prints."""
-    if not tables.is_wanted(request.headers.get("accept", "")):
+    """How objects are shown: as they are, their metadata alone, or as the Table that kubectl prints."""
+    accept = request.headers.get("accept", "")
+    if tables.is_metadata_wanted(accept):
+        return tables.metadata_of
+    if not tables.is_wanted(accept):
         return dict
     include = request.query_params.get("includeObject", "")
     if include not in tables.INCLUDES:
