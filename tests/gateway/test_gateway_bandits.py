@@ -286,6 +286,8 @@ async def test_an_arm_that_is_away_gets_nothing(front, stand_in, plane):
     for _ in range(10):
         answer = await front.client.post(V1_PATH, json={})
         assert answer.headers["x-penstock-arm"] == "iris-00002"
+    # It was asked once, to find out.
+    assert front.gateway.table.get("default", "iris").learner.arm("iris-00001").pulls <= 1
 
 
 async def test_without_rewards_requests_are_divided_by_shares(front, stand_in, plane):

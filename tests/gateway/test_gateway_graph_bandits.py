@@ -102,13 +102,12 @@ async def test_one_reward_goes_to_all_bandits_that_had_a_part(
     services = [
         route(n, targets=targets, bandit=Bandit(PolicyName.UCB1), uid=f"u{n}") for n in ("a", "b")
     ]
-    outer = {
-        **SPLIT,
-        "metadata": {"name": "outer"},
-        "spec": {"steps": [{"name": "inner", "pipeline": "fork"}]},
-    }
-    front.routes(*services, graph_route(SPLIT), graph_route(outer))
-    for name in ("fork", "outer"):
+    outer, called = (
+        {**SPLIT, "metadata": {"name": name}, "spec": {"steps": [{"name": "inner", how: "fork"}]}}
+        for name, how in (("outer", "pipeline"), ("called", "model"))
+    )
+    front.routes(*services, *map(graph_route, (SPLIT, outer, called)))
+    for name in ("fork", "outer", "called"):
         answer = await front.client.post(f"/v2/models/{name}/infer", json={"inputs": INPUTS})
         assert answer.status_code == 200, answer.text
         told = await front.client.post(
