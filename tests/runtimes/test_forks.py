@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
         name
         for name in runtimes.names()
         # Users' own classes, and models made of others: no framework's answer is there to compare with.
-        if name not in ("custom", "transformer", "explainer", "triton_ensemble")
+        # skops is scikit-learn from another file.
+        if name not in ("custom", "transformer", "explainer", "triton_ensemble", "skops")
         and not name.endswith("_python")
     ],
 )

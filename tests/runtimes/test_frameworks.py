@@ -14,12 +14,12 @@ from penstock.errors import LoadError, NotFound
 from penstock.runtimes.base import LoadOptions
 
 FRAMEWORKS = (
-    "sklearn", "xgboost", "lightgbm", "catboost", "onnx", "torch", "tensorflow", "mlflow",
+    "sklearn", "skops", "xgboost", "lightgbm", "catboost", "onnx", "torch", "tensorflow", "mlflow",
     "huggingface", "triton_python", "triton_ensemble", "mlserver_python", "seldon_python", "custom",
     "transformer", "explainer",
 )  # fmt: skip
 #: Frameworks of no files that have a format of their own.
-OWN_CODE = ("seldon_python", "triton_ensemble", "custom", "transformer", "explainer")
+OWN_CODE = ("skops", "seldon_python", "triton_ensemble", "custom", "transformer", "explainer")
 
 
 def test_every_framework_is_found_under_its_own_name():
@@ -34,7 +34,7 @@ def test_every_framework_is_found_under_its_own_name():
 def test_an_unknown_framework_is_answered_with_the_nearest():
     with pytest.raises(NotFound, match=r"no framework 'sklearm'. Did you mean 'sklearn'\?"):
         runtimes.find("sklearm")
-    with pytest.raises(NotFound, match=r"There are sklearn, xgboost"):
+    with pytest.raises(NotFound, match=r"There are sklearn, skops, xgboost"):
         runtimes.find("abacus")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from penstock.backends.base import Backend
 from penstock.control.fetches import ModelFiles
@@ -77,7 +78,7 @@ class Starts:
                 priority=priority(kept.workload.role),
                 gateways=self._settings.gateways,
             )
-            status = await self._backend.start(replica_id, kept.revision.framework, spec)
+            status = await self._backend.start(replica_id, zygote_of(kept), spec)
             self._replicas.started(status)
 
         results = await asyncio.gather(
@@ -101,3 +102,16 @@ class Starts:
                 )
             )
             self._enqueue((service.namespace, service.name))
+
+
+def zygote_of(revision: Kept) -> str:
+    """The framework whose zygote a revision's processes are forked from: its own, as a rule.
+
+    Importing skops takes seconds and 200 MB: those who have such files share it, the others are spared it.
+    """
+    framework = revision.revision.framework
+    if framework != "sklearn" or revision.models:
+        return framework
+    path = Path(revision.path)
+    files = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
+    return "skops" if any(f.suffix.lower() == ".skops" for f in files) else framework

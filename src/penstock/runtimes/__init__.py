@@ -31,6 +31,7 @@ _MODULES: Final = {
     name: f"penstock.runtimes.{name}"
     for name in (
         "sklearn",
+        "skops",
         "xgboost",
         "lightgbm",
         "catboost",
