@@ -131,3 +131,24 @@ async def test_a_client_that_hangs_up_while_its_answer_is_compressed_harms_nobod
         del reader
         headers, _ = await raw(s, LARGE, "gzip")
         assert headers["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/invocations", {"inputs": ROWS}),
+        ("/api/v1.0/predictions", {"data": {"ndarray": ROWS}}),
+        (
+            "/predict",
+            {"data": {"tensor": {"shape": [100, 2], "values": [v for row in ROWS for v in row]}}},
+        ),
+    ],
+)
+async def test_other_protocols_are_compressed_too(tmp_path: Path, path: str, body: Any) -> None:
+    async with serving(tmp_path, {"m": Doubler}) as s:
+        answer = await s.client.post(path, json=body, headers={"accept-encoding": "gzip"})
+        assert answer.status_code == 200
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.json()
+        answer = await s.client.post(path, content=b"{", headers={"accept-encoding": "gzip"})
+        assert answer.status_code == 400
