@@ -48,6 +48,8 @@ from penstock.graphs.values import (
     Value,
     is_v2,
     json_of,
+    of_request,
+    said_of,
     tensors_of,
 )
 from penstock.protocols import documents, v1, v2
@@ -399,7 +401,7 @@ class GraphRequest(Forward):
         whole = Body(data, JSON if v1.is_json(content_type) else content_type)
         if length is not None or (self._front.typed and (self._to_infer() or is_v2(whole))):
             asked = self._asked = v2.decode_infer(data, length, self.service.name)
-            return Tensors(asked.inputs, asked.datatypes, asked.id, asked.parameters)
+            return of_request(asked)
         return whole
 
     def _to_infer(self) -> bool:
@@ -493,6 +495,7 @@ class GraphRequest(Forward):
             "",
             identity,
             dict(value.parameters),
+            said_of(value),
         )
 
     def fail(self, exc: PenstockError) -> None:
@@ -542,7 +545,7 @@ class GrpcGraphRequest(GraphRequest):
         body = exchange.body
         message = unframe(body if type(body) is bytes else bytes(body or b""), None, 1 << 31)
         asked = self._asked = grpc_infer.decode_infer(message, self.service.name)
-        self._start(Tensors(asked.inputs, asked.datatypes, asked.id, asked.parameters))
+        self._start(of_request(asked))
 
     def _ended(self, result: Result) -> None:
         if self.done:

@@ -25,6 +25,8 @@ from penstock.graphs.values import (
     Value,
     is_v2,
     json_of,
+    of_response,
+    said_of,
     tensors_of,
 )
 from penstock.protocols import v1
@@ -110,6 +112,7 @@ def _rendered(value: Tensors) -> _Rendered:
             dict(value.datatypes),
             id=value.id,
             parameters=dict(value.parameters),
+            input_parameters=said_of(value),
             binary_output=True,
         )
     )
@@ -210,7 +213,7 @@ def outcome(
     except PenstockError as exc:
         fault = exc if isinstance(exc, ModelError) else ModelError(exc.message)
         return Failure(502, f"{who}: {fault.message}", reason=fault.reason)
-    return Tensors(response.outputs, response.datatypes, response.id, response.parameters)
+    return of_response(response)
 
 
 _SAID: Final = "graph-answer"

@@ -20,6 +20,7 @@ import numpy as np
 
 from penstock.errors import InvalidInput, ModelError, PenstockError
 from penstock.protocols import v1, v2
+from penstock.protocols.codecs import spoken
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.tensors import JSON_FAULTS, Buffer
 from penstock.protocols.v2_client import decode_response
@@ -59,9 +60,10 @@ _named = msgspec.json.Decoder(list[_Named]).decode
 
 
 class Tensors:
-    """Arrays by name, in order. `datatypes` has V2's name where a dtype does not tell it."""
+    """Arrays by name, in order. `datatypes` has V2's name where a dtype does not tell it; `said` the
+    content types that go along with tensors from step to step."""
 
-    __slots__ = ("arrays", "datatypes", "id", "parameters", "rendered", "text")
+    __slots__ = ("arrays", "datatypes", "id", "parameters", "rendered", "said", "text")
 
     #: A weak reference to the request that was last made of it, for its next reader; see `encoding`.
     rendered: Any
@@ -74,13 +76,32 @@ class Tensors:
         datatypes: Mapping[str, str] = {},
         id: str | None = None,
         parameters: Mapping[str, Any] = _NOTHING,
+        said: Mapping[str, Mapping[str, Any]] = _NOTHING,
     ) -> None:
+        self.said = said
         self.arrays = arrays
         self.datatypes = datatypes
         self.id = id
         self.parameters = parameters
         self.rendered = None
         self.text = None
+
+
+def of_request(request: InferRequest) -> Tensors:
+    """What a V2 request carries."""
+    said = spoken(request.input_parameters)
+    return Tensors(request.inputs, request.datatypes, request.id, request.parameters, said)
+
+
+def of_response(response: InferResponse) -> Tensors:
+    """What a V2 response carries."""
+    said = spoken(response.output_parameters)
+    return Tensors(response.outputs, response.datatypes, response.id, response.parameters, said)
+
+
+def said_of(value: Tensors) -> dict[str, dict[str, Any]]:
+    """What is said of the tensors, for a request or a response that is made of them."""
+    return {name: dict(said) for name, said in value.said.items() if name in value.arrays}
 
 
 class Body:
@@ -195,7 +216,11 @@ def _text_of(value: Tensors) -> bytes:
     if value.text is not None:
         return value.text
     answer = InferResponse(
-        dict(value.arrays), dict(value.datatypes), id=value.id, parameters=dict(value.parameters)
+        dict(value.arrays),
+        dict(value.datatypes),
+        id=value.id,
+        parameters=dict(value.parameters),
+        output_parameters=said_of(value),
     )
     (text,) = v2.encode_infer(answer, _PLAIN)[1]
     value.text = b"{" + bytes(text[len(_NO_NAME) :])
@@ -238,9 +263,9 @@ def _read_tensors(body: Body) -> Tensors | None:
     if is_v2(body):
         if shape.inputs is not msgspec.UNSET:
             request = v2.decode_infer(body.data)
-            return Tensors(request.inputs, request.datatypes, request.id, request.parameters)
+            return of_request(request)
         response = decode_response(body.data)
-        return Tensors(response.outputs, response.datatypes, response.id, response.parameters)
+        return of_response(response)
     for given, key, name in (
         (shape.instances, "instances", "input-0"),
         (shape.predictions, "instances", "output-0"),
@@ -315,6 +340,7 @@ def merge(parts: Sequence[Part]) -> Value:
     arrays: dict[str, Array] = {}
     datatypes: dict[str, str] = {}
     members: dict[str, Any] = {}
+    said: dict[str, Mapping[str, Any]] = {}
     first: Tensors | None = None
     for part in parts:
         if part.tensor:
@@ -327,6 +353,11 @@ def merge(parts: Sequence[Part]) -> Value:
                 arrays[name] = item
                 if datatype:
                     datatypes[name] = datatype
+                holder = (
+                    _tensors_of_body(part.value) if isinstance(part.value, Body) else part.value
+                )
+                if isinstance(holder, Tensors) and part.tensor in holder.said:
+                    said[name] = holder.said[part.tensor]
             else:
                 members[name] = item
             if first is None and isinstance(part.value, Tensors):
@@ -342,6 +373,8 @@ def merge(parts: Sequence[Part]) -> Value:
                 arrays[name] = array
                 if own in tensors.datatypes:
                     datatypes[name] = tensors.datatypes[own]
+                if own in tensors.said:
+                    said[name] = tensors.said[own]
             continue
         document = json_of(part.value)
         if not isinstance(document, Mapping):
@@ -362,6 +395,7 @@ def merge(parts: Sequence[Part]) -> Value:
         datatypes,
         first.id if first is not None else None,
         first.parameters if first is not None else _NOTHING,
+        said,
     )
 
 

@@ -183,6 +183,13 @@ def _known(kind: Any, kinds: Sequence[str], what: str) -> None:
         )
 
 
+def spoken(parameters: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """Of what was said of tensors, by name, their content types: the rest is about how they were sent."""
+    if not parameters:
+        return parameters
+    return {name: {KEY: p[KEY]} for name, p in parameters.items() if KEY in p}
+
+
 # --------------------------------------------------------------------------------------------- inputs
 
 
