@@ -93,7 +93,12 @@ class Forward:
         """Send to a replica that is free; False when there is none now."""
         target = self.target
         if target is None or self._attempts:
-            target = self.target = self.aim()
+            service = self.service
+            if self.plan.wanted or service.learner is not None:
+                target = self.aim()
+            else:
+                target = service.pick_target()
+            self.target = target
             if target is None:
                 return False
         replica = target.pick()
