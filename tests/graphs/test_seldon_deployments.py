@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -170,9 +171,10 @@ async def test_with_the_deployment_everything_goes(seldon: World) -> None:
     obj = deployment(leaf("a"), leaf("b"))
     await seldon.apply(obj)
     await seldon.delete(obj)
-    for _ in range(5):
-        await seldon.clock.advance(30)
-        await seldon.settle()
+    async with asyncio.timeout(20):
+        while await parts(seldon) or seldon.backend.replicas:
+            await seldon.clock.advance(30)
+            await seldon.settle()
     assert await parts(seldon) == {}
     assert seldon.backend.replicas == {}
     assert seldon.plane.routes.get("default/dep") is None
