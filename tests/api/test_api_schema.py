@@ -28,6 +28,9 @@ GROUPS = tuple(openapi.index()["paths"])
 FUZZED = GROUPS if EXAMPLES else ("apis/serving.kserve.io/v1beta1", "api/v1")
 
 
+pytestmark = pytest.mark.timeout(3600 if EXAMPLES else 120)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """An API of its own, on a thread, because the cases are made and sent without a loop."""
