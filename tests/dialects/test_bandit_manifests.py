@@ -225,3 +225,47 @@ def test_a_pipelines_splits_learn() -> None:
     with pytest.raises(InvalidManifest) as refused:
         meant(wrong)
     assert refused.value.problems[0].path == "spec.steps[1].bandit"
+
+
+def test_seldons_predictors_and_ab_tests_learn_by_the_annotation() -> None:
+    def deployment(*predictors: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "apiVersion": "machinelearning.seldon.io/v1",
+            "kind": "SeldonDeployment",
+            "metadata": {"name": "trial"},
+            "spec": {"predictors": list(predictors)},
+        }
+
+    def model(name: str) -> dict[str, Any]:
+        return {"name": name, "implementation": "SKLEARN_SERVER", "modelUri": "models/iris"}
+
+    two = deployment(
+        {"name": "main", "traffic": 60, "graph": model("a")},
+        {"name": "other", "traffic": 40, "graph": model("a")},
+    )
+    assert meant(noted(two, "thompson")).traffic.bandit == Bandit(PolicyName.THOMPSON)
+    graph = {"name": "ab", "implementation": "RANDOM_ABTEST", "children": [model("a"), model("b")]}
+    one = deployment({"name": "main", "graph": graph})
+    (arms,) = meant(noted(one, "ucb1")).graph.bandits().values()
+    assert len(set(arms)) == 2
+
+
+def test_kfservings_canary_learns_by_the_annotation() -> None:
+    manifest = {
+        "apiVersion": "serving.kubeflow.org/v1alpha2",
+        "kind": "InferenceService",
+        "metadata": {"name": "trial"},
+        "spec": {
+            "default": {"predictor": {"sklearn": {"storageUri": "models/iris"}}},
+            "canary": {"predictor": {"sklearn": {"storageUri": "models/other"}}},
+            "canaryTrafficPercent": 20,
+        },
+    }
+    assert meant(noted(manifest, "ucb1")).traffic.bandit == Bandit(PolicyName.UCB1)
+
+
+@pytest.mark.parametrize("kind", ["Secret", "ServiceAccount"])
+def test_other_kinds_cannot_learn(kind: str) -> None:
+    manifest = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}}
+    with pytest.raises(InvalidManifest, match="no meaning"):
+        meant(noted(manifest, "ucb1"))
