@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,3 +234,59 @@ def test_a_graphs_splitter_learns(two_gateways: Platform) -> None:
     assert "root" in platform.run("bandit", "show", "fork")
     for kind, name in (("inferencegraph", "fork"), ("isvc", "left"), ("isvc", "right")):
         platform.run("delete", kind, name)
+
+
+def test_rewards_count_once_while_processes_are_killed(two_gateways: Platform) -> None:
+    """Each answer is rewarded until somebody says that it counted; kills in between lose and add none."""
+    platform, name = two_gateways, "exact"
+    platform.run("apply", "-f", "-", "--wait", stdin=trial(name, "thompson"))
+    ready(platform, name)
+    stop = threading.Event()
+    rewarded: list[int] = [0] * 4
+    wrong: list[str] = []
+
+    def visit(mine: int) -> None:
+        with httpx.Client(timeout=30) as own:
+            while not stop.is_set():
+                try:
+                    answer = own.post(f"{platform.http}/v1/models/{name}:predict", json=V1)
+                    if answer.status_code != 200:
+                        continue
+                except httpx.HTTPError:
+                    continue  # its gateway was killed
+                body = {"id": answer.headers["x-request-id"], "reward": 1}
+                while True:
+                    try:
+                        told = own.post(f"{platform.http}/feedback", json=body)
+                    except httpx.HTTPError:
+                        continue
+                    if told.status_code in (200, 409):  # 409: an answer before was lost
+                        rewarded[mine] += 1
+                        break
+                    if told.status_code != 503:
+                        wrong.append(told.text)
+                        return
+
+    threads = [threading.Thread(target=visit, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for module in ("penstock.api", "penstock.gateway", "penstock.api", "penstock.gateway"):
+            before = sum(rewarded)
+            until(lambda b=before: sum(rewarded) > b + 40, "rewards", 60)
+            pid = platform.child(module)
+            os.kill(pid, signal.SIGKILL)
+            until(lambda p=pid: not alive(p), "the process to end")
+        before = sum(rewarded)
+        until(lambda: sum(rewarded) > before + 40, "rewards", 60)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+    def counted() -> int:
+        return sum(a["rewards"] for a in arms(platform, name).values())
+
+    until(lambda: counted() == sum(rewarded), f"{sum(rewarded)} rewards, not {counted()}", 40)
+    platform.run("delete", "isvc", name)
