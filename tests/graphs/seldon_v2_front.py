@@ -80,6 +80,6 @@ def called(front: GraphFrontUnderTest) -> tuple[str, ...]:
 
 
 async def until(look: Any, what: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not look():
             await asyncio.sleep(0.001)

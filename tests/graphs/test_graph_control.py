@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,14 @@ class World:
         await self.settle()
 
     async def settle(self) -> None:
-        for _ in range(8):
+        """Until the store, whose threads take their time, has not changed for a while."""
+        seen, same = -1, 0
+        while same < 6:
+            await asyncio.sleep(0.005)
             await drain_ready(50)
             await self.plane.loop.settled()
+            version = (await self.store.list(PIPELINE)).version
+            seen, same = version, same + 1 if version == seen else 0
 
     async def ready(self, name: str = "chain") -> dict[str, Any]:
         obj = await self.store.get(Key(PIPELINE, "default", name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from penstock.api.kinds import by_path
 from penstock.api.objects import Objects
 from penstock.api.wire import ApiError
 from penstock.api.write_options import WriteOptions
-from penstock.backends.base import ReplicaStatus
+from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.plane import ControlPlane
 from penstock.control.settings import ControlSettings
 from penstock.domain.graph import Tensor
@@ -233,12 +233,16 @@ class World:
                 "spec": {"predictor": {"sklearn": {"storageUri": f"models/{name}"}}},
             }
         )
-        await self.settle()
+        async with asyncio.timeout(20):
+            while all(
+                r.phase is not Phase.READY for r in self.plane.replicas.of(("default", name))
+            ):
+                await self.settle()
 
     async def settle(self) -> None:
-        for _ in range(12):
-            await drain_ready(50)
-            await self.plane.loop.settled()
+        await asyncio.sleep(0.005)  # the store's threads take their time
+        await drain_ready(50)
+        await self.plane.loop.settled()
 
     async def apply(self, spec: str) -> Any:
         resource = by_path()["mlops.seldon.io", "v1alpha1", "pipelines"]
@@ -248,9 +252,14 @@ class World:
 
     async def ready(self) -> tuple[str, str, str]:
         key = Key(Kind("mlops.seldon.io", "Pipeline"), "default", "p")
-        conditions = (await self.store.get(key))["status"]["conditions"]
-        ready = next(c for c in conditions if c["type"] == "Ready")
+        conditions = ((await self.store.get(key)).get("status") or {}).get("conditions", ())
+        ready = next((c for c in conditions if c["type"] == "Ready"), {"status": ""})
         return ready["status"], ready.get("reason", ""), ready.get("message", "")
+
+    async def until(self, holds: Callable[[tuple[str, str, str]], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds(await self.ready()):
+                await self.settle()
 
 
 def _said(tensor: Tensor) -> dict[str, Any]:
@@ -292,13 +301,10 @@ async def test_what_cannot_work_with_the_models_that_run_is_refused(world: World
 
 async def test_it_is_told_when_the_models_come_later(world: World) -> None:
     await world.apply(WRONG)
-    await world.settle()
-    assert (await world.ready())[:2] == ("False", "ServiceMissing")
+    await world.until(lambda r: r[:2] == ("False", "ServiceMissing"))
     await world.serve("vector", VECTOR)
     await world.serve("text", TEXT)
-    async with asyncio.timeout(5):
-        while (await world.ready())[1] != "TensorMismatch":
-            await world.settle()
+    await world.until(lambda r: r[1] == "TensorMismatch")
     assert await world.ready() == ("False", "TensorMismatch", f"text: {SAID}")
 
 
@@ -306,7 +312,4 @@ async def test_models_that_say_nothing_are_believed(world: World) -> None:
     await world.serve("vector", VECTOR)
     await world.serve("text", None)
     await world.apply(WRONG)
-    await world.settle()
-    async with asyncio.timeout(5):
-        while len(world.asked) < 2 or (await world.ready())[0] != "True":
-            await world.settle()
+    await world.until(lambda r: r[0] == "True" and len(world.asked) == 2)

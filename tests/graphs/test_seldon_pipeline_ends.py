@@ -143,7 +143,7 @@ async def test_pipelines_that_listen_to_each_other_end(front: GraphFrontUnderTes
         graphs = front.gateway._graphs
         assert graphs is not None
         assert graphs.externals is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while front.gateway.active or graphs.externals.running:
                 await asyncio.sleep(0.001)
         assert all(n == 1 for n in calls.values()), (turn, calls)
