@@ -6,8 +6,12 @@ import asyncio
 import json
 import os
 
+import numpy as np
+
+from penstock.server.execution import Call, Executor
 from penstock.server.pulse import Pulse
 from penstock.server.status import Status
+from penstock.server.workers import Watchdog, Workers
 
 
 class Timers:
@@ -114,3 +118,54 @@ async def test_it_beats_on_a_real_loop():
     pulse.close()
     os.close(reader)
     os.close(writer)
+
+
+class Counted:
+    """A pulse that only counts."""
+
+    def __init__(self) -> None:
+        self.under_way = self.calls = 0
+
+    def enter(self) -> None:
+        self.under_way += 1
+        self.calls += 1
+
+    def leave(self) -> None:
+        self.under_way -= 1
+
+    stir = enter
+
+
+async def test_jobs_of_threads_are_calls():
+    pulse = Counted()
+    workers = Workers(name="w", threads=1, timeout_s=10, hung=lambda message: None, pulse=pulse)
+    seen = await workers.call(lambda: pulse.under_way)
+    assert (seen, pulse.calls) == (1, 1)
+    async with asyncio.timeout(10):
+        while pulse.under_way:
+            await asyncio.sleep(0)
+    workers.close()
+
+
+async def test_awaited_predictions_are_calls():
+    pulse = Counted()
+    watchdog = Watchdog(10, lambda message: None, pulse=pulse)
+    seen = []
+
+    class Model:
+        reentrant = False
+
+        async def predict(self, inputs, parameters):
+            seen.append(pulse.under_way)
+            return inputs
+
+    executor = Executor(
+        Model(), name="m", timeout_s=10, hung=lambda message: None, watchdog=watchdog
+    )
+    done = asyncio.get_running_loop().create_future()
+    executor.run(Call(({"x": np.zeros((1, 1))},), {}, 1, 8, done.set_result))
+    call = await asyncio.wait_for(done, 10)
+    assert call.error is None
+    assert (seen, pulse.under_way) == ([1], 0)
+    executor.close()
+    watchdog.close()

@@ -199,6 +199,7 @@ class Executor:
             timeout_s=timeout_s,
             hung=hung,
             on_thread_start=on_thread_start,
+            pulse=self._pulse,
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -223,7 +224,6 @@ class Executor:
             call.done(call)
             return
         cpu_s = 0.0
-        pulse = self._pulse
 
         def work() -> None:
             nonlocal cpu_s
@@ -232,13 +232,9 @@ class Executor:
             cpu_s = thread_time() - before
 
         def finish() -> None:
-            if pulse is not None:
-                pulse.leave()
             self.estimate.in_thread(call.nbytes, call.ended - call.started, cpu_s)
             call.done(call)
 
-        if pulse is not None:
-            pulse.enter()
         self._workers.run(Job(work, finish))
 
     @property

@@ -65,6 +65,9 @@ class Payloads:
                 retry_after_s=1.0,
             )
         loaded.enter()
+        pulse = self._app.repository.pulse
+        if pulse is not None:
+            pulse.enter()
         task = asyncio.get_running_loop().create_task(self._run(target, loaded, exchange, began))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -93,6 +96,9 @@ class Payloads:
         finally:
             exchange.on_abort = None
             loaded.leave()
+            pulse = self._app.repository.pulse
+            if pulse is not None:
+                pulse.leave()
             loaded.statistics.answered(perf_counter() - began, error=status != 200)
             target.count(status, began)
 

@@ -151,6 +151,8 @@ class Repository:
         self._hung = hung
         self._find = find
         self._watchdog = watchdog
+        #: Beats while models are asked.
+        self.pulse = watchdog.pulse if watchdog is not None else None
         self._prepare_thread = prepare_thread
         self._off_loop = off_loop
         #: Another name of the only model: its service's.
@@ -417,6 +419,7 @@ class Repository:
             timeout_s=self._limits.timeout_s,
             hung=self._hung,
             on_thread_start=self._thread_start(framework),
+            pulse=self.pulse,
         )
         try:
             await runtime.start()

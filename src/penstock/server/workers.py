@@ -55,8 +55,11 @@ class Workers:
         timeout_s: float,
         hung: Hung,
         on_thread_start: Callable[[], None] | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
+        """`pulse` is told of jobs, so that it beats while there are any."""
         self.name = name
+        self._pulse = pulse
         self._limit = threads
         self._timeout_s = timeout_s
         self._hung = hung
@@ -69,6 +72,8 @@ class Workers:
 
     def run(self, job: Job) -> None:
         """Start `job` when a thread is free. The caller bounds how many wait."""
+        if self._pulse is not None:
+            self._pulse.enter()
         self._jobs.add(job)
         if len(self._jobs) > len(self._threads) < self._limit:
             thread = threading.Thread(
@@ -136,6 +141,8 @@ class Workers:
 
     def _ended(self, job: Job) -> None:
         self._jobs.discard(job)
+        if self._pulse is not None:
+            self._pulse.leave()
         job.done()
 
     def _look(self) -> None:
