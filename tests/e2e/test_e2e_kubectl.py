@@ -48,6 +48,8 @@ def test_a_service_is_applied_looked_at_and_deleted_with_kubectl(platform: Platf
     assert "RevisionReady" in kubectl(platform, "get", "events")
     assert platform.run("get", "isvc", "iris", "-o", "yaml").count("managedFields") == 0
 
+    assert "no kind 'services'" in platform.run("get", "services", code=1)
+
     kubectl(platform, "scale", "isvc", "iris", "--replicas=2")
     until(lambda: len(_ready_pods(platform)) == 2, "two pods that are ready")
     (platform.folder / "one.yaml").write_text(manifest(minReplicas=1))

@@ -235,7 +235,8 @@ class Kinds:
     def _read(self, listed: dict[str, Any]) -> None:
         group, _, version = listed["groupVersion"].rpartition("/")
         for r in listed["resources"]:
-            if "/" not in r["name"]:
+            # There are never any of Kubernetes' Services; who says so here means inference services.
+            if "/" not in r["name"] and (group, r["kind"]) != ("", "Service"):
                 self.all.append(
                     Served(
                         group,
