@@ -143,9 +143,7 @@ class GraphController:
     def _learned(self, graph: Graph | Experiment, manifest: Object) -> tuple[ArmStatus, ...]:
         if isinstance(graph, Experiment) or not graph.bandits():
             return ()
-        return self._arms(
-            graph.namespace, graph.name, manifest["metadata"]["uid"], graph.bandits()
-        )
+        return self._arms(graph.namespace, graph.name, manifest["metadata"]["uid"], graph.bandits())
 
     def _follow(self, key: ServiceKey, graph: Graph | Experiment) -> None:
         names = frozenset((*graph.services(), *graph.graphs(), *_heard(graph)))

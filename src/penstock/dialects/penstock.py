@@ -294,7 +294,9 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
         found = problems_of(service, traffic)
         problems += [FieldProblem("spec.traffic.bandit", problem) for problem in found]
         if ANNOTATION in service.annotations:
-            problems.append(FieldProblem("spec.traffic.bandit", f"is said twice, by {ANNOTATION} too"))
+            problems.append(
+                FieldProblem("spec.traffic.bandit", f"is said twice, by {ANNOTATION} too")
+            )
     if problems:
         refuse(manifest, problems)
     return replace(translation, object=replace(service, traffic=traffic))

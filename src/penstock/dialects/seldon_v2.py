@@ -288,7 +288,11 @@ def _explainer(
     values, wrong = explainers.read(kind, config)
     names = [p.name for p in spec.parameters or ()]
     problems += [FieldProblem(f"spec.parameters[{names.index(w.path)}]", w.message) for w in wrong]
-    return {"type": kind.name, "config": values, "predictor": given.model_ref or given.pipeline_ref or ""}
+    return {
+        "type": kind.name,
+        "config": values,
+        "predictor": given.model_ref or given.pipeline_ref or "",
+    }
 
 
 def _options(spec: ModelSpec, format_: str, problems: list[FieldProblem]) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def arguments() -> argparse.ArgumentParser:
         "--shared-memory", type=Path, help="folder with the registered regions; none: not allowed"
     )
     parser.add_argument(
-        "--feedback-key", type=Path, help="file with the key of request ids; made if it is not there"
+        "--feedback-key",
+        type=Path,
+        help="file with the key of request ids; made if it is not there",
     )
     parser.add_argument("--max-body", type=int, default=Limits.max_body, help="bytes")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds to drain after SIGTERM")

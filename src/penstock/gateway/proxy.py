@@ -94,10 +94,8 @@ class Forward:
         target = self.target
         if target is None or self._attempts:
             service = self.service
-            if self.plan.wanted or service.learner is not None:
-                target = self.aim()
-            else:
-                target = service.pick_target()
+            chosen = self.plan.wanted or service.learner is not None
+            target = self.aim() if chosen else service.pick_target()
             self.target = target
             if target is None:
                 return False

@@ -50,7 +50,6 @@ STATISTICS_BYTES: Final = 4 * 1024 * 1024
 _JSON: Final = b"content-type: application/json\r\n"
 
 
-
 # -- index ------------------------------------------------------------------------------------------
 
 

@@ -205,4 +205,3 @@ def _number(wanted: Mapping[str, Any], field: str) -> int:
     if type(value) is not int or not 0 <= value <= _MAX_U64:
         raise InvalidInput(f"'{field}' is a number of bytes, 0 or more.")
     return value
-

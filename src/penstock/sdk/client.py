@@ -105,9 +105,7 @@ class _Shared:
             return f"{self._url}/v2/query"
         return f"{self._url}/serving/{quote(self._namespace, safe='')}/v2/query"
 
-    def _feedback(
-        self, id: str, reward: float, truth: Any, model: str | None
-    ) -> tuple[str, bytes]:
+    def _feedback(self, id: str, reward: float, truth: Any, model: str | None) -> tuple[str, bytes]:
         url = f"{self._url}/feedback" if model is None else self._v2(model, None, "/feedback")
         said = {"truth": truth} if truth is not None else {}
         return url, _payload({"id": id, "reward": reward, **said})

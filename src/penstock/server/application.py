@@ -357,4 +357,3 @@ class Application:
             spec.namespace, spec.service, spec.revision, spec.replica
         )
         gauge.set(self._memory.read())
-

@@ -42,7 +42,8 @@ def compose(o: Observed, roles: Sequence[RolePlan], *, uid: str, now: float) -> 
         status=status,
         # The others first: where the predictor's route says that a transformer is asked, it is there.
         routes=tuple(
-            route_of(o, r, leaving, uid) for r in sorted(asked, key=lambda r: r.role is Role.PREDICTOR)
+            route_of(o, r, leaving, uid)
+            for r in sorted(asked, key=lambda r: r.role is Role.PREDICTOR)
         ),
         start=tuple(s for r in roles for s in r.start),
         drain=tuple(i for r in roles for i in r.drain),
