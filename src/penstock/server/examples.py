@@ -5,54 +5,18 @@ A model without signatures is asked as V1 has it; it answers `predictions` to co
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from time import perf_counter
 from typing import TYPE_CHECKING
 
-from penstock.errors import InvalidInput, PenstockError, Unsupported
+from penstock.errors import InvalidInput, Unsupported
 from penstock.http.server import Exchange
 from penstock.protocols import tfserving, v1
 from penstock.server.batching import Batcher
 from penstock.server.execution import Outputs
-from penstock.server.inference import Call, Target, V1Predict, unanswered, unencodable
+from penstock.server.inference import ShapedCall, V1Predict
 
 if TYPE_CHECKING:
     from penstock.runtimes.base import Arrays
-
-log = logging.getLogger(__name__)
-
-_Encode = Callable[[Outputs], bytes]
-
-
-class _Answered(Call):
-    """A call whose answer is written as TensorFlow Serving writes it."""
-
-    __slots__ = ("encode",)
-
-    def __init__(self, target: Target, exchange: Exchange, encode: _Encode, began: float) -> None:
-        super().__init__(target, exchange, None, began)
-        self.encode = encode
-
-    def done(self, outputs: Outputs | None, error: PenstockError | None) -> None:
-        target = self.target
-        if outputs is None or error is not None:
-            self.failed(error or unanswered(target.name))
-            return
-        try:
-            body = self.encode(outputs)
-        except PenstockError as fault:
-            self.failed(fault)
-            return
-        except Exception:
-            log.exception("the answer of model %s could not be encoded", target.name)
-            self.failed(unencodable(target.name))
-            return
-        self.pending = None
-        self.exchange.on_abort = None
-        self.exchange.send(200, v1.JSON_HEADERS, body)
-        target.answered.value += 1
-        target.seconds.observe(perf_counter() - self.began)
 
 
 class TensorflowPredict(V1Predict):
@@ -67,9 +31,11 @@ class TensorflowPredict(V1Predict):
         signature = tfserving.signature_of(payload, signatures, next(iter(signatures)))
         decoded = v1.to_arrays(payload, signature.inputs)
         columnar = not decoded.rows
-        call = _Answered(
-            self, exchange, lambda o: tfserving.encode_answer(o, columnar=columnar), began
-        )
+
+        def shape(outputs: Outputs) -> tuple[bytes, bytes]:
+            return v1.JSON_HEADERS, tfserving.encode_answer(outputs, columnar=columnar)
+
+        call = ShapedCall(self, exchange, shape, began)
         # Who names the default signature shares calls with who names none.
         parameters = decoded.parameters
         if signature.inputs is self.specs:
@@ -84,7 +50,7 @@ class Examples(V1Predict):
 
     method: str
     #: Makes the body of the outputs for that many examples.
-    encode: Callable[[Arrays, int], bytes]
+    write: Callable[[Arrays, int], bytes]
 
     def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
         able = [n for n, s in self.signatures.items() if s.method == self.method]
@@ -103,8 +69,8 @@ class Examples(V1Predict):
                 hint=f"Say another as signature_name: {', '.join(able)}.",
             )
         rows = len(examples.serialized)
-        encode = type(self).encode
-        call = _Answered(self, exchange, lambda o: encode(o, rows), began)
+        write = type(self).write
+        call = ShapedCall(self, exchange, lambda o: (v1.JSON_HEADERS, write(o, rows)), began)
         parameters = {} if signature.inputs is self.specs else {"signature_name": signature.name}
         inputs = {signature.inputs[0].name: examples.serialized}
         call.pending = batcher.submit(inputs, parameters, call.done, timeout_s=self.timeout_s)
@@ -116,9 +82,9 @@ class Examples(V1Predict):
 
 class Classify(Examples):
     method = "classify"
-    encode = staticmethod(tfserving.encode_classes)
+    write = staticmethod(tfserving.encode_classes)
 
 
 class Regress(Examples):
     method = "regress"
-    encode = staticmethod(tfserving.encode_values)
+    write = staticmethod(tfserving.encode_values)

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -43,8 +42,7 @@ from penstock.protocols.grpc.wire import (
 )
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.server.batching import Batcher
-from penstock.server.execution import Outputs
-from penstock.server.inference import Call, V2Infer, unencodable
+from penstock.server.inference import V2Call, V2Infer
 from penstock.server.model_config import model_config
 from penstock.server.repository import refuse_parameters
 
@@ -84,7 +82,7 @@ class GrpcInfer(V2Infer):
             if self.take_coded(exchange, request, batcher, began, limit):
                 return
             parameters = self.asking(request, parameters)
-        call = _GrpcCall(self, exchange, request, began)
+        call = V2Call(self, exchange, request, began)
         call.pending = batcher.submit(request.inputs, parameters, call.done, timeout_s=limit)
         exchange.on_abort = call.aborted
 
@@ -94,10 +92,11 @@ class GrpcInfer(V2Infer):
         asked = getattr(exchange, "timeout", None)
         return self.timeout_s if asked is None else timeout_s(asked)
 
-    def answer(
-        self, exchange: Exchange, request: InferRequest, response: InferResponse, extra: bytes
-    ) -> None:
-        reply(exchange, _encode(self.name, response, request), extra)
+    def encode(self, request: InferRequest, response: InferResponse) -> tuple[bytes, Any]:
+        return b"", encode_infer(response, request)
+
+    def send(self, exchange: Exchange, headers: bytes, body: Any) -> None:
+        reply(exchange, body, headers)
 
     def send_error(self, exchange: Exchange, error: PenstockError) -> None:
         reply_error(exchange, error)
@@ -110,44 +109,10 @@ class GrpcInfer(V2Infer):
         return CONTENT_TYPE + OK + STREAMED
 
     def stream_piece(self, request: InferRequest, response: InferResponse) -> bytes:
-        return b"".join(_encode(self.name, response, request))
+        return b"".join(self.written(request, response)[1])
 
     def stream_end(self, error: PenstockError | None) -> bytes:
         return trailers_frame(OK if error is None else error_lines(error))
-
-
-class _GrpcCall(Call):
-    """One request between `submit` and its response."""
-
-    __slots__ = ()
-
-    def done(self, outputs: Outputs | None, error: PenstockError | None) -> None:
-        target = self.target
-        request = self.request
-        if outputs is None or request is None or error is not None:
-            self.failed(error or unencodable(target.name))
-            return
-        try:
-            body = _encode(target.name, InferResponse(outputs, target.datatypes), request)
-        except PenstockError as fault:
-            self.failed(fault)
-            return
-        self.pending = None
-        exchange = self.exchange
-        exchange.on_abort = None
-        reply(exchange, body)
-        target.answered.value += 1
-        target.seconds.observe(perf_counter() - self.began)
-
-
-def _encode(name: str, response: InferResponse, request: InferRequest) -> Any:
-    try:
-        return encode_infer(response, request)
-    except PenstockError:
-        raise
-    except Exception:
-        log.exception("the answer of model %s could not be encoded", name)
-        raise unencodable(name) from None
 
 
 class GrpcCalls:

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 #: Status under which a request is counted whose client went away; nobody gets to see it.
 CLIENT_GONE = 499
 
+#: Makes the response (header lines, body) of a model's outputs.
+Shape = Callable[[Outputs], tuple[bytes, Any]]
+
 
 class Target(ABC):
     """Where the requests with one head go: a model, perhaps a version, by one protocol."""
@@ -145,14 +148,27 @@ class Target(ABC):
         self, exchange: Exchange, request: InferRequest, response: InferResponse, extra: bytes
     ) -> None:
         """Send what a payload model answered; `extra` are further header lines."""
+        headers, body = self.written(request, response)
+        self.send(exchange, headers + extra, body)
+
+    def written(self, request: InferRequest, response: InferResponse) -> tuple[bytes, Any]:
+        """What `encode` makes of a model's own response, whatever is in it. PenstockError."""
         try:
-            headers, body = encode_infer(response, request)
+            return self.encode(request, response)
         except PenstockError:
             raise
         except Exception:
             log.exception("the answer of model %s could not be encoded", self.name)
             raise unencodable(self.name) from None
-        exchange.send(200, headers + extra, body)
+
+    def encode(self, request: InferRequest, response: InferResponse) -> tuple[bytes, Any]:
+        """(header lines, body) of an answer with tensors. PenstockError."""
+        headers, body = encode_infer(response, request)
+        return headers, body[0] if len(body) == 1 else body
+
+    def send(self, exchange: Exchange, headers: bytes, body: Any) -> None:
+        """Send a good answer."""
+        exchange.send(200, headers, body)
 
     def send_error(self, exchange: Exchange, error: PenstockError) -> None:
         """An error in this protocol's shape."""
@@ -191,22 +207,23 @@ class Target(ABC):
         metrics.request_seconds(name, self.protocol).observe(perf_counter() - began)
 
 
-class Call:
+class Call(ABC):
     """One request between `submit` and its response."""
 
-    __slots__ = ("began", "exchange", "pending", "request", "target")
+    __slots__ = ("began", "exchange", "pending", "target")
 
     #: None once it is answered or given up: nothing may refer to a request that is over.
     pending: Pending | None
 
-    def __init__(
-        self, target: Target, exchange: Exchange, request: InferRequest | None, began: float
-    ) -> None:
+    def __init__(self, target: Target, exchange: Exchange, began: float) -> None:
         self.target = target
         self.exchange = exchange
-        self.request = request
         self.began = began
         self.pending = None
+
+    @abstractmethod
+    def encode(self, outputs: Outputs) -> tuple[bytes, Any]:
+        """(header lines, body) of the answer. PenstockError; what else is raised cannot be sent."""
 
     def aborted(self) -> None:
         """The client has gone: leave the queue."""
@@ -221,35 +238,14 @@ class Call:
         self.exchange.on_abort = None
         self.target.refuse(self.exchange, error, self.began)
 
-    def done_v2(self, outputs: Outputs | None, error: PenstockError | None) -> None:
-        target = self.target
-        request = self.request
-        if outputs is None or request is None or error is not None:
-            self.failed(error or unanswered(target.name))
-            return
-        try:
-            headers, body = encode_infer(InferResponse(outputs, target.datatypes), request)
-        except PenstockError as fault:
-            self.failed(fault)
-            return
-        except Exception:
-            log.exception("the answer of model %s could not be encoded", target.name)
-            self.failed(unencodable(target.name))
-            return
-        self.pending = None
-        exchange = self.exchange
-        exchange.on_abort = None
-        exchange.send(200, headers, body[0] if len(body) == 1 else body)
-        target.answered.value += 1
-        target.seconds.observe(perf_counter() - self.began)
-
-    def done_v1(self, outputs: Outputs | None, error: PenstockError | None) -> None:
+    def done(self, outputs: Outputs | None, error: PenstockError | None) -> None:
+        """The model has answered: what the batcher calls."""
         target = self.target
         if outputs is None or error is not None:
             self.failed(error or unanswered(target.name))
             return
         try:
-            body = encode_predictions(outputs)
+            headers, body = self.encode(outputs)
         except PenstockError as fault:
             self.failed(fault)
             return
@@ -260,9 +256,47 @@ class Call:
         self.pending = None
         exchange = self.exchange
         exchange.on_abort = None
-        exchange.send(200, JSON_HEADERS, body)
+        target.send(exchange, headers, body)
         target.answered.value += 1
         target.seconds.observe(perf_counter() - self.began)
+
+
+class V2Call(Call):
+    """A call that is answered with the tensors asked for."""
+
+    __slots__ = ("request",)
+
+    def __init__(
+        self, target: Target, exchange: Exchange, request: InferRequest, began: float
+    ) -> None:
+        super().__init__(target, exchange, began)
+        self.request = request
+
+    def encode(self, outputs: Outputs) -> tuple[bytes, Any]:
+        target = self.target
+        return target.encode(self.request, InferResponse(outputs, target.datatypes))
+
+
+class V1Call(Call):
+    """A call that is answered with predictions."""
+
+    __slots__ = ()
+
+    def encode(self, outputs: Outputs) -> tuple[bytes, Any]:
+        return JSON_HEADERS, encode_predictions(outputs)
+
+
+class ShapedCall(Call):
+    """A call whose request says how its answer is written."""
+
+    __slots__ = ("shape",)
+
+    def __init__(self, target: Target, exchange: Exchange, shape: Shape, began: float) -> None:
+        super().__init__(target, exchange, began)
+        self.shape = shape
+
+    def encode(self, outputs: Outputs) -> tuple[bytes, Any]:
+        return self.shape(outputs)
 
 
 class CodedCall(Call):
@@ -271,25 +305,12 @@ class CodedCall(Call):
     __slots__ = ("coded",)
 
     def __init__(self, target: V2Infer, exchange: Exchange, coded: Coded, began: float) -> None:
-        super().__init__(target, exchange, coded.request, began)
+        super().__init__(target, exchange, began)
         self.coded = coded
 
-    def done_coded(self, outputs: Outputs | None, error: PenstockError | None) -> None:
-        target = self.target
-        if outputs is None or error is not None:
-            self.failed(error or unanswered(target.name))
-            return
-        coded = self.coded
-        try:
-            response = coded.response(outputs, target.datatypes)
-            target.answer(self.exchange, coded.request, response, b"")
-        except PenstockError as fault:
-            self.failed(fault)
-            return
-        self.pending = None
-        self.exchange.on_abort = None
-        target.answered.value += 1
-        target.seconds.observe(perf_counter() - self.began)
+    def encode(self, outputs: Outputs) -> tuple[bytes, Any]:
+        target, coded = self.target, self.coded
+        return target.encode(coded.request, coded.response(outputs, target.datatypes))
 
 
 class V2Infer(Target):
@@ -326,9 +347,9 @@ class V2Infer(Target):
             if self.take_coded(exchange, request, batcher, began, self.timeout_s):
                 return
             parameters = self.asking(request, parameters)
-        call = Call(self, exchange, request, began)
+        call = V2Call(self, exchange, request, began)
         call.pending = batcher.submit(
-            request.inputs, parameters, call.done_v2, timeout_s=self.timeout_s
+            request.inputs, parameters, call.done, timeout_s=self.timeout_s
         )
         exchange.on_abort = call.aborted
 
@@ -355,7 +376,7 @@ class V2Infer(Target):
         call.pending = batcher.submit(
             means.inputs,
             self.asking(request, means.parameters),
-            call.done_coded,
+            call.done,
             timeout_s=timeout_s,
         )
         exchange.on_abort = call.aborted
@@ -372,11 +393,11 @@ class V1Predict(Target):
         if body is None:
             raise InvalidInput("The request has no body.")
         decoded = decode_arrays(body, self.specs)
-        call = Call(self, exchange, None, began)
+        call = V1Call(self, exchange, began)
         call.pending = batcher.submit(
             decoded.named(self.specs),
             decoded.parameters,
-            call.done_v1,
+            call.done,
             timeout_s=self.timeout_s,
         )
         exchange.on_abort = call.aborted

@@ -7,10 +7,8 @@ that takes payloads as they are has no arrays to be translated into, and says so
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from time import perf_counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import InvalidInput, PenstockError, Unsupported
@@ -18,18 +16,12 @@ from penstock.http.server import Exchange, RequestHead
 from penstock.protocols.mlflow import decode_invocation, mlflow_error
 from penstock.protocols.v1 import JSON_HEADERS, encode_predictions
 from penstock.server.batching import Batcher
-from penstock.server.execution import Outputs
-from penstock.server.inference import Call, Target, unanswered, unencodable
+from penstock.server.inference import Shape, ShapedCall, Target
 from penstock.server.replies import send_error
 
 if TYPE_CHECKING:
     from penstock.runtimes.base import Array
     from penstock.server.application import Application
-
-log = logging.getLogger(__name__)
-
-#: Makes the response (header lines, body) of a model's outputs.
-Encode = Callable[[Outputs], tuple[bytes, Any]]
 
 
 def only_model(app: Application) -> str:
@@ -56,7 +48,7 @@ class Foreign(Target):
         self.fault = fault or self.fault
 
     @abstractmethod
-    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Encode]:
+    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Shape]:
         """(inputs, parameters, how to answer). Raises InvalidInput."""
 
     @abstractmethod
@@ -68,7 +60,7 @@ class Foreign(Target):
         if not body:
             raise InvalidInput("The request has no body.")
         inputs, parameters, encode = self.read(body)
-        call = _Call(self, exchange, encode, began)
+        call = ShapedCall(self, exchange, encode, began)
         call.pending = batcher.submit(inputs, parameters, call.done, timeout_s=self.timeout_s)
         exchange.on_abort = call.aborted
 
@@ -82,37 +74,6 @@ class Foreign(Target):
         send_error(exchange, error, self.error_body(error))
 
 
-class _Call(Call):
-    """A call whose answer has its protocol's shape."""
-
-    __slots__ = ("encode",)
-
-    def __init__(self, target: Foreign, exchange: Exchange, encode: Encode, began: float) -> None:
-        super().__init__(target, exchange, None, began)
-        self.encode = encode
-
-    def done(self, outputs: Outputs | None, error: PenstockError | None) -> None:
-        target = self.target
-        if outputs is None or error is not None:
-            self.failed(error or unanswered(target.name))
-            return
-        try:
-            headers, body = self.encode(outputs)
-        except PenstockError as fault:
-            self.failed(fault)
-            return
-        except Exception:
-            log.exception("the answer of model %s could not be encoded", target.name)
-            self.failed(unencodable(target.name))
-            return
-        self.pending = None
-        exchange = self.exchange
-        exchange.on_abort = None
-        exchange.send(200, headers, body)
-        target.answered.value += 1
-        target.seconds.observe(perf_counter() - self.began)
-
-
 class MlflowInvocation(Foreign):
     """POST /invocations"""
 
@@ -122,7 +83,7 @@ class MlflowInvocation(Foreign):
         super().__init__(app, head, name, version)
         self._content_type = (head.get(b"content-type") or b"").decode("latin-1")
 
-    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Encode]:
+    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Shape]:
         inputs, parameters = decode_invocation(body, self._content_type, self.specs)
         return inputs, parameters, lambda o: (JSON_HEADERS, encode_predictions(o))
 

@@ -37,7 +37,8 @@ from penstock.protocols.seldon_message import (
 from penstock.protocols.v1 import JSON_HEADERS
 from penstock.runtimes.base import CallContext, PayloadRuntime, RawReply, UnitRuntime
 from penstock.server.execution import Outputs
-from penstock.server.other_protocols import Encode, Foreign, only_model
+from penstock.server.inference import Shape
+from penstock.server.other_protocols import Foreign, only_model
 
 if TYPE_CHECKING:
     from penstock.runtimes.base import Array
@@ -65,7 +66,7 @@ class SeldonPredict(Foreign):
 
     # -- models that take arrays
 
-    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Encode]:
+    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Shape]:
         if self._length is not None:
             return self._read_binary(body)
         if is_form(self._content_type):
@@ -79,7 +80,7 @@ class SeldonPredict(Foreign):
 
         return message.inputs, {}, encode
 
-    def _read_binary(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Encode]:
+    def _read_binary(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Shape]:
         """Tensors of a graph: one of them has the model's own name, whatever the graph called it."""
         request = self._request(body)
         first = from_tensors(request.inputs, request.parameters)[0][1]

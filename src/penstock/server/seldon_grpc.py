@@ -17,7 +17,7 @@ from penstock.protocols.seldon import decode_message, encode_message, new_puid
 from penstock.protocols.seldon_message import Feedback, SeldonMessage, message_of
 from penstock.runtimes.base import CallContext, PayloadRuntime, RawReply
 from penstock.server.execution import Outputs
-from penstock.server.other_protocols import Encode
+from penstock.server.inference import Shape
 from penstock.server.seldon import SeldonVerb, decode_answer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SeldonGrpc(SeldonVerb):
     def _body(self, body: Any) -> Buffer:
         return unframe(body or b"", self.head.get(b"grpc-encoding"), self.app.spec.max_body_bytes)
 
-    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Encode]:
+    def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Shape]:
         (given,) = self._one(body)
         document = given.document()
         document["meta"].setdefault("puid", new_puid())
