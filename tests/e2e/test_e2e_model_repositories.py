@@ -89,7 +89,10 @@ def test_a_repository_that_cannot_be_served_says_why(platform: Platform) -> None
         )
         return str(found.get("status", {}))
 
-    until(lambda: "m/config.pbtxt: platform: ensembles need graphs" in said(), "the reason")
+    until(
+        lambda: "m/config.pbtxt: ensemble_scheduling: step: at least one is required" in said(),
+        "the reason",
+    )
 
 
 HOST = """
