@@ -61,6 +61,11 @@ def test_options(predictor: dict[str, Any], options: dict[str, Any]) -> None:
         ({"latest": 2}, VersionPolicy(latest=2)),
         ({"all": True}, VersionPolicy(latest=None, all=True)),
         ({"specific": [1, "10"]}, VersionPolicy(latest=None, specific=("1", "10"))),
+        (
+            {"all": True, "labels": {"stable": 1, "canary": "2"}},
+            VersionPolicy(latest=None, all=True, labels=(("canary", "2"), ("stable", "1"))),
+        ),
+        ({"labels": {"stable": 7}}, VersionPolicy(labels=(("stable", "7"),))),
         (None, None),
     ],
 )
@@ -73,7 +78,8 @@ def test_which_numbered_folders_are_served(block: str, given: Any, policy: Any) 
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"latest": 1, "all": True}, {"latest": 0}, {"all": False}, {"specific": []}, {"specific": ["x"]}]
+    "given", [{}, {"latest": 1, "all": True}, {"latest": 0}, {"all": False}, {"specific": []}, {"specific": ["x"]},
+              {"labels": {}}, {"labels": {"a/b": 1}}, {"labels": {"a": "x"}}]
 )  # fmt: skip
 def test_a_version_policy_is_one_of_three(given: dict[str, Any]) -> None:
     (problem, *_) = problems_of(

@@ -217,6 +217,39 @@ async def test_versions_have_their_own_paths(tmp_path: Path) -> None:
         assert (await s.client.get("/v2/models/m")).json()["versions"] == ["1", "2"]
 
 
+async def test_a_version_goes_by_its_labels(tmp_path: Path) -> None:
+    """TensorFlow Serving's `/v1/models/M/labels/L`: the call, the status and the metadata."""
+    folder = tmp_path / "models"
+    for version in ("1", "2"):
+        (folder / version).mkdir(parents=True)
+    made = iter((3, 5))
+
+    def model() -> Function:
+        factor = next(made)
+        return Function(lambda x, _: {"y": next(iter(x.values())) * factor})
+
+    labels = (("canary", "2"), ("stable", "1"))
+    async with serving(
+        tmp_path,
+        {"m": model},
+        paths={"m": folder},
+        fields={"versions": VersionPolicy(all=True, labels=labels)},
+    ) as s:
+        for label, version, factor in (("stable", "1", 3), ("canary", "2", 5)):
+            path = f"/v1/models/m/labels/{label}"
+            answer = await s.client.post(f"{path}:predict", json={"instances": [[1, 1]]})
+            assert answer.json()["predictions"] == [[factor, factor]], answer.text
+            status = (await s.client.get(path)).json()["model_version_status"]
+            assert [v["version"] for v in status] == [version]
+            metadata = (await s.client.get(f"{path}/metadata")).json()
+            assert metadata["model_spec"]["version"] == version
+        answer = await s.client.post(
+            "/v1/models/m/labels/old:predict", json={"instances": [[1, 1]]}
+        )
+        assert answer.status_code == 404
+        assert "label old. Its labels are canary, stable." in answer.json()["error"]
+
+
 async def test_the_repository_lists_loads_and_unloads(tmp_path: Path) -> None:
     async with serving(tmp_path, {"m": Doubler, "n": Doubler}, load=False) as s:
         post = s.client.post

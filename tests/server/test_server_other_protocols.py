@@ -302,7 +302,7 @@ async def test_tensorflow_servings_paths_of_versions(tmp_path: Path) -> None:
     [
         ("/v1/models/m:classify", 400, "no signature for classify"),
         ("/v1/models/m/versions/1:regress", 400, "no signature for regress"),
-        ("/v1/models/m/labels/stable:predict", 404, "labels are not kept"),
+        ("/v1/models/m/labels/stable:predict", 404, "label stable"),
         ("/v1/models/x:classify", 404, "does not exist"),
     ],
 )

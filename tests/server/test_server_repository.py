@@ -86,6 +86,13 @@ def test_versions_are_numbered_folders_chosen_by_policy(
     assert all(path == tmp_path / version for version, path in chosen.items())
 
 
+def test_a_label_is_for_a_version_that_is_served(tmp_path: Path) -> None:
+    versions(tmp_path, "1", "2")
+    assert list(choose(tmp_path, VersionPolicy(labels=(("stable", "2"),)))) == ["2"]
+    with pytest.raises(LoadError, match="The label stable is for version 1, which is not served"):
+        choose(tmp_path, VersionPolicy(labels=(("stable", "1"),)))
+
+
 def test_a_folder_without_numbers_and_a_file_are_version_1(tmp_path: Path) -> None:
     (tmp_path / "model.joblib").write_text("x")
     assert choose(tmp_path, VersionPolicy()) == {"1": tmp_path}

@@ -144,7 +144,7 @@ async def test_examples_are_classified_and_regressed(
         ("m/versions/9:regress", {"examples": [{}]}, 404, "version"),
         ("d:regress", {"examples": [{}]}, 400, "no signature for regress"),
         ("x:regress", {"examples": [{}]}, 404, "does not exist"),
-        ("m/labels/stable:predict", ROWS, 404, "labels are not kept"),
+        ("m/labels/stable:predict", ROWS, 404, "label stable. It has no labels"),
     ],
 )
 async def test_what_is_wrong_is_said(

@@ -46,19 +46,26 @@ from penstock.errors import FieldProblem
 #: The name of a version's folder; YAML reads it as a number.
 Folder = Annotated[str, Field(pattern=r"^[0-9]+$")] | Annotated[int, Field(ge=0)]
 
+#: What stands in a path behind `/labels/`.
+Label = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,62}$")]
+
 
 class VersionFields(Spec):
-    """One of three, in Triton's words. Without them the newest numbered folder is served."""
+    """One of three, in Triton's words. Without them the newest numbered folder is served.
+
+    `labels` are TensorFlow Serving's: names for versions that are served.
+    """
 
     #: How many of the newest.
     latest: Annotated[int, Field(ge=1)] | None = None
     all: Literal[True] | None = None
     specific: Annotated[list[Folder], Field(min_length=1)] | None = None
+    labels: Annotated[dict[Label, Folder], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_of_three(self) -> VersionFields:
         said = [n for n in ("latest", "all", "specific") if getattr(self, n) is not None]
-        if len(said) != 1:
+        if len(said) > 1 or not (said or self.labels):
             raise ValueError("has to be one of `latest: N`, `all: true` and `specific: [...]`")
         return self
 
@@ -74,9 +81,10 @@ class Versioned(FrameworkBlock):
         if given is None:
             return None
         return VersionPolicy(
-            latest=given.latest,
+            latest=given.latest if given.all or given.specific else given.latest or 1,
             all=bool(given.all),
             specific=tuple(str(v) for v in given.specific or ()),
+            labels=tuple((label, str(v)) for label, v in sorted((given.labels or {}).items())),
         )
 
 

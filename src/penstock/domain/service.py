@@ -156,6 +156,8 @@ class VersionPolicy:
     latest: int | None = 1
     all: bool = False
     specific: tuple[str, ...] = ()
+    #: (label, version): names that requests may use instead of numbers, as TensorFlow Serving's.
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

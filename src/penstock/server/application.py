@@ -42,7 +42,7 @@ from penstock.server.model_config import model_config
 from penstock.server.other_protocols import MlflowInvocation
 from penstock.server.payloads import Payloads
 from penstock.server.replies import PROMETHEUS, send_error, send_json, send_not_allowed
-from penstock.server.repository import Repository, refuse_parameters
+from penstock.server.repository import LABEL, Repository, refuse_parameters
 from penstock.server.seldon import SeldonPredict, SeldonVerb
 from penstock.server.seldon_pages import SeldonPages
 from penstock.server.statistics import Metrics
@@ -55,6 +55,8 @@ _encode = msgspec.json.Encoder().encode
 
 _NAME: Final = r"([^/:]+)"
 _MODEL: Final = rf"/v2/models/{_NAME}(?:/versions/([^/]+))?"
+#: TensorFlow Serving's other way to say a version.
+_LABELLED: Final = re.compile(r"^(/v1/models/[^/:]+)/labels/([^/:]+)")
 #: Predictions: path, and what makes the target.
 _TARGETS: Final[tuple[tuple[re.Pattern[str], TargetType], ...]] = (
     (re.compile(rf"{_MODEL}/infer"), V2Infer),
@@ -82,7 +84,6 @@ _PAGES: Final = tuple(
         (rf"/v1/models/{_NAME}/versions/([^/:]+)", "GET", "_tensorflow_status"),
         (rf"/v1/models/{_NAME}/metadata", "GET", "_tensorflow_metadata"),
         (rf"/v1/models/{_NAME}/versions/([^/:]+)/metadata", "GET", "_tensorflow_metadata"),
-        (rf"/v1/models/{_NAME}/labels/([^/:]+)(?::[a-z]+|/metadata)?", "ANY", "_no_labels"),
         (r"(?:/api/v(?:1\.0|0\.1))?/(health/(?:status|ping)|metadata)", "GET", "_seldon"),
         (r"/api/v(?:1\.0|0\.1)/(metadata|status)/([^/]+)", "GET", "_seldon"),
         (r"/live", "GET", "_live"),
@@ -146,6 +147,7 @@ class Application:
         path = head.path
         if len(path) > 1 and path.endswith("/"):
             path = path[:-1]
+        path = _LABELLED.sub(rf"\1/versions/{LABEL}\2", path)
         for pattern, target in _TARGETS:
             match = pattern.fullmatch(path)
             if match is not None:
@@ -276,8 +278,7 @@ class Application:
     # -- TensorFlow Serving, beyond prediction
 
     def _tensorflow_status(self, exchange: Exchange, name: str, version: str) -> None:
-        self.repository.get(name, version)
-        send_json(exchange, tfserving.version_status(version))
+        send_json(exchange, tfserving.version_status(self.repository.get(name, version).version))
 
     def _tensorflow_metadata(
         self, exchange: Exchange, name: str, version: str | None = None
@@ -289,13 +290,6 @@ class Application:
             name, loaded.version, runtime.inputs, runtime.outputs, signatures
         )
         send_json(exchange, document)
-
-    def _no_labels(self, exchange: Exchange, name: str, label: str) -> None:
-        self.repository.get(name)
-        raise NotFound(
-            f"Model {name} has no version with the label {label}; labels are not kept here.",
-            hint=f"Use /v1/models/{name}/versions/VERSION.",
-        )
 
     # -- Seldon V1, beyond prediction
 

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: Threads for a payload model that may be called in several at once: its calls mostly wait for others.
 REENTRANT_THREADS: Final = 8
+#: What a label begins with where a version's number may stand.
+LABEL: Final = "@"
 
 
 class State(StrEnum):
@@ -165,12 +167,17 @@ class Repository:
     # -- asking
 
     def get(self, name: str, version: str | None = None) -> Loaded:
-        """The version that serves; without a `version` the newest. Raises NotFound or Unavailable."""
+        """The version that serves; without a `version` the newest. Raises NotFound or Unavailable.
+
+        A `version` that begins with `LABEL` is a label.
+        """
         entry = self._entry(name)
         if version is None:
             if entry.default is not None:
                 return entry.default
             raise Unavailable(f"Model with name {name} is not ready.", hint=self._why(entry))
+        if version.startswith(LABEL):
+            version = _labelled(entry, version.removeprefix(LABEL))
         loaded = entry.versions.get(version)
         if loaded is not None:
             return loaded
@@ -473,10 +480,29 @@ def choose(path: Path, policy: VersionPolicy, only: str = "1") -> dict[str, Path
                 f"Version {', '.join(missing)} is not at {path}.",
                 hint=f"There is {', '.join(ordered)}.",
             )
-        return {v: p for v, p in ordered.items() if v in policy.specific}
-    if policy.all or policy.latest is None:
-        return ordered
-    return dict(list(ordered.items())[-max(1, policy.latest) :])
+        chosen = {v: p for v, p in ordered.items() if v in policy.specific}
+    elif policy.all or policy.latest is None:
+        chosen = ordered
+    else:
+        chosen = dict(list(ordered.items())[-max(1, policy.latest) :])
+    for label, version in policy.labels:
+        if version not in chosen:
+            raise LoadError(
+                f"The label {label} is for version {version}, which is not served.",
+                hint=f"Served is {', '.join(chosen)}.",
+            )
+    return chosen
+
+
+def _labelled(entry: Entry, label: str) -> str:
+    """The version that has a label. Raises NotFound."""
+    labels = dict(entry.model.versions.labels)
+    if label not in labels:
+        raise NotFound(
+            f"Model {entry.model.name} has no version with the label {label}.",
+            hint=f"Its labels are {', '.join(labels)}." if labels else "It has no labels.",
+        )
+    return labels[label]
 
 
 def refuse_parameters(parameters: Mapping[str, Any]) -> None:
