@@ -124,9 +124,6 @@ class Runtime(ABC):
     #: V2 datatypes of outputs whose dtype does not tell them (BF16 in float32), where only answers show it:
     #: kept up to date by `predict`. None: as `outputs` declares them.
     datatypes: dict[str, str] | None = None
-    #: Outputs beside `outputs` that are made for V2 requests that ask for them by name; `predict` finds the
-    #: names of all that are asked for in the parameter `ASKED`, a tuple.
-    on_demand: frozenset[str] = frozenset()
     #: The functions that a request may choose from, the one of `inputs` and `outputs` first; empty: there
     #: is nothing to choose.
     signatures: Mapping[str, Signature] = {}
@@ -139,6 +136,13 @@ class Runtime(ABC):
     #: The framework's own object (estimator, booster, module), for explainers that look inside; None:
     #: there is nothing to be seen.
     native: Any = None
+
+    def on_demand(self) -> frozenset[str]:
+        """Outputs beside `outputs` that are made for V2 requests that ask for them by name.
+
+        `predict` finds the names of all that are asked for in the parameter `ASKED`, a tuple.
+        """
+        return frozenset()
 
     @abstractmethod
     def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:

@@ -25,6 +25,7 @@ class DeclaredRuntime(Runtime):
 
     def __init__(self, runtime: Runtime, declared: Declared) -> None:
         self._runtime = runtime
+        self._held = declared.held
         self._predict = runtime.predict
         self.platform = runtime.platform
         self.batchable = runtime.batchable
@@ -41,8 +42,6 @@ class DeclaredRuntime(Runtime):
         #: Outputs that are answered; Triton's models may have more than they declare.
         self._answered = tuple(t.name for t in declared.outputs) if declared.held else ()
         self._checked = bool(declared.inputs) and declared.held
-        if not declared.held:
-            self.on_demand = runtime.on_demand
         self.content_types = _content_types(declared, runtime.inputs)
 
     @staticmethod
@@ -56,6 +55,9 @@ class DeclaredRuntime(Runtime):
                 f"The configuration declares the {what} {given.listed(unknown)}; "
                 f"the model has {given.listed(known)}."
             )
+
+    def on_demand(self) -> frozenset[str]:
+        return frozenset() if self._held else self._runtime.on_demand()
 
     def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
         if self._max_rows and rows_of(inputs) > self._max_rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,9 +67,6 @@ class SklearnRuntime(Runtime):
         self._model = self.native = model
         self._method = method
         self._call: Callable[[Any], Any] = getattr(model, method)
-        self.on_demand = frozenset(
-            m for m in METHODS if m != method and callable(getattr(model, m, None))
-        )
         self._columns = _names(model)
         self._features = _features(model)
         self._texts = _is_vectorizer(_first_step(model))
@@ -93,11 +91,21 @@ class SklearnRuntime(Runtime):
                     return self._answer(x)
         return self._answer(self._accept(inputs))
 
+    def on_demand(self) -> frozenset[str]:
+        return self._others
+
+    @cached_property
+    def _others(self) -> frozenset[str]:
+        # Not at load: asking a model costs a forked process memory, which few requests ever need.
+        return frozenset(
+            m for m in METHODS if m != self._method and callable(getattr(self._model, m, None))
+        )
+
     def _asked(self, inputs: Arrays, names: Sequence[str]) -> Arrays:
         """The answers of several methods to the same rows."""
         for name in names:
-            if name != self._method and name not in self.on_demand:
-                known = given.listed([self._method, *sorted(self.on_demand)])
+            if name != self._method and name not in self.on_demand():
+                known = given.listed([self._method, *sorted(self.on_demand())])
                 raise InvalidInput(f"The model has no output {str(name)[:80]!r}; it has {known}.")
         x = self._accept(inputs)
         found: dict[str, Array] = {}

@@ -118,7 +118,6 @@ class Target(ABC):
         declared = {s.name: "BF16" for s in runtime.outputs if s.datatype == "BF16"}
         self.datatypes = declared if learnt is None else learnt
         self.signatures = runtime.signatures if isinstance(runtime, Runtime) else {}
-        self.on_demand = runtime.on_demand if isinstance(runtime, Runtime) else frozenset()
         #: What the model's configuration says its tensors stand for.
         self.content_types = runtime.content_types if isinstance(runtime, Runtime) else None
         self.answered = app.metrics.requests(self.name, self.protocol, 200)
@@ -355,10 +354,11 @@ class V2Infer(Target):
 
     def asking(self, request: InferRequest, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """`parameters`, and the outputs asked for where the model makes one of them on demand."""
-        if request.outputs is None or not self.on_demand:
+        runtime = self.loaded.runtime
+        if request.outputs is None or not isinstance(runtime, Runtime):
             return parameters
         names = tuple(o.name for o in request.outputs)
-        return parameters if self.on_demand.isdisjoint(names) else {**parameters, ASKED: names}
+        return parameters if runtime.on_demand().isdisjoint(names) else {**parameters, ASKED: names}
 
     def take_coded(
         self,
