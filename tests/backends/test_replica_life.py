@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from backend_harness import FakeClock, gone, spec, tell, until
@@ -155,6 +156,8 @@ async def test_memory_is_read_again_only_when_it_may_have_changed(make_rig, monk
         lambda pid: read.append(pid) or private_bytes(pid),
     )
     os.kill(status.pid, signal.SIGSTOP)  # at rest, and so for sure
+    stat = Path(f"/proc/{status.pid}/stat")
+    await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
     replica.measure()
     before = replica.status.memory_bytes
     assert before == private_bytes(status.pid)
