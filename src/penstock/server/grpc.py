@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,8 +41,7 @@ from penstock.protocols.grpc.wire import (
     unframe,
 )
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.server.batching import Batcher
-from penstock.server.inference import V2Call, V2Infer
+from penstock.server.inference import V2Infer
 from penstock.server.model_config import model_config
 from penstock.server.repository import refuse_parameters
 
@@ -65,26 +64,6 @@ class GrpcInfer(V2Infer):
         most = self.app.spec.max_body_bytes
         body = unframe(exchange.body or b"", self.head.get(b"grpc-encoding"), most)
         return decode_infer(body, self.name, self.model_version, self.app.calls.memory)
-
-    def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
-        request = self.decode(exchange)
-        limit = self.timeout_s
-        asked = getattr(exchange, "timeout", None)
-        if asked is not None:
-            limit = timeout_s(asked)
-        parameters: Mapping[str, Any] = request.parameters
-        if (
-            request.input_parameters
-            or parameters
-            or request.outputs is not None
-            or self.content_types is not None
-        ):
-            if self.take_coded(exchange, request, batcher, began, limit):
-                return
-            parameters = self.asking(request, parameters)
-        call = V2Call(self, exchange, request, began)
-        call.pending = batcher.submit(request.inputs, parameters, call.done, timeout_s=limit)
-        exchange.on_abort = call.aborted
 
     # -- payload models
 

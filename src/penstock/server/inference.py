@@ -336,6 +336,7 @@ class V2Infer(Target):
 
     def submit(self, exchange: Exchange, batcher: Batcher, began: float) -> None:
         request = self.decode(exchange)
+        limit = self.requested_s(exchange)
         parameters: Mapping[str, Any] = request.parameters
         if (
             request.input_parameters
@@ -343,13 +344,11 @@ class V2Infer(Target):
             or request.outputs is not None
             or self.content_types is not None
         ):
-            if self.take_coded(exchange, request, batcher, began, self.timeout_s):
+            if self.take_coded(exchange, request, batcher, began, limit):
                 return
             parameters = self.asking(request, parameters)
         call = V2Call(self, exchange, request, began)
-        call.pending = batcher.submit(
-            request.inputs, parameters, call.done, timeout_s=self.timeout_s
-        )
+        call.pending = batcher.submit(request.inputs, parameters, call.done, timeout_s=limit)
         exchange.on_abort = call.aborted
 
     def asking(self, request: InferRequest, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
