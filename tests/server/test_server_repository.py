@@ -21,9 +21,9 @@ from penstock.server.repository import (
     Limits,
     Repository,
     State,
-    choose,
     refuse_parameters,
 )
+from penstock.server.versions import choose
 
 
 def repository(

@@ -42,10 +42,11 @@ from penstock.server.model_config import model_config
 from penstock.server.other_protocols import MlflowInvocation
 from penstock.server.payloads import Payloads
 from penstock.server.replies import PROMETHEUS, send_error, send_json, send_not_allowed
-from penstock.server.repository import LABEL, Repository, refuse_parameters
+from penstock.server.repository import Repository, refuse_parameters
 from penstock.server.seldon import SeldonPredict, SeldonVerb
 from penstock.server.seldon_pages import SeldonPages
 from penstock.server.statistics import Metrics
+from penstock.server.versions import LABEL
 
 log = logging.getLogger(__name__)
 

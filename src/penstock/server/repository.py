@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from penstock.domain.devices import DeviceShare
 from penstock.domain.process import Neighbour, ServedModel
-from penstock.domain.service import VersionPolicy
 from penstock.errors import LoadError, NotFound, PenstockError, Unavailable, Unsupported
 from penstock.protocols.documents import IndexEntry
 from penstock.runtimes import accelerators
@@ -32,14 +31,13 @@ from penstock.server.execution import Executor
 from penstock.server.local import LocalModel
 from penstock.server.probe import NOT_TRIED, probe_arrays, probe_payload
 from penstock.server.statistics import Metrics, Statistics
+from penstock.server.versions import LABEL, age, choose, labelled
 from penstock.server.workers import Hung, OffLoop, Watchdog, Workers, in_thread
 
 log = logging.getLogger(__name__)
 
 #: Threads for a payload model that may be called in several at once: its calls mostly wait for others.
 REENTRANT_THREADS: Final = 8
-#: What a label begins with where a version's number may stand.
-LABEL: Final = "@"
 
 
 class State(StrEnum):
@@ -177,7 +175,7 @@ class Repository:
                 return entry.default
             raise Unavailable(f"Model with name {name} is not ready.", hint=self._why(entry))
         if version.startswith(LABEL):
-            version = _labelled(entry, version.removeprefix(LABEL))
+            version = labelled(entry.model, version.removeprefix(LABEL))
         loaded = entry.versions.get(version)
         if loaded is not None:
             return loaded
@@ -233,7 +231,7 @@ class Repository:
                 found = {"": (State.UNAVAILABLE, "")}
             lines.extend(
                 IndexEntry(name, version, state, reason)
-                for version, (state, reason) in sorted(found.items(), key=lambda i: _age(i[0]))
+                for version, (state, reason) in sorted(found.items(), key=lambda i: age(i[0]))
                 if not ready_only or state is State.READY
             )
         return lines
@@ -454,57 +452,6 @@ class Repository:
         return None if prepare is None else lambda: prepare(framework)
 
 
-def choose(path: Path, policy: VersionPolicy, only: str = "1") -> dict[str, Path]:
-    """The versions at `path` that `policy` asks for, oldest first.
-
-    Numbered sub-folders are versions. A file, or a folder without them, is version `only` of itself. Raises
-    LoadError when there is nothing, or not what the policy names.
-    """
-    if not path.exists():
-        raise LoadError(f"There is no model at {path}.")
-    found: dict[str, Path] = {}
-    if path.is_dir():
-        children = list(path.iterdir())
-        if not children:
-            raise LoadError(f"The folder {path} is empty.")
-        found = {
-            p.name: p for p in children if p.name.isascii() and p.name.isdigit() and p.is_dir()
-        }
-    if not found:
-        found = {only: path}
-    ordered = dict(sorted(found.items(), key=lambda i: _age(i[0])))
-    if policy.specific:
-        missing = [v for v in policy.specific if v not in ordered]
-        if missing:
-            raise LoadError(
-                f"Version {', '.join(missing)} is not at {path}.",
-                hint=f"There is {', '.join(ordered)}.",
-            )
-        chosen = {v: p for v, p in ordered.items() if v in policy.specific}
-    elif policy.all or policy.latest is None:
-        chosen = ordered
-    else:
-        chosen = dict(list(ordered.items())[-max(1, policy.latest) :])
-    for label, version in policy.labels:
-        if version not in chosen:
-            raise LoadError(
-                f"The label {label} is for version {version}, which is not served.",
-                hint=f"Served is {', '.join(chosen)}.",
-            )
-    return chosen
-
-
-def _labelled(entry: Entry, label: str) -> str:
-    """The version that has a label. Raises NotFound."""
-    labels = dict(entry.model.versions.labels)
-    if label not in labels:
-        raise NotFound(
-            f"Model {entry.model.name} has no version with the label {label}.",
-            hint=f"Its labels are {', '.join(labels)}." if labels else "It has no labels.",
-        )
-    return labels[label]
-
-
 def refuse_parameters(parameters: Mapping[str, Any]) -> None:
     """Load parameters of Triton's extension that are not served here raise Unsupported, by name."""
     for name in parameters:
@@ -550,7 +497,3 @@ def _unloadable(name: str, error: BaseException) -> LoadError:
     first = (str(error).strip().splitlines() or [""])[0]
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return LoadError(f"Model {name} cannot be loaded: {said}")
-
-
-def _age(version: str) -> tuple[int, str]:
-    return (int(version), version) if version.isdigit() else (-1, version)
