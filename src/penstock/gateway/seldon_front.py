@@ -20,7 +20,8 @@ from penstock.domain.graph import (
 )
 from penstock.errors import InvalidInput, PenstockError
 from penstock.gateway.graph_answers import error_of
-from penstock.gateway.graph_front import GraphFront, GraphRequest
+from penstock.gateway.graph_front import GraphFront
+from penstock.gateway.graph_requests import GraphRequest
 from penstock.gateway.proxy import internal
 from penstock.gateway.seldon_walk import Walk
 from penstock.graphs import seldon as values

@@ -1,0 +1,292 @@
+"""A request for a graph, from its arrival to its answer: parsed once, written once.
+
+It stands in the gateway's list of requests under way like any `Forward`, so its deadline, its count and the
+client's hanging up are seen to in the same places.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from penstock.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    PenstockError,
+)
+from penstock.gateway.graph_answers import (
+    TRACE_PARAMETER,
+    error_of,
+    failure_answer,
+    trace_line,
+    trace_of,
+    wants_trace,
+)
+from penstock.gateway.graph_calls import failure_of
+from penstock.gateway.proxy import Forward, refuse
+from penstock.gateway.resolve import Plan
+from penstock.graphs.calls import Context
+from penstock.graphs.execution import Execution
+from penstock.graphs.results import Result
+from penstock.graphs.values import (
+    JSON,
+    Body,
+    Failure,
+    Several,
+    Tensors,
+    Value,
+    is_v2,
+    json_of,
+    of_request,
+    said_of,
+    tensors_of,
+)
+from penstock.protocols import v1, v2
+from penstock.protocols.grpc import infer as grpc_infer
+from penstock.protocols.grpc.wire import OK, error_lines, reply, unframe
+from penstock.protocols.infer import InferRequest, InferResponse
+
+if TYPE_CHECKING:
+    from penstock.gateway.gateway import Gateway
+    from penstock.gateway.graph_front import GraphFront
+    from penstock.gateway.table import Service
+
+_JSON_LINE: Final = b"content-type: application/json\r\n"
+
+
+class GraphRequest(Forward):
+    """A request for a graph between its arrival and the end of its answer."""
+
+    __slots__ = ("_asked", "_context", "_execution", "_front", "_own_id", "_trace", "more")
+
+    def __init__(
+        self,
+        front: GraphFront,
+        gateway: Gateway,
+        exchange: Any,
+        plan: Plan,
+        service: Service,
+        now: float,
+    ) -> None:
+        super().__init__(gateway, exchange, plan, service, now)
+        self._front = front
+        self._execution: Execution | None = None
+        #: The request in V2's terms, where the client spoke so.
+        self._asked: InferRequest | None = None
+        self._trace = False
+        self._context: Context | None = None
+        self._own_id = ""
+        #: Header lines that the answer has besides its own.
+        self.more = b""
+
+    def begin(self) -> None:
+        """Read the body and start the graph."""
+        self._trace = wants_trace(self.exchange.head)
+        self._start(self.read())
+
+    def _start(self, value: Value) -> None:
+        front = self._front
+        head = self.exchange.head
+        asked_id = head.get(b"x-request-id")
+        context = Context(
+            self.service.namespace,
+            self.deadline,
+            front.headers(head),
+            asked_id.decode("latin-1") if asked_id is not None else "",
+        )
+        context.client = self.exchange
+        self._context = context
+        # A graph that asks nobody ends before `run` is back.
+        execution = front.run(value, context, self._ended, trace=self._trace)
+        self._execution = execution
+        if self.done and not execution.over and not execution.answered:
+            execution.cancel()
+
+    def read(self) -> Value:
+        """The request's value. InvalidInput."""
+        head = self.exchange.head
+        body = self.exchange.body
+        data = body if type(body) is bytes else bytes(body or b"")
+        length = v2.parse_header_length(head.get(b"inference-header-content-length"), len(data))
+        content_type = head.get(b"content-type") or JSON
+        whole = Body(data, JSON if v1.is_json(content_type) else content_type)
+        if length is not None or (self._front.typed and (self._to_infer() or is_v2(whole))):
+            asked = self._asked = v2.decode_infer(data, length, self.service.name)
+            return of_request(asked)
+        return whole
+
+    def _to_infer(self) -> bool:
+        path = self.plan.own
+        return path.startswith("/v2/") and path.rstrip("/").endswith("/infer")
+
+    # -- ends -------------------------------------------------------------------------------------
+
+    def _ended(self, result: Result) -> None:
+        if self.done:
+            return
+        try:
+            if result.value is None:
+                status, headers, body = failure_answer(
+                    self.service.key, self._front.graph.answers, result
+                )
+                self._answer(status, headers, body)
+            else:
+                self._answer(*self.write(result.value))
+        except PenstockError as exc:
+            self.fail(exc)
+
+    def _answer(self, status: int, headers: bytes, body: Any) -> None:
+        if status < 300 and self._context is not None and self._context.choices:
+            if self.plan.protocol == "v2" and not isinstance(body, list):
+                headers, body = self._learned().identified(
+                    self._gateway, self.service.key, headers, body, self._id()
+                )
+            headers += self.rewardable()
+        self.exchange.send(status, headers + self.more + self._traced(), body)
+        self._finish(status)
+
+    @staticmethod
+    def _learned() -> Any:
+        from penstock.gateway import learned_graphs
+
+        return learned_graphs
+
+    def _id(self) -> str:
+        """The id by which this request's bandits can be rewarded; empty where there was none."""
+        context = self._context
+        if not self._own_id and context is not None and context.choices:
+            self._own_id = self._learned().new_id(self._gateway, context.choices)
+        return self._own_id
+
+    def rewardable(self) -> bytes:
+        """Header lines that tell the arms and the id, where there are any."""
+        own = self._id()
+        context = self._context
+        if not own or context is None:
+            return b""
+        asked = self._asked.id if self._asked is not None else None
+        lines: bytes = self._learned().told(
+            self._gateway, self.service.key, self.exchange.head, context.choices, own, asked
+        )
+        return lines
+
+    def _traced(self) -> bytes:
+        execution = self._execution
+        if not self._trace or execution is None:
+            return b""
+        return trace_line(trace_of(execution))
+
+    def write(self, value: Value) -> tuple[int, bytes, Any]:
+        """Status, header lines and body of an answer."""
+        asked = self._asked
+        if isinstance(value, Body):
+            if asked is not None and not is_v2(value) and self._front.typed and value.status < 300:
+                try:
+                    value = tensors_of(value)
+                except PenstockError:
+                    pass  # what has no tensors goes as it is
+            if isinstance(value, Body):
+                return value.status, b"content-type: %b\r\n" % value.content_type, value.data
+        if isinstance(value, Several):
+            return 200, _JSON_LINE, msgspec.json.encode(json_of(value))
+        if asked is None and self.plan.protocol == "v1":
+            return 200, _JSON_LINE, v1.encode_predictions(value.arrays)
+        headers, pieces = v2.encode_infer(self.response(value), asked or InferRequest({}))
+        return 200, headers, pieces
+
+    def response(self, value: Tensors) -> InferResponse:
+        asked = self._asked
+        identity = asked.id if asked is not None and asked.id is not None else value.id
+        if identity is None:
+            identity = self._id() or None
+        return InferResponse(
+            dict(value.arrays),
+            dict(value.datatypes),
+            self.service.name,
+            "",
+            identity,
+            dict(value.parameters),
+            said_of(value),
+        )
+
+    def fail(self, exc: PenstockError) -> None:
+        if self.done:
+            return
+        failure = failure_of(exc)
+        failure.step = ""
+        if isinstance(exc, InvalidInput):
+            # The client's own body, whatever the dialect: it never came to a step.
+            refuse(self.exchange, exc)
+            self._finish(exc.status)
+            return
+        result = Result(failure=failure)
+        self._answer(*failure_answer(self.service.key, self._front.graph.answers, result))
+
+    def expire(self) -> None:
+        execution = self._execution
+        steps = execution.running() if execution is not None else []
+        where = f" Under way: {', '.join(steps[:8])}." if steps else ""
+        limit_s = self.deadline - self.since
+        self.fail(
+            DeadlineExceeded(
+                f"The graph {self.service.key} did not answer within {limit_s:g} s.{where}",
+                hint="spec.timeout raises the limit.",
+            )
+        )
+
+    def service_gone(self) -> None:
+        """The graph was deleted: what is under way goes on."""
+
+    def _finish(self, status: int) -> None:
+        super()._finish(status)
+        execution = self._execution
+        # Once it has answered, steps beside the output may go on.
+        if execution is not None and not execution.answered:
+            execution.cancel()
+
+
+class GrpcGraphRequest(GraphRequest):
+    """The same for a gRPC call."""
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        exchange = self.exchange
+        self._trace = wants_trace(exchange.head)
+        body = exchange.body
+        message = unframe(body if type(body) is bytes else bytes(body or b""), None, 1 << 31)
+        asked = self._asked = grpc_infer.decode_infer(message, self.service.name)
+        self._start(of_request(asked))
+
+    def _ended(self, result: Result) -> None:
+        if self.done:
+            return
+        if result.value is None:
+            self.fail(error_of(self.service.key, result))
+            return
+        asked = self._asked
+        assert asked is not None  # noqa: S101 - set by `begin`
+        try:
+            if isinstance(result.value, Body) and result.value.status >= 300:
+                failure = Failure(result.value.status, "The last step failed.")
+                self.fail(error_of(self.service.key, Result(failure=failure)))
+                return
+            response = self.response(tensors_of(result.value))
+            trace = b""
+            if self._trace and self._execution is not None:
+                # A parameter, because Triton's clients show no metadata, nor has a stream's request any.
+                text = response.parameters[TRACE_PARAMETER] = trace_of(self._execution)
+                trace = trace_line(text)
+            pieces = grpc_infer.encode_infer(response, asked)
+        except PenstockError as exc:
+            self.fail(exc)
+            return
+        reply(self.exchange, pieces, self.more + self.rewardable(), OK + trace)
+        self._finish(200)
+
+    def fail(self, exc: PenstockError) -> None:
+        if self.done:
+            return
+        reply(self.exchange, b"", b"", error_lines(exc) + self._traced())
+        self._finish(exc.status)
