@@ -183,6 +183,25 @@ async def test_kserves_annotations_mean_the_payload(tmp_path: Path) -> None:
         assert (await front.v2(V2)).json()["outputs"][0]["data"] == [20.0, 40.0]
 
 
+async def test_kfserving_writes_list_and_passes_a_dict(tmp_path: Path) -> None:
+    code = """
+    from typing import Dict, List
+
+    class Old:
+        def __init__(self, name: str, predictor_host: str):
+            self.name = name
+
+        def preprocess(self, inputs: Dict) -> Dict:
+            return inputs
+
+        def postprocess(self, inputs: List) -> List:
+            return {"by": self.name, **inputs}
+    """
+    async with pair(tmp_path, code) as (_, front):
+        answer = (await front.v1({"instances": [[1, 2]]})).json()
+        assert answer == {"by": "m", "predictions": [[2.0, 4.0]]}
+
+
 async def test_predict_may_ask_more_than_once(tmp_path: Path) -> None:
     code = """
     import penstock
@@ -267,6 +286,22 @@ async def test_a_transformer_that_raises_says_where_not_what(tmp_path: Path) -> 
         assert "KeyError" in message
         assert "secret" not in message
         assert (await front.v1({"instances": [[1, 0]]})).status_code == 200
+
+
+@pytest.mark.parametrize("made", ["None", "{1, 2}", "'hello'", "7", "object()", "ValueError"])
+async def test_what_only_preprocess_can_have_made_is_not_the_callers_fault(
+    tmp_path: Path, made: str
+) -> None:
+    code = f"""
+    import penstock
+
+    class T(penstock.Transformer):
+        def preprocess(self, payload, headers=None):
+            return {made}
+    """
+    async with pair(tmp_path, code) as (_, front):
+        message = error_of(await front.v1({"instances": [[1, 0]]}), 500)
+        assert "a dict, an InferRequest or arrays, not" in message
 
 
 async def test_a_slow_predictor_is_a_deadline(tmp_path: Path) -> None:

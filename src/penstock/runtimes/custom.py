@@ -205,8 +205,9 @@ class ClassPayloadRuntime(PayloadRuntime):
         self.verbs = frozenset({"predict"} | ({"explain"} if model.explain else set()))
         self._threads: ThreadPoolExecutor | None = None
         what = model.class_name
+        ours = isinstance(model.instance, Model)
         self._plans = {
-            name: plan_of(method, f"{what}.{name}")
+            name: plan_of(method, f"{what}.{name}", lists=ours or name != "postprocess")
             for name in ("preprocess", "postprocess", "explain")
             if (method := getattr(model, name)) is not None
         }

@@ -287,21 +287,28 @@ class _Metadata(msgspec.Struct):
 
 
 def as_request(payload: Any) -> InferRequest:
-    """An `InferRequest` of arrays, arrays by name, or a data frame. Raises InvalidInput."""
+    """An `InferRequest` of arrays, arrays by name, or a data frame.
+
+    InvalidInput for a dict or bytes that are none, since those may be the client's, handed on as they came;
+    ModelError for what only the code that asks can have made.
+    """
     if isinstance(payload, InferRequest):
         return payload
     if isinstance(payload, np.ndarray):
         return InferRequest({"input-0": payload})
-    if payload is None or isinstance(payload, str | bytes):
-        raise InvalidInput(
-            f"A predictor takes a dict, an InferRequest or arrays, not {type(payload).__name__}."
-        )
+    unfit = f"A predictor takes a dict, an InferRequest or arrays, not {type(payload).__name__}."
+    if isinstance(payload, bytes):
+        raise InvalidInput(unfit)
+    if payload is None or isinstance(payload, str | int | float):
+        raise ModelError(unfit)
     if isinstance(payload, InferResponse):
         return InferRequest(payload.outputs, payload.datatypes, id=payload.id)
     try:
         return InferRequest({str(n): a for n, a in to_outputs(payload).items()})
     except ModelError as e:
-        raise InvalidInput(e.message) from None
+        if isinstance(payload, Mapping):
+            raise InvalidInput(e.message) from None
+        raise ModelError(unfit) from None
 
 
 def _forwarded(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -143,8 +143,12 @@ class Plan:
         )
 
 
-def plan_of(method: Callable[..., Any], what: str) -> Plan:
-    """The plan for a bound method; LoadError about `what` when its annotations make no sense."""
+def plan_of(method: Callable[..., Any], what: str, *, lists: bool = True) -> Plan:
+    """The plan for a bound method; LoadError about `what` when its annotations make no sense.
+
+    Without `lists`, a first parameter that is a plain list takes the payload: KFServing writes
+    `postprocess(self, inputs: List)` and passes a dict.
+    """
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
@@ -161,7 +165,7 @@ def plan_of(method: Callable[..., Any], what: str) -> Plan:
             raise LoadError(f"{what} takes no parameter for the request")
         return Plan()
     first = _classify(named[0], hints, what)
-    if first is None:
+    if first is None or (not lists and first.kind == "list" and first.of is None):
         return replace(_payload_plan(named), raw=hints.get(named[0].name) is RawRequest)
     return _tensor_plan(named, parameters, hints, first, what)
 
