@@ -90,7 +90,7 @@ class StandIn:
 
     async def until_seen(self, count: int) -> None:
         async with self.arrived:
-            await asyncio.wait_for(self.arrived.wait_for(lambda: len(self.seen) >= count), 5)
+            await asyncio.wait_for(self.arrived.wait_for(lambda: len(self.seen) >= count), 30)
 
     async def stop(self) -> None:
         if self._server is not None:

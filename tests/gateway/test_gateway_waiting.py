@@ -28,7 +28,7 @@ async def test_a_sleeping_service_is_woken_and_answers_what_waited(front, stand_
 async def test_the_line_is_bounded_in_requests(front, stand_in):
     front.routes(route("iris", max_waiting=2))
     tasks = [asyncio.create_task(front.client.get("/v2/models/iris")) for _ in range(3)]
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=30)
     (refused,) = done
     answer = await refused
     assert answer.status_code == 503

@@ -277,7 +277,7 @@ async def test_a_full_queue_is_refused_before_memory_grows() -> None:
 async def test_the_deadline_answers_callers_that_wait_and_callers_that_run() -> None:
     model = Gated()
     batcher, answers = threaded(model), Answers()
-    batcher.submit(rows(0), {}, answers.done(0), timeout_s=0.05)
+    batcher.submit(rows(0), {}, answers.done(0), timeout_s=0.5)
     await entered(model)
     batcher.submit(rows(1), {}, answers.done(1), timeout_s=0.02)
     batcher.submit(rows(2), {}, answers.done(2))
@@ -292,20 +292,24 @@ async def test_the_deadline_answers_callers_that_wait_and_callers_that_run() -> 
 
 async def test_an_idle_model_waits_for_company_only_when_told_to() -> None:
     model = Doubler()
-    batcher, answers = inline(model, max_latency_s=0.05, max_rows=3), Answers()
+    batcher, answers = inline(model, max_latency_s=0.5, max_rows=3), Answers()
     loop = asyncio.get_running_loop()
     began = loop.time()
     batcher.submit(rows(0), {}, answers.done(0))
     await asyncio.sleep(0)
     batcher.submit(rows(1), {}, answers.done(1))
     await answers.of(0)
-    assert loop.time() - began >= 0.045
-    for i in range(2, 5):  # a full batch does not wait
+    assert loop.time() - began >= 0.49
+    assert model.calls == [2]
+
+
+async def test_a_full_batch_waits_for_no_company() -> None:
+    model = Doubler()
+    batcher, answers = inline(model, max_latency_s=3600, max_rows=3), Answers()
+    for i in range(3):
         batcher.submit(rows(i), {}, answers.done(i))
-    began = loop.time()
-    await answers.of(4)
-    assert loop.time() - began < 0.045
-    assert model.calls == [2, 3]
+    await answers.of(2)
+    assert model.calls == [3]
 
 
 async def test_a_caller_that_raises_does_not_cost_others_their_answer(caplog: Any) -> None:

@@ -14,6 +14,7 @@ from server_models import Doubler, Function, Gated, not_hung, rows
 
 from penstock.errors import DeadlineExceeded, InvalidInput, ModelError
 from penstock.runtimes.base import Arrays, Runtime
+from penstock.server import execution
 from penstock.server.execution import FIRST_TRIAL, Call, Estimate, Executor, checked
 from penstock.server.workers import Watchdog, Workers
 
@@ -33,7 +34,7 @@ def executor_of(runtime: Runtime, **fields: Any) -> Executor:
 
 async def test_a_call_known_to_be_short_runs_in_the_loop() -> None:
     model = Doubler()
-    executor = executor_of(model, inline_below_s=0.5)
+    executor = executor_of(model, inline_below_s=float("inf"))
     await run(executor, rows(1))  # nothing is known yet: a thread
     await run(executor, rows(1))
     assert model.threads == {"predict-m", "MainThread"}
@@ -52,13 +53,17 @@ async def test_a_long_call_runs_in_a_thread_while_the_loop_turns() -> None:
     assert (await call).outputs is not None
 
 
-async def test_a_model_that_gets_slow_moves_to_a_thread_and_back() -> None:
-    pause = 0.0
+async def test_a_model_that_gets_slow_moves_to_a_thread_and_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = pause = 0.0
     threads: list[bool] = []
+    monkeypatch.setattr(execution, "perf_counter", lambda: now)
 
     def predict(inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
+        nonlocal now
         threads.append(threading.current_thread() is not threading.main_thread())
-        time.sleep(pause)
+        now += pause
         return inputs
 
     executor = executor_of(Function(predict), inline_below_s=0.02)
