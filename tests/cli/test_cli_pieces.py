@@ -34,6 +34,16 @@ def test_help_imports_nothing_heavy() -> None:
     assert "serve" in done.stdout
 
 
+def test_looking_at_objects_imports_nothing_that_changes_them() -> None:
+    code = (
+        "import sys; from penstock.cli import getting\n"
+        "heavy = {'yaml', 'concurrent.futures', 'asyncio', 'penstock.cli.applying'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 # -- documents ----------------------------------------------------------------------------------------
 
 

@@ -422,6 +422,16 @@ def test_a_gateway_without_graphs_does_not_import_the_executor() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_gateway_that_reads_no_body_imports_no_arrays_and_no_http_server_of_others() -> None:
+    """A third of its start and 10 MB of each gateway process would be these."""
+    code = (
+        "import sys, penstock.gateway.process;"
+        "print([m for m in ('numpy', 'prometheus_client', 'http.server') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 async def test_https_outside_is_verified() -> None:
     """Upstreams take a TLS context; a server without TLS is refused."""
     import ssl

@@ -11,7 +11,7 @@ import pytest
 from openapi_spec_validator import validate
 from server_client import serving
 
-from penstock.protocols import openapi
+from penstock.protocols import documents, openapi
 from penstock.server import application
 
 
@@ -21,7 +21,7 @@ def test_the_document_is_valid() -> None:
 
 async def test_a_process_publishes_it_where_clients_look(tmp_path: Path) -> None:
     async with serving(tmp_path, {}) as s:
-        for path in openapi.PATHS:
+        for path in documents.OPENAPI_PATHS:
             assert (await s.client.get(path)).json() == openapi.document()
 
 

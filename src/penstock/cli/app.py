@@ -252,9 +252,9 @@ def delete(
     token_file: TokenFile = None,
 ) -> None:
     """Delete objects and stop what runs for them."""
-    from penstock.cli import getting
+    from penstock.cli import deleting
 
-    getting.delete(
+    deleting.delete(
         client(server, token_file),
         kind,
         names or [],

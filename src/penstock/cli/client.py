@@ -6,7 +6,6 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,6 +224,8 @@ class Kinds:
     """The kinds a server has, by every name a person may call them."""
 
     def __init__(self, client: Client) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         self.all: list[Served] = []
         groups = client.get("/apis")["groups"]
         paths = ["/api/v1", *(f"/apis/{v['groupVersion']}" for g in groups for v in g["versions"])]

@@ -1,18 +1,13 @@
-"""`penstock get`, `describe`, `events` and `delete`."""
+"""`penstock get`, `describe` and `events`."""
 
 from __future__ import annotations
 
-import json
-import time
 from typing import Any
 
-from penstock.cli.applying import target_of
 from penstock.cli.client import ApiFailure, Client, Kinds, Served
 from penstock.cli.columns import columns_of
-from penstock.cli.documents import read
 from penstock.cli.exits import NOT_FOUND, USAGE, CliError
 from penstock.cli.output import age, documents, note, say, size, table
-from penstock.cli.waiting import Target, wait_for_deletion
 
 Object = dict[str, Any]
 
@@ -68,7 +63,7 @@ def get(
         if wanted:
             items = [find(client, served, namespace, n)[1] for n in wanted]
         else:
-            items = [o for s in served for o in _items(client, s, scope, query)]
+            items = [o for s in served for o in items_of(client, s, scope, query)]
         everything += items
         if output in ("", "wide"):
             _print_table(served, items, output == "wide", all_namespaces, several=len(pairs) > 1)
@@ -95,7 +90,7 @@ def _without_owners(obj: Object) -> Object:
     return {**obj, "metadata": metadata}
 
 
-def _items(
+def items_of(
     client: Client, served: Served, scope: str | None, query: dict[str, str]
 ) -> list[Object]:
     """All pages of a listing; items know their kind."""
@@ -318,72 +313,3 @@ def events(
         say(table([c.header for c in columns], [[c.cell(e) for c in columns] for e in found]))
     else:
         note("There are no events.")
-
-
-# -- delete --------------------------------------------------------------------------------------------
-
-
-def delete(
-    client: Client,
-    kind: str | None,
-    names: list[str],
-    *,
-    files: list[str],
-    namespace: str | None,
-    everything: bool,
-    ignore_missing: bool,
-    wait: bool,
-    timeout_s: float,
-) -> None:
-    kinds = Kinds(client)
-    targets: list[Target] = []
-    if files:
-        if kind is not None or everything:
-            raise CliError("Give either files or a KIND and names.", USAGE)
-        targets = [target_of(kinds, m, namespace) for m in reversed(read(files))]
-    elif kind is None:
-        raise CliError("Say what to delete: KIND NAME, KIND/NAME, or -f FILE.", USAGE)
-    else:
-        for word, wanted in split_names(kind, names):
-            served = kinds.named(word)
-            if everything and not wanted:
-                for s in served:
-                    for obj in _items(client, s, namespace or "default", {}):
-                        meta = obj["metadata"]
-                        targets.append(Target(s, meta.get("namespace", ""), meta["name"]))
-            elif not wanted:
-                raise CliError("Say which: KIND NAME, or --all.", USAGE)
-            for name in wanted:
-                targets.append(
-                    _target_named(client, served, namespace or "default", name, ignore_missing)
-                )
-    for t in targets:
-        try:
-            client.call(
-                "DELETE",
-                t.kind.path(t.namespace if t.kind.namespaced else None, t.name),
-                body=json.dumps({"kind": "DeleteOptions", "apiVersion": "v1"}).encode(),
-            )
-        except ApiFailure as exc:
-            if exc.status == 404 and ignore_missing:
-                continue
-            raise
-        front = f"{t.kind.singular}.{t.kind.group}" if t.kind.group else t.kind.singular
-        say(f"{front}/{t.name} deleted")
-    if wait:
-        start = time.monotonic()
-        wait_for_deletion(client, targets, timeout_s - (time.monotonic() - start))
-
-
-def _target_named(
-    client: Client, served: list[Served], namespace: str, name: str, ignore_missing: bool
-) -> Target:
-    if len(served) == 1:
-        return Target(served[0], namespace, name)
-    try:
-        kind, _ = find(client, served, namespace, name)
-    except CliError as exc:
-        if not ignore_missing or exc.code != NOT_FOUND:
-            raise
-        kind = served[0]
-    return Target(kind, namespace, name)

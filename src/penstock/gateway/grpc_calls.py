@@ -31,8 +31,7 @@ from penstock.gateway.resolve import (
     unknown_service,
 )
 from penstock.protocols.grpc import side
-from penstock.protocols.grpc.infer import parse
-from penstock.protocols.grpc.schema import METHODS
+from penstock.protocols.grpc.schema import METHODS, parse
 from penstock.protocols.grpc.wire import (
     peek_strings,
     reply_error,

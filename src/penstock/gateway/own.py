@@ -17,7 +17,7 @@ from penstock.errors import NotFound, PenstockError
 from penstock.gateway import repository
 from penstock.gateway.proxy import internal, refuse
 from penstock.gateway.resolve import FEEDBACK, LOAD, STATISTICS, Plan, namespace_of
-from penstock.protocols import documents, openapi
+from penstock.protocols import documents
 from penstock.protocols.json_object import json_object
 
 if TYPE_CHECKING:
@@ -37,12 +37,19 @@ def _names(table: Table, namespace: str) -> list[str]:
     return sorted(s.name for s in table.services(namespace))
 
 
+def _openapi() -> dict[str, Any]:
+    # It names datatypes, and those know numpy, which a gateway else has no use for.
+    from penstock.protocols import openapi
+
+    return openapi.document(gateway=True)
+
+
 #: Path -> status and document, for a namespace. All of them are read.
 _PAGES: Final[dict[str, Callable[[Table, str], tuple[int, Any]]]] = {
     "/": lambda t, n: (200, {"status": "alive"}),
     "/v1/models": lambda t, n: (200, {"models": _names(t, n)}),
     "/v2/models": lambda t, n: (200, {"models": _names(t, n)}),
-    **dict.fromkeys(openapi.PATHS, lambda t, n: (200, openapi.document(gateway=True))),
+    **dict.fromkeys(documents.OPENAPI_PATHS, lambda t, n: (200, _openapi())),
     "/v2/health/live": lambda t, n: (200, {"live": True}),
     "/v2/health/ready": lambda t, n: (
         (200, {"ready": True}) if t.filled else (503, {"ready": False})

@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
-from prometheus_client.utils import floatToGoString
-
 #: Seconds. From a fast model's single row to a slow pipeline.
 LATENCY_S: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
@@ -269,8 +267,13 @@ def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-#: Most counts are small and many are equal.
-_number_unless_zero = lru_cache(4096)(floatToGoString)
+@lru_cache(4096)  # most counts are small and many are equal
+def _number_unless_zero(value: float) -> str:
+    # Gateways and model processes give numbers, and only who is asked for text needs this: its package
+    # imports an HTTP server.
+    from prometheus_client.utils import floatToGoString
+
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 def _number(value: float) -> str:

@@ -24,6 +24,9 @@ EXTENSIONS: Final = (
     "statistics",
 )
 
+#: Where the ports describe themselves; the second is MLServer's.
+OPENAPI_PATHS: Final = ("/v2/openapi.json", "/v2/docs/dataplane.json")
+
 _encode = msgspec.json.Encoder().encode
 
 ALIVE: Final = b'{"status":"alive"}'

@@ -15,8 +15,6 @@ from penstock._version import __version__
 from penstock.protocols.mlflow import FORMATS
 from penstock.protocols.tensors import DATATYPES
 
-PATHS: Final = ("/v2/openapi.json", "/v2/docs/dataplane.json")
-
 _JSON: Final = "application/json"
 _BINARY: Final = "application/octet-stream"
 _ANY: Final[dict[str, Any]] = {}

@@ -20,8 +20,8 @@ from penstock.http.h2.exchange import H2Exchange
 from penstock.http.server import Exchange, RequestHead
 from penstock.protocols import triton
 from penstock.protocols.grpc import side
-from penstock.protocols.grpc.infer import decode_infer, encode_infer, parameters_of, parse
-from penstock.protocols.grpc.schema import METHODS, SERVICE
+from penstock.protocols.grpc.infer import decode_infer, encode_infer, parameters_of
+from penstock.protocols.grpc.schema import METHODS, SERVICE, parse
 from penstock.protocols.grpc.stream_infer import PATH as STREAM_PATH
 from penstock.protocols.grpc.stream_infer import (
     STREAMED,

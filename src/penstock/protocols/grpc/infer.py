@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from penstock.errors import InvalidInput, ModelError, Unsupported
-from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse
+from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse, parse
 from penstock.protocols.grpc.wire import varint
 from penstock.protocols.infer import InferRequest, InferResponse, RequestedOutput
 from penstock.protocols.shared_memory import Place, SharedMemory, expected, place, taken
@@ -41,14 +40,6 @@ _NARROW: Final = frozenset({"INT8", "INT16", "UINT8", "UINT16"})
 #: Answers' first pieces remembered.
 _MAX_HEADS: Final = 4096
 _heads: dict[tuple[Any, ...], bytes] = {}
-
-
-def parse(kind: Any, message: Buffer) -> Any:
-    """A protobuf message of class `kind`; InvalidInput when it is none."""
-    try:
-        return kind.FromString(message)
-    except (DecodeError, RecursionError):
-        raise InvalidInput("The message cannot be decoded.") from None
 
 
 def parameters_of(entries: Any) -> dict[str, Any]:

@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from penstock.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
 
 INFERENCE: Final = """
 message ServerLiveRequest { }
@@ -413,6 +419,14 @@ def _class(name: str) -> Any:
 def message(name: str, package: str = "inference") -> Any:
     """The class of a message, by its name."""
     return _class(f"{package}.{name}")
+
+
+def parse(kind: Any, data: Buffer) -> Any:
+    """A message of class `kind` out of its bytes; InvalidInput when they are none."""
+    try:
+        return kind.FromString(data)
+    except (DecodeError, RecursionError):
+        raise InvalidInput("The message cannot be decoded.") from None
 
 
 SERVICE: Final = "inference.GRPCInferenceService"

@@ -13,8 +13,7 @@ from typing import Any, Final
 from penstock.errors import NotFound, PenstockError, Unavailable, Unsupported
 from penstock.http.exchange import OPEN, Exchange
 from penstock.http.h2.exchange import STARTED, H2Exchange
-from penstock.protocols.grpc.infer import parse
-from penstock.protocols.grpc.schema import FILES, SERVICES, message
+from penstock.protocols.grpc.schema import FILES, SERVICES, message, parse
 from penstock.protocols.grpc.stream import MessageStream
 from penstock.protocols.grpc.wire import (
     CONTENT_TYPE,

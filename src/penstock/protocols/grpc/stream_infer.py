@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.errors import PenstockError
 from penstock.http.exchange import ABORTED, ENDED, OPEN, STARTED
 from penstock.http.head import RequestHead
-from penstock.protocols.grpc.infer import parse
-from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse
+from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse, parse
 from penstock.protocols.grpc.stream import MessageStream
 from penstock.protocols.grpc.wire import peek_strings, read_status, reply_error, varint
 
