@@ -30,7 +30,7 @@ from penstock.protocols.grpc.wire import refusal
 from penstock.runtimes.base import Framework
 from penstock.server.application import Application
 from penstock.server.farewell import answer_all
-from penstock.server.memory import release_free_memory
+from penstock.server.memory import release_free_memory, release_zeros
 from penstock.server.pulse import Pulse
 from penstock.server.repository import Limits, Repository
 from penstock.server.statistics import Metrics
@@ -273,6 +273,7 @@ def main(
 
     # Not asyncio.Runner: its handler for SIGINT is never used, and costs 0.2 MB of a forked process.
     loop = uvloop.new_event_loop()
+    release_zeros(loop)
     asyncio.set_event_loop(loop)
     try:
         code: int = loop.run_until_complete(run())

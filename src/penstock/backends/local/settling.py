@@ -118,16 +118,30 @@ def _move_together(used: set[int]) -> None:
             constants = tuple(
                 move(c) if type(c) is CodeType and wanted(c) else c for c in code.co_consts
             )
-            fresh = moved[id(code)] = code.replace(co_consts=constants)
+            # The name as well: what is made of the code, a function or a generator, takes a reference.
+            fresh = moved[id(code)] = code.replace(
+                co_consts=constants, co_qualname=_copy(code.co_qualname)
+            )
             old.append(code)
         return fresh
 
+    names: dict[str, str] = {}
     for function in gc.get_objects():
         if type(function) is not FunctionType:
             continue
         top = (function.__module__ or "").partition(".")[0]
         if top not in _LEFT_ALONE and wanted(function.__code__):
             function.__code__ = move(function.__code__)
+            name = function.__globals__.get("__name__")
+            if type(name) is str:  # what a new function takes as its module
+                if name not in names:
+                    names[name] = _copy(name)
+                function.__globals__["__name__"] = names[name]
+
+
+def _copy(text: str) -> str:
+    """An equal string in new memory."""
+    return "".join((text[:1], text[1:]))
 
 
 def _fill_pools() -> None:
