@@ -28,7 +28,7 @@ from penstock.domain.process import ProcessSpec
 
 HERE = Path(__file__).parent
 #: Long enough for a machine that is busy with other things; no test waits for it in vain.
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,8 @@ def data_dir():
 
 def spec(toy="serve", service="toy", **fields):
     env = {"TOY": toy, **fields.pop("env", {})}
-    return ProcessSpec(listen="", models=(), service=service, env=env, grace_s=5.0, **fields)
+    fields.setdefault("grace_s", 5.0)
+    return ProcessSpec(listen="", models=(), service=service, env=env, **fields)
 
 
 async def until(condition, what="the condition"):

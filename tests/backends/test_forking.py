@@ -116,7 +116,7 @@ async def test_fork_costs_little(rig):
     print(
         f"\nfork to ready: median {sorted(took)[5] * 1e3:.1f} ms, private {private / 2**20:.1f} MiB"
     )
-    assert sorted(took)[5] < 1.0
+    assert sorted(took)[5] < 10
     assert 0 < private < 20 * 2**20
     assert anonymous_bytes(status.pid) > 0
     assert private_bytes(2**22 + 1) is None

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -28,13 +27,12 @@ async def test_becomes_ready_and_says_where_it_is(rig):
     assert json.loads(await tell(status.address, "facts"))["pid"] == status.pid
 
 
-async def test_comes_back_within_a_second_after_a_kill(rig):
+async def test_comes_back_at_once_after_a_kill(make_rig):
     """`kill -9` of a replica: a new process at the same address, and the reason in the status."""
+    rig = make_rig(clock=FakeClock())  # what waits for time to pass would never happen
     before = await rig.ready()
-    killed = time.monotonic()
     os.kill(before.pid, signal.SIGKILL)
     after = await rig.until_status(lambda s: s.phase is Phase.READY and s.restarts == 1)
-    assert time.monotonic() - killed < 1.0
     assert after.address == before.address
     assert after.pid != before.pid
     assert (after.reason, after.signal) == ("Signal", signal.SIGKILL)

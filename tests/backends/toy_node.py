@@ -24,7 +24,7 @@ def main():
         listen_api="127.0.0.1:0",
         gateways=1,
         warm=("",),
-        grace_s=5.0,
+        grace_s=60.0,
         control_argv=program,
         gateway_argv=program,
         zygotes=ZygotePolicy(arguments=("--entry=toy_replica:main",)),

@@ -144,7 +144,7 @@ class Platform:
         self.pids = self.descendants()
         self.process.terminate()
         try:
-            return self.process.wait(40)
+            return self.process.wait(90)
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -161,7 +161,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(look: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
+def until(look: Callable[[], Any], what: str, timeout_s: float = 120.0) -> Any:
     """Poll for what another process does."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -48,7 +48,7 @@ def test_what_is_under_way_is_answered(
 
     def ask() -> None:
         url = f"{sleeping.http}/v1/models/sleeper:predict"
-        answers.append(httpx.post(url, json={"instances": [str(begun)]}, timeout=20))
+        answers.append(httpx.post(url, json={"instances": [str(begun)]}, timeout=60))
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -61,5 +61,5 @@ def test_what_is_under_way_is_answered(
     (answer,) = answers
     assert answer.status_code == 200, answer.text
     assert answer.json() == {"predictions": ["awake"]}
-    assert sleeping.process.wait(30) == 0
+    assert sleeping.process.wait(90) == 0
     assert not any(alive(p) for p in pids)

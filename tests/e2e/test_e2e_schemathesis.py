@@ -59,6 +59,7 @@ def drive(
         max_examples=examples,
         deadline=None,
         database=None,
+        derandomize=True,
         phases=(Phase.explicit, Phase.generate),
         suppress_health_check=list(HealthCheck),
     )
@@ -79,8 +80,8 @@ def named(document: dict[str, Any], **names: list[str]) -> dict[str, Any]:
         for operation in (path, *path.values()):
             if isinstance(operation, dict):
                 given = operation.get("parameters", [])
-                # A watch goes on until its client has had enough.
-                given[:] = [p for p in given if p["name"] != "watch"]
+                # What goes on until its client has had enough is not waited for.
+                given[:] = [p for p in given if p["name"] not in ("watch", "follow")]
                 for parameter in given:
                     if parameter["name"] in names:
                         parameter["schema"] = {"type": "string", "enum": names[parameter["name"]]}

@@ -40,7 +40,7 @@ def asked(platform: Platform) -> Iterator[None]:
     stop = threading.Event()
 
     def ask() -> None:
-        with httpx.Client(timeout=10) as client:
+        with httpx.Client(timeout=60) as client:
             while not stop.is_set():
                 client.post(f"{platform.http}/v1/models/iris:predict", json=V1)
 
@@ -88,7 +88,7 @@ def test_ctrl_c_while_waiting_ends_the_wait_and_not_the_service(platform: Platfo
     process.send_signal(signal.SIGINT)
     said += process.stdout.read()
     process.stdout.close()
-    assert process.wait(10) == 130
+    assert process.wait(60) == 130
     assert "Traceback" not in said
     assert "slow" in platform.run("get", "isvc")
     platform.run("delete", "isvc", "slow")
@@ -115,7 +115,7 @@ def test_top_shows_the_rate_and_is_left_with_ctrl_c(platform: Platform) -> None:
         until_shown(master, b"iris-00001")
         process.send_signal(signal.SIGINT)
         shown = until_shown(master, b"\x1b[?1049l")  # the terminal is as it was before
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
         assert b"Traceback" not in shown
         os.close(master)
 
@@ -137,7 +137,7 @@ def test_two_terminals_at_once(platform: Platform, verb: str) -> None:
         )
         for _ in range(2)
     ]
-    said = [c.communicate(timeout=30)[0] for c in commands]
+    said = [c.communicate(timeout=90)[0] for c in commands]
     assert not any("Traceback" in s for s in said), said
     codes = sorted(c.returncode for c in commands)
     if verb == "apply":
