@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from penstock.errors import InvalidInput, ModelError, PenstockError, TooLarge, Unsupported
+from penstock.protocols.datatypes import DATATYPES
 from penstock.protocols.grpc import schema, wire
 from penstock.protocols.grpc.infer import decode_answer, decode_infer, encode_infer
 from penstock.protocols.infer import InferResponse
-from penstock.protocols.tensors import DATATYPES
 
 #: KServe's answer to loads and unloads, which Triton's package does not have.
 KSERVE_ONLY = {("model_name", 1), ("isLoaded", 2), ("isUnloaded", 2)}

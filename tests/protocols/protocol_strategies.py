@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from penstock.protocols.tensors import bf16_to_float32
+from penstock.protocols.datatypes import bf16_to_float32
 
 DTYPES = {
     "BOOL": np.bool_,

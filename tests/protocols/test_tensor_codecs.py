@@ -11,16 +11,9 @@ from hypothesis.extra import numpy as hnp
 from protocol_strategies import DATATYPES, DTYPES, objects, same, tensors
 
 from penstock.errors import InvalidInput, ModelError
-from penstock.protocols.tensors import (
-    bf16_to_float32,
-    datatype_of,
-    float32_to_bf16,
-    from_binary,
-    from_json,
-    realign,
-    to_binary,
-    to_json,
-)
+from penstock.protocols.binary_tensors import from_binary, realign, to_binary
+from penstock.protocols.datatypes import bf16_to_float32, datatype_of, float32_to_bf16
+from penstock.protocols.json_tensors import from_json, to_json
 
 
 @given(tensors())

@@ -42,9 +42,13 @@ def test_a_model_file_imports_no_server():
 
 def test_each_module_can_be_the_first_one_imported():
     """Runtimes and protocols know each other's types: no import order may be the only one that works."""
-    names = [
-        "penstock.protocols." + n for n in ("documents", "errors", "infer", "tensors", "v1", "v2")
-    ] + ["penstock.sdk", "penstock.runtimes", "penstock.runtimes.base", "penstock.runtimes.custom"]
+    protocols = ("binary_tensors", "documents", "errors", "infer", "json_tensors", "v1", "v2")
+    names = ["penstock.protocols." + n for n in protocols] + [
+        "penstock.sdk",
+        "penstock.runtimes",
+        "penstock.runtimes.base",
+        "penstock.runtimes.custom",
+    ]
     code = """
 import importlib, sys
 for name in sys.argv[1:]:

@@ -106,18 +106,20 @@ def to_binary(document: dict[str, Any]) -> tuple[bytes, int]:
     import msgspec
 
     from penstock.errors import PenstockError
-    from penstock.protocols import tensors
+    from penstock.protocols import binary_tensors, json_tensors
 
     inputs, parts = [], []
     for tensor in document["inputs"]:
         try:
-            values = tensors.from_json(
+            values = json_tensors.from_json(
                 str(tensor["name"]),
                 str(tensor["datatype"]),
                 tensor["shape"],
                 msgspec.json.encode(tensor["data"]),
             )
-            data = bytes(tensors.to_binary(str(tensor["name"]), str(tensor["datatype"]), values))
+            data = bytes(
+                binary_tensors.to_binary(str(tensor["name"]), str(tensor["datatype"]), values)
+            )
         except KeyError as exc:
             raise CliError(f"An input has no {exc.args[0]}.", USAGE) from exc
         except PenstockError as exc:

@@ -35,7 +35,7 @@ from penstock.protocols.v2 import parse_header_length
 from penstock.protocols.v2_client import decode_response, encode_request
 
 if TYPE_CHECKING:
-    from penstock.protocols.tensors import Buffer
+    from penstock.http.incoming import Buffer
 
 #: Most characters of a service's error that are repeated in ours.
 _MESSAGE: Final = 500

@@ -28,7 +28,7 @@ from penstock.protocols.seldon_message import (
 from penstock.protocols.v2_client import encode_request
 
 if TYPE_CHECKING:
-    from penstock.protocols.tensors import Buffer
+    from penstock.http.incoming import Buffer
     from penstock.runtimes.base import Array
 
 #: The tensor of a message; models name their own.

@@ -22,10 +22,11 @@ from penstock.errors import InvalidInput, ModelError, PenstockError
 from penstock.protocols import v1, v2
 from penstock.protocols.codecs import spoken
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.protocols.tensors import JSON_FAULTS, Buffer
+from penstock.protocols.json_faults import JSON_FAULTS
 from penstock.protocols.v2_client import decode_response
 
 if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
     from penstock.runtimes.base import Array
 
 JSON: Final = b"application/json"

@@ -25,10 +25,10 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from penstock.errors import InvalidInput
-from penstock.protocols.tensors import JSON_FAULTS, json_fault
+from penstock.protocols.json_faults import JSON_FAULTS, json_fault
 
 if TYPE_CHECKING:
-    from penstock.protocols.tensors import Buffer
+    from penstock.http.incoming import Buffer
 
 STRUCTURED: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"

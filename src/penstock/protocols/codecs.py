@@ -29,17 +29,13 @@ import msgspec
 import numpy as np
 
 from penstock.errors import InvalidInput
+from penstock.protocols.datatypes import count_of, datatype_of
 from penstock.protocols.infer import InferRequest, InferResponse, as_text
-from penstock.protocols.tensors import (
-    JSON_FAULTS,
-    Buffer,
-    count_of,
-    datatype_of,
-    from_json,
-    json_texts,
-)
+from penstock.protocols.json_faults import JSON_FAULTS
+from penstock.protocols.json_tensors import from_json, json_texts
 
 if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
     from penstock.runtimes.base import Array, Arrays, TensorSpec
 
 #: Where a parameter names a content type, and the headers that MLServer's clients put beside it.

@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any, Final
 
 from penstock._version import __version__
+from penstock.protocols.datatypes import DATATYPES
 from penstock.protocols.mlflow import FORMATS
-from penstock.protocols.tensors import DATATYPES
 
 _JSON: Final = "application/json"
 _BINARY: Final = "application/octet-stream"

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from penstock.errors import InvalidInput, PenstockError
-from penstock.protocols.tensors import JSON_FAULTS, Buffer, json_fault
+from penstock.protocols.json_faults import JSON_FAULTS, json_fault
 from penstock.protocols.v1 import encode_result, rows_of_json, to_arrays
 
 if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
     from penstock.runtimes.base import Array, TensorSpec
 
 _decode = msgspec.json.Decoder().decode

@@ -7,14 +7,17 @@ fields hold JSON, or are text under `strData`.
 from __future__ import annotations
 
 import base64
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
 
 from penstock.errors import InvalidInput
+from penstock.protocols.json_faults import JSON_FAULTS
 from penstock.protocols.seldon import decode_object
-from penstock.protocols.tensors import JSON_FAULTS, Buffer
+
+if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
 
 #: Fields of one form.
 _MOST_FIELDS: Final = 64

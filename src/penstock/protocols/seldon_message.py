@@ -21,12 +21,12 @@ import numpy as np
 from penstock.errors import InvalidInput, ModelError
 from penstock.protocols import v2
 from penstock.protocols.infer import InferRequest, InferResponse
+from penstock.protocols.json_faults import JSON_FAULTS
 from penstock.protocols.seldon import KINDS, data_of, decode_object, meta_of, names_of, tensor_of
-from penstock.protocols.tensors import JSON_FAULTS
 from penstock.protocols.v1 import encode_result, rows_of_json
 
 if TYPE_CHECKING:
-    from penstock.protocols.tensors import Buffer
+    from penstock.http.incoming import Buffer
     from penstock.runtimes.base import Array
 
 #: V2's parameter that holds what of a message is no tensor, as JSON.

@@ -19,9 +19,9 @@ import numpy as np
 from penstock.errors import InvalidInput, ModelError
 from penstock.protocols import v1
 from penstock.protocols.grpc.wire import varint
-from penstock.protocols.tensors import Buffer
 
 if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
     from penstock.runtimes.base import Array, Arrays, Signature, TensorSpec
 
 #: The signature of a request that names none.

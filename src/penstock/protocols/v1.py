@@ -30,18 +30,13 @@ import msgspec
 import numpy as np
 
 from penstock.errors import InvalidInput, ModelError
+from penstock.protocols.datatypes import DATATYPES, Datatype, count_of
 from penstock.protocols.errors import error_body
-from penstock.protocols.tensors import (
-    DATATYPES,
-    JSON_FAULTS,
-    Buffer,
-    Datatype,
-    count_of,
-    json_fault,
-    typed_array,
-)
+from penstock.protocols.json_faults import JSON_FAULTS, json_fault
+from penstock.protocols.json_tensors import typed_array
 
 if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
     from penstock.runtimes.base import Array, TensorSpec
 
 __all__ = [

@@ -17,26 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from penstock.errors import InvalidInput, Unsupported
+from penstock.protocols.binary_tensors import from_binary, realign, to_binary
 from penstock.protocols.codecs import KEY as CONTENT_TYPE
 from penstock.protocols.codecs import read_json
+from penstock.protocols.datatypes import DATATYPES, datatype, datatype_of
 from penstock.protocols.errors import error_body
 from penstock.protocols.infer import InferRequest, InferResponse, RequestedOutput
+from penstock.protocols.json_faults import JSON_FAULTS, json_fault
+from penstock.protocols.json_tensors import from_json, to_json
 from penstock.protocols.shared_memory import Place, SharedMemory, expected, place, taken
-from penstock.protocols.tensors import (
-    DATATYPES,
-    JSON_FAULTS,
-    Buffer,
-    datatype,
-    datatype_of,
-    from_binary,
-    from_json,
-    json_fault,
-    realign,
-    to_binary,
-    to_json,
-)
 
 if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
     from penstock.runtimes.base import Array, TensorSpec
 
 __all__ = ["decode_infer", "decode_raw", "encode_infer", "error_body", "parse_header_length"]

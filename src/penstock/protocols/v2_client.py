@@ -12,18 +12,14 @@ import msgspec
 
 from penstock.errors import InvalidInput, ModelError
 from penstock.protocols import v2_layouts
+from penstock.protocols.binary_tensors import from_binary, to_binary
+from penstock.protocols.datatypes import datatype_of
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.protocols.tensors import (
-    JSON_FAULTS,
-    Buffer,
-    datatype_of,
-    from_binary,
-    from_json,
-    to_binary,
-    to_json,
-)
+from penstock.protocols.json_faults import JSON_FAULTS
+from penstock.protocols.json_tensors import from_json, to_json
 
 if TYPE_CHECKING:
+    from penstock.http.incoming import Buffer
     from penstock.runtimes.base import Array
 
 

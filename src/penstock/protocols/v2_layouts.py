@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from penstock.protocols.datatypes import DATATYPES
 from penstock.protocols.infer import InferResponse
-from penstock.protocols.tensors import DATATYPES
 
 if TYPE_CHECKING:
     from penstock.runtimes.base import Array

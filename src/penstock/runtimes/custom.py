@@ -20,8 +20,8 @@ import numpy as np
 
 from penstock.errors import InvalidInput, LoadError, ModelError, PenstockError, Unsupported
 from penstock.protocols import v1
+from penstock.protocols.datatypes import datatype_of
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.protocols.tensors import datatype_of
 from penstock.runtimes.base import (
     Arrays,
     CallContext,

@@ -31,8 +31,8 @@ from penstock.errors import (
 from penstock.explain.base import Array, Explainer, Explanation
 from penstock.explain.registry import build
 from penstock.protocols import v1
+from penstock.protocols.datatypes import DATATYPES
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.protocols.tensors import DATATYPES
 from penstock.runtimes.base import (
     CallContext,
     Framework,

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput
-from penstock.protocols.tensors import DATATYPES
+from penstock.protocols.datatypes import DATATYPES
 from penstock.runtimes.base import Array, Arrays, TensorSpec
 
 #: numpy's dtypes by V2's datatypes. BF16 travels as float32.

@@ -19,8 +19,8 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError, ModelError, PenstockError, Unsupported
+from penstock.protocols.datatypes import DATATYPES
 from penstock.protocols.infer import InferRequest, InferResponse
-from penstock.protocols.tensors import DATATYPES
 from penstock.runtimes.base import (
     CallContext,
     Framework,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from penstock.errors import LoadError
-from penstock.protocols.tensors import DATATYPES
+from penstock.protocols.datatypes import DATATYPES
 from penstock.runtimes.base import TensorSpec
 
 #: V2's type names by Triton's.

@@ -9,8 +9,8 @@ import numpy as np
 
 from penstock.errors import ModelError, Unsupported
 from penstock.protocols import v1
+from penstock.protocols.datatypes import datatype_of
 from penstock.protocols.infer import InferResponse
-from penstock.protocols.tensors import datatype_of
 from penstock.runtimes.base import Arrays, RawReply, TensorSpec
 
 _TEXT: Final = "text/plain; charset=utf-8"

@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput, ModelError, Unsupported
+from penstock.protocols.binary_tensors import from_binary, to_binary
+from penstock.protocols.datatypes import count_of, datatype, datatype_of
 from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse, parse
 from penstock.protocols.grpc.wire import varint
 from penstock.protocols.infer import InferRequest, InferResponse, RequestedOutput
 from penstock.protocols.shared_memory import Place, SharedMemory, expected, place, taken
-from penstock.protocols.tensors import (
-    count_of,
-    datatype,
-    datatype_of,
-    from_binary,
-    to_binary,
-)
 
 if TYPE_CHECKING:
     from penstock.http.incoming import Buffer
