@@ -169,6 +169,25 @@ async def test_memory_is_read_again_only_when_it_may_have_changed(make_rig, monk
     assert replica.status.memory_bytes >= before + 5_000_000
 
 
+async def test_a_model_that_grows_is_told_to_those_who_watch(make_rig):
+    """A memory budget that hears of it half a minute later is none."""
+    rig = make_rig()
+    status = await rig.ready()
+    replica = rig.replicas._replicas["r1"]
+    replica.measure()
+    watch = rig.replicas.watch()
+    await tell(status.address, "keep 50000")
+    replica.measure()
+    await tell(status.address, "keep 9000000")
+    replica.measure()
+    async with asyncio.timeout(5):
+        async for change in watch.changes():
+            if change.memory_bytes >= 9_000_000:
+                break
+    rig.replicas.unwatch(watch)
+    assert change == replica.status
+
+
 async def test_is_spared_when_the_node_itself_was_away(make_rig):
     """After the node was suspended nobody is blamed for the silence."""
     clock = FakeClock()

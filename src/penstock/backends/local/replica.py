@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 #: Exit codes of the model process with a meaning of their own.
 EXIT_CANNOT_LOAD: Final = 78
 EXIT_HUNG: Final = 79
+#: A change of a process's memory that those who watch are told at once.
+_TELL_BYTES: Final = 4 << 20
 _BEAT: Final = b'{"event":"beat"}\n'
 
 
@@ -121,6 +123,7 @@ class Replica:
         self._last_beat: float | None = None
         self._quiet = False
         self._measured: tuple[int, bytes | None] | None = None
+        self._told_bytes: int | None = None
         self._early = b""
         self._status_pipe: Pipe | None = None
         self._said: _Why | None = None  # by the process
@@ -224,14 +227,22 @@ class Replica:
             self._last_beat = max(self._last_beat, now)
 
     def measure(self) -> None:
-        """Read the process's private memory into the status, if it may be another than before."""
+        """Read the process's private memory into the status, if it may be another than before.
+
+        What makes a difference to a budget is told to those who watch; they read the rest now and then.
+        """
         pid = self.status.pid
         if pid is None:
             return
         mark = (pid, pages_mark(pid))
-        if mark != self._measured or mark[1] is None:
-            self._measured = mark
-            self.status = replace(self.status, memory_bytes=private_bytes(pid))
+        if mark == self._measured and mark[1] is not None:
+            return
+        self._measured = mark
+        self.status = replace(self.status, memory_bytes=private_bytes(pid))
+        now, told = self.status.memory_bytes or 0, self._told_bytes or 0
+        if abs(now - told) >= _TELL_BYTES:
+            self._told_bytes = self.status.memory_bytes
+            self._publish(self.status)
 
     @property
     def watched(self) -> bool:
@@ -468,6 +479,7 @@ class Replica:
         status = replace(self.status, **changes)
         if status != self.status:
             self.status = status
+            self._told_bytes = status.memory_bytes
             self._publish(status)
 
 
