@@ -8,12 +8,15 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from penstock.backends.base import Backend, Phase, ReplicaGone, ReplicaList, ReplicaStatus
 from penstock.control.clock import Clock, Timer
+from penstock.control.loop import Loop
 from penstock.domain.process import ProcessSpec
 from penstock.domain.service import Component
 from penstock.errors import Conflict, NotFound, PenstockError, Unavailable
+from penstock.store.sqlite import SqliteStore
 
 
 class _Timer:
@@ -63,6 +66,25 @@ async def drain_ready(rounds: int = 20) -> None:
     """Let every task that can run do so."""
     for _ in range(rounds):
         await asyncio.sleep(0)
+
+
+async def at_rest(store: SqliteStore, loop: Loop[Any]) -> None:
+    """Until nothing is under way: no operation of the store, no change that is not told, no look.
+
+    The store's threads take their operations in turn, so one that does nothing ends behind all that were
+    asked for before it; what those lead to is seen in the next round.
+    """
+    seen = (-1, -1)
+    quiet = 0
+    while quiet < 4:
+        for thread in (store._writer, store._reader):
+            if thread is not None:
+                await thread.submit(lambda _: None)
+        await drain_ready(50)
+        await loop.settled()
+        now = (store.version, loop.looks)
+        quiet = quiet + 1 if now == seen else 0
+        seen = now
 
 
 class FakeBackend(Backend):

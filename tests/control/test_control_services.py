@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_fakes import FakeBackend, FakeClock, FakeFiles, drain_ready
+from control_fakes import FakeBackend, FakeClock, FakeFiles, at_rest
 
 from penstock.backends.base import Phase
 from penstock.control.plane import ControlPlane
@@ -111,10 +111,7 @@ class World:
         return await self.until(look)
 
     async def settled(self) -> None:
-        for _ in range(5):
-            await asyncio.sleep(0.005)
-            await self.plane.loop.settled()
-            await drain_ready()
+        await at_rest(self.store, self.plane.loop)
 
     async def revisions(self, name: str = "iris") -> list[str]:
         listing = await self.store.list(

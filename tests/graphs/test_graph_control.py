@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.control.control_fakes import FakeBackend, FakeClock, FakeFiles, drain_ready
+from tests.control.control_fakes import FakeBackend, FakeClock, FakeFiles, at_rest
 
 from penstock.backends.base import Phase
 from penstock.control.plane import ControlPlane
@@ -78,14 +77,7 @@ class World:
         await self.settle()
 
     async def settle(self) -> None:
-        """Until the store, whose threads take their time, has not changed for a while."""
-        seen, same = -1, 0
-        while same < 6:
-            await asyncio.sleep(0.005)
-            await drain_ready(50)
-            await self.plane.loop.settled()
-            version = (await self.store.list(PIPELINE)).version
-            seen, same = version, same + 1 if version == seen else 0
+        await at_rest(self.store, self.plane.loop)
 
     async def ready(self, name: str = "chain") -> dict[str, Any]:
         obj = await self.store.get(Key(PIPELINE, "default", name))
