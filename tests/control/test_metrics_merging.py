@@ -107,6 +107,20 @@ def test_the_sum_is_that_of_all_snapshots(steps: list[tuple[str, str, Any]]) -> 
     assert lines(merger.text()) == lines(render(slow.total()))
 
 
+def test_a_gauges_sum_says_of_how_many_processes_it_is() -> None:
+    """A mean is what can be compared between revisions of one replica and of four."""
+    merger = Merger()
+    for process, value in (("a", 1.0), ("b", 3.0)):
+        registry = Registry()
+        registry.gauge("held", "", ("revision",)).labels("r1").set(value)
+        merger.put(process, registry.snapshot())
+    assert merger.total()["held"]["samples"] == [[["r1"], 4.0]]
+    assert merger.total()["held"]["processes"] == [2]
+    merger.retire("b")
+    assert merger.total()["held"]["samples"] == [[["r1"], 1.0]]
+    assert merger.total()["held"]["processes"] == [1]
+
+
 def test_services_with_news_are_known() -> None:
     r = Registry()
     c = r.counter("c", "C.", ("namespace", "service"))

@@ -8,9 +8,9 @@ import pytest
 from test_control_services import World, manifest, world
 
 from penstock.backends.base import Phase
+from penstock.control.counting import count_of, problem_of
 from penstock.control.evidence import Tally
 from penstock.control.progress import CRASHES
-from penstock.control.progressing import count_of, problem_of
 from penstock.control.rollout import PROMOTED
 from penstock.domain.traffic import MetricLimit
 
@@ -201,6 +201,10 @@ METRICS = {
         (MetricLimit("nobody"), Tally()),
         (MetricLimit("low_total", per="nobody"), Tally()),
         (MetricLimit("rows"), Tally(10, 10)),
+        (MetricLimit("low_total", labels=(("model", "iris"),)), Tally(4, 10)),
+        (MetricLimit("low_total", labels=(("model", "other"),)), Tally(0, 10)),
+        (MetricLimit("low_total", labels=(("nothing", "iris"),)), Tally(0, 10)),
+        (MetricLimit("low_total", per="rows", per_labels=(("model", "x"),)), Tally(0, 0)),
     ],
 )
 def test_what_a_metric_counts_of_a_revision(limit: MetricLimit, tally: Tally) -> None:
@@ -208,11 +212,11 @@ def test_what_a_metric_counts_of_a_revision(limit: MetricLimit, tally: Tally) ->
 
 
 def test_why_a_metric_cannot_be_a_limit() -> None:
-    assert problem_of(METRICS, "low_total", histogram=False) == ""
-    assert problem_of(METRICS, "seconds", histogram=True) == ""
-    assert "is a gauge" in problem_of(METRICS, "memory", histogram=False)
-    assert "is a counter" in problem_of(METRICS, "rows", histogram=True)
-    assert "nobody keeps" in problem_of(METRICS, "nobody", histogram=False)
+    assert problem_of(METRICS, "low_total", "counter") == ""
+    assert problem_of(METRICS, "seconds", "histogram") == ""
+    assert "is a gauge" in problem_of(METRICS, "memory", "counter")
+    assert "is a counter" in problem_of(METRICS, "rows", "histogram")
+    assert "nobody keeps" in problem_of(METRICS, "nobody", "counter")
 
 
 async def test_a_metric_takes_a_revision_back_and_one_that_nobody_keeps_is_told(
@@ -260,3 +264,46 @@ async def test_a_metric_takes_a_revision_back_and_one_that_nobody_keeps_is_told(
     assert "LimitWithoutEffect" in await world.events()
     message = (await world.ready())["message"]
     assert "of its requests counted in low_confidence_total, against the stable" in message
+
+
+async def test_a_gauge_takes_a_revision_back_and_one_without_the_stable_side_is_told(
+    world: World,
+) -> None:
+    counted = Counted(world)
+
+    async def total() -> dict[str, Any]:
+        labels = ["namespace", "service", "revision", "model"]
+        of = {"iris-00001": 0.9, "iris-00002": 0.5}
+        samples = [[["default", "iris", r, "iris"], value] for r, value in of.items()]
+        accuracy = {"kind": "gauge", "labels": labels, "samples": samples, "processes": [1, 1]}
+        only = {**accuracy, "samples": samples[1:], "processes": [1]}
+        return {**await counted.total(), "accuracy": accuracy, "only_new": only}
+
+    world.plane.services.progressing._total = total  # type: ignore[method-assign]
+    gauges = [
+        {"name": "accuracy", "against": "stable", "worse": "below", "every": "10s"},
+        {"name": "only_new", "against": "stable"},
+    ]
+    policy = {**POLICY, "limits": {"gauges": gauges}}
+
+    def obj(uri: str) -> dict[str, Any]:
+        made = manifest(uri=uri)
+        made["spec"]["rollout"] = policy
+        return made
+
+    await world.apply(obj("models/a"))
+    await world.ready()
+    await world.apply(obj("models/b"))
+    await world.until(lambda: shares(world) == {"2": 10, "1": 90})
+    await world.settled()
+    await world.plane.services.progressing.tick()
+    for _ in range(11):
+        counted.add("00002", 10)
+        counted.add("00001", 90)
+        await world.clock.advance(10)
+        await world.plane.services.progressing.tick()
+    await world.until(lambda: shares(world) == {"2": 0, "1": 100})
+    await world.settled()
+    assert "LimitWithoutEffect" in await world.events()
+    said = (await world.ready())["message"]
+    assert "accuracy was below the stable revision's by more than 10% in" in said

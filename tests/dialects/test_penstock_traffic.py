@@ -8,7 +8,7 @@ import pytest
 from dialect_manifests import problems_of
 
 from penstock import dialects
-from penstock.domain.traffic import MetricLimit, Rollout, Shadow, Sticky, Traffic
+from penstock.domain.traffic import GaugeLimit, MetricLimit, Rollout, Shadow, Sticky, Traffic
 from penstock.errors import InvalidManifest
 
 
@@ -132,12 +132,20 @@ def test_limits_on_metrics_are_read() -> None:
             {"name": "low_total", "against": "stable"},
             {"name": "low_total", "max": 0.1, "per": "rows_total"},
             {"name": "seconds", "max": 0.01, "above": 0.2},
+            {
+                "name": "x",
+                "max": 0.01,
+                "labels": {"key": "low"},
+                "per": "y",
+                "perLabels": {"b": "2", "a": "1"},
+            },
         )
     ).object.traffic.rollout
     assert found.metrics == (
         MetricLimit("low_total"),
         MetricLimit("low_total", 0.1, per="rows_total"),
         MetricLimit("seconds", 0.01, above=0.2),
+        MetricLimit("x", 0.01, None, "y", (("key", "low"),), (("a", "1"), ("b", "2"))),
     )
 
 
@@ -150,7 +158,49 @@ def test_limits_on_metrics_are_read() -> None:
         ({"name": "x", "max": 1.0}, "max"),
         ({"name": "x", "max": 0.1, "above": 1, "per": "y"}, "for a histogram"),
         ({"max": 0.1}, "name: is required"),
+        ({"name": "x", "max": 0.1, "perLabels": {"a": "b"}}, "`perLabels` without `per`"),
+        ({"name": "x", "max": 0.1, "labels": {"a-b": "c"}}, "labels"),
     ],
 )
 def test_limits_that_mean_nothing_are_refused(metric: dict[str, Any], why: str) -> None:
     assert any(why in p for p in problems_of(with_metrics(metric)))
+
+
+def with_gauges(*gauges: dict[str, Any]) -> dict[str, Any]:
+    obj = manifest(None)
+    obj["spec"]["rollout"] = {"limits": {"gauges": list(gauges)}}
+    return obj
+
+
+def test_limits_on_gauges_are_read() -> None:
+    found = dialects.translate(
+        with_gauges(
+            {"name": "accuracy", "min": 0.9, "labels": {"key": "all"}},
+            {"name": "queue", "max": 10, "every": "1m"},
+            {"name": "memory", "against": "stable"},
+            {"name": "accuracy", "against": "stable", "worse": "below", "tolerance": 0},
+        )
+    ).object.traffic.rollout
+    assert found.gauges == (
+        GaugeLimit("accuracy", 0.9, lower_is_worse=True, labels=(("key", "all"),)),
+        GaugeLimit("queue", 10, every_s=60),
+        GaugeLimit("memory"),
+        GaugeLimit("accuracy", lower_is_worse=True, tolerance=0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("gauge", "why"),
+    [
+        ({"name": "x"}, "one of `max`, `min` and `against: stable`"),
+        ({"name": "x", "max": 1, "min": 0}, "one of `max`, `min` and `against: stable`"),
+        ({"name": "x", "max": 1, "tolerance": 0.1}, "which are for `against: stable`"),
+        ({"name": "x", "max": 1, "worse": "below"}, "which are for `against: stable`"),
+        ({"name": "x", "against": "stable", "worse": "higher"}, "worse"),
+        ({"name": "x", "max": 1, "every": "100ms"}, "gauges[0].every: must be at least 1s"),
+        ({"name": "x", "max": 1, "every": "soon"}, "gauges[0].every"),
+        ({"name": "x", "max": 1, "for": "1m"}, "for"),
+    ],
+)
+def test_limits_on_gauges_that_mean_nothing_are_refused(gauge: dict[str, Any], why: str) -> None:
+    assert any(why in p for p in problems_of(with_gauges(gauge)))

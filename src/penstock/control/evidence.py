@@ -20,6 +20,10 @@ of its factors.
 * `more_than_limit`: the likelihood ratio of t > p_0, again from earlier batches, to the limit p_0. For a rate
   p <= p_0 the factor of one trial has the expectation p t/p_0 + (1-p)(1-t)/(1-p_0), which grows in p and is 1
   at p_0.
+* `more_often_than_not`: the same with p_0 = 1/2, which makes it the sign test (Dixon and Mood, "The
+  statistical sign test", Journal of the American Statistical Association 41 (1946) 557-566) for a look at any
+  time. It assumes nothing of what is compared but that each time, whatever was before, the limit is kept with
+  a probability of at least one half.
 """
 
 from __future__ import annotations
@@ -74,6 +78,22 @@ def more_than_limit(limit: float, before: Tally, new: Tally) -> float:
     t = before.rate if before.trials else max(0.2, min(0.99, 2 * limit))
     limit = max(limit, 1e-6)
     return _ratio(new, t, limit) if t > limit and limit < 1 else 0.0
+
+
+def more_often_than_not(before: Tally, new: Tally) -> float:
+    """Logarithm of the factor for one batch: is more than one half hit?"""
+    # As if one and a half of two had been: a few in a row then say something.
+    t = (before.hits + 1.5) / (before.trials + 2)
+    return _ratio(new, t, 0.5) if t > 0.5 else 0.0
+
+
+def fewest(bound: float) -> int:
+    """Trials, all of them hits, that `more_often_than_not` needs to come to `bound` one by one."""
+    n, found = 0, 0.0
+    while found < bound:
+        found += more_often_than_not(Tally(n, n), Tally(1, 1))
+        n += 1
+    return n
 
 
 def _ratio(of: Tally, rate: float, against: float) -> float:

@@ -1,8 +1,9 @@
 """Whether a new revision goes up a step, holds, or goes back: a pure function over what was counted.
 
 Each limit is a share: of requests that failed, of requests that were slower than the limit on the 99th
-percentile (1%), of whatever a metric counts. `evidence` says when it is broken beyond noise. With m limits
-each one fires at m/a, so all together fire on a harmless revision at a rate of at most a.
+percentile (1%), of whatever a metric counts, of intervals in which a gauge was worse (one half: `gauges`).
+`evidence` says when it is broken beyond noise. With m limits each one fires at m/a, so all together fire on a
+harmless revision at a rate of at most a.
 """
 
 from __future__ import annotations
@@ -11,14 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log
 
-from penstock.control.evidence import Tally, more_than_limit, more_than_other
-from penstock.domain.traffic import MetricLimit, Rollout
+from penstock.control.evidence import (
+    Tally,
+    fewest,
+    more_often_than_not,
+    more_than_limit,
+    more_than_other,
+)
+from penstock.domain.traffic import GaugeLimit, MetricLimit, Rollout
 
 #: The most probable share of harmless rollouts that are taken back.
 FALSE_ALARMS = 0.01
 #: Ends of the new revision's processes that are enough by themselves.
 CRASHES = 3
 SLOW_SHARE = 0.01
+#: A step does not end while there is so much evidence that a gauge is worse, which is not enough to go back.
+LEANING = log(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,7 @@ class Count:
     requests: int = 0
     failed: int = 0
     slow: int = 0
-    #: One for each of the policy's metrics.
+    #: One for each of the policy's metrics, then one for each of its gauges.
     metrics: tuple[Tally, ...] = ()
 
     def since(self, before: Count) -> Count:
@@ -98,6 +107,27 @@ class _Limit:
     #: None: no more than the stable revision's.
     most: float | None
     what: str
+    #: Trials are intervals of a gauge, not requests.
+    gauge: bool = False
+
+    def factor(self, before: Tally, other_before: Tally, new: Tally, other: Tally) -> float:
+        """Logarithm of what one more batch says."""
+        if self.gauge:
+            return more_often_than_not(before, new)
+        if self.most is None:
+            return more_than_other(before, other_before, new, other)
+        return more_than_limit(self.most, before, new)
+
+    def broken(self, found: Tally, stable: Tally) -> str:
+        """How it is said that it was broken."""
+        if self.gauge:
+            return f"{self.what} in {found.hits} of {found.trials} intervals"
+        against = (
+            f"the stable revision's {stable}"
+            if self.most is None
+            else f"the limit of {_percent(self.most)}"
+        )
+        return f"{found} of its {self.what}, against {against}"
 
 
 def decide(
@@ -114,19 +144,12 @@ def decide(
     limits = _limits(policy)
     bound = log(len(limits) / FALSE_ALARMS)
     e = evidence if evidence.since is not None else replace(evidence, since=now)
-    n = len(policy.metrics)
+    n = len(policy.metrics) + len(policy.gauges)
     before, other_before = e.new.tallies(n), e.stable.tallies(n)
     batch, other = new.tallies(n), stable.tallies(n)
     logs = tuple(
-        known
-        + (
-            more_than_other(
-                before[limit.at], other_before[limit.at], batch[limit.at], other[limit.at]
-            )
-            if limit.most is None
-            else more_than_limit(limit.most, before[limit.at], batch[limit.at])
-        )
-        for known, limit in zip(e.logs or (0.0,) * len(limits), limits, strict=True)
+        known + at.factor(before[at.at], other_before[at.at], batch[at.at], other[at.at])
+        for known, at in zip(e.logs or (0.0,) * len(limits), limits, strict=True)
     )
     e = replace(
         e,
@@ -138,24 +161,26 @@ def decide(
     why = ""
     if crashes >= CRASHES:
         why = f"its processes ended {crashes} times"
+    found, others = e.new.tallies(n), e.stable.tallies(n)
     for value, limit in zip(logs, limits, strict=True):
         if value >= bound and not why:
-            found = e.new.tallies(n)[limit.at]
-            against = (
-                f"the stable revision's {e.stable.tallies(n)[limit.at]}"
-                if limit.most is None
-                else f"the limit of {_percent(limit.most)}"
-            )
-            why = f"{found} of its {limit.what}, against {against}"
+            why = limit.broken(found[limit.at], others[limit.at])
     if why:
         return Decision(step, e, back=why)
     assert e.since is not None  # noqa: S101 - set above
     if now - e.since < policy.hold_s or e.in_step < policy.min_requests:
         return Decision(step, e)
+    last = step + 1 >= len(policy.steps)
+    for value, limit in zip(logs, limits, strict=True):
+        if limit.gauge:
+            # A gauge that nobody keeps holds nothing back; one that was read has to be read often enough.
+            few = last and 0 < found[limit.at].trials < fewest(bound)
+            if few or value > LEANING:
+                return Decision(step, e)
     e = replace(e, since=now, in_step=0)
-    if step + 1 < len(policy.steps):
-        return Decision(step + 1, e)
-    return Decision(step, e, done=True)
+    if last:
+        return Decision(step, e, done=True)
+    return Decision(step + 1, e)
 
 
 def _limits(policy: Rollout) -> tuple[_Limit, ...]:
@@ -163,7 +188,17 @@ def _limits(policy: Rollout) -> tuple[_Limit, ...]:
     if policy.p99_s is not None:
         limits.append(_Limit(1, SLOW_SHARE, f"requests took longer than {policy.p99_s:g} s"))
     limits += [_Limit(2 + i, m.most, _about(m)) for i, m in enumerate(policy.metrics)]
+    first = len(policy.metrics) + 2
+    limits += [_Limit(first + i, 0.5, _worse(g), gauge=True) for i, g in enumerate(policy.gauges)]
     return tuple(limits)
+
+
+def _worse(gauge: GaugeLimit) -> str:
+    where = "below" if gauge.lower_is_worse else "above"
+    if gauge.bound is not None:
+        return f"{gauge.name} was {where} {gauge.bound:g}"
+    by = f" by more than {_percent(gauge.tolerance)}" if gauge.tolerance else ""
+    return f"{gauge.name} was {where} the stable revision's{by}"
 
 
 def _about(metric: MetricLimit) -> str:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.control.clock import Clock
-from penstock.control.evidence import Tally
+from penstock.control.counting import count_of, problem_of, reading_of
+from penstock.control.gauges import Intervals
 from penstock.control.plan import Event
 from penstock.control.progress import Count, Evidence, decide
 from penstock.control.revisions import Kept, Stage
-from penstock.domain.traffic import MetricLimit, Rollout
+from penstock.domain.traffic import Rollout
 from penstock.errors import PenstockError
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,10 @@ class _Followed:
     last: dict[str, Count] | None = None
     #: Metrics that are not there were told.
     told: bool = False
+    gauges: tuple[Intervals, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gauges = tuple(Intervals(limit) for limit in self.policy.gauges)
 
 
 class Progressing:
@@ -88,10 +92,18 @@ class Progressing:
                     await self._look(key, f, total)
 
     async def _look(self, key: ServiceKey, f: _Followed, total: Mapping[str, Any]) -> None:
+        now = self._clock.monotonic()
         counts = {
             name: count_of(total, key, name, f.policy.p99_s, f.policy.metrics)
             for name in (f.new.name, f.stable)
         }
+        for gauge in f.gauges:
+            new, stable = (reading_of(total, key, n, gauge.limit) for n in (f.new.name, f.stable))
+            gauge.read(now, new, stable)
+        trials = tuple(gauge.tally for gauge in f.gauges)
+        counts[f.new.name] = replace(
+            counts[f.new.name], metrics=counts[f.new.name].metrics + trials
+        )
         self._say_unknown(key, f, total)
         last, f.last = f.last, counts
         if last is None:
@@ -105,7 +117,7 @@ class Progressing:
             f.evidence,
             counts[f.new.name].since(last[f.new.name]),
             counts[f.stable].since(last[f.stable]),
-            now=self._clock.monotonic(),
+            now=now,
             crashes=f.restarts,
         )
         f.evidence = decision.evidence
@@ -133,12 +145,22 @@ class Progressing:
         if f.told or f.last is None or f.last[f.new.name].requests < f.policy.min_requests:
             return
         f.told = True
-        for metric in f.policy.metrics:
-            for name in (metric.name, metric.per):
-                problem = name and problem_of(total, name, histogram=metric.above is not None)
-                if problem:
-                    said = f"The limit on {metric.name} holds nothing back: {problem}."
-                    self._tell(key, Event("Warning", "LimitWithoutEffect", said))
+        problems = [
+            (m.name, problem_of(total, name, "counter" if m.above is None else "histogram"))
+            for m in f.policy.metrics
+            for name in (m.name, m.per)
+            if name
+        ]
+        for gauge in f.gauges:
+            name, problem = gauge.limit.name, problem_of(total, gauge.limit.name, "gauge")
+            for revision in (f.new.name, f.stable) if gauge.limit.bound is None else (f.new.name,):
+                if not problem and reading_of(total, key, revision, gauge.limit) is None:
+                    problem = f"{revision} has no such reading"
+            problems.append((name, problem))
+        for name, problem in problems:
+            if problem:
+                said = f"The limit on {name} holds nothing back: {problem}."
+                self._tell(key, Event("Warning", "LimitWithoutEffect", said))
 
     async def run(self) -> None:
         """Tick for ever. Cancelled from outside."""
@@ -148,83 +170,3 @@ class Progressing:
                 await self.tick()
             except PenstockError as exc:
                 log.warning("a rollout could not go on and is looked at again: %s", exc)
-
-
-def count_of(
-    total: Mapping[str, Any],
-    key: ServiceKey,
-    revision: str,
-    slower_s: float | None,
-    metrics: Sequence[MetricLimit] = (),
-) -> Count:
-    """What was counted of a revision, by all gateways and model processes together."""
-    requests = failed = slow = 0
-    family = total.get("penstock_gateway_requests")
-    if family is not None:
-        for labels, value in family["samples"]:
-            namespace, service, _, of, _, status = labels
-            if (namespace, service, of) == (*key, revision):
-                requests += int(value)
-                failed += int(value) if status.isdigit() and int(status) >= 500 else 0
-    family = total.get("penstock_gateway_request_seconds")
-    if family is not None and slower_s is not None:
-        # The bucket that the limit lies in counts as fast enough.
-        first = bisect_left(family["bounds"], slower_s) + 1
-        for labels, value in family["samples"]:
-            if (labels[0], labels[1], labels[3]) == (*key, revision):
-                slow += int(sum(value[0][first:]))
-    tallies = tuple(_tally(total, key, revision, m, requests) for m in metrics)
-    return Count(requests, min(failed, requests), min(slow, requests), tallies)
-
-
-def _tally(
-    total: Mapping[str, Any], key: ServiceKey, revision: str, metric: MetricLimit, requests: int
-) -> Tally:
-    samples = _samples(total, key, revision, metric.name)
-    family = _family(total, metric.name)
-    if metric.above is not None:
-        if family is None or family["kind"] != "histogram":
-            return Tally()
-        first = bisect_left(family["bounds"], metric.above) + 1
-        return Tally(
-            int(sum(sum(value[0][first:]) for value in samples)),
-            int(sum(sum(value[0]) for value in samples)),
-        )
-    if family is None or family["kind"] != "counter":
-        return Tally()
-    trials = requests
-    if metric.per:
-        per = _family(total, metric.per)
-        if per is None or per["kind"] != "counter":
-            return Tally()
-        trials = int(sum(_samples(total, key, revision, metric.per)))
-    return Tally(min(trials, int(sum(samples))), trials)
-
-
-def _family(total: Mapping[str, Any], name: str) -> Any:
-    """A metric by the name that it is shown under: counters are shown with `_total`."""
-    return total.get(name) or total.get(name.removesuffix("_total")) or total.get(f"{name}_total")
-
-
-def _samples(total: Mapping[str, Any], key: ServiceKey, revision: str, name: str) -> list[Any]:
-    family = _family(total, name)
-    if family is None or "revision" not in family["labels"]:
-        return []
-    wanted = {"namespace": key[0], "service": key[1], "revision": revision}
-    at = [(i, wanted[n]) for i, n in enumerate(family["labels"]) if n in wanted]
-    return [value for labels, value in family["samples"] if all(labels[i] == v for i, v in at)]
-
-
-def problem_of(total: Mapping[str, Any], name: str, *, histogram: bool) -> str:
-    """Why a metric cannot be looked at, or an empty string."""
-    family = _family(total, name)
-    kind = "histogram" if histogram else "counter"
-    if family is None:
-        return f"nobody keeps a metric {name}"
-    if family["kind"] == "gauge":
-        # Readings of one are no independent trials: one spike that lasts would be taken for as much evidence
-        # as there are readings of it, whatever bound a test puts on them.
-        return f"{name} is a gauge, whose readings depend on each other; count it, or make it a histogram"
-    if family["kind"] != kind:
-        return f"{name} is a {family['kind']}, not a {kind}"
-    return "" if "revision" in family["labels"] else f"{name} is not kept per revision"

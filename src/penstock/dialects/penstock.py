@@ -33,6 +33,7 @@ from penstock.dialects.schema import Spec
 from penstock.domain.patterns import pattern_problem
 from penstock.domain.service import VersionPolicy
 from penstock.domain.traffic import (
+    GaugeLimit,
     HeaderTest,
     MatchRule,
     MetricLimit,
@@ -214,18 +215,28 @@ class TrafficFields(Spec):
     bandit: BanditFields | None = None
 
 
+MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]{0,127}$")]
+MetricLabels = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,127}$")], str],
+    Field(max_length=8),
+]
+
+
 class MetricFields(Spec):
     """A share that a metric of the new revision may reach."""
 
     #: A counter or a histogram with the label `revision`, of the gateways or of the model processes.
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]{0,127}$")]
+    name: MetricName
     #: Most share, 0 to 1. Either this or `against`.
     max: Annotated[float, Field(ge=0, lt=1)] | None = None
     against: Literal["stable"] | None = None
     #: For a histogram: observations above this count.
     above: float | None = None
     #: For a counter: the counter of what its events are a part of; without it, requests.
-    per: Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]{0,127}$")] | None = None
+    per: MetricName | None = None
+    #: Only series that have these labels; of `per`, those.
+    labels: MetricLabels | None = None
+    per_labels: MetricLabels | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> MetricFields:
@@ -233,6 +244,35 @@ class MetricFields(Spec):
             raise ValueError("has to have one of `max` and `against: stable`")
         if self.above is not None and self.per is not None:
             raise ValueError("has `above`, for a histogram, and `per`, for a counter")
+        if self.per_labels is not None and self.per is None:
+            raise ValueError("has `perLabels` without `per`")
+        return self
+
+
+class GaugeFields(Spec):
+    """What a gauge of the new revision may be, on average over an interval."""
+
+    #: A gauge with the label `revision`.
+    name: MetricName
+    #: Exactly one of these three.
+    max: float | None = None
+    min: float | None = None
+    against: Literal["stable"] | None = None
+    #: With `against`: which side is worse; above if not said.
+    worse: Literal["above", "below"] | None = None
+    #: With `against`: the share of the stable revision's value that does not count as worse; 0.1 if not said.
+    tolerance: Annotated[float, Field(ge=0, le=10)] | None = None
+    #: How long an interval is: longer than the gauge's own ups and downs; 10s if not said.
+    every: str | float | None = None
+    #: Only series that have these labels.
+    labels: MetricLabels | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GaugeFields:
+        if sum(x is not None for x in (self.max, self.min, self.against)) != 1:
+            raise ValueError("has to have one of `max`, `min` and `against: stable`")
+        if self.against is None and (self.worse is not None or self.tolerance is not None):
+            raise ValueError("has `worse` or `tolerance`, which are for `against: stable`")
         return self
 
 
@@ -242,6 +282,7 @@ class LimitFields(Spec):
     #: A duration that 99% of requests have to be answered within.
     p99: str | float | None = None
     metrics: Annotated[list[MetricFields], Field(max_length=8)] | None = None
+    gauges: Annotated[list[GaugeFields], Field(max_length=8)] | None = None
 
 
 class RolloutFields(Spec):
@@ -327,6 +368,10 @@ def _rollout(given: RolloutFields, problems: list[FieldProblem]) -> Rollout:
     if list(steps) != sorted(set(steps)):
         problems.append(FieldProblem("spec.rollout.steps", "must grow from one to the next"))
     hold = read.get("spec.rollout.hold")
+    gauges = tuple(
+        _gauge(gauge, f"spec.rollout.limits.gauges[{i}]", problems)
+        for i, gauge in enumerate(limits.gauges or ())
+    )
     return Rollout(
         steps=steps,
         hold_s=plain.hold_s if hold is None else hold,
@@ -334,9 +379,37 @@ def _rollout(given: RolloutFields, problems: list[FieldProblem]) -> Rollout:
         error_rate=limits.error_rate,
         p99_s=read.get("spec.rollout.limits.p99"),
         metrics=tuple(
-            MetricLimit(m.name, m.max, m.above, m.per or "") for m in limits.metrics or ()
+            MetricLimit(
+                m.name, m.max, m.above, m.per or "", _labels(m.labels), _labels(m.per_labels)
+            )
+            for m in limits.metrics or ()
         ),
+        gauges=gauges,
     )
+
+
+def _gauge(given: GaugeFields, where: str, problems: list[FieldProblem]) -> GaugeLimit:
+    plain = GaugeLimit(given.name)
+    every_s = plain.every_s
+    if given.every is not None:
+        try:
+            every_s = seconds(given.every)
+            if every_s < 1:  # a gauge is read once a second
+                raise ValueError("must be at least 1s")
+        except ValueError as exc:
+            problems.append(FieldProblem(f"{where}.every", str(exc)))
+    return GaugeLimit(
+        given.name,
+        bound=given.max if given.max is not None else given.min,
+        lower_is_worse=given.min is not None or given.worse == "below",
+        tolerance=plain.tolerance if given.tolerance is None else given.tolerance,
+        every_s=every_s,
+        labels=_labels(given.labels),
+    )
+
+
+def _labels(given: dict[str, str] | None) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((given or {}).items()))
 
 
 DIALECT = dialect("penstock.dev/v1alpha1", OwnInferenceService, translate)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from penstock.domain.bandit import Bandit
+
+#: Names and values that a metric's series has to have.
+Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,30 @@ class MetricLimit:
     above: float | None = None
     #: For a counter: the counter of what its events are a part of; empty: the revision's requests.
     per: str = ""
+    #: Only series with these labels, of `name` and of `per`.
+    labels: Labels = ()
+    per_labels: Labels = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GaugeLimit:
+    """What a gauge of the new revision may be, as a mean over its processes and an interval of time.
+
+    A reading of a gauge depends on the one before, so readings are no trials; means of intervals that are
+    longer than the gauge's own memory are (`control.gauges`). At least one half of the intervals have to keep
+    the limit.
+    """
+
+    name: str
+    #: A number to be kept; None: the stable revision's mean in the same interval.
+    bound: float | None = None
+    #: Lower is worse, such as accuracy; else higher is, such as memory.
+    lower_is_worse: bool = False
+    #: Beside the stable revision: this share of its mean does not count as worse.
+    tolerance: float = 0.1
+    #: Length of an interval, seconds.
+    every_s: float = 10.0
+    labels: Labels = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +99,7 @@ class Rollout:
     #: At least 99% of requests are answered within this, seconds; None: not looked at.
     p99_s: float | None = None
     metrics: tuple[MetricLimit, ...] = ()
+    gauges: tuple[GaugeLimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,17 +202,23 @@ class Merger:
     # -- what is asked -----------------------------------------------------------------------------
 
     def total(self) -> Snapshot:
-        """The sum, as a snapshot."""
-        return {
-            f.name: {
-                "help": f.help,
-                "kind": f.kind,
-                "labels": f.labels,
-                "bounds": f.bounds,
-                "samples": [[list(labels), f.total(s)] for labels, s in f.series.items()],
-            }
-            for f in self._families.values()
+        """The sum, as a snapshot.
+
+        A gauge has `processes` too: by sample, how many processes it is the sum of.
+        """
+        return {f.name: self._described(f) for f in self._families.values()}
+
+    def _described(self, f: _Family) -> dict[str, Any]:
+        described = {
+            "help": f.help,
+            "kind": f.kind,
+            "labels": f.labels,
+            "bounds": f.bounds,
+            "samples": [[list(labels), f.total(s)] for labels, s in f.series.items()],
         }
+        if f.kind == "gauge":
+            described["processes"] = [len(s.parts) for s in f.series.values()]
+        return described
 
     def write(self, most: int) -> bool:
         """Write the text of at most so many series ahead; whether there are more."""
