@@ -21,7 +21,8 @@ import penstock
 from penstock.protocols.grpc import stream_infer
 from penstock.protocols.grpc.stream_infer import AT_ONCE
 from penstock.protocols.infer import InferResponse
-from penstock.runtimes.custom import ClassPayloadRuntime, UserModel
+from penstock.runtimes.class_calls import ClassPayloadRuntime
+from penstock.runtimes.user_model import UserModel
 
 
 class Counting(penstock.Model):

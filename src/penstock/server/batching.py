@@ -3,32 +3,27 @@
 The queue is work-conserving: an idle model runs at once, and whatever arrives while it runs is the next
 batch. Nothing waits for company unless the manifest says so (`max_latency_s`). Starting is put off to the
 end of the loop's iteration, so that all requests that were readable in the same poll share a call; that
-costs a lone request nothing. What a batch is made of runs in `execution`.
+costs a lone request nothing. What may share a batch is told by `pending`; a batch runs in `execution`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from math import inf
 from time import perf_counter
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
-from penstock.errors import DeadlineExceeded, InvalidInput, PenstockError, Unavailable
+from penstock.errors import DeadlineExceeded, PenstockError, Unavailable
 from penstock.runtimes.base import Arrays
-from penstock.server.execution import Call, Outputs, WrongRows
-
-log = logging.getLogger(__name__)
+from penstock.server.execution import Call, WrongRows
+from penstock.server.pending import Done, Pending, answer, describe, share_out
 
 #: Rows in a call when the manifest says nothing.
 DEFAULT_ROWS: Final = 32
 #: Bytes of input in a call when the manifest says nothing: beyond it copying costs more than a call saves.
 DEFAULT_BYTES: Final = 1 << 18
-
-#: Takes the request's outputs, or the error that is its answer. Called once, in the loop, and must not raise.
-Done: TypeAlias = Callable[[Outputs | None, PenstockError | None], None]
 
 
 class Runs(Protocol):
@@ -48,52 +43,6 @@ class Observer(Protocol):
 
     def dropped(self, pending: Pending) -> None:
         """A request will not be answered by the model: cancelled, or its deadline passed."""
-
-
-class Pending:
-    """One request from `submit` until it is answered, cancelled or out of time."""
-
-    __slots__ = (
-        "arrays",
-        "arrived",
-        "batcher",
-        "deadline",
-        "done",
-        "nbytes",
-        "parameters",
-        "queued",
-        "rows",
-    )
-
-    def __init__(
-        self,
-        batcher: Batcher,
-        arrays: Arrays,
-        parameters: Mapping[str, Any],
-        rows: int,
-        nbytes: int,
-        done: Done,
-        arrived: float,
-        deadline: float,
-    ) -> None:
-        self.batcher = batcher
-        self.arrays = arrays
-        self.parameters = parameters
-        self.rows = rows
-        self.nbytes = nbytes
-        #: True while it waits, False once it is a member of a call.
-        self.queued = True
-        #: None once the request needs no answer any more.
-        self.done: Done | None = done
-        #: `perf_counter` seconds.
-        self.arrived = arrived
-        self.deadline = deadline
-
-    def cancel(self) -> None:
-        """Nobody waits for the answer any more: `done` will not be called. The batch stays whole."""
-        if self.done is not None:
-            self.done = None
-            self.batcher.forget(self)
 
 
 class Batcher:
@@ -177,7 +126,7 @@ class Batcher:
                         nbytes = array.nbytes
                         key = (name, array.dtype, shape[1:])
             else:
-                rows, key = _describe(arrays, parameters)
+                rows, key = describe(arrays, parameters)
         if not nbytes:
             for array in arrays.values():
                 nbytes += array.nbytes
@@ -330,9 +279,9 @@ class Batcher:
         elif len(members) == 1:
             pending = members[0]
             if pending.done is not None:
-                _answer(pending, outputs, None)
+                answer(pending, outputs, None)
         elif outputs is not None:
-            _share_out(members, outputs)
+            share_out(members, outputs)
         self._again()
         if not self._running and not self.waiting:
             self._settle()
@@ -341,7 +290,7 @@ class Batcher:
         wanted = [p for p in members if p.done is not None]
         if len(members) == 1 or isinstance(error, (WrongRows, DeadlineExceeded)):
             for pending in wanted:
-                _answer(pending, None, error)
+                answer(pending, None, error)
             return
         # One of them is at fault, and only that one shall hear of it.
         for pending in wanted:
@@ -401,7 +350,7 @@ class Batcher:
     def _expire(self, pending: Pending) -> None:
         if self._observer is not None:
             self._observer.dropped(pending)
-        _answer(
+        answer(
             pending,
             None,
             DeadlineExceeded(
@@ -425,7 +374,7 @@ class Batcher:
         self.waiting = 0
         for pending in everybody:
             if pending.done is not None:
-                _answer(pending, None, error)
+                answer(pending, None, error)
         self._settle()
 
     def running(self) -> list[Pending]:
@@ -454,68 +403,3 @@ class Batcher:
             self._sweeper = None
         if self._idle is not None and not self._idle.done() and self.idle:
             self._idle.set_result(None)
-
-
-def _describe(arrays: Arrays, parameters: Mapping[str, Any]) -> tuple[int, Hashable]:
-    """Rows and the key of what may share a call; rows -1 and no key (None) when it must run alone."""
-    rows = -1
-    first = ""
-    columns: list[tuple[str, Any, tuple[int, ...]]] = []
-    for name, array in arrays.items():
-        shape = array.shape
-        if not shape:
-            return -1, None
-        if rows < 0:
-            rows, first = shape[0], name
-        elif shape[0] != rows:
-            raise InvalidInput(
-                f"Inputs differ in their number of rows: {first!r} has {rows}, {name!r} has {shape[0]}."
-            )
-        columns.append((name, array.dtype, shape[1:]))
-    if not columns:
-        return -1, None
-    # Inputs are named, so their order does not matter to the model, nor to who may share a call.
-    columns.sort(key=_name)
-    if not parameters:
-        return rows, columns[0] if len(columns) == 1 else tuple(columns)
-    key = (tuple(columns), *sorted(parameters.items()))
-    try:
-        hash(key)
-    except TypeError:
-        return rows, None
-    return rows, key
-
-
-def _name(column: tuple[str, Any, tuple[int, ...]]) -> str:
-    return column[0]
-
-
-def _share_out(members: list[Pending], outputs: Outputs) -> None:
-    """Each member's rows, as views."""
-    start = 0
-    if len(outputs) == 1:
-        ((name, array),) = outputs.items()
-        for pending in members:
-            end = start + pending.rows
-            if pending.done is not None:
-                _answer(pending, {name: array[start:end]}, None)
-            start = end
-        return
-    for pending in members:
-        end = start + pending.rows
-        if pending.done is not None:
-            rows: Outputs = {n: a[start:end] for n, a in outputs.items()}
-            _answer(pending, rows, None)
-        start = end
-
-
-def _answer(pending: Pending, outputs: Outputs | None, error: PenstockError | None) -> None:
-    done = pending.done
-    pending.done = None
-    if done is None:
-        return
-    try:
-        done(outputs, error)
-    except Exception:
-        # One caller's fault must not cost the others of its batch their answers.
-        log.exception("a request's answer could not be handed over")

@@ -27,8 +27,9 @@ from penstock.protocols.v1 import (
 )
 from penstock.protocols.v2 import decode_infer, encode_infer, parse_header_length
 from penstock.runtimes.base import ASKED, CallContext, PayloadRuntime, Runtime, TensorSpec
-from penstock.server.batching import Batcher, Pending
+from penstock.server.batching import Batcher
 from penstock.server.execution import Outputs
+from penstock.server.pending import Pending
 from penstock.server.replies import send_error
 from penstock.server.repository import Loaded
 
