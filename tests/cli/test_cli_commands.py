@@ -81,6 +81,9 @@ def test_every_mistake_is_said_with_file_and_line(penstock: Penstock) -> None:
         (IRIS.replace("InferenceService", "InferenceServise"), "Did you mean InferenceService?"),
         (IRIS + "spec: {}\n", "x.yaml:9: 'spec' is given twice"),
         (IRIS.replace("  name: iris\n", "  labels: {a: b}\n"), "metadata.name is missing"),
+        (IRIS.replace("name: iris", "name: 123"), "x.yaml:4: metadata.name is a number to YAML"),
+        (IRIS.replace("name: iris", "name: on"), "metadata.name is true or false to YAML"),
+        ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n", "is not served.\n"),
         ("- a\n- b\n", "x.yaml:1: a manifest is a map, not a list"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from penstock._version import __version__
 from penstock.cli import places
 from penstock.cli.documents import parse, split_path
-from penstock.cli.exits import CliError
+from penstock.cli.exits import REFUSED, USAGE, CliError
 from penstock.cli.output import age, duration, seconds, size, table
 from penstock.cli.predicting import detect, to_binary
 from penstock.cli.running import parse_options
@@ -71,6 +73,20 @@ def test_dates_stay_text_and_recursion_is_refused() -> None:
 
 
 # -- output -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("kind: A\nmetadata:\n\tname: a\n", 3, "a tab; YAML is indented with spaces"),
+        ("kind: A\nmetadata:\n  name: a\n spec: 1\n", 4, "the indentation does not fit"),
+        ("kind: A\n  spec: 1\n", 2, "the indentation does not fit"),
+    ],
+)
+def test_the_parsers_grammar_is_not_what_a_reader_is_told(text: str, line: int, said: str) -> None:
+    with pytest.raises(CliError) as refused:
+        parse(text, "f.yaml")
+    assert refused.value.message.startswith(f"f.yaml:{line}: {said}")
 
 
 def test_ages_sizes_and_durations() -> None:
@@ -174,6 +190,59 @@ def test_a_binary_request_is_what_the_server_reads() -> None:
         to_binary({"inputs": [{"name": "x", "shape": [1], "data": [1]}]})
     with pytest.raises(CliError):
         to_binary({"inputs": [{"name": "x", "shape": [3], "datatype": "FP32", "data": [1]}]})
+
+
+@pytest.mark.parametrize("option", ["--port", "--grpc-port"])
+def test_run_says_in_one_line_that_its_port_is_taken(tmp_path: Path, option: str) -> None:
+    model = tmp_path / "double.py"
+    model.write_text("class Double:\n    def predict(self, payload):\n        return payload\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ports = ["--port", "0", option, port] if option == "--grpc-port" else [option, port]
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock.cli", "run", str(model), *ports],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (REFUSED, "")
+    assert done.stderr == (
+        f"error: 127.0.0.1:{port} cannot be listened on: Address already in use. "
+        f"Choose another address with --host or {option}.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "m.py", "--port", "99999"],
+        ["serve", "--http-port", "99999"],
+        ["serve", "--api-port", "-1"],
+        ["serve", "--model-dir", "/no/such/folder"],
+        ["serve", "--pvc-root", "/no/such/folder"],
+    ],
+)
+def test_ports_and_folders_that_cannot_be_are_wrong_usage(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == USAGE
+    assert arguments[1 if arguments[0] == "serve" else 2] in done.stderr
+
+
+def test_the_version_is_an_option_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock.cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"penstock {__version__}\n"
 
 
 def test_options_of_run() -> None:

@@ -165,6 +165,8 @@ async def test_nothing_and_empty(bring: Any, tmp_path: Path, model: Path) -> Non
     """Both are NotFound, with the path that was looked at."""
     with pytest.raises(NotFound, match="nope"):
         await bring("models/nope")
+    with pytest.raises(NotFound, match=r"nope/iris \(there is no [^ ]*nope\)"):
+        await bring(str(tmp_path / "nope" / "iris"))
     with pytest.raises(NotFound, match=r"model\.joblib"):
         await bring("models/iris/model.joblib/x")
     (tmp_path / "empty").mkdir()

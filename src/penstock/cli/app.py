@@ -29,12 +29,34 @@ from penstock.cli.show_apps import bandit_app, graph_app
 
 app = typer.Typer(
     name="penstock",
-    help="Puts machine-learning models live: one manifest, an HTTP endpoint.",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich would double the time of --help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from penstock._version import __version__
+        from penstock.cli.output import say
+
+        say(f"penstock {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show this program's version."
+        ),
+    ] = False,
+) -> None:
+    """Puts machine-learning models live: one manifest, an HTTP endpoint."""
+
+
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(graph_app, name="graph")
 app.add_typer(bandit_app, name="bandit")
@@ -55,7 +77,9 @@ def serve(
         Path, typer.Option(help="Folder that a relative storageUri is below.")
     ] = Path("."),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(help="Port for inference; 0 takes a free one.")] = 8080,
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port for inference; 0 takes a free one.")
+    ] = 8080,
     grpc_port: Annotated[
         int | None,
         typer.Option(
@@ -65,7 +89,8 @@ def serve(
         ),
     ] = None,
     api_port: Annotated[
-        int, typer.Option(help="Port for control and metrics; 0 takes a free one.")
+        int,
+        typer.Option(min=0, max=65535, help="Port for control and metrics; 0 takes a free one."),
     ] = 8090,
     gateways: Annotated[
         int | None,
@@ -123,7 +148,6 @@ def serve(
     options = [f"--scale-to-zero-grace={seconds(sleep_after):g}", f"--cache-gib={cache_size:g}"]
     if memory_budget is not None:
         options.append(f"--memory-budget={size(memory_budget)}")
-    options += [f"--pvc-root={pvc_root.absolute()}"] if pvc_root is not None else []
     options += [f"--allow-host={host_name}" for host_name in allow_host]
     level = one_of(log_level.upper(), ("DEBUG", "INFO", "WARNING", "ERROR"), "--log-level")
     from penstock.cli import serving
@@ -132,6 +156,7 @@ def serve(
         files=files,
         data_dir=data_dir,
         model_dir=model_dir,
+        pvc_root=pvc_root,
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
@@ -448,7 +473,7 @@ def run(
         typer.Option("--option", help="NAME=VALUE for the runtime (JSON values); repeatable."),
     ] = [],  # noqa: B006 - typer copies it
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     grpc_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port for gRPC; none if not given.")
     ] = None,

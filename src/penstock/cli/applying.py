@@ -141,20 +141,30 @@ def target_of(kinds: Kinds, manifest: Manifest, namespace: str | None) -> Target
     document = manifest.document
     where = f"{manifest.file}:{manifest.line}"
     for field in ("apiVersion", "kind"):
-        if not isinstance(document.get(field), str):
-            raise CliError(f"{where}: {field} is missing.")
+        _check_text(manifest, field, document.get(field))
     kind = kinds.of(document["apiVersion"], document["kind"])
     if kind is None:
         raise CliError(f"{where}: {_unknown_kind(kinds, document['apiVersion'], document['kind'])}")
     metadata = document.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        raise CliError(f"{where}: metadata.name is missing.")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    _check_text(manifest, "metadata.name", metadata.get("name"))
     given = metadata.get("namespace")
     if given and namespace and given != namespace:
         raise CliError(
             f"{manifest.where('metadata.namespace')}: the namespace is {given}, but -n says {namespace}."
         )
     return Target(kind, str(given or namespace or "default"), metadata["name"])
+
+
+def _check_text(manifest: Manifest, field: str, value: object) -> None:
+    if value is None or value == "":
+        raise CliError(f"{manifest.file}:{manifest.line}: {field} is missing.")
+    if not isinstance(value, str):
+        kind = {bool: "true or false", int: "a number", float: "a number", dict: "a map"}
+        raise CliError(
+            f"{manifest.where(field)}: {field} is {kind.get(type(value), 'a list')} to YAML, not text. "
+            "Put it in quotes if it is meant as text."
+        )
 
 
 def _unknown_kind(kinds: Kinds, api_version: str, kind: str) -> str:
@@ -164,7 +174,7 @@ def _unknown_kind(kinds: Kinds, api_version: str, kind: str) -> str:
         return f"apiVersion {api_version!r} is not served; {kind} is known as {versions}."
     import difflib
 
-    near = difflib.get_close_matches(kind, [k.kind for k in kinds.all], n=1)
+    near = difflib.get_close_matches(kind, [k.kind for k in kinds.all], n=1, cutoff=0.8)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"{api_version} {kind} is not served.{hint}"
 

@@ -93,12 +93,22 @@ def parse(text: str, file: str) -> list[Manifest]:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         at = f"{file}:{mark.line + 1}" if mark is not None else file
-        raise CliError(f"{at}: {exc.problem or exc.context}.", FAILED) from exc
+        raise CliError(f"{at}: {_said(exc)}.", FAILED) from exc
     except RecursionError:
         raise CliError(f"{file}: it refers to itself, or is nested too deep.") from None
     except yaml.YAMLError as exc:
         raise CliError(f"{file}: {str(exc).splitlines()[0]}.", FAILED) from exc
     return found
+
+
+def _said(exc: yaml.MarkedYAMLError) -> str:
+    """What the parser said; its two commonest sentences are about its grammar, not about the file."""
+    said = str(exc.problem or exc.context)
+    if "'\\t'" in said:
+        return f"a tab; YAML is indented with spaces ({said})"
+    if said.startswith(("expected <block end>", "mapping values are not allowed")):
+        return f"the indentation does not fit the lines above, or a quote is missing ({said})"
+    return said
 
 
 def _items(

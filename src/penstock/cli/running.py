@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from typing import Any
 
-from penstock.cli.exits import NOT_FOUND, USAGE, CliError
+from penstock.cli.exits import NOT_FOUND, REFUSED, USAGE, CliError
 from penstock.cli.output import say
 from penstock.domain.routes import Address
 from penstock.errors import NotFound, PenstockError
@@ -60,6 +61,16 @@ def run(
         raise CliError(str(exc), NOT_FOUND) from exc
     except PenstockError as exc:
         raise CliError(str(exc)) from exc
+    except OSError as exc:  # what a model raises is a LoadError, or its log's: this is a port
+        # Only the text of the event loop's error says which of the two it was.
+        is_grpc = f", {grpc_port})" in str(exc)
+        place, option = (grpc_port, "--grpc-port") if is_grpc else (port, "--port")
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror
+        raise CliError(
+            f"{host}:{place} cannot be listened on: {reason}. "
+            f"Choose another address with --host or {option}.",
+            REFUSED,
+        ) from exc
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from penstock.backends.local.node import Serving, run_node
 from penstock.backends.local.replica import ReplicaPolicy
 from penstock.backends.local.replicas import ReplicasPolicy
 from penstock.cli import places
-from penstock.cli.exits import REFUSED, CliError
+from penstock.cli.exits import REFUSED, USAGE, CliError
 from penstock.cli.output import colourful, note, say
 from penstock.errors import Conflict, PenstockError
 
@@ -26,6 +26,7 @@ def serve(
     files: list[str],
     data_dir: Path | None,
     model_dir: Path,
+    pvc_root: Path | None,
     host: str,
     http_port: int,
     grpc_port: int | None,
@@ -46,6 +47,9 @@ def serve(
         level=logging.DEBUG if log_level == "DEBUG" else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    for option, path in (("--model-dir", model_dir), ("--pvc-root", pvc_root)):
+        if path is not None and not path.is_dir():
+            raise CliError(f"{option} {path}: there is no such folder.", USAGE)
     if named := [name for name in files if name != "-"]:
         from penstock.cli.documents import read
 
@@ -63,7 +67,11 @@ def serve(
         token_file=token,
         log_level=log_level.upper(),
         devices=devices,
-        control_options=(*control_options, *(["--inference-scheme=https"] if tls else [])),
+        control_options=(
+            *control_options,
+            *([f"--pvc-root={pvc_root.absolute()}"] if pvc_root is not None else []),
+            *(["--inference-scheme=https"] if tls else []),
+        ),
         gateway_options=(f"--tls-cert={tls[0].absolute()}", f"--tls-key={tls[1].absolute()}")
         if tls
         else (),

@@ -86,7 +86,7 @@ class LocalSource(Source):
             seen: _Statuses = []
             entries = check_entries(self._walk(real, roots, seen), self.shown, self._max_files)
         except FileNotFoundError as error:
-            raise nothing_there(self.shown, f"the file or folder {error.filename}") from None
+            raise self._nothing(error) from None
         except OSError as error:
             raise self._os_error(error) from error
         if not entries:
@@ -186,6 +186,14 @@ class LocalSource(Source):
             raise Changed
         return descriptor
 
+    def _nothing(self, error: OSError) -> PenstockError:
+        """`error` may be about a folder on the way, which is where the spelling is wrong."""
+        where = f"the file or folder {self._path}"
+        on_the_way = error.filename not in (None, str(self._path))
+        return nothing_there(
+            self.shown, f"{where} (there is no {error.filename})" if on_the_way else where
+        )
+
     def _os_error(self, error: OSError) -> PenstockError:
         if isinstance(error, PermissionError):
             return Forbidden(
@@ -195,7 +203,7 @@ class LocalSource(Source):
         if error.errno == errno.ELOOP:
             return LoadError(f"{self.shown}: its symbolic links lead in a circle.")
         if isinstance(error, NotADirectoryError):
-            return nothing_there(self.shown, f"the file or folder {error.filename}")
+            return self._nothing(error)
         return LoadError(f"{self.shown}: {error.strerror} ({error.filename}).")
 
 
