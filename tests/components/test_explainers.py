@@ -218,6 +218,44 @@ async def test_counterfactuals(tmp_path: Path, models: Path) -> None:
         assert answer["predictions"] == [0]
 
 
+async def test_an_explanation_is_of_one_revision(tmp_path: Path, models: Path) -> None:
+    """However the predictor's requests are divided: all questions go where the first one was answered."""
+    code = f"""
+import numpy as np, penstock
+
+class Two(penstock.Model):
+    inputs = [("x", "FP64", (-1, 4))]
+    asked = 0
+
+    def predict(self, payload, headers=None, response_headers=None):
+        Two.asked += 1
+        prefers = headers.get("x-penstock-prefer", "")
+        with open({str(tmp_path / "asked")!r}, "a") as file:
+            print(prefers or "any", file=file)
+        response_headers["x-penstock-revision"] = prefers or f"m-{{Two.asked % 2}}"
+        x = payload.as_numpy()
+        return {{"y": (x[:, 2] > 2).astype(np.int64)}}
+"""
+    folder = tmp_path / "two"
+    folder.mkdir()
+    (folder / "model.py").write_text(code)
+    async with chain(
+        tmp_path,
+        ("custom", folder),
+        ("explainer", models / "iris"),
+        type="AnchorTabular",
+        config={},
+    ) as (_, explainer):
+        assert (await explainer.v1({"instances": [ROW]}, "explain")).status_code == 200
+        assert (await explainer.v1({"instances": [ROW]}, "explain")).status_code == 200
+    asked = (tmp_path / "asked").read_text().split()
+    first = asked.index("any")
+    second = asked.index("any", first + 1)
+    assert asked.count("any") == 2
+    assert set(asked[first + 1 : second]) == {"m-1"}
+    assert len(set(asked[second + 1 :])) == 1
+
+
 async def test_requests_at_once_get_their_own_answers(tmp_path: Path, models: Path) -> None:
     async with iris(tmp_path, models, "Counterfactuals") as (_, front):
         rows = IRIS.data[::15].tolist()

@@ -257,6 +257,47 @@ async def test_headers_of_a_trace_go_on_and_others_stay(tmp_path: Path) -> None:
         assert int(got["x-request-timeout-ms"]) == 20_000
 
 
+SAYS_WHAT_WAS_ASKED = """
+import penstock
+
+class Echo(penstock.Model):
+    def predict(self, payload, headers=None, response_headers=None):
+        response_headers["x-penstock-revision"] = "m-00002"
+        return {"predictions": [headers.get("x-penstock-prefer"), headers.get("x-penstock-revision")]}
+"""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "async def predict(self, payload):\n        return await self.predictor(payload)",
+        "def predict(self, payload):\n        return self.predictor.ask(payload)",
+        "def preprocess(self, payload, headers=None):\n        return payload",
+    ],
+    ids=["awaits", "asks in a thread", "has preprocess only"],
+)
+async def test_the_revision_that_is_wanted_reaches_the_predictor_whatever_the_code_between(
+    tmp_path: Path, method: str
+) -> None:
+    """And which one answered comes back, for the gateway; nothing of it where nothing was wanted."""
+    code = f"import penstock\nclass T(penstock.Transformer):\n    {method}\n"
+    async with chain(
+        tmp_path,
+        ("custom", write(tmp_path, "predictor", SAYS_WHAT_WAS_ASKED)),
+        ("transformer", write(tmp_path, "transformer", code)),
+    ) as (_, front):
+        plain = await front.v1({"instances": [1]})
+        assert plain.json() == {"predictions": [None, None]}
+        assert "x-penstock-answered-by" not in plain.headers
+        told = await front.v1({"instances": [1]}, headers={"x-penstock-prefer": "m-00002"})
+        assert told.json() == {"predictions": ["m-00002", None]}
+        assert told.headers["x-penstock-answered-by"] == "m-00002"
+        told = await front.v1({"instances": [1]}, headers={"x-penstock-revision": "m-00001"})
+        assert told.json() == {"predictions": [None, "m-00001"]}
+        # What one request wanted is not another's.
+        assert (await front.v1({"instances": [1]})).json() == {"predictions": [None, None]}
+
+
 # -- what goes wrong
 
 

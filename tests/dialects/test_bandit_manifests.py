@@ -10,6 +10,7 @@ import pytest
 from penstock import dialects
 from penstock.domain.bandit import Bandit, PolicyName
 from penstock.domain.graph import Splitter
+from penstock.domain.traffic import Sticky
 from penstock.errors import InvalidManifest
 
 NOTE = "penstock.dev/bandit"
@@ -156,15 +157,8 @@ def test_what_does_not_fit_is_refused_with_its_path(given: Any, where: str, said
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"traffic": {"bandit": "ucb1", "sticky": {}}}, "stays"),
+        ({"traffic": {"bandit": "ucb1", "sticky": {"header": "x-user"}}}, "x-user"),
         ({"traffic": {"bandit": "ucb1"}, "rollout": {}, "canary": None}, "rollout"),
-        (
-            {
-                "traffic": {"bandit": "ucb1"},
-                "transformer": {"python": {"class": "t.py:T", "storageUri": "models/t"}},
-            },
-            "collocated",
-        ),
     ],
 )
 def test_what_leaves_nothing_to_choose_is_refused(spec: dict[str, Any], said: str) -> None:
@@ -173,6 +167,13 @@ def test_what_leaves_nothing_to_choose_is_refused(spec: dict[str, Any], said: st
         del manifest["spec"]["canary"]
     with pytest.raises(InvalidManifest, match=said):
         meant(manifest)
+
+
+def test_a_bandit_goes_with_clients_that_keep_their_arm_and_with_a_transformer() -> None:
+    transformer = {"python": {"class": "t.py:T", "storageUri": "models/t"}}
+    found = meant(service(traffic={"bandit": "ucb1", "sticky": {}}, transformer=transformer))
+    assert found.traffic.bandit == Bandit(PolicyName.UCB1)
+    assert found.traffic.sticky == Sticky("")
 
 
 @pytest.mark.parametrize("version", ["serving.kserve.io/v1beta1", "penstock.dev/v1alpha1"])

@@ -13,7 +13,7 @@ from gateway_stand_in import Seen, reply, route
 
 from penstock.domain.bandit import Arm, Bandit, PolicyName
 from penstock.domain.learning import Credited, Feedback, Learned, Outcome, Pulls
-from penstock.domain.routes import Remove, Target
+from penstock.domain.routes import Remove, Sticky, Target
 from penstock.gateway.request_ids import RequestIds
 
 UCB = Bandit(PolicyName.UCB1, seed=1)
@@ -373,3 +373,120 @@ async def test_pulls_are_told_as_sums(front, stand_in, plane):
     front.gateway.bandits._tell()
     await asyncio.sleep(0)
     assert sum(plane.pulls.values()) == 7
+
+
+async def test_a_client_keeps_its_arm_and_its_answers_are_learned_from(front, stand_in, plane):
+    await learning(front, stand_in, sticky=Sticky())
+    first = await front.client.post(V1_PATH, json={})
+    arm = first.headers["x-penstock-arm"]
+    assert first.headers["x-penstock-route"] == arm
+    front.client.cookies.clear()
+    other = "iris-00002" if arm == "iris-00001" else "iris-00001"
+    for _ in range(30):
+        answer = await front.client.post(V1_PATH, json={}, headers={"x-penstock-route": other})
+        assert answer.headers["x-penstock-arm"] == other
+        assert (await rewarded(front, answer, 0.0)).status_code == 200
+        front.client.cookies.clear()
+    known = front.gateway.table.get("default", "iris").learner.arms
+    assert (known[other].pulls, known[other].rewards) == (30, 30)
+    # Who is new goes where the bandit says.
+    assert (await rewarded(front, first, 1.0)).status_code == 200
+    front.client.cookies.clear()
+    for _ in range(5):
+        answer = await front.client.post(V1_PATH, json={})
+        assert answer.headers["x-penstock-arm"] == arm
+        assert (await rewarded(front, answer, 1.0)).status_code == 200
+        front.client.cookies.clear()
+
+
+async def test_a_kept_arm_that_is_away_or_gone_is_another_one(front, stand_in, plane):
+    a, _ = await learning(front, stand_in, sticky=Sticky())
+    await a.stop()
+    for route_ in ("iris-00001", "iris-00007", "nonsense"):
+        headers = {"x-penstock-route": route_}
+        for _ in range(2):
+            answer = await front.client.post(V1_PATH, json={}, headers=headers)
+            assert answer.headers["x-penstock-arm"] == "iris-00002"
+            front.client.cookies.clear()
+
+
+async def before(front: Any, stand_in: Any, answered: Any, **fields: Any) -> Any:
+    """A service of two arms with a transformer in a process of its own, which says who answered."""
+
+    async def says(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        by = answered(seen.headers.get("x-penstock-prefer", ""))
+        more = f"x-penstock-answered-by: {by}\r\n" if by else ""
+        writer.write(reply(V2_BODY, extra=more))
+
+    stands = [await stand_in(n) for n in ("a", "b")]
+    transformer = await stand_in("t", says)
+    targets = tuple(Target(f"iris-0000{i}", 50, (s.route,)) for i, s in enumerate(stands, start=1))
+    front.routes(
+        route("iris", targets=targets, bandit=UCB, uid="u1", entry="transformer", **fields),
+        route(
+            "iris",
+            targets=(Target("iris-transformer-00001", 100, (transformer.route,)),),
+            component="transformer",
+        ),
+    )
+    return transformer
+
+
+async def test_the_arm_is_chosen_before_the_transformer(front, stand_in, plane):
+    transformer = await before(front, stand_in, lambda prefer: prefer)
+    for _ in range(60):
+        answer = await front.client.post(V2_PATH, json={})
+        arm = answer.headers["x-penstock-arm"]
+        assert transformer.seen[-1].headers["x-penstock-prefer"] == arm
+        assert answer.headers["x-penstock-revision"] == "iris-transformer-00001"
+        assert answer.json()["id"] == answer.headers["x-request-id"]
+        told = await rewarded(front, answer, 1.0 if arm == "iris-00002" else 0.0)
+        assert told.json()["credited"] == [{"namespace": "default", "name": "iris", "arm": arm}]
+    arms = front.gateway.table.get("default", "iris").learner.arms
+    assert arms["iris-00002"].pulls > 45
+    assert arms["iris-00001"].pulls + arms["iris-00002"].pulls == 60
+
+
+async def test_the_arm_that_answered_through_the_transformer_is_rewarded(front, stand_in, plane):
+    await before(front, stand_in, lambda prefer: "iris-00002")
+    for _ in range(4):
+        answer = await front.client.post(V2_PATH, json={})
+        assert answer.headers["x-penstock-arm"] == "iris-00002"
+        told = (await rewarded(front, answer, 1.0)).json()["credited"]
+        assert [c["arm"] for c in told] == ["iris-00002"]
+
+
+async def test_a_transformer_that_asks_no_arm_has_no_reward(front, stand_in, plane):
+    await before(front, stand_in, lambda prefer: "")
+    answer = await front.client.post(V2_PATH, json={})
+    assert answer.status_code == 200
+    assert not {"x-penstock-arm", "x-request-id"} & set(answer.headers)
+
+
+async def test_clients_keep_their_arm_through_a_transformer(front, stand_in, plane):
+    transformer = await before(front, stand_in, lambda prefer: prefer, sticky=Sticky())
+    for arm in ("iris-00001", "iris-00002", "iris-00001"):
+        front.client.cookies.clear()
+        headers = {"x-penstock-route": arm}
+        answer = await front.client.post(V2_PATH, json={}, headers=headers)
+        assert answer.headers["x-penstock-route"] == arm
+        assert answer.headers["x-penstock-arm"] == arm
+        assert transformer.seen[-1].headers["x-penstock-prefer"] == arm
+
+
+async def test_one_revision_asked_for_through_a_transformer_is_not_the_bandits(
+    front, stand_in, plane
+):
+    transformer = await before(front, stand_in, lambda prefer: prefer)
+    headers = {"x-penstock-revision": "iris-00001"}
+    answer = await front.client.post(V2_PATH, json={}, headers=headers)
+    assert "x-penstock-arm" not in answer.headers
+    assert "x-penstock-prefer" not in transformer.seen[-1].headers
+    # What the transformer itself asks of the predictor is no pull either: it was one.
+    headers = {"x-penstock-prefer": "iris-00002"}
+    at = "/serving/default/iris/components/predictor" + V2_PATH
+    answer = await front.client.post(at, json={}, headers=headers)
+    assert answer.headers["x-penstock-revision"] == "iris-00002"
+    assert (
+        sum(a.pulls for a in front.gateway.table.get("default", "iris").learner.arms.values()) == 0
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from gateway_stand_in import route
+from gateway_stand_in import reply, route
 
 from penstock.domain.patterns import MOST_VALUE
 from penstock.domain.routes import HeaderTest, Rule, Sticky, Target
@@ -104,8 +104,68 @@ async def test_through_a_transformer_the_predictor_is_asked_for_what_the_rule_sa
     )
     await asked(front, x_group="beta")
     await asked(front)
-    assert [s.headers.get("x-penstock-revision") for s in found["t"].seen] == ["v2", None]
+    assert [s.headers.get("x-penstock-prefer") for s in found["t"].seen] == ["v2", None]
     # Rules that change are known to plans of the transformer too.
     front.put(route("iris", targets=predictor, entry="transformer"))
     await asked(front, x_group="beta")
-    assert "x-penstock-revision" not in found["t"].seen[-1].headers
+    assert "x-penstock-prefer" not in found["t"].seen[-1].headers
+
+
+@pytest.mark.parametrize("sticky", [Sticky(), Sticky("x-user")])
+async def test_through_a_transformer_a_client_stays_with_the_predictors_revision(
+    front, stand_in, sticky
+):
+    """The transformer is told which, or to say who answered; the client is told what it said."""
+
+    async def answered(seen, writer):
+        prefer = seen.headers.get("x-penstock-prefer", "")
+        by = "iris-00002" if prefer in ("*", "") else prefer
+        writer.write(reply(b"{}", extra=f"x-penstock-answered-by: {by}\r\n" if prefer else ""))
+
+    found = {name: await stand_in(name, answered) for name in ("t", "one", "two")}
+    predictor = (
+        Target("iris-00001", 50, (found["one"].route,)),
+        Target("iris-00002", 50, (found["two"].route,)),
+    )
+    transformer = (Target("iris-transformer-00001", 100, (found["t"].route,)),)
+    front.routes(
+        route("iris", targets=predictor, sticky=sticky, entry="transformer"),
+        route("iris", targets=transformer, component="transformer"),
+    )
+    client = front.client
+    if sticky.header:
+        for user in ("ada", "ada", "grace", "grace"):
+            await client.post("/v1/models/iris:predict", headers={"x-user": user})
+        ada, again, grace, too = (s.headers["x-penstock-prefer"] for s in found["t"].seen)
+        assert ada == again
+        assert grace == too
+        return
+    answer = await client.post("/v1/models/iris:predict")
+    assert answer.headers["x-penstock-route"] == "iris-00002"
+    assert "penstock-route-iris=iris-00002" in answer.headers["set-cookie"]
+    await client.post("/v1/models/iris:predict", headers={"x-penstock-route": "iris-00001"})
+    assert [s.headers["x-penstock-prefer"] for s in found["t"].seen] == ["*", "iris-00001"]
+
+
+async def test_what_is_preferred_gives_way_and_what_is_asked_for_does_not(front, stand_in):
+    await split(front, stand_in)
+    assert await asked(front, x_penstock_prefer="iris-00002") == "iris-00002"
+    assert await asked(front, x_penstock_prefer="*") == "iris-00001"
+    assert await asked(front, x_penstock_prefer="iris-00009") == "iris-00001"
+
+
+async def test_a_transformers_own_revision_is_not_asked_of_the_predictor(front, stand_in):
+    found = {name: await stand_in(name) for name in ("t", "one")}
+    front.routes(
+        route(
+            "iris", targets=(Target("iris-00001", 100, (found["one"].route,)),), entry="transformer"
+        ),
+        route(
+            "iris",
+            targets=(Target("iris-transformer-00001", 100, (found["t"].route,)),),
+            component="transformer",
+        ),
+    )
+    headers = {"x-penstock-revision": "iris-transformer-00001"}
+    assert (await front.client.post("/v1/models/iris:predict", headers=headers)).status_code == 200
+    assert found["t"].seen[-1].headers.get("x-penstock-revision") == ""

@@ -164,15 +164,13 @@ def with_bandit(means: Any, bandit: Bandit) -> Any:
 def problems_of(service: Service, traffic: Traffic) -> list[str]:
     """Why a service cannot have a bandit."""
     found = []
-    if traffic.sticky is not None:
-        found.append("a client that stays with one revision (sticky) leaves nothing to choose")
+    if traffic.sticky is not None and traffic.sticky.header:
+        found.append(
+            f"cannot keep clients by the hash of {traffic.sticky.header}, which knows nothing of rewards;"
+            " with `sticky: {}` a client is told its arm, and keeps it"
+        )
     if traffic.rollout is not None:
         found.append("may not be given together with rollout: one of them divides the requests")
-    if service.transformer is not None:
-        found.append(
-            "is not possible with a transformer in a process of its own; `collocated: true` keeps it in"
-            " the predictor's"
-        )
     return found
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 #: Names of revisions by the place they have; Knative says `prev`.
 TAGS: Final = {"latest": "latest", "previous": "previous", "prev": "previous"}
 REVISION_HEADER: Final = b"x-penstock-revision"
+#: From a component to the predictor: the revision that shall answer if it can.
+PREFER_HEADER: Final = b"x-penstock-prefer"
+#: Any revision, but it is to be told which one answered.
+ANY: Final = b"*"
 
 
 class Choice(NamedTuple):
@@ -78,24 +82,34 @@ def choose(head: RequestHead, service: Service, named: Service, tag: str = "") -
     if service is not named:
         asked = (head.get(REVISION_HEADER) or b"").decode("latin-1").strip()
         if any(t.revision == (tag or asked) for t in service.targets):
-            return Choice(tag or asked)
+            # The component's own: not to be asked of the predictor, too.
+            return Choice(tag or asked, passed_on=(REVISION_HEADER, b"") if asked else None)
         wanted = revision_asked(head, named, tag)
-        if not wanted and named.matcher is not None:
-            wanted = named.matcher.match(head)
-            if wanted and named.named(wanted) is None:
-                wanted = ""
-        if not wanted:
-            return Choice()
-        return Choice(passed_on=(REVISION_HEADER, wanted.encode("latin-1")))
+        if wanted:
+            return Choice(passed_on=(REVISION_HEADER, wanted.encode("latin-1")))
+        wanted = _liked(head, named)
+        if wanted and named.named(wanted) is not None:
+            return Choice(passed_on=(PREFER_HEADER, wanted.encode("latin-1")))
+        sticky = named.route.sticky
+        if sticky is not None and not sticky.header and named.learner is None:
+            return Choice(passed_on=(PREFER_HEADER, ANY))
+        return Choice()
     wanted = revision_asked(head, service, tag)
     if wanted:
         return Choice(wanted)
-    if service.matcher is not None:
-        wanted = service.matcher.match(head)
-    sticky = service.route.sticky
-    if not wanted and sticky is not None:
-        wanted = preferred(head, service, sticky)
+    told = head.get(PREFER_HEADER)
+    wanted = told.decode("latin-1") if told is not None else _liked(head, service)
     return Choice(wanted, soft=True)
+
+
+def _liked(head: RequestHead, predictor: Service) -> str:
+    """What the first rule that fits leads to, or the revision that the client stays with; empty: any."""
+    wanted = predictor.matcher.match(head) if predictor.matcher is not None else ""
+    sticky = predictor.route.sticky
+    # With a bandit, who stays is looked at where arms are chosen.
+    if not wanted and sticky is not None and predictor.learner is None:
+        return preferred(head, predictor, sticky)
+    return wanted
 
 
 def revision_asked(head: RequestHead, service: Service, tag: str = "") -> str:

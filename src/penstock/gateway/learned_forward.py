@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from penstock.domain.routes import PREDICTOR
+from penstock.gateway.choosing import PREFER_HEADER, REVISION_HEADER
 from penstock.gateway.features import features_of
 from penstock.gateway.grpc_forward import GrpcForward, answer_of
 from penstock.gateway.proxy import Forward, render_fields
 from penstock.gateway.request_ids import Choice
+from penstock.gateway.sticky import answer_lines, preferred
+from penstock.gateway.through import ANSWERED_HEADER
 from penstock.protocols.grpc.wire import frame, peek_strings, varint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from penstock.gateway.bandits import Bandits, Learner
+    from penstock.gateway.gateway import Gateway
     from penstock.gateway.table import Service, Target
     from penstock.http.head import RequestHead, ResponseHead
 
@@ -33,6 +38,8 @@ _ENDS: Final = (
     "/infer", ":predict", "/predictions", "/invocations", "/generate", "/generate_stream", "/completions",
     "/embeddings", "/rerank", ":classify", ":regress", "/ModelInfer",
 )  # fmt: skip
+_REVISION_LINE: Final = b"\r\n%b: " % REVISION_HEADER
+_PREFER_LINE: Final = b"\r\n%b: " % PREFER_HEADER
 _SELDON: Final = (b"POST /api/v1.0/predictions ", b"POST /api/v0.1/predictions ")
 
 
@@ -40,13 +47,15 @@ def equip(service: Service, bandits: Bandits) -> None:
     """Have a service's requests learn."""
     from penstock.domain.learning import bandit_key
 
+    service.forward = LearnedForward
+    service.call = LearnedCall
     route = service.route
+    if route.component != PREDICTOR:  # it has the predictor's learner
+        return
     assert route.bandit is not None  # noqa: S101 - the table has looked
     key = bandit_key(route.namespace, route.name, route.uid)
     service.learner = bandits.learner(key, route.bandit)
     service.learner.retain([t.revision for t in service.targets])
-    service.forward = LearnedForward
-    service.call = LearnedCall
 
 
 class Learned:
@@ -55,15 +64,21 @@ class Learned:
     choice: Choice | None
     #: Our id, where it had to be known before the answer.
     own_id: str
+    #: The arm is chosen already, of a component in front of them.
+    _aimed = False
     exchange: Any
     plan: Any
     service: Service
+    target: Target | None
+    _gateway: Gateway
 
     def aim(self) -> Target | None:
         """The arm that the bandit chooses among those that can answer now."""
+        service = self.service
+        if service.route.component != PREDICTOR:
+            return self._aim_before(service)
         self.choice = None
         self.own_id = ""
-        service = self.service
         learner: Learner | None = service.learner
         plan = self.plan
         if learner is None or (plan.wanted and not plan.soft) or not self.predicts():
@@ -75,14 +90,61 @@ class Learned:
         free = [t for t in service.weighted if t.pick() is not None]
         if not free:
             return None
-        features = features_of(learner.bandit, self.exchange, plan)
-        target = free[
-            learner.choose([t.revision for t in free], [t.weight for t in free], features)
-        ]
-        learner.pulled(target.revision)
+        return self._arm(learner, service, free)
+
+    def _aim_before(self, service: Service) -> Target | None:
+        """A target of the component; once, which of the predictor's arms it shall ask."""
+        learner: Learner | None = service.learner
+        plan = self.plan
+        if not self._aimed:
+            self._aimed = True
+            self.choice = None
+            self.own_id = ""
+            predictor = self._gateway.table.component(service, PREDICTOR)
+            # What names a revision, by the client's wish or by a rule, is not the bandit's.
+            told = _REVISION_LINE in plan.head or _PREFER_LINE in plan.head
+            if learner is not None and predictor is not None and not told and self.predicts():
+                # Where all sleep, one of them is waited for.
+                arms = [t for t in predictor.weighted if t.pick() is not None] or predictor.weighted
+                if arms:
+                    arm = self._arm(learner, predictor, arms)
+                    self.plan = copy(plan)
+                    line = b"%b: %b\r\n\r\n" % (PREFER_HEADER, arm.revision.encode())
+                    self.plan.head = plan.head[:-2] + line
+        return super().aim()  # type: ignore[misc,no-any-return]
+
+    def _arm(self, learner: Learner, predictor: Service, arms: list[Target]) -> Target:
+        """The one of some arms that gets this request: the client's own, or the bandit's choice."""
+        features = features_of(learner.bandit, self.exchange, self.plan)
+        arm = None
+        sticky = predictor.route.sticky
+        if sticky is not None:
+            kept = preferred(self.exchange.head, predictor, sticky)
+            arm = next((t for t in arms if t.revision == kept), None)
+        if arm is None:
+            names = [t.revision for t in arms]
+            arm = arms[learner.choose(names, [t.weight for t in arms], features)]
+        learner.pulled(arm.revision)
         if features or not learner.bandit.dimensions:
-            self.choice = Choice(learner.key, target.revision, features)
-        return target
+            self.choice = Choice(learner.key, arm.revision, features)
+        return arm
+
+    def heard(self, head: ResponseHead) -> Choice | None:
+        """What an answer is to be rewarded for: the arm that did answer, where a component asked it."""
+        choice = self.choice
+        service = self.service
+        if choice is None or service.route.component == PREDICTOR:
+            return choice
+        answered = (head.get(ANSWERED_HEADER) or b"").decode("latin-1")
+        if answered != choice.arm:
+            if answered not in service.learner.arms:
+                return None  # the component answered by itself
+            choice = choice._replace(arm=answered)
+        predictor = self._gateway.table.component(service, PREDICTOR)
+        sticky = predictor.route.sticky if predictor is not None else None
+        if sticky is not None and self.target is not None:
+            self.target = self.target.with_lines(answer_lines(answered, service.name))
+        return choice
 
     def predicts(self) -> bool:
         """Whether this asks for a prediction."""
@@ -102,6 +164,8 @@ class LearnedForward(Learned, Forward):
         choice = self.choice
         if choice is None or not self.plan.head.startswith(_SELDON):
             return target
+        if self.service.route.component != PREDICTOR:
+            return target  # which arm answers is known when it has
         if self.exchange.head.get(b"seldon-puid") is None:
             self.own_id = _new_id(self.service, choice)
             self.plan = copy(self.plan)
@@ -110,8 +174,8 @@ class LearnedForward(Learned, Forward):
         return target
 
     def on_response(self, head: ResponseHead, body: Any) -> None:
-        choice = self.choice
-        if choice is None or not 200 <= head.status < 300:
+        choice = self.heard(head) if 200 <= head.status < 300 else None
+        if choice is None:
             super().on_response(head, body)
             return
         target = self.target
@@ -144,8 +208,8 @@ class LearnedCall(Learned, GrpcForward):
     """A gRPC call."""
 
     def on_response(self, head: ResponseHead, body: Any) -> None:
-        choice = self.choice
-        if choice is None or body is None:
+        choice = self.heard(head) if body is not None else None
+        if choice is None:
             super().on_response(head, body)
             return
         target = self.target

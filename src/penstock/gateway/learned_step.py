@@ -28,7 +28,7 @@ class LearnedStep(Learned, StepForward):
         return True
 
     def on_response(self, head: ResponseHead, body: Any) -> None:
-        choice = self.choice
-        if choice is not None and 200 <= head.status < 300:
+        choice = self.heard(head) if 200 <= head.status < 300 else None
+        if choice is not None:
             self._context.chose(choice)
         super().on_response(head, body)

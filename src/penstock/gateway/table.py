@@ -253,6 +253,8 @@ class Table:
             service.graph = self._experiments(route.experiment)
         if route.bandit is not None and self._bandits is not None:
             self._bandits(service)
+        if route.component != PREDICTOR:
+            self._equip_front(service)
         if route.shadow is not None and self._shadow_metrics is not None:
             copied = service.named(route.shadow.revision)
             if copied is not None:
@@ -284,6 +286,19 @@ class Table:
         if service.waiting:
             self._on_capacity(service)
         return service
+
+    def _equip_front(self, service: Service) -> None:
+        """A component before the predictor takes part in what is not plain about the predictor's requests."""
+        predictor = self.component(service, PREDICTOR)
+        if predictor is None or predictor.route.entry != service.route.component:
+            return
+        if predictor.learner is not None and self._bandits is not None:
+            service.learner = predictor.learner
+            self._bandits(service)
+        elif predictor.route.sticky is not None:
+            from penstock.gateway import through
+
+            through.equip(service, predictor)
 
     def _take_over(self, old: Service | None, new: Service | None) -> None:
         """Give an experiment the requests of its default; whose it was until now gets them back."""

@@ -15,6 +15,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ from penstock.runtimes.base import (
     TensorSpec,
 )
 from penstock.runtimes.loading import known_options
+from penstock.sdk import passing
 from penstock.sdk.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,9 @@ class ExplainerRuntime(PayloadRuntime):
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, "explain")
         question = _Question(self._predictor, context.headers, self._output)
-        work = self._threads.submit(self._explain, instances, question)
+        # What is explained is one revision, however the predictor's requests are divided.
+        with passing.Passage(passing.told(context.headers), stays=True).entered():
+            work = self._threads.submit(copy_context().run, self._explain, instances, question)
         try:
             found = await asyncio.wrap_future(work)
         finally:

@@ -8,13 +8,25 @@ extends `penstock.Transformer`, KServe's or KFServing's `Model`, or nothing.
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from penstock.errors import LoadError
-from penstock.runtimes.base import Framework, LoadOptions, PayloadRuntime
+from penstock.protocols.infer import InferRequest, InferResponse
+from penstock.runtimes.base import (
+    CallContext,
+    Framework,
+    LoadOptions,
+    PayloadRuntime,
+    RawReply,
+    RawRequest,
+    ResponseStream,
+    StreamReply,
+)
 from penstock.runtimes.class_calls import ClassPayloadRuntime
 from penstock.runtimes.user_model import UserModel, instantiate, load_here
+from penstock.sdk import passing
 from penstock.sdk.discovery import find_class
 from penstock.sdk.explainer import Explainer
 from penstock.sdk.model import Model
@@ -41,6 +53,20 @@ class TransformerRuntime(ClassPayloadRuntime):
     async def start(self) -> None:
         self._predictor.open()
         await super().start()
+
+    async def call(
+        self, payload: dict[str, Any] | bytes | InferRequest | RawRequest, context: CallContext
+    ) -> InferResponse | RawReply | StreamReply | ResponseStream:
+        wanted = passing.told(context.headers)
+        if not wanted:
+            return await super().call(payload, context)
+        passage = passing.Passage(wanted)
+        run = passage.along(context.run or self._in_thread)
+        with passage.entered():
+            reply = await super().call(payload, replace(context, run=run))
+        if passage.answered:
+            context.response_headers[passing.ANSWERED] = passage.answered
+        return reply
 
     async def stop(self) -> None:
         try:

@@ -39,6 +39,7 @@ from penstock.protocols import v1
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.v2_client import decode_response, encode_request
 from penstock.runtimes.base import LocalPredictor, TensorSpec
+from penstock.sdk import passing
 from penstock.sdk.results import to_outputs
 
 #: Fields of the caller's request that go on to the predictor: who asked, and on behalf of which trace.
@@ -209,6 +210,9 @@ class Predictor:
         content = body[0] if len(body) == 1 else b"".join(body)
         lines = [("host", "predictor"), *fields]
         lines += _forwarded(headers).items()
+        passage = passing.current()
+        if passage is not None:
+            lines += passage.wanted.items()
         lines.append(("x-request-timeout-ms", str(max(1, int(self.timeout_s * 1000)))))
         if method == "POST":
             lines.append(("content-length", str(len(content))))
@@ -231,6 +235,8 @@ class Predictor:
             )
         if response.status >= 300:
             raise _refusal(response, answer)
+        if passage is not None:
+            passage.heard((response.get(b"x-penstock-revision") or b"").decode("latin-1"))
         return response, answer
 
     async def _exchange(
