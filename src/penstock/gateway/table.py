@@ -157,7 +157,7 @@ class Table:
         #: Grows with every change, so that "no such service" may be remembered too.
         self.generation = 0
         self.sequence = -1
-        self.filled = False
+        self.filled: bool = False
 
     def get(self, namespace: str, name: str) -> Service | None:
         """A service by its name, or by the name of a model it serves; an experiment that has its requests."""
