@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from control_fakes import FakeBackend, FakeClock, FakeFiles, at_rest
+from tests.control.control_world import ControlWorld
+from tests.control.control_world import sklearn_service as manifest
 
 from penstock.backends.base import Phase
-from penstock.control.plane import ControlPlane
 from penstock.control.revisions import RESTARTED_AT, REVISION, from_object
 from penstock.control.settings import ControlSettings
-from penstock.errors import Conflict, NotFound, Unavailable
+from penstock.errors import NotFound, Unavailable
 from penstock.store.base import Key, Kind
 from penstock.store.sqlite import SqliteStore
 
@@ -24,78 +24,12 @@ ISVC = Kind("penstock.dev", "InferenceService")
 GRACE_S = 300.0
 
 
-def manifest(
-    name: str = "iris",
-    uri: str = "models/iris",
-    annotations: dict[str, str] | None = None,
-    **predictor: Any,
-) -> dict[str, Any]:
-    return {
-        "apiVersion": "penstock.dev/v1alpha1",
-        "kind": "InferenceService",
-        "metadata": {"name": name, "namespace": "default", "annotations": annotations or {}},
-        "spec": {"predictor": {"sklearn": {"storageUri": uri}, **predictor}},
-    }
-
-
-class World:
-    """A control plane with everything around it under control."""
-
+class World(ControlWorld):
     def __init__(self, store: SqliteStore) -> None:
-        self.store = store
-        self.backend = FakeBackend()
-        self.files = FakeFiles()
-        self.clock = FakeClock()
-        self.plane = self._plane()
-
-    def _plane(self) -> ControlPlane:
-        return ControlPlane(
-            self.store,
-            self.backend,
-            self.files,
-            settings=ControlSettings(cores=4, scale_to_zero_grace_s=GRACE_S),
-            clock=self.clock,
-        )
-
-    async def restart(self) -> None:
-        """The control plane dies and another one takes its place."""
-        await self.plane.close()
-        self.plane = self._plane()
-        await self.plane.start()
-
-    async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:
-        key = Key(
-            Kind(obj["apiVersion"].rpartition("/")[0], obj["kind"]),
-            "default",
-            obj["metadata"]["name"],
-        )
-        try:
-            old = await self.store.get(key)
-        except NotFound:
-            return await self.store.create(obj)
-        meta = {**obj["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
-        try:
-            return await self.store.update({**obj, "metadata": meta})
-        except Conflict:  # a status was written in between
-            return await self.apply(obj)
+        super().__init__(store, settings=ControlSettings(cores=4, scale_to_zero_grace_s=GRACE_S))
 
     async def get(self, name: str = "iris") -> dict[str, Any]:
         return await self.store.get(Key(ISVC, "default", name))
-
-    async def until(self, what: Callable[[], Any]) -> Any:
-        """Wait for something to become true; time goes on meanwhile.
-
-        The store answers from a thread, so tasks need real turns.
-        """
-        async with asyncio.timeout(30):
-            while True:
-                found = what()
-                if asyncio.iscoroutine(found):
-                    found = await found
-                if found:
-                    return found
-                await asyncio.sleep(0.002)
-                await self.clock.advance(0.01)  # a lost compare-and-swap waits for its next look
 
     async def ready(
         self, name: str = "iris", status: str = "True", reason: str | None = None
@@ -109,9 +43,6 @@ class World:
             return c if c["status"] == status and reason in (None, c.get("reason")) else None
 
         return await self.until(look)
-
-    async def settled(self) -> None:
-        await at_rest(self.store, self.plane.loop)
 
     async def revisions(self, name: str = "iris") -> list[str]:
         listing = await self.store.list(

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from control_fakes import FakeBackend, FakeClock, FakeFiles
+from tests.control.control_fakes import FakeBackend
+from tests.control.control_world import ControlWorld
 
 from penstock.backends.base import Phase, ReplicaStatus
-from penstock.control.plane import ControlPlane
 from penstock.control.replicas import RESYNC_S
 from penstock.control.settings import ControlSettings
 from penstock.domain.devices import Device, DeviceStatus, place, why_not
@@ -62,20 +62,17 @@ class DeviceBackend(FakeBackend):
         return tuple(DeviceStatus(d, {}) for d in self.have)
 
 
-class World:
+class World(ControlWorld):
+    backend: DeviceBackend
+
     def __init__(self, store: SqliteStore, *devices: Device) -> None:
-        self.store = store
-        self.backend = DeviceBackend(*devices)
-        self.clock = FakeClock()
-        self.plane = ControlPlane(
+        super().__init__(
             store,
-            self.backend,
-            FakeFiles(),
-            settings=ControlSettings(cores=4, routes_applied_s=0.0, ready_applied_s=0.0),
-            clock=self.clock,
+            DeviceBackend(*devices),
+            ControlSettings(cores=4, routes_applied_s=0.0, ready_applied_s=0.0),
         )
 
-    async def apply(self, name: str, gpu: float = 1, **predictor: Any) -> None:
+    async def ask(self, name: str, gpu: float = 1, **predictor: Any) -> None:
         resources = {"limits": {"nvidia.com/gpu": gpu}}
         await self.store.create(
             {
@@ -114,17 +111,6 @@ class World:
             except Conflict:
                 continue
             return
-
-    async def until(self, what: Callable[[], Any]) -> Any:
-        async with asyncio.timeout(30):
-            while True:
-                found = what()
-                if asyncio.iscoroutine(found):
-                    found = await found
-                if found:
-                    return found
-                await asyncio.sleep(0.002)
-                await self.clock.advance(0.01)
 
     async def condition(self, name: str, status: str, reason: str = "") -> dict[str, Any]:
         async def look() -> dict[str, Any] | None:
@@ -174,9 +160,9 @@ async def start(tmp_path: Any) -> AsyncIterator[Callable[..., Any]]:
 
 async def test_a_service_without_a_device_says_what_it_asks_for_and_who_has_it(start: Any) -> None:
     w = await start()
-    await w.apply("first")
+    await w.ask("first")
     await w.condition("first", "True")
-    await w.apply("second")
+    await w.ask("second")
     c = await w.condition("second", "False", "WaitingForDevice")
     assert "second-00001 waits for a device" in c["message"]
     assert "It asks for 1 nvidia.com/gpu" in c["message"]
@@ -188,7 +174,7 @@ async def test_a_service_without_a_device_says_what_it_asks_for_and_who_has_it(s
 
 async def test_on_a_machine_without_devices_it_waits_and_never_runs(start: Any) -> None:
     w = await start(0)
-    await w.apply("lonely")
+    await w.ask("lonely")
     c = await w.condition("lonely", "False", "WaitingForDevice")
     assert "this machine has no accelerator" in c["message"]
     assert any(e.startswith("WaitingForDevice") for e in await w.events("lonely"))
@@ -197,11 +183,11 @@ async def test_on_a_machine_without_devices_it_waits_and_never_runs(start: Any) 
 async def test_a_priority_that_is_changed_while_it_waits_counts(start: Any) -> None:
     """The one that waited second is given the device, though it was started with the lower priority."""
     w = await start()
-    await w.apply("has")
+    await w.ask("has")
     await w.condition("has", "True")
-    await w.apply("early", priority=5)
+    await w.ask("early", priority=5)
     await w.condition("early", "False", "WaitingForDevice")
-    await w.apply("late", priority=1)
+    await w.ask("late", priority=1)
     await w.condition("late", "False", "WaitingForDevice")
     await w.reprioritize("late", 9)
     await w.until(
@@ -219,7 +205,7 @@ async def test_a_priority_that_is_changed_while_it_waits_counts(start: Any) -> N
 
 async def test_metrics_say_who_holds_what(start: Any) -> None:
     w = await start()
-    await w.apply("a", 0.25)
+    await w.ask("a", 0.25)
     await w.condition("a", "True")
     text = (await w.plane.metrics.text()).decode()
     (line,) = [x for x in text.splitlines() if x.startswith("penstock_replica_device_share{")]
@@ -250,8 +236,8 @@ async def test_a_transformer_without_a_priority_has_its_predictors(start: Any) -
 
 async def test_halves_share_a_device(start: Any) -> None:
     w = await start()
-    await w.apply("a", 0.5)
-    await w.apply("b", 0.5)
+    await w.ask("a", 0.5)
+    await w.ask("b", 0.5)
     await w.condition("a", "True")
     await w.condition("b", "True")
     assert w.held() == {"a": [0], "b": [0]}
@@ -259,9 +245,9 @@ async def test_halves_share_a_device(start: Any) -> None:
 
 async def test_a_higher_priority_gets_the_device_of_one_that_may_do_without(start: Any) -> None:
     w = await start()
-    await w.apply("low", minReplicas=0)
+    await w.ask("low", minReplicas=0)
     await w.condition("low", "True")
-    await w.apply("high", priority=100)
+    await w.ask("high", priority=100)
     await w.condition("high", "True")
     assert w.held() == {"high": [0]}
     assert any(
@@ -272,9 +258,9 @@ async def test_a_higher_priority_gets_the_device_of_one_that_may_do_without(star
 
 async def test_one_that_is_at_its_minimum_keeps_its_device_whoever_asks(start: Any) -> None:
     w = await start()
-    await w.apply("low", minReplicas=1)
+    await w.ask("low", minReplicas=1)
     await w.condition("low", "True")
-    await w.apply("high", priority=100)
+    await w.ask("high", priority=100)
     await w.condition("high", "False", "WaitingForDevice")
     assert await w.plane.placing.look() == {}
     assert w.held() == {"low": [0]}
@@ -285,9 +271,9 @@ async def test_one_that_is_at_its_minimum_keeps_its_device_whoever_asks(start: A
 )
 async def test_an_equal_and_a_polite_one_wait(start: Any, fields: dict[str, Any]) -> None:
     w = await start()
-    await w.apply("first", minReplicas=0, priority=5)
+    await w.ask("first", minReplicas=0, priority=5)
     await w.condition("first", "True")
-    await w.apply("second", **fields)
+    await w.ask("second", **fields)
     await w.condition("second", "False", "WaitingForDevice")
     assert await w.plane.placing.look() == {}
     assert w.held() == {"first": [0]}
@@ -296,11 +282,11 @@ async def test_an_equal_and_a_polite_one_wait(start: Any, fields: dict[str, Any]
 async def test_of_two_the_least_recently_used_gives_way_and_only_that_one(start: Any) -> None:
     w = await start(2)
     for name in ("a", "b"):
-        await w.apply(name, minReplicas=0)
+        await w.ask(name, minReplicas=0)
         await w.condition(name, "True")
     await w.clock.advance(10.0)
     w.plane.scaler.heard(1, Load(1.0, (ServiceLoad("default/a", 0.1, 1),)))
-    await w.apply("high", priority=1)
+    await w.ask("high", priority=1)
     await w.condition("high", "True")
     assert sorted(w.held()) == ["a", "high"]
 
@@ -308,10 +294,10 @@ async def test_of_two_the_least_recently_used_gives_way_and_only_that_one(start:
 async def test_nothing_is_taken_twice_while_the_first_is_being_drained(start: Any) -> None:
     w = await start(2)
     for name in ("a", "b"):
-        await w.apply(name, minReplicas=0)
+        await w.ask(name, minReplicas=0)
         await w.condition(name, "True")
     w.backend.slow_stop = True
-    await w.apply("high", priority=1)
+    await w.ask("high", priority=1)
     await w.condition("high", "False", "WaitingForDevice")
     draining = await w.until(
         lambda: [r for r in w.backend.replicas.values() if r.phase is Phase.DRAINING]
@@ -325,9 +311,9 @@ async def test_nothing_is_taken_twice_while_the_first_is_being_drained(start: An
 
 async def test_a_class_gives_its_priority_and_one_that_does_not_exist_is_said(start: Any) -> None:
     w = await start()
-    await w.apply("low", minReplicas=0)
+    await w.ask("low", minReplicas=0)
     await w.condition("low", "True")
-    await w.apply("high", priorityClassName="serving")
+    await w.ask("high", priorityClassName="serving")
     await w.condition("high", "False", "WaitingForDevice")
     assert any("no PriorityClass serving" in e for e in await w.events("high"))
     await w.store.create(
@@ -345,9 +331,9 @@ async def test_a_class_gives_its_priority_and_one_that_does_not_exist_is_said(st
 async def test_what_was_just_taken_is_not_taken_again_before_anybody_could_act(start: Any) -> None:
     w = await start(2)
     for name in ("a", "b"):
-        await w.apply(name, minReplicas=0)
+        await w.ask(name, minReplicas=0)
         await w.condition(name, "True")
-    await w.apply("high", priority=1)
+    await w.ask("high", priority=1)
     await w.condition("high", "False", "WaitingForDevice")
     assert await w.plane.placing.look() == {("default", "a"): 1}
     assert await w.plane.placing.look() == {}, "its replica was not told to drain yet"
@@ -356,12 +342,12 @@ async def test_what_was_just_taken_is_not_taken_again_before_anybody_could_act(s
 async def test_a_device_that_a_deleted_service_is_about_to_free_is_waited_for(start: Any) -> None:
     w = await start(2)
     for name in ("a", "b"):
-        await w.apply(name, minReplicas=0)
+        await w.ask(name, minReplicas=0)
         await w.condition(name, "True")
     w.backend.slow_stop = True
     await w.store.delete(Key(ISVC, "default", "a"))
     await w.until(lambda: any(r.phase is Phase.DRAINING for r in w.backend.replicas.values()))
-    await w.apply("high", priority=1)
+    await w.ask("high", priority=1)
     await w.condition("high", "False", "WaitingForDevice")
     assert await w.plane.placing.look() == {}
     assert "b" in w.held()
@@ -369,7 +355,7 @@ async def test_a_device_that_a_deleted_service_is_about_to_free_is_waited_for(st
 
 async def test_a_change_waits_for_the_device_that_its_own_old_revision_has(start: Any) -> None:
     w = await start()
-    await w.apply("only")
+    await w.ask("only")
     await w.condition("only", "True")
     await w.change("only")
     c = await w.condition("only", "False", "WaitingForDevice")
@@ -379,7 +365,7 @@ async def test_a_change_waits_for_the_device_that_its_own_old_revision_has(start
 
 async def test_with_recreate_the_old_revision_gives_its_device_to_the_new_one(start: Any) -> None:
     w = await start()
-    await w.apply("only", deploymentStrategy={"type": "Recreate"})
+    await w.ask("only", deploymentStrategy={"type": "Recreate"})
     await w.condition("only", "True")
     await w.change("only")
     await w.until(
@@ -400,7 +386,7 @@ async def test_the_answer_to_a_start_is_no_news_beside_what_the_watch_said(start
         return replace(status, phase=Phase.STARTING, reason="", message="")
 
     w.backend.start = late
-    await w.apply("lonely")
+    await w.ask("lonely")
     await w.condition("lonely", "False", "WaitingForDevice")
     (known,) = w.plane.replicas.all()
     assert known.phase is Phase.WAITING

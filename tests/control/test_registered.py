@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_fakes import FakeBackend, FakeClock, FakeFiles
+from tests.control.control_world import ControlWorld, sklearn_service
 
 from penstock.backends.base import Phase
-from penstock.control.plane import ControlPlane
 from penstock.control.settings import ControlSettings
 from penstock.store.sqlite import SqliteStore
 
@@ -19,44 +18,19 @@ COUNT = 300
 GRACE_S = 5.0
 
 
-def manifest(name: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "penstock.dev/v1alpha1",
-        "kind": "InferenceService",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"predictor": {"minReplicas": 0, "sklearn": {"storageUri": "models/x"}}},
-    }
-
-
-class World:
+class World(ControlWorld):
     def __init__(self, store: SqliteStore, folder: Path) -> None:
-        self.store = store
-        self.folder = folder
-        self.backend = FakeBackend()
-        self.clock = FakeClock()
-        self.plane = self.another()
-
-    def another(self) -> ControlPlane:
-        return ControlPlane(
-            self.store,
-            self.backend,
-            FakeFiles(),
+        super().__init__(
+            store,
             settings=ControlSettings(
                 cores=4,
                 scale_to_zero_grace_s=GRACE_S,
                 routes_applied_s=0.0,
                 ready_applied_s=0.0,
             ),
-            clock=self.clock,
-            routes_file=self.folder / "routes.json",
-            routes_socket=self.folder / "routes.sock",
+            routes_file=folder / "routes.json",
+            routes_socket=folder / "routes.sock",
         )
-
-    async def until(self, what: Any) -> None:
-        async with asyncio.timeout(50):
-            while not what():
-                await asyncio.sleep(0.002)
-                await self.clock.advance(0.05)
 
     def asleep(self) -> bool:
         live = [r for r in self.backend.replicas.values() if r.phase is not Phase.STOPPED]
@@ -69,8 +43,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     store = await SqliteStore.in_memory()
     w = World(store, tmp_path)
     await w.plane.start()
-    await asyncio.gather(*(store.create(manifest(f"s{i}")) for i in range(COUNT)))
-    await w.until(w.asleep)
+    await asyncio.gather(
+        *(store.create(sklearn_service(f"s{i}", minReplicas=0)) for i in range(COUNT))
+    )
+    await w.until(w.asleep, 0.05)
     await w.plane.loop.settled()
     yield w
     await w.plane.close()
@@ -104,7 +80,7 @@ async def test_many_that_sleep(world: World, monkeypatch: pytest.MonkeyPatch) ->
     await w.until(lambda: [r for r in w.backend.replicas.values() if r.phase is Phase.READY])
     monkeypatch.undo()
     assert looks[0] < COUNT / 2, looks
-    await w.until(w.asleep)
+    await w.until(w.asleep, 0.05)
     await w.plane.loop.settled()
     # A control plane that starts lets gateways in by the routes that were kept.
     await w.plane.close()

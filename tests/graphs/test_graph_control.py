@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-from tests.control.control_fakes import FakeBackend, FakeClock, FakeFiles, at_rest
+from graph_world import PIPELINE, GraphWorld, service, world
 
 from penstock.backends.base import Phase
-from penstock.control.plane import ControlPlane
-from penstock.control.settings import ControlSettings
-from penstock.errors import NotFound
-from penstock.store.base import Key, Kind
-from penstock.store.sqlite import SqliteStore
+from penstock.store.base import Key
 
-PIPELINE = Kind("penstock.dev", "Pipeline")
-
-
-def service(name: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "penstock.dev/v1alpha1",
-        "kind": "InferenceService",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"predictor": {"sklearn": {"storageUri": f"models/{name}"}}},
-    }
+__all__ = ["world"]
 
 
 def pipeline(*steps: str, name: str = "chain", **spec: Any) -> dict[str, Any]:
@@ -38,69 +22,7 @@ def pipeline(*steps: str, name: str = "chain", **spec: Any) -> dict[str, Any]:
     }
 
 
-class World:
-    def __init__(self, store: SqliteStore) -> None:
-        self.store = store
-        self.backend = FakeBackend()
-        self.clock = FakeClock()
-        self.plane = self._plane()
-
-    def _plane(self) -> ControlPlane:
-        return ControlPlane(
-            self.store,
-            self.backend,
-            FakeFiles(),
-            settings=ControlSettings(cores=4),
-            clock=self.clock,
-        )
-
-    async def restart(self) -> None:
-        await self.plane.close()
-        self.plane = self._plane()
-        await self.plane.start()
-
-    def key(self, obj: dict[str, Any]) -> Key:
-        kind = Kind(obj["apiVersion"].rpartition("/")[0], obj["kind"])
-        return Key(kind, "default", obj["metadata"]["name"])
-
-    async def apply(self, obj: dict[str, Any]) -> None:
-        try:
-            stored = await self.store.get(self.key(obj))
-        except NotFound:
-            await self.store.create(obj)
-        else:
-            await self.store.update({**stored, "spec": obj["spec"]})
-        await self.settle()
-
-    async def delete(self, obj: dict[str, Any]) -> None:
-        await self.store.delete(self.key(obj))
-        await self.settle()
-
-    async def settle(self) -> None:
-        await at_rest(self.store, self.plane.loop)
-
-    async def ready(self, name: str = "chain") -> dict[str, Any]:
-        obj = await self.store.get(Key(PIPELINE, "default", name))
-        condition: dict[str, Any]
-        (condition,) = obj["status"]["conditions"]
-        return condition
-
-    async def events(self, name: str = "chain") -> list[tuple[str, str]]:
-        found = await self.store.events(about=Key(PIPELINE, "default", name))
-        return [(e["reason"], e["message"]) for e in found]
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    store = await SqliteStore.open(tmp_path / "store.db")
-    made = World(store)
-    await made.plane.start()
-    yield made
-    await made.plane.close()
-    await store.close()
-
-
-async def test_a_graph_is_ready_when_its_services_are(world: World) -> None:
+async def test_a_graph_is_ready_when_its_services_are(world: GraphWorld) -> None:
     await world.apply(pipeline("a", "b"))
     condition = await world.ready()
     assert (condition["status"], condition["reason"]) == ("False", "ServiceMissing")
@@ -118,7 +40,7 @@ async def test_a_graph_is_ready_when_its_services_are(world: World) -> None:
     )
 
 
-async def test_it_says_which_service_is_not_ready_and_why(world: World) -> None:
+async def test_it_says_which_service_is_not_ready_and_why(world: GraphWorld) -> None:
     world.backend.behave = lambda replica_id, spec: (
         Phase.FAILED if spec.service == "b" else Phase.READY
     )
@@ -130,7 +52,7 @@ async def test_it_says_which_service_is_not_ready_and_why(world: World) -> None:
     assert "EOFError" in condition["message"]
 
 
-async def test_its_route_carries_it_and_goes_with_it(world: World) -> None:
+async def test_its_route_carries_it_and_goes_with_it(world: GraphWorld) -> None:
     await world.apply(pipeline("a", timeout="7s"))
     route = world.plane.routes.get("default/chain")
     assert route is not None
@@ -146,7 +68,7 @@ async def test_its_route_carries_it_and_goes_with_it(world: World) -> None:
     assert not list(world.plane.graphs.users(("default", "b")))
 
 
-async def test_a_graph_of_a_graph(world: World) -> None:
+async def test_a_graph_of_a_graph(world: GraphWorld) -> None:
     outer = pipeline("x", name="outer")
     outer["spec"]["steps"][0] = {"name": "x", "pipeline": "chain"}
     await world.apply(outer)
@@ -156,19 +78,19 @@ async def test_a_graph_of_a_graph(world: World) -> None:
     assert (await world.ready("outer"))["status"] == "True"
 
 
-async def test_a_restarted_control_plane_says_the_same(world: World) -> None:
+async def test_a_restarted_control_plane_says_the_same(world: GraphWorld) -> None:
     for obj in (service("a"), pipeline("a")):
         await world.apply(obj)
     before = await world.store.get(Key(PIPELINE, "default", "chain"))
     events = await world.events()
     await world.restart()
-    await world.settle()
+    await world.settled()
     assert await world.store.get(Key(PIPELINE, "default", "chain")) == before
     assert await world.events() == events
     assert world.plane.routes.get("default/chain") is not None
 
 
-async def test_a_name_may_become_a_graphs_after_a_service(world: World) -> None:
+async def test_a_name_may_become_a_graphs_after_a_service(world: GraphWorld) -> None:
     await world.apply(service("a"))
     await world.apply(service("chain"))
     assert [r for r in world.backend.replicas if "chain" in r]
@@ -178,7 +100,7 @@ async def test_a_name_may_become_a_graphs_after_a_service(world: World) -> None:
     assert route is not None
     assert route.graph is not None
     await world.clock.advance(60)
-    await world.settle()
+    await world.settled()
     assert not [r for r in world.backend.replicas if "chain" in r]
 
 
@@ -191,7 +113,7 @@ def seldon(kind: str, name: str, **spec: Any) -> dict[str, Any]:
     }
 
 
-async def test_a_pipeline_says_what_it_listens_to_in_vain(world: World) -> None:
+async def test_a_pipeline_says_what_it_listens_to_in_vain(world: GraphWorld) -> None:
     """It is ready for its own requests all the same."""
     heard = ["other.outputs", "other.step.b.outputs", "a.outputs"]
     obj = seldon("Pipeline", "ear", input={"externalInputs": heard}, steps=[{"name": "a"}])
@@ -210,7 +132,7 @@ async def test_a_pipeline_says_what_it_listens_to_in_vain(world: World) -> None:
     assert await status() == ("True", ["input: other has no step b", a_model])
 
 
-async def test_an_experiments_members_are_of_one_kind(world: World) -> None:
+async def test_an_experiments_members_are_of_one_kind(world: GraphWorld) -> None:
     await world.apply(service("a"))
     await world.apply(pipeline("a"))
     for resource, wrong in (("model", "chain is a pipeline"), ("pipeline", "a is a model")):
@@ -225,7 +147,7 @@ async def test_an_experiments_members_are_of_one_kind(world: World) -> None:
         )
 
 
-async def test_warnings_are_events_once(world: World) -> None:
+async def test_warnings_are_events_once(world: GraphWorld) -> None:
     graph = {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "InferenceGraph",
