@@ -33,6 +33,11 @@ def unit(name: str, type_: str | None = None, *children: Any, **more: Any) -> di
     return made
 
 
+def builtin(implementation: str, *children: Any, **more: Any) -> dict[str, Any]:
+    """A node of Seldon's own, r, in front of others."""
+    return {"name": "r", "implementation": implementation, "children": list(children), **more}
+
+
 def leaf(name: str) -> dict[str, Any]:
     return {"name": name, **SK}
 
@@ -290,48 +295,41 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "did you mean SKLEARN_SERVER?",
     ),
     (
-        sdep({"name": "r", "implementation": "RANDOM_ABTST", "children": [leaf("a"), leaf("b")]}),
+        sdep(builtin("RANDOM_ABTST", leaf("a"), leaf("b"))),
         f"{_G}.implementation",
         "did you mean RANDOM_ABTEST?",
     ),
     (
-        sdep({"name": "r", "implementation": "RANDOM_ABTEST", "children": [leaf("a")]}),
+        sdep(builtin("RANDOM_ABTEST", leaf("a"))),
         f"{_G}.children",
         "two children, not 1",
     ),
     (
         sdep(
-            {
-                "name": "r",
-                "implementation": "RANDOM_ABTEST",
-                "children": [leaf("a"), leaf("b")],
-                "parameters": [parameter("ratioA", "1.5", "FLOAT")],
-            }
+            builtin(
+                "RANDOM_ABTEST",
+                leaf("a"),
+                leaf("b"),
+                parameters=[parameter("ratioA", "1.5", "FLOAT")],
+            )
         ),
         f"{_G}.parameters",
         "between 0 and 1",
     ),
     (
         sdep(
-            {
-                "name": "r",
-                "implementation": "RANDOM_ABTEST",
-                "children": [leaf("a"), leaf("b")],
-                "parameters": [parameter("ratio", "0.5", "FLOAT")],
-            }
+            builtin(
+                "RANDOM_ABTEST",
+                leaf("a"),
+                leaf("b"),
+                parameters=[parameter("ratio", "0.5", "FLOAT")],
+            )
         ),
         f"{_G}.parameters[0].name",
         "known are ratioA",
     ),
     (
-        sdep(
-            {
-                "name": "r",
-                "implementation": "SIMPLE_ROUTER",
-                "type": "MODEL",
-                "children": [leaf("a")],
-            }
-        ),
+        sdep(builtin("SIMPLE_ROUTER", leaf("a"), type="MODEL")),
         f"{_G}.type",
         "must be ROUTER",
     ),
@@ -458,36 +456,31 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
     (
         sdep(
-            {
-                "name": "r",
-                "implementation": "EPSILON_GREEDY",
-                "children": [leaf("a")],
-                "parameters": [parameter("n_branches", "2", "INT")],
-            }
+            builtin("EPSILON_GREEDY", leaf("a"), parameters=[parameter("n_branches", "2", "INT")])
         ),
         f"{_G}.parameters",
         "n_branches is 2, the node has 1 children",
     ),
     (
         sdep(
-            {
-                "name": "r",
-                "implementation": "EPSILON_GREEDY",
-                "children": [leaf("a"), leaf("b")],
-                "parameters": [parameter("branch_names", "one")],
-            }
+            builtin(
+                "EPSILON_GREEDY",
+                leaf("a"),
+                leaf("b"),
+                parameters=[parameter("branch_names", "one")],
+            )
         ),
         f"{_G}.parameters",
         "2 different names",
     ),
     (
         sdep(
-            {
-                "name": "r",
-                "implementation": "THOMPSON_SAMPLING",
-                "children": [leaf("a"), leaf("b")],
-                "parameters": [parameter("epsilon", "0.1", "FLOAT")],
-            }
+            builtin(
+                "THOMPSON_SAMPLING",
+                leaf("a"),
+                leaf("b"),
+                parameters=[parameter("epsilon", "0.1", "FLOAT")],
+            )
         ),
         f"{_G}.parameters[0].name",
         "unknown parameter of THOMPSON_SAMPLING",

@@ -73,19 +73,7 @@ class CachedFiles:
         s = _storage_of(component)
         if not s.uri and not s.path and not s.key:
             return NoFiles()
-        uri, credentials = await self._open(namespace, s)
-        if self._environment:
-            own = await asyncio.to_thread(storage.from_environment, os.environ)
-            credentials = credentials.or_else(own)
-        return await storage.fetch(
-            uri,
-            cache=self._cache,
-            credentials=credentials,
-            progress=progress,
-            base_dir=self._base_dir,
-            settings=self._settings,
-            pin=f"{_REVISION}{revision}",
-        )
+        return await self._fetch(namespace, s, f"{_REVISION}{revision}", progress)
 
     async def release(self, revision: str) -> None:
         await asyncio.to_thread(self._cache.unpin, f"{_REVISION}{revision}")
@@ -100,7 +88,18 @@ class CachedFiles:
                 f"The model's size ({model.size_bytes} bytes) is more than the cache may hold "
                 f"({self._cache.max_bytes}).",
             )
-        uri, credentials = await self._open(model.namespace or "default", model.storage)
+        return await self._fetch(
+            model.namespace or "default", model.storage, f"{_KEPT}{model.key}", None
+        )
+
+    async def _fetch(
+        self,
+        namespace: str,
+        where: Storage,
+        pin: str,
+        progress: Callable[[int, int | None], None] | None,
+    ) -> Files:
+        uri, credentials = await self._open(namespace, where)
         if self._environment:
             own = await asyncio.to_thread(storage.from_environment, os.environ)
             credentials = credentials.or_else(own)
@@ -108,9 +107,10 @@ class CachedFiles:
             uri,
             cache=self._cache,
             credentials=credentials,
+            progress=progress,
             base_dir=self._base_dir,
             settings=self._settings,
-            pin=f"{_KEPT}{model.key}",
+            pin=pin,
         )
 
     async def drop(self, key: str) -> None:

@@ -17,20 +17,15 @@ def private_bytes(pid: int) -> int | None:
     Private clean and dirty pages, huge pages and its share of swap. The kernel walks the page tables for it,
     those of shared pages too: some milliseconds for every 100 MiB that are resident.
     """
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as f:
-            text = f.read(4096)
-    except OSError:
-        return None
-    total = 0
-    for line in text.splitlines():
-        if line.startswith((b"Private_", b"SwapPss:")):
-            total += int(line.split()[1]) * 1024
-    return total
+    return _sum_of(pid, (b"Private_", b"SwapPss:"))
 
 
 def unshared_bytes(pid: int) -> int | None:
     """Like `private_bytes`, without clean file pages, which the kernel takes back by itself when short."""
+    return _sum_of(pid, (b"Private_Dirty:", b"Private_Hugetlb:", b"SwapPss:"))
+
+
+def _sum_of(pid: int, starts: tuple[bytes, ...]) -> int | None:
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as f:
             text = f.read(4096)
@@ -38,7 +33,7 @@ def unshared_bytes(pid: int) -> int | None:
         return None
     total = 0
     for line in text.splitlines():
-        if line.startswith((b"Private_Dirty:", b"Private_Hugetlb:", b"SwapPss:")):
+        if line.startswith(starts):
             total += int(line.split()[1]) * 1024
     return total
 
