@@ -22,12 +22,14 @@ import uvicorn
 import uvloop
 
 from penstock import storage
+from penstock.api import pauses
 from penstock.api.app import build
 from penstock.api.security import check_bind, is_loopback, read_token
 from penstock.backends.local.client import LocalBackend
 from penstock.backends.local.lock import find_layout
 from penstock.backends.local.paths import Layout
 from penstock.control.budget import DEFAULT_SHARE, machine_bytes
+from penstock.control.clock import Clock
 from penstock.control.model_files import CachedFiles
 from penstock.control.plane import ControlPlane
 from penstock.control.settings import ControlSettings
@@ -164,6 +166,7 @@ async def _run(
     )
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="api")
     starting = asyncio.create_task(_start(plane, options.status_fd), name="start")
+    collecting = asyncio.create_task(pauses.keep_short(Clock()), name="garbage")
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
@@ -173,9 +176,9 @@ async def _run(
     finally:
         ending.set()
         server.should_exit = True
-        starting.cancel()
-        stopping.cancel()
-        await asyncio.gather(serving, starting, stopping, return_exceptions=True)
+        for task in (starting, stopping, collecting):
+            task.cancel()
+        await asyncio.gather(serving, starting, stopping, collecting, return_exceptions=True)
         await plane.close()
         await backend.aclose()
 

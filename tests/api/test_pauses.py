@@ -1,0 +1,89 @@
+"""The garbage collector does not hold the control plane up, and garbage goes all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest_asyncio
+
+from penstock.api.pauses import ENOUGH, EVERYTHING_S, LOOK_S, keep_short
+from penstock.control.clock import Clock
+
+
+class StepClock(Clock):
+    """Every sleep lasts until the test lets it end."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self._asked = asyncio.Event()
+        self._go = asyncio.Event()
+
+    def monotonic(self) -> float:
+        return self.time
+
+    async def sleep(self, delay_s: float) -> None:
+        self._asked.set()
+        await self._go.wait()
+        self._go.clear()
+
+    async def step(self, seconds: float = LOOK_S) -> None:
+        """Let the sleep end, and wait for the next one."""
+        self.time += seconds
+        self._asked.clear()
+        self._go.set()
+        await self._asked.wait()
+
+
+@pytest_asyncio.fixture
+async def clock() -> AsyncIterator[StepClock]:
+    made = StepClock()
+    before = gc.get_threshold()
+    task = asyncio.create_task(keep_short(made))
+    await made._asked.wait()
+    yield made
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0
+
+
+async def test_what_lives_is_put_aside_soon_after_it_was_made(clock: StepClock) -> None:
+    aside = gc.get_freeze_count()
+    whole = gc.get_stats()[2]["collections"]
+    kept = [[i] for i in range(300_000)]
+    # The oldest generation looked at nothing by itself meanwhile.
+    assert gc.get_stats()[2]["collections"] == whole
+    await clock.step()
+    assert gc.get_freeze_count() >= aside + len(kept)
+    assert gc.get_count()[2] < ENOUGH
+
+
+async def test_a_process_at_rest_looks_at_nothing(clock: StepClock) -> None:
+    await clock.step()
+    whole = gc.get_stats()[2]["collections"]
+    for _ in range(20):
+        await clock.step()
+    assert gc.get_stats()[2]["collections"] == whole
+
+
+async def test_garbage_of_cycles_that_was_put_aside_goes_at_the_next_look_at_everything(
+    clock: StepClock,
+) -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.other: Any = self
+
+    node = Node()
+    gone = weakref.ref(node)
+    kept = [[i] for i in range(100_000)]
+    await clock.step()
+    del node
+    await clock.step()
+    assert gone() is not None
+    await clock.step(EVERYTHING_S)
+    assert gone() is None
+    assert kept
