@@ -95,6 +95,10 @@ def answer(word, rest, status_fd):
             allocate(int(rest))
         case "keep":
             KEPT.append(b"x" * int(rest))
+        case "compute":  # seconds of processor time
+            until = time.process_time() + float(rest)
+            while time.process_time() < until:
+                pass
         case "print":
             print(rest)
         case "rest":
