@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc as grpcclient
 import yaml
 from platform_harness import Platform, alive, manifest, until
 
@@ -234,6 +236,53 @@ def test_a_graphs_splitter_learns(two_gateways: Platform) -> None:
     assert "root" in platform.run("bandit", "show", "fork")
     for kind, name in (("inferencegraph", "fork"), ("isvc", "left"), ("isvc", "right")):
         platform.run("delete", kind, name)
+
+
+def test_arms_behind_a_transformer_and_clients_that_keep_theirs(two_gateways: Platform) -> None:
+    """Whoever comes for the first time goes where the rewards point; who was here stays where it was."""
+    platform, name = two_gateways, "kept"
+    code = platform.folder / "models" / "between"
+    code.mkdir()
+    (code / "model.py").write_text(
+        "import penstock\n"
+        "class Between(penstock.Transformer):\n"
+        "    def predict(self, payload):\n"
+        "        return self.predictor.ask(payload)\n"
+    )
+    obj = yaml.safe_load(trial(name, "thompson"))
+    obj["spec"]["transformer"] = {"python": {"storageUri": "models/between"}}
+    obj["spec"]["traffic"]["sticky"] = {}
+    platform.run("apply", "-f", "-", "--wait", stdin=yaml.safe_dump(obj))
+    until(lambda: len(_revisions(platform, name)) == 3, "the replicas", 60)
+    first: Counter[str] = Counter()
+    for visitor in range(40):
+        client.cookies.clear()
+        answer = ask(platform, name)
+        arm = answer.headers["x-penstock-arm"]
+        assert answer.headers["x-penstock-answered-by"] == arm
+        first[arm] += visitor >= 20
+        for _ in range(2):  # the cookie that came with the first answer
+            assert reward(platform, answer, float("v2" in arm)).status_code == 200
+            answer = ask(platform, name)
+            assert answer.headers["x-penstock-arm"] == arm
+    client.cookies.clear()
+    assert first[f"{name}-v2-00001"] >= 17
+    assert (
+        sum(a["rewards"] for a in until(lambda: _all(platform, name, 80), "status").values()) == 80
+    )
+    # Over gRPC the same.
+    inputs = [grpcclient.InferInput("x", [1, 4], "FP64")]
+    inputs[0].set_data_from_numpy(np.array([[5.1, 3.5, 1.4, 0.2]]))
+    with grpcclient.InferenceServerClient(platform.grpc) as caller:
+        said = caller.infer(name, inputs).get_response()
+    told = client.post(platform.http + "/feedback", json={"id": said.id, "reward": 1.0})
+    assert told.status_code == 200, told.text
+    platform.run("delete", "isvc", name)
+
+
+def _all(platform: Platform, name: str, count: int) -> dict[str, Any] | None:
+    found = arms(platform, name)
+    return found if sum(a["rewards"] for a in found.values()) >= count else None
 
 
 def test_rewards_count_once_while_processes_are_killed(two_gateways: Platform) -> None:
