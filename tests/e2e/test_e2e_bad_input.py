@@ -262,6 +262,6 @@ def test_the_version_policy_of_a_manifest(faults: Platform, tmp_path: Path) -> N
         assert httpx.post(url, json={"inputs": [tensor]}).json()["model_version"] == version
     manifest["spec"]["predictor"]["sklearn"]["versionPolicy"] = {"specific": [3]}
     faults.run("apply", "-f", "-", stdin=json.dumps(manifest))
-    until(lambda: "Version 3 is not at" in json.dumps(faults.service("versions")), "the reason", 30)
+    until(lambda: "has no version 3" in json.dumps(faults.service("versions")), "the reason", 30)
     assert ask(faults, "versions", GOOD).json() == {"predictions": [0]}
     faults.run("delete", "isvc", "versions")

@@ -8,6 +8,7 @@ import pytest
 from gateway_stand_in import reply, route
 
 from penstock.domain.routes import Target
+from penstock.gateway import replicas
 
 
 async def test_a_request_reaches_the_replica_with_its_fields_and_body(front, stand_in):
@@ -64,6 +65,8 @@ async def test_every_address_of_a_service_is_equivalent(front, stand_in, path, h
         ),
         ("GET", "/serving/default", 404, "No such path"),
         ("GET", "/nothing/here", 404, "No such path"),
+        ("GET", "/metrics", 404, "the control API's port"),
+        ("POST", "/invocations", 404, "/serving/NAMESPACE/NAME/invocations"),
         ("DELETE", "/v2/health/live", 405, "DELETE is not possible"),
         ("POST", "/v2/repository/models/iris/unload", 409, "keeps at least one replica"),
         ("GET", "/v2/repository/models/iris/load", 405, "GET is not possible"),
@@ -203,6 +206,41 @@ async def test_a_replica_that_comes_back_answers_what_waited(front, stand_in):
         await asyncio.sleep(0)
     await a.start()
     assert (await waiting).status_code == 200
+
+
+async def test_a_replica_that_comes_back_is_left_alone_while_it_loads(front, stand_in):
+    """It takes connections before it has its model, and nobody else may be there to tell."""
+    a = await stand_in()
+    front.routes(route("iris", a.route))
+    assert (await front.client.get("/v2/models/iris")).status_code == 200
+    await a.stop()
+    waiting = asyncio.create_task(front.client.get("/v2/models/iris"))
+    while not front.gateway.table.get("default", "iris").waiting:
+        await asyncio.sleep(0)
+    a.ready = False
+    await a.start()
+    while a.asked_ready < 3:
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    assert len(a.seen) == 1
+    a.ready = True
+    assert (await waiting).status_code == 200
+
+
+async def test_a_replica_that_is_never_ready_is_taken_as_it_is_after_a_while(
+    front, stand_in, monkeypatch
+):
+    """One of its many models cannot be loaded; the others answer."""
+    monkeypatch.setattr(replicas, "LOADING_S", 0.2)
+    a = await stand_in(start=False)
+    a.ready = False
+    front.routes(route("iris", a.route))
+    waiting = asyncio.create_task(front.client.get("/v2/models/iris"))
+    while not front.gateway.table.get("default", "iris").waiting:
+        await asyncio.sleep(0)
+    await a.start()
+    assert (await waiting).status_code == 200
+    assert a.asked_ready > 1
 
 
 async def test_a_client_that_hangs_up_cancels_its_request(front, stand_in):

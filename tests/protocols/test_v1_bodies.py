@@ -155,7 +155,7 @@ def test_a_bad_request_is_refused_with_what_is_wrong(document, datatypes, messag
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"", "no JSON"),
+        (b"", "the body is empty; JSON is expected"),
         (b'{"instances": [1', "no JSON"),
         (b'{"instances": [NaN]}', "JSON has no NaN and no Infinity"),
         (b'{"instances": [-Infinity]}', "JSON has no NaN and no Infinity"),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+
 import catboost
+import joblib
 import numpy as np
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from penstock.errors import InvalidInput, LoadError
 from penstock.runtimes.base import TensorSpec
@@ -95,6 +100,46 @@ def test_models_of_numbers_alone(loss, form, tmp_path, load):
         runtime.predict({"x": X[:, :2]}, {})
     with pytest.raises(InvalidInput, match="has text"):
         runtime.predict({"x": np.array([["a", "b", "c"]], dtype=object)}, {})
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "joblib"])
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "raw"])
+def test_a_pickled_classifier_answers_as_it_did(suffix, method, mixed, tmp_path, load):
+    _, model = mixed
+    dump = pickle.dump if suffix == "pkl" else joblib.dump
+    with (tmp_path / f"model.{suffix}").open("wb") as f:
+        dump(model, f)
+    runtime = load("catboost", tmp_path, method=method)
+    if method == "raw":
+        want = model.predict(ROWS, prediction_type="RawFormulaVal")
+    else:
+        want = getattr(model, method)(ROWS)
+    rows = np.array([[t.encode(), x, i] for t, x, i in ROWS], dtype=object)
+    assert runtime.predict({"": rows}, {})[method].tolist() == np.asarray(want).tolist()
+
+
+def test_a_pipeline_that_ends_in_a_model_is_served_as_scikit_learn_serves_it(tmp_path, load):
+    pipeline = make_pipeline(StandardScaler(), catboost.CatBoostRegressor(**SETTINGS))
+    joblib.dump(pipeline.fit(X, X[:, 0]), tmp_path / "model.joblib")
+    runtime = load("catboost", tmp_path)
+    assert runtime.predict({"": X}, {})["predict"].tolist() == pipeline.predict(X).tolist()
+
+
+def test_a_file_of_another_framework_is_recognised(tmp_path, load):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(LoadError, match="no model file") as e:
+        load("catboost", tmp_path)
+    assert e.value.hint == "These files look like onnx's: that framework may be what is meant."
+
+
+def test_a_pickle_of_something_else_or_of_nothing_learned_says_so(tmp_path, load):
+    file = tmp_path / "model.pkl"
+    file.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(LoadError, match=r"model\.pkl holds a dict"):
+        load("catboost", tmp_path)
+    file.write_bytes(pickle.dumps(catboost.CatBoostClassifier()))
+    with pytest.raises(LoadError, match=r"CatBoostClassifier in model\.pkl is not fitted"):
+        load("catboost", tmp_path)
 
 
 def test_a_regressor_has_no_probabilities(tmp_path, load):

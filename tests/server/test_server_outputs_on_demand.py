@@ -94,6 +94,17 @@ async def test_what_a_model_has_not_is_a_400(tmp_path: Path, models: Any) -> Non
             assert names[-1] in error_of(answer)
 
 
+async def test_a_name_that_is_no_output_is_answered_with_all_that_there_are(
+    tmp_path: Path, models: Any
+) -> None:
+    """With those made on demand: who misspells one has to learn of it."""
+    async with serving(tmp_path, models) as s:
+        answer = await s.client.post("/v2/models/c/infer", json=body("predict_probs"))
+        assert answer.status_code == 400
+        assert "no output 'predict_probs'; it has 'predict'" in error_of(answer)
+        assert "'predict_proba'" in error_of(answer)
+
+
 @pytest.mark.parametrize("asked", [["set_params"], ["__class__"], [1], "fit", [["predict"]]])
 async def test_the_parameter_behind_it_opens_nothing_else(
     tmp_path: Path, models: Any, asked: Any

@@ -220,6 +220,19 @@ async def test_a_framework_may_insist_on_the_main_thread(tmp_path: Path) -> None
     assert threads[1] is not threading.main_thread()
 
 
+async def test_what_is_said_without_a_cause_has_no_traceback(tmp_path: Path, caplog: Any) -> None:
+    """It would be of this program, and tell nothing to who reads a model's log."""
+    (tmp_path / "f").write_text("x")
+
+    def load(path: Path, options: LoadOptions) -> Runtime:
+        raise LoadError("no model file")
+
+    with pytest.raises(LoadError):
+        await repository(served("m", tmp_path), load=load).load_all()
+    assert "no model file" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("raised", "said"),
     [
@@ -234,7 +247,10 @@ async def test_a_load_that_raises_is_one_line_and_a_traceback_in_the_log(
     (tmp_path / "f").write_text("x")
 
     def load(path: Path, options: LoadOptions) -> Runtime:
-        raise raised
+        try:
+            raise KeyError("in the model's code")
+        except KeyError as error:
+            raise raised from error
 
     repo = repository(served("m", tmp_path), load=load)
     with pytest.raises(LoadError) as failed:
@@ -242,6 +258,7 @@ async def test_a_load_that_raises_is_one_line_and_a_traceback_in_the_log(
     assert said in str(failed.value)
     assert "\n" not in str(failed.value)
     assert "Traceback" in caplog.text
+    assert "in the model's code" in caplog.text
     (line,) = repo.index()
     assert line.state is State.UNAVAILABLE
     assert said in line.reason

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 _JSON: Final = b"content-type: application/json\r\n"
 _READS: Final = ("GET", "HEAD")
 
+_MODELS: Final = "Models are at /v1/models/NAME:predict and /v2/models/NAME/infer."
+#: What users of servers of one model, or of others' metrics, ask for.
+_ELSEWHERE: Final = {
+    "/metrics": "Metrics of all processes are at the control API's port (8090): /metrics.",
+    "/invocations": "A model's are at /serving/NAMESPACE/NAME/invocations.",
+}
+
 
 def _send(exchange: Exchange, status: int, document: Any) -> None:
     exchange.send(status, _JSON, msgspec.json.encode(document))
@@ -92,13 +99,7 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
     else:
         make = _PAGES.get(path)
         if make is None:
-            refuse(
-                exchange,
-                NotFound(
-                    "No such path.",
-                    hint="Models are at /v1/models/NAME:predict and /v2/models/NAME/infer.",
-                ),
-            )
+            refuse(exchange, NotFound("No such path.", hint=_ELSEWHERE.get(path, _MODELS)))
         elif _allowed(exchange, _READS):
             status, document = make(table, namespace)
             _send(exchange, status, document)

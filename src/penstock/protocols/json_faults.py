@@ -27,6 +27,8 @@ def json_fault(error: Exception, body: Buffer) -> InvalidInput:
         return InvalidInput("the body is no UTF-8 text")
     if isinstance(error, msgspec.ValidationError):
         return InvalidInput(f"the request does not fit the protocol: {error}")
+    if not len(body):
+        return InvalidInput("the body is empty; JSON is expected")
     place = _PLACE.search(str(error))
     at = int(place[1]) if place else 0
     if place and _NOT_JSON.search(bytes(body[max(0, at - 2) : at + 12])):

@@ -1,4 +1,4 @@
-"""CatBoost models (`.cbm`, or its JSON), with categorical and text columns as strings."""
+"""CatBoost models (`.cbm`, its JSON, or a pickle), with categorical and text columns as strings."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from penstock.runtimes.loading import (
     require,
 )
 
+SUFFIXES: Final = (".cbm", ".json")
+PICKLES: Final = (".joblib", ".pkl", ".pickle")
 METHODS: Final = ("predict", "predict_proba", "predict_log_proba", "raw")
 _CLASSIFIERS: Final = frozenset(
     ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "MultiLogloss", "MultiCrossEntropy")
@@ -112,11 +114,34 @@ class CatboostRuntime(Runtime):
 
 
 def load(path: Path, options: LoadOptions) -> Runtime:
-    """The model in the one `.cbm` (or CatBoost `.json`) file at `path`."""
+    """The model, or the scikit-learn estimator around one, in the one model file at `path`."""
     known_options(options, ("file", "method"))
-    method = choice(options, "method", METHODS, "predict")
-    file = model_file(path, (".cbm", ".json"), options)
+    file = model_file(path, (*SUFFIXES, *PICKLES), options)
     require(framework)
+    import catboost
+
+    if file.suffix.lower() in PICKLES:
+        from penstock.runtimes.sklearn import load_pickle, runtime_of
+
+        model = load_pickle(file)
+        if not isinstance(model, catboost.CatBoost):
+            return runtime_of(model, file, options, "catboost_pickle")
+        if not model.is_fitted():
+            raise LoadError(f"The {type(model).__name__} in {file.name} is not fitted.")
+    else:
+        model = _read(file)
+    method = choice(options, "method", METHODS, "predict")
+    with opening(file, "a CatBoost model"):
+        if method.startswith("predict_") and not hasattr(model, method):
+            raise LoadError(
+                f"The model in {file.name} is no classifier: it has no {method}.",
+                hint="Choose 'predict' or 'raw' with the option 'method'.",
+            )
+        return CatboostRuntime(model, method, options.threads)
+
+
+def _read(file: Path) -> Any:
+    """The model in a file of CatBoost's own; a classifier if it was trained as one."""
     import catboost
 
     form = "json" if file.suffix.lower() == ".json" else "cbm"
@@ -124,18 +149,11 @@ def load(path: Path, options: LoadOptions) -> Runtime:
         try:
             model = catboost.CatBoost().load_model(str(file), format=form)
             loss = str(model.get_all_params().get("loss_function", "")).partition(":")[0]
-            classes = len(model.classes_)
-            kind = "classifier" if loss in _CLASSIFIERS or classes else "regressor"
-            if kind == "classifier":
+            if loss in _CLASSIFIERS or len(model.classes_):
                 model = catboost.CatBoostClassifier().load_model(str(file), format=form)
         except catboost.CatBoostError as e:
             raise LoadError(f"{file.name} cannot be loaded as a CatBoost model: {_said(e)}") from e
-        if method.startswith("predict_") and kind != "classifier":
-            raise LoadError(
-                f"The model in {file.name} is no classifier: it has no {method}.",
-                hint="Choose 'predict' or 'raw' with the option 'method'.",
-            )
-        return CatboostRuntime(model, method, options.threads)
+    return model
 
 
 def _word(name: str, value: Any) -> str | int:

@@ -99,7 +99,8 @@ def model_file(
     if not best:
         raise LoadError(
             f"There is no {what} in the model's folder: one of {', '.join('*' + s for s in suffixes)} is "
-            f"expected. {_found(path)}"
+            f"expected. {_found(path)}",
+            hint=_meant_for(path),
         )
     if len(best) > 1:
         raise LoadError(
@@ -114,6 +115,16 @@ def _found(path: Path) -> str:
         return ""
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in path.iterdir())
     return f"Found: {listed(names)}." if names else "The folder is empty."
+
+
+def _meant_for(path: Path) -> str:
+    """The framework whose files these are, where they are plainly of one."""
+    from penstock.runtimes.detection import framework_of
+
+    try:
+        return f"These files look like {framework_of(path)}'s: that framework may be what is meant."
+    except LoadError:
+        return ""
 
 
 @contextmanager

@@ -199,8 +199,13 @@ def _from_class(
     try:
         module.load_state_dict(state)
     except RuntimeError as e:
-        text = " ".join(str(e).split())
-        raise LoadError(f"The weights in {file.name} do not fit: {text[:300]}") from e
+        # The first thing that does not fit; the log has all of them.
+        lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+        first = (lines[1] if len(lines) > 1 else lines[0]).rstrip(".")
+        raise LoadError(
+            f"The weights in {file.name} do not fit the class {type(module).__name__}: {first}.",
+            hint="Its keyword arguments come from modelClassKwargs." if "size mis" in first else "",
+        ) from e
     module.eval().to(device)
     names, optional, keywords = _arguments(module)
     return TorchRuntime(

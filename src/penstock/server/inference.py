@@ -358,7 +358,11 @@ class V2Infer(Target):
         if request.outputs is None or not isinstance(runtime, Runtime):
             return parameters
         names = tuple(o.name for o in request.outputs)
-        return parameters if runtime.on_demand().isdisjoint(names) else {**parameters, ASKED: names}
+        declared = {s.name for s in runtime.outputs}
+        # A name that is nobody's goes there too: the model alone knows what it could be asked for.
+        if declared.issuperset(names) or not runtime.on_demand():
+            return parameters
+        return {**parameters, ASKED: names}
 
     def take_coded(
         self,

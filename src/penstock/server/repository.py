@@ -486,7 +486,9 @@ def _load(
             prepare_thread(framework)
         return framework.load(path, options)
     except PenstockError as error:
-        log.error("model %s cannot be loaded", options.name, exc_info=error)
+        # What a model's own code or file raised; the way from there to here is about this program, and of
+        # no use to who reads a model's log.
+        log.error("model %s cannot be loaded: %s", options.name, error, exc_info=error.__cause__)
         raise
     except (Exception, SystemExit) as error:
         raise _unloadable(options.name, error) from error

@@ -36,8 +36,8 @@ def choose(path: Path, policy: VersionPolicy, only: str = "1") -> dict[str, Path
         missing = [v for v in policy.specific if v not in ordered]
         if missing:
             raise LoadError(
-                f"Version {', '.join(missing)} is not at {path}.",
-                hint=f"There is {', '.join(ordered)}.",
+                f"The model's folder has no version {', '.join(missing)}.",
+                hint=f"It has {', '.join(ordered)}.",
             )
         chosen = {v: p for v, p in ordered.items() if v in policy.specific}
     elif policy.all or policy.latest is None:
