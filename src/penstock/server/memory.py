@@ -101,7 +101,7 @@ def release_zeros(thing: object) -> int:
     """Give back the pages that lie within `thing` and hold zeros only; bytes given back.
 
     Nobody can tell: such a page comes back, as zeros, when it is touched. An event loop of uvloop's holds a
-    buffer of 256,000 bytes, cleared when it is made, for protocols that bring none of their own; ours do.
+    buffer of 256,000 bytes that it reads into, cleared when it is made; small requests touch its first page.
     """
     if _compare is None or _advise is None or _DONTNEED is None:
         return 0
