@@ -131,7 +131,7 @@ def test_binary_inputs_of_mixed_alignment_come_out_right():
 
 
 BAD = [
-    (b"", "no JSON"),
+    (b"", "the body is empty"),
     (b"{", "no JSON"),
     (b"[1]", "does not fit the protocol: Expected `object`, got `array`"),
     (b"null", "does not fit the protocol"),
