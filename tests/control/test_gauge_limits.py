@@ -201,6 +201,8 @@ def test_the_evidence_is_a_martingale_at_one_half() -> None:
     assert 1 < LEANING * 2 < log(1 / FALSE_ALARMS)
 
 
+IRIS = (("default", "iris"), "iris-00002")
+
 TOTAL = {
     "accuracy": {
         "kind": "gauge",
@@ -237,9 +239,9 @@ def test_a_reading_is_the_mean_over_the_revisions_processes(
 
 
 def test_why_a_metric_is_no_gauge() -> None:
-    assert problem_of(TOTAL, "accuracy", "gauge") == ""
-    assert problem_of(TOTAL, "count", "gauge") == "count is a counter, not a gauge"
-    assert problem_of(TOTAL, "plain", "gauge") == "plain is not kept per revision"
+    assert problem_of(TOTAL, *IRIS, "accuracy", "gauge") == ""
+    assert problem_of(TOTAL, *IRIS, "count", "gauge") == "count is a counter, not a gauge"
+    assert problem_of(TOTAL, *IRIS, "plain", "gauge") == "plain is not kept per revision"
 
 
 def test_more_limits_ask_for_more_intervals() -> None:

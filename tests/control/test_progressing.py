@@ -8,11 +8,11 @@ import pytest
 from test_control_services import World, manifest, world
 
 from penstock.backends.base import Phase
-from penstock.control.counting import count_of, problem_of
+from penstock.control.counting import count_of, problem_of, reading_of
 from penstock.control.evidence import Tally
 from penstock.control.progress import CRASHES
 from penstock.control.rollout import PROMOTED
-from penstock.domain.traffic import MetricLimit
+from penstock.domain.traffic import GaugeLimit, MetricLimit
 
 __all__ = ["world"]
 
@@ -177,6 +177,8 @@ def labelled(
     return {name: {"kind": kind, "labels": labels, "samples": samples, **more}}
 
 
+IRIS = (("default", "iris"), "iris-00002")
+
 METRICS = {
     **labelled("low_total", "counter", 4.0),
     **labelled("rows", "counter", 40.0),
@@ -211,12 +213,25 @@ def test_what_a_metric_counts_of_a_revision(limit: MetricLimit, tally: Tally) ->
     assert count_of(METRICS, ("default", "iris"), "iris-00002", None, (limit,)).metrics == (tally,)
 
 
+def test_one_name_of_several_services_is_each_ones_own() -> None:
+    """Families of models' own metrics have keys; a revision's is the one that has its samples."""
+    mine = labelled("x", "counter", 3.0)["x"] | {"name": "low_total"}
+    others = mine | {"labels": [*mine["labels"][:3], "class"], "kind": "gauge"}
+    others = others | {"samples": [[["default", "else", "r", "a"], 9.0]], "processes": [1]}
+    requests = {"penstock_gateway_requests": METRICS["penstock_gateway_requests"]}
+    for total in ({"a": mine, "b": others, **requests}, {"a": others, "b": mine, **requests}):
+        (tally,) = count_of(total, *IRIS, None, (MetricLimit("low_total"),)).metrics
+        assert tally == Tally(3, 10)
+        assert problem_of(total, *IRIS, "low_total", "counter") == ""
+        assert reading_of(total, ("default", "else"), "r", GaugeLimit("low_total")) == 9.0
+
+
 def test_why_a_metric_cannot_be_a_limit() -> None:
-    assert problem_of(METRICS, "low_total", "counter") == ""
-    assert problem_of(METRICS, "seconds", "histogram") == ""
-    assert "is a gauge" in problem_of(METRICS, "memory", "counter")
-    assert "is a counter" in problem_of(METRICS, "rows", "histogram")
-    assert "nobody keeps" in problem_of(METRICS, "nobody", "counter")
+    assert problem_of(METRICS, *IRIS, "low_total", "counter") == ""
+    assert problem_of(METRICS, *IRIS, "seconds", "histogram") == ""
+    assert "is a gauge" in problem_of(METRICS, *IRIS, "memory", "counter")
+    assert "is a counter" in problem_of(METRICS, *IRIS, "rows", "histogram")
+    assert "nobody keeps" in problem_of(METRICS, *IRIS, "nobody", "counter")
 
 
 async def test_a_metric_takes_a_revision_back_and_one_that_nobody_keeps_is_told(

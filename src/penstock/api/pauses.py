@@ -1,8 +1,8 @@
 """Keeps Python's garbage collector from holding the control plane up.
 
 A thousand services are some million objects that live for as long as their services. The collector's oldest
-generation looks at all of them, 150 ms of the process's time whenever a quarter of them has come anew, and one
-reading of a thousand processes' metrics makes that many. So the oldest generation is not left to itself: soon
+generation looks at all of them, 150 ms of the process's time whenever a quarter of them has come anew, and a
+reading of a thousand processes' metrics makes so many. So the oldest generation is not left to itself: soon
 after something was made, what lives of it is put aside (`gc.freeze`) before it is much to look at. What is
 aside goes when nobody refers to it, as ever; only garbage of cycles among it waits for a look at everything,
 which comes a few times a day.

@@ -44,7 +44,7 @@ def _tally(
     total: Mapping[str, Any], key: ServiceKey, revision: str, metric: MetricLimit, requests: int
 ) -> Tally:
     samples = _samples(total, key, revision, metric.name, metric.labels)
-    family = _family(total, metric.name)
+    family = _family(total, key, revision, metric.name)
     if metric.above is not None:
         if family is None or family["kind"] != "histogram":
             return Tally()
@@ -57,22 +57,43 @@ def _tally(
         return Tally()
     trials = requests
     if metric.per:
-        per = _family(total, metric.per)
+        per = _family(total, key, revision, metric.per)
         if per is None or per["kind"] != "counter":
             return Tally()
         trials = int(sum(_samples(total, key, revision, metric.per, metric.per_labels)))
     return Tally(min(trials, int(sum(samples))), trials)
 
 
-def _family(total: Mapping[str, Any], name: str) -> Any:
-    """A metric by the name that it is shown under: counters are shown with `_total`."""
-    return total.get(name) or total.get(name.removesuffix("_total")) or total.get(f"{name}_total")
+def _families(total: Mapping[str, Any], name: str) -> list[Any]:
+    """A metric by the name that it is shown under: counters are shown with `_total`.
+
+    Several, where services use one name for different things (`name` in a family).
+    """
+    names = (name, name.removesuffix("_total"), f"{name}_total")
+    for known in names:
+        if known in total:
+            return [total[known]]
+    return [family for family in total.values() if family.get("name") in names]
+
+
+def _family(
+    total: Mapping[str, Any], key: ServiceKey, revision: str, name: str, kind: str = ""
+) -> Any:
+    """The one that has the revision's samples; else one of that kind, or any; None: nobody keeps it."""
+    found = _families(total, name)
+    if len(found) < 2:
+        return found[0] if found else None
+    for family in found:
+        places = _places(family, key, revision, ())
+        if places and any(all(of[i] == v for i, v in places) for of, _ in family["samples"]):
+            return family
+    return next((f for f in found if f["kind"] == kind), found[0])
 
 
 def _samples(
     total: Mapping[str, Any], key: ServiceKey, revision: str, name: str, labels: Labels
 ) -> list[Any]:
-    family = _family(total, name)
+    family = _family(total, key, revision, name)
     places = _places(family, key, revision, labels)
     if places is None:
         return []
@@ -99,7 +120,7 @@ def reading_of(
     total: Mapping[str, Any], key: ServiceKey, revision: str, gauge: GaugeLimit
 ) -> float | None:
     """The mean of a gauge over the revision's processes; None: none of them has it."""
-    family = _family(total, gauge.name)
+    family = _family(total, key, revision, gauge.name)
     if family is None or family["kind"] != "gauge":
         return None
     places = _places(family, key, revision, gauge.labels)
@@ -113,9 +134,11 @@ def reading_of(
     return value / processes if processes else None
 
 
-def problem_of(total: Mapping[str, Any], name: str, kind: str) -> str:
+def problem_of(
+    total: Mapping[str, Any], key: ServiceKey, revision: str, name: str, kind: str
+) -> str:
     """Why a metric cannot be looked at as a counter, histogram or gauge; or an empty string."""
-    family = _family(total, name)
+    family = _family(total, key, revision, name, kind)
     if family is None:
         return f"nobody keeps a metric {name}"
     if family["kind"] == "gauge" != kind:

@@ -146,13 +146,19 @@ class Progressing:
             return
         f.told = True
         problems = [
-            (m.name, problem_of(total, name, "counter" if m.above is None else "histogram"))
+            (
+                m.name,
+                problem_of(
+                    total, key, f.new.name, name, "counter" if m.above is None else "histogram"
+                ),
+            )
             for m in f.policy.metrics
             for name in (m.name, m.per)
             if name
         ]
         for gauge in f.gauges:
-            name, problem = gauge.limit.name, problem_of(total, gauge.limit.name, "gauge")
+            name = gauge.limit.name
+            problem = problem_of(total, key, f.new.name, name, "gauge")
             for revision in (f.new.name, f.stable) if gauge.limit.bound is None else (f.new.name,):
                 if not problem and reading_of(total, key, revision, gauge.limit) is None:
                     problem = f"{revision} has no such reading"

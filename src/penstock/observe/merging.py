@@ -36,7 +36,10 @@ class _Family:
     """A metric."""
 
     def __init__(self, name: str, described: Mapping[str, Any]) -> None:
+        #: What it is known by.
         self.name = name
+        #: What it is shown as; several may be shown as one, with other labels or buckets.
+        self.shown: str = described.get("name", name)
         self.help: str = described["help"]
         self.kind: str = described["kind"]
         self.labels: list[str] = list(described["labels"])
@@ -65,7 +68,7 @@ class _Family:
     def text(self, labels: Labels, series: _Series) -> str:
         if series.text is None:
             series.text = sample_text(
-                self.name, self.kind, self.labels, self.bounds, labels, self.total(series)
+                self.shown, self.kind, self.labels, self.bounds, labels, self.total(series)
             )
         return series.text
 
@@ -209,13 +212,15 @@ class Merger:
         return {f.name: self._described(f) for f in self._families.values()}
 
     def _described(self, f: _Family) -> dict[str, Any]:
-        described = {
+        described: dict[str, Any] = {
             "help": f.help,
             "kind": f.kind,
             "labels": f.labels,
             "bounds": f.bounds,
             "samples": [[list(labels), f.total(s)] for labels, s in f.series.items()],
         }
+        if f.shown != f.name:
+            described["name"] = f.shown
         if f.kind == "gauge":
             described["processes"] = [len(s.parts) for s in f.series.values()]
         return described
@@ -236,8 +241,17 @@ class Merger:
         while self.write(1_000_000):
             pass
         out: list[str] = []
-        for _, family in sorted(self._families.items()):
-            out.append(heading(family.name, family.kind, family.help))
+        last: _Family | None = None
+        for family in sorted(self._families.values(), key=lambda f: (f.shown, f.kind, f.name)):
+            if last is None or last.shown != family.shown:
+                out.append(heading(family.shown, family.kind, family.help))
+                last = family
+            elif last.kind != family.kind:
+                # One name has one type in this format.
+                out.append(
+                    f"# {family.shown} is a {family.kind} for some, who are left out here.\n"
+                )
+                continue
             out += [s.text or "" for s in family.series.values()]
         return "".join(out).encode()
 

@@ -199,7 +199,8 @@ def render(snapshot: Snapshot) -> bytes:
     thousand services; here what a family's lines have in common is written once.
     """
     out: list[str] = []
-    for name, f in sorted(snapshot.items()):
+    for key, f in sorted(snapshot.items()):
+        name = f.get("name", key)
         out.append(heading(name, f["kind"], f["help"]))
         out += [
             sample_text(name, f["kind"], f["labels"], f["bounds"], labels, value)

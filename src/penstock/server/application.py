@@ -340,11 +340,11 @@ class Application:
 
     def _metrics_text(self, exchange: Exchange) -> None:
         self._measure()
-        exchange.send(200, PROMETHEUS, render(self.metrics.registry.snapshot()))
+        exchange.send(200, PROMETHEUS, render(self.metrics.snapshot()))
 
     def _metrics_json(self, exchange: Exchange) -> None:
         self._measure()
-        send_json(exchange, _encode(self.metrics.registry.snapshot()))
+        send_json(exchange, _encode(self.metrics.snapshot()))
 
     def _measure(self) -> None:
         spec = self.spec

@@ -10,9 +10,18 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from penstock.observe.metrics import BATCH_ROWS, LATENCY_S, Counter, Family, Histogram, Registry
+from penstock.observe.metrics import (
+    BATCH_ROWS,
+    LATENCY_S,
+    Counter,
+    Family,
+    Histogram,
+    Registry,
+    Snapshot,
+)
 from penstock.protocols.documents import BatchStats, ModelStats
 from penstock.server.execution import Call, WrongRows
+from penstock.server.own_metrics import OwnMetrics
 from penstock.server.pending import Pending
 
 #: Batch sizes that are listed one by one; any further size only counts in the totals.
@@ -62,12 +71,17 @@ class Metrics:
         self._rewards = registry.gauge(
             "penstock_feedback_reward", "Rewards of feedback messages, added up.", names
         )
+        self._own = OwnMetrics(self._labels)
         self._user_values: dict[tuple[str, ...], Any] = {}
         self.memory = registry.gauge(
             "penstock_process_private_bytes",
             "Private memory of the model process.",
             ("namespace", "service", "revision", "replica"),
         )
+
+    def snapshot(self) -> Snapshot:
+        """All of the process's: the platform's, and what the model's own code counts."""
+        return {**self.registry.snapshot(), **self._own.snapshot()}
 
     def feedback(self, model: str, reward: float) -> None:
         """Count a feedback message."""
