@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from control_fakes import FakeClock
 
-from penstock.control.metrics import MetricsCollector, counter_by, went_back
+from penstock.control.metrics import MetricsCollector, went_back
 from penstock.control.metrics import Process as Source
 from penstock.control.reading import Result, read_snapshots
 from penstock.observe.metrics import Registry
@@ -241,19 +241,6 @@ def test_a_counter_that_is_lower_or_gone_shows_another_process() -> None:
     assert went_back(old, Registry().snapshot())
     h.labels().counts = [0, 0]
     assert went_back(old, r.snapshot())
-
-
-def test_sums_by_labels() -> None:
-    r = Registry()
-    c = r.counter("a", "A.", ("ns", "s", "code"))
-    c.labels("x", "y", "200").inc(2)
-    c.labels("x", "y", "500").inc(1)
-    r.histogram("h", "H.", ("ns",), bounds=(1.0,)).labels("x").observe(3)
-    snapshot = r.snapshot()
-    assert counter_by(snapshot, "a", ("ns", "s")) == {("x", "y"): 3}
-    assert counter_by(snapshot, "h", ("ns",)) == {("x",): 1}
-    assert counter_by(snapshot, "a", ("nope",)) == {}
-    assert counter_by(snapshot, "nope", ()) == {}
 
 
 class Platform:

@@ -12,7 +12,6 @@ from penstock.domain.revision import (
     DOES_NOT_DECIDE,
     digest,
     revision_name,
-    revision_number,
 )
 from penstock.domain.service import (
     Batching,
@@ -108,11 +107,6 @@ def test_a_digest_is_the_same_in_every_release() -> None:
     )
 
 
-def test_names_and_numbers() -> None:
+def test_names() -> None:
     assert revision_name("iris", 1) == "iris-00001"
     assert revision_name("iris", 123456) == "iris-123456"
-    assert revision_number("iris-00001") == 1
-    assert revision_number("a-00002-00017") == 17
-    for text in ("iris", "iris-1", "00001", "iris-0000x"):
-        with pytest.raises(ValueError, match="no revision"):
-            revision_number(text)

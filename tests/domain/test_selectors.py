@@ -65,23 +65,6 @@ def test_any_text_is_a_selector_or_invalid_input(text: str) -> None:
         pass
 
 
-def test_the_structured_form_is_the_same_selector() -> None:
-    structured = LabelSelector.from_spec(
-        {
-            "matchLabels": {"app": "iris"},
-            "matchExpressions": [
-                {"key": "a", "operator": "In", "values": ["1", "2"]},
-                {"key": "b", "operator": "NotIn", "values": ["3"]},
-                {"key": "c", "operator": "Exists"},
-                {"key": "d", "operator": "DoesNotExist"},
-            ],
-        }
-    )
-    assert structured == LabelSelector.parse("app=iris,a in (1,2),b notin (3),c,!d")
-    with pytest.raises(InvalidInput, match="Gt"):
-        LabelSelector.from_spec({"matchExpressions": [{"key": "a", "operator": "Gt"}]})
-
-
 @pytest.mark.parametrize(
     ("text", "matches"),
     [

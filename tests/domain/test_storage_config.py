@@ -6,7 +6,7 @@ import pytest
 
 from penstock.domain.secrets import Secret
 from penstock.domain.service import Storage
-from penstock.domain.storage_config import complete, default_key, needs_secret
+from penstock.domain.storage_config import complete
 from penstock.errors import InvalidInput
 
 
@@ -33,14 +33,6 @@ def test_uris(storage: Storage, entry: dict[str, str], uri: str) -> None:
 def test_what_is_said_nowhere(entry: dict[str, str]) -> None:
     with pytest.raises(InvalidInput):
         complete(Storage("", path="m"), entry)
-
-
-def test_which_entry_is_read() -> None:
-    assert needs_secret(Storage(""))
-    assert not needs_secret(Storage("s3://b/m", key="k"))
-    assert default_key(Storage("", key="mine")) == "mine"
-    assert default_key(Storage("")) == "default"
-    assert default_key(Storage("", parameters={"type": "s3"})) == "default_s3"
 
 
 def test_a_secrets_values_do_not_show() -> None:

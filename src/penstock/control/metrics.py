@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from penstock.control.clock import Clock
@@ -124,9 +124,11 @@ class MetricsCollector:
         """Prometheus text of all processes."""
         await self._up_to_date()
         # A thousand services' lines take a second if all are new: the loop's others go on meanwhile.
-        while self._merger.write(TURN):  # noqa: ASYNC110 - nothing is waited for
+        parts = []
+        for part in self._merger.parts(TURN):
+            parts.append(part)
             await asyncio.sleep(0)
-        return self._merger.text()
+        return b"".join(parts)
 
     async def total(self) -> Snapshot:
         """The sum over all processes, at most `FRESH_S` old."""
@@ -248,20 +250,3 @@ class MetricsCollector:
         self._merger.retire(process)
         self._last.pop(process, None)
         self._last_at.pop(process, None)
-
-
-def counter_by(snapshot: Snapshot, name: str, keys: Iterable[str]) -> dict[tuple[str, ...], float]:
-    """Sums of a counter by the values of the labels `keys`; a histogram is its count."""
-    family = snapshot.get(name)
-    if family is None:
-        return {}
-    try:
-        at = [family["labels"].index(k) for k in keys]
-    except ValueError:
-        return {}
-    out: dict[tuple[str, ...], float] = {}
-    for labels, value in family["samples"]:
-        key = tuple(labels[i] for i in at)
-        amount = sum(value[0]) if family["kind"] == "histogram" else value
-        out[key] = out.get(key, 0.0) + amount
-    return out

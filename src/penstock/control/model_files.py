@@ -158,7 +158,7 @@ class CachedFiles:
         )
         if s.key is None and not s.parameters and s.uri:
             return s.uri, credentials
-        config = await self._get_object(Key(SECRET, namespace, "storage-config"))
+        config = await self._get_object(Key(SECRET, namespace, storage.STORAGE_CONFIG))
         uri, configured = storage.from_storage_config(
             storage.Secret.from_object(config) if config is not None else None,
             uri=s.uri,

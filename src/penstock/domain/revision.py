@@ -8,7 +8,6 @@ decided on, and a test holds this list and the dataclass together.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -43,8 +42,6 @@ DOES_NOT_DECIDE = (
     "annotations",
 )
 
-_NAME = re.compile(r"(.+)-([0-9]{5,})")
-
 
 @dataclass(frozen=True, slots=True)
 class Revision:
@@ -65,14 +62,6 @@ class Revision:
 def revision_name(base: str, number: int) -> str:
     """`iris-00001`; the base is the service's name, with the role for what is no predictor."""
     return f"{base}-{number:05d}"
-
-
-def revision_number(name: str) -> int:
-    """The number in a revision's name; ValueError when it is none."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(f"{name!r} is no revision's name")
-    return int(match[2])
 
 
 def digest(component: Component, *, files: str = "", runtime: str = "") -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from penstock.domain.names import key_problem, label_value_problem
 from penstock.errors import InvalidInput
@@ -79,21 +78,6 @@ class LabelSelector:
     def of(cls, labels: Mapping[str, str]) -> LabelSelector:
         """Every label of `labels`, by equality."""
         return cls(tuple(Requirement(k, "in", frozenset((v,))) for k, v in labels.items()))
-
-    @classmethod
-    def from_spec(cls, spec: Mapping[str, Any]) -> LabelSelector:
-        """The structured form: `matchLabels` and `matchExpressions`."""
-        terms = list(cls.of(spec.get("matchLabels") or {}).requirements)
-        names = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "absent"}
-        for entry in spec.get("matchExpressions") or ():
-            if entry.get("operator") not in names:
-                raise InvalidInput(
-                    f"matchExpressions: operator {entry.get('operator')!r} is none of "
-                    f"{', '.join(names)}."
-                )
-            values = frozenset(entry.get("values") or ())
-            terms.append(Requirement(entry["key"], names[entry["operator"]], values))
-        return cls(tuple(terms))
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         return all(requirement.matches(labels) for requirement in self.requirements)

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from penstock.errors import InvalidInput
 from penstock.explain.anchors import Anchor, Conditions, Settings, search
 from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation
 from penstock.explain.labels import Labelled, plain
@@ -195,13 +194,3 @@ def report(anchor: Anchor, model: Labelled) -> dict[str, Any]:
         "samples": model.rows,
         "predictor_calls": model.calls,
     }
-
-
-def check_settings(settings: Settings) -> Settings:
-    """`settings` where they make sense; InvalidInput otherwise."""
-    for name, value in (("threshold", settings.threshold), ("delta", settings.delta)):
-        if not 0 < value < 1:
-            raise InvalidInput(f"{name} is {value}; it has to be between 0 and 1")
-    if not 0 < settings.epsilon <= 1:
-        raise InvalidInput(f"epsilon is {settings.epsilon}; it has to be above 0 and at most 1")
-    return settings

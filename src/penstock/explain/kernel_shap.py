@@ -10,7 +10,7 @@ complementary pairs (the paired sampling of Covert and Lee, "Improving KernelSHA
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from math import comb
 from typing import Any, Final
@@ -176,9 +176,3 @@ def solve(kept: Bools, weights: Floats, values: Floats, total: Floats) -> Floats
     if not bool(np.all(np.isfinite(first))):
         raise ModelError("the model's answers are not finite")
     return np.vstack([first, total - first.sum(0)])
-
-
-def check_names(names: Sequence[str], features: int) -> None:
-    """InvalidInput when there is not one name for each feature."""
-    if len(names) != features:
-        raise InvalidInput(f"there are {len(names)} feature names for {features} features")

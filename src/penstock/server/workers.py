@@ -262,8 +262,3 @@ async def in_thread(work: Callable[[], T], /) -> T:
 
     threading.Thread(target=run, name="load", daemon=True).start()
     return await future
-
-
-async def in_place(work: Callable[[], T], /) -> T:
-    """What `work` returns or raises, right here: where no thread may be started, and nobody waits."""
-    return work()

@@ -24,11 +24,18 @@ from penstock.storage.credentials import (
 )
 from penstock.storage.environment import from_environment
 from penstock.storage.fetching import Fetched, Progress, fetch
-from penstock.storage.secrets import Secret, from_secrets, from_storage_config, select_secrets
+from penstock.storage.secrets import (
+    STORAGE_CONFIG,
+    Secret,
+    from_secrets,
+    from_storage_config,
+    select_secrets,
+)
 from penstock.storage.settings import Settings
 from penstock.storage.uris import redact
 
 __all__ = [
+    "STORAGE_CONFIG",
     "AzureCredentials",
     "Cache",
     "Credentials",

@@ -13,7 +13,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import httpx
@@ -278,14 +277,6 @@ def _length(headers: httpx.Headers) -> int | None:
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     text = headers.get("retry-after", "")
     return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
-
-
-def modified_at(headers: Mapping[str, str]) -> float | None:
-    """Last-Modified as seconds since 1970."""
-    try:
-        return parsedate_to_datetime(headers.get("last-modified", "")).timestamp()
-    except (TypeError, ValueError):
-        return None
 
 
 def _certificate_error(error: BaseException | None) -> str | None:

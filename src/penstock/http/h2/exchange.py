@@ -200,10 +200,6 @@ class H2Exchange:
             if callback is not None:
                 callback(self)
 
-    def end_of_body(self) -> None:
-        """Trailers came: the body is complete."""
-        self.take(b"", 0, True)
-
     def _reserve(self, size: int) -> None:
         server = self._connection.server
         self._reserved += size
