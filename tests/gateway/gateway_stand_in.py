@@ -40,6 +40,9 @@ class StandIn:
     def __init__(self, path: Path, answer: Answer = say_ok) -> None:
         self.path = path
         self.answer = answer
+        #: What it says when the gateway itself asks, which is not among what it has `seen`.
+        self.ready = True
+        self.asked_ready = 0
         self.seen: list[Seen] = []
         self.connections = 0
         self.arrived = asyncio.Condition()
@@ -76,6 +79,11 @@ class StandIn:
                     await reader.readline()
                 else:
                     body = await reader.readexactly(int(headers.get("content-length", "0")))
+                if "/v2/health/ready " in lines[0] and headers.get("connection") == "close":
+                    self.asked_ready += 1
+                    writer.write(reply(status="200 OK" if self.ready else "503 Not ready"))
+                    await writer.drain()
+                    continue
                 seen = Seen(lines[0], headers, body)
                 self.seen.append(seen)
                 async with self.arrived:

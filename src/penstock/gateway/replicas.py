@@ -1,8 +1,9 @@
 """Replicas as one gateway process sees them: connections, outstanding requests, up or down.
 
-A replica is down from the moment a connection to it fails until a later attempt succeeds; while it is
-down it is not chosen, and one probe with a growing pause tries it. So a killed process costs each gateway
-its in-flight requests and one failed connection, not a failed request per arrival.
+A replica is down from the moment a connection to it fails until its process says that it is ready; while
+it is down it is not chosen, and one probe with a growing pause asks it. So a killed process costs each
+gateway its in-flight requests and one failed connection, not a failed request per arrival, and the one in
+its place is left alone while it loads, whether or not there is a control plane to say so.
 
 A replica that let a request's whole time pass without a byte is doubted: it is not chosen until it has
 answered something, or its process has ended and another is up, or a while has passed with neither.
@@ -17,13 +18,18 @@ from typing import Final
 
 from penstock.domain.routes import Address
 from penstock.domain.routes import Replica as ReplicaAddress
-from penstock.http.client import Upstream, closes, connects
+from penstock.http.client import Upstream, UpstreamError, closes, fetch
 
 logger = logging.getLogger(__name__)
 
 #: Pauses between attempts to reach a replica that is down, seconds: first, and most.
 PROBE_FIRST_S: Final = 0.01
 PROBE_MOST_S: Final = 1.0
+#: The same while its process takes connections and is not ready: it may be at any moment.
+PROBE_LOADING_S: Final = 0.1
+#: How long a process that takes connections is asked whether it is ready, seconds; then it is taken as it is.
+#: One of many models that cannot be loaded keeps a process from being ready, and not from answering.
+LOADING_S: Final = 30.0
 #: Longest doubt, seconds. A model process that hangs ends itself well within it; another kind of server may
 #: just be slow.
 DOUBT_S: Final = 3.0
@@ -95,12 +101,30 @@ class Replica:
         self._on_up()
 
     async def _until_up(self) -> None:
+        accepted_at: float | None = None
         while not self._closed:
             await asyncio.sleep(self._pause_s)
-            if await connects(Address.parse(self.address)):
+            ready = await self._ready()
+            now = self._loop.time()
+            if ready is None:
+                accepted_at = None
+            elif accepted_at is None:
+                accepted_at = now
+            if ready or (accepted_at is not None and now - accepted_at >= LOADING_S):
                 self._rise()
                 return
-            self._pause_s = min(self._pause_s * 1.5, PROBE_MOST_S)
+            most_s = PROBE_MOST_S if ready is None else PROBE_LOADING_S
+            self._pause_s = min(self._pause_s * 1.5, most_s)
+
+    async def _ready(self) -> bool | None:
+        """Whether its process can answer requests; None when there is none."""
+        try:
+            status, _, _ = await fetch(Address.parse(self.address), "GET", "/v2/health/ready")
+        except UpstreamError as exc:
+            return None if exc.phase == "connect" else False
+        except TimeoutError:
+            return False
+        return status != 503
 
     def close(self) -> None:
         """Stop choosing it; requests under way finish, idle connections close."""
