@@ -349,6 +349,12 @@ REFUSED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         "the nodes run each other in a circle: root -> b -> root",
     ),
     (
+        "a graph that calls itself",
+        {"root": node("Sequence", service("g"))},
+        "spec.nodes.root.steps[0].serviceName",
+        "a graph cannot call itself",
+    ),
+    (
         "weights that do not add up to 100",
         {"root": node("Splitter", service("a", weight=20), service("b", weight=70))},
         "spec.nodes.root.steps",

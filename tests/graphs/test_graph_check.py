@@ -87,6 +87,8 @@ def test_a_sound_graph_has_no_problems_and_travels_as_json() -> None:
         (graph(step("a", action=RunFlow("n"))), "root.a.action: there is no node 'n'"),
         (graph(step("a", action=RunFlow("root"))), "in a circle: root -> root"),
         (graph(step("a", action=RunGraph("g"))), "a graph cannot run itself"),
+        (graph(step("a", action=Call("g"))), "a graph cannot call itself"),
+        (graph(step("a", action=Router(Call("g"), 2))), "a graph cannot call itself"),
         (graph(step("a", batch=Batch(0))), "size must be 1 or more"),
         (graph(step("a", batch=Batch(2, 0))), "a half batch waits for ever"),
         (graph(step("a", action=HandOn(), batch=Batch(2))), "only a step that calls"),

@@ -165,3 +165,36 @@ async def test_warnings_are_events_once(world: GraphWorld) -> None:
     ]
     found = await world.store.events(about=world.key(graph))
     assert [e["count"] for e in found if e["reason"] == "NoEffect"] == [1]
+
+
+def runs(name: str, *graphs: str) -> dict[str, Any]:
+    """A pipeline of pipelines."""
+    obj = pipeline(*(f"s{i}" for i in range(len(graphs))), name=name)
+    for step, graph in zip(obj["spec"]["steps"], graphs, strict=True):
+        step["pipeline"] = graph
+    return obj
+
+
+async def test_what_closes_a_circle_of_graphs_is_refused_with_its_path(world: GraphWorld) -> None:
+    await world.apply(runs("a", "b"))
+    await world.apply(runs("b", "c", "d"))
+    (problem,) = await world.plane.graphs.problems(runs("c", "x", "a"))
+    assert problem.path == "spec.steps[1].pipeline"
+    assert problem.message == "the graphs call each other in a circle: c -> a -> b -> c"
+    assert await world.plane.graphs.problems(runs("c", "d")) == []
+    # One that is no circle any more is none.
+    await world.apply(runs("b", "d"))
+    assert await world.plane.graphs.problems(runs("c", "x", "a")) == []
+
+
+async def test_a_circle_that_came_to_be_is_said_once_and_comes_to_rest(world: GraphWorld) -> None:
+    """As when two of them are applied at once, or are of an older release."""
+    await world.apply(runs("a", "b"))
+    await world.apply(runs("b", "a"))
+    for name, said in (("a", "a -> b -> a"), ("b", "b -> a -> b")):
+        condition = await world.ready(name)
+        assert (condition["status"], condition["reason"]) == ("False", "Circle")
+        assert condition["message"] == f"the graphs call each other in a circle: {said}"
+    await world.apply(service("m"))
+    await world.apply(pipeline("m", name="b"))
+    assert (await world.ready("a"))["status"] == "True"

@@ -14,6 +14,7 @@ from penstock.control.assemblies import Assemblies
 from penstock.control.bandits import Arms
 from penstock.control.clock import Clock
 from penstock.control.declared_tensors import DeclaredTensors
+from penstock.control.graph_circles import circle, circles, told
 from penstock.control.manifests import ManifestCache, ServiceKey
 from penstock.control.plan import Event, one_line
 from penstock.control.records import Records
@@ -65,6 +66,7 @@ class GraphController:
         #: What each graph names, and who names a service.
         self._names: dict[ServiceKey, frozenset[ServiceKey]] = {}
         self._users: dict[ServiceKey, set[ServiceKey]] = {}
+        self._calls: dict[ServiceKey, tuple[ServiceKey, ...]] = {}
 
     def is_graph(self, key: ServiceKey) -> bool:
         """Whether the name is a graph's."""
@@ -77,6 +79,7 @@ class GraphController:
 
     def forget(self, key: ServiceKey) -> None:
         """The name is a graph's no more; whoever has it now sees to its route. No-op when unknown."""
+        self._calls.pop(key, None)
         for name in self._names.pop(key, ()):
             users = self._users[name]
             users.discard(key)
@@ -113,7 +116,9 @@ class GraphController:
         graph = means.graph if isinstance(means, Assembly) else means
         self._follow(key, graph)
         ready, reason, message = self._judge(graph)
-        if ready is Truth.TRUE and (unfit := self._unfit(graph)):
+        if way := self._circle(key):
+            ready, reason, message = Truth.FALSE, "Circle", told(way, key[0])
+        elif ready is Truth.TRUE and (unfit := self._unfit(graph)):
             ready, reason, message = Truth.FALSE, "TensorMismatch", unfit
         if troubles:
             ready, reason, message = Truth.FALSE, "NameTaken", "; ".join(troubles)
@@ -146,10 +151,13 @@ class GraphController:
         return self._arms(graph.namespace, graph.name, manifest["metadata"]["uid"], graph.bandits())
 
     def _follow(self, key: ServiceKey, graph: Graph | Experiment) -> None:
-        names = frozenset((*graph.services(), *graph.graphs(), *_heard(graph)))
+        calls = (*graph.services(), *graph.graphs())
+        names = frozenset((*calls, *_heard(graph)))
         if self._names.get(key) == names:
+            self._calls[key] = calls
             return
         self.forget(key)
+        self._calls[key] = calls
         self._names[key] = names
         for name in names:
             self._users.setdefault(name, set()).add(key)
@@ -202,10 +210,17 @@ class GraphController:
         graph = translation.object
         if self._tensors is None or translation.locate is None or not isinstance(graph, Graph):
             return []
-        known = await self._tensors.wait(graph.services())
-        return [
-            FieldProblem(path(translation.locate(p)), p.message) for p in mismatches(graph, known)
-        ]
+        found = list(circles(graph, self._called))
+        if not found:
+            found = mismatches(graph, await self._tensors.wait(graph.services()))
+        return [FieldProblem(path(translation.locate(p)), p.message) for p in found]
+
+    def _called(self, key: ServiceKey) -> Iterable[ServiceKey]:
+        """What a graph calls; nothing of a service."""
+        return self._calls.get(key, ())
+
+    def _circle(self, key: ServiceKey) -> tuple[ServiceKey, ...]:
+        return circle(key, self._called(key), self._called)
 
     def _unheard(self, graph: Graph | Experiment) -> list[str]:
         """What it listens to and that is not there. Its own requests do not need it."""

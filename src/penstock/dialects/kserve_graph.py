@@ -293,7 +293,10 @@ def _locate(problem: GraphProblem, nodes: dict[str, NodeFields]) -> tuple[int | 
     fields = {"when": "condition", "inputs": "data"}
     field = fields.get(problem.part, "")
     if problem.part == "action":
-        field = "nodeName" if steps[index].node_name else "serviceUrl"
+        step = steps[index]
+        field = (
+            "nodeName" if step.node_name else "serviceName" if step.service_name else "serviceUrl"
+        )
     return (*at, "steps", index, *((field,) if field else ()))
 
 

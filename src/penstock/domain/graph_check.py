@@ -23,6 +23,7 @@ from penstock.domain.graph import (
     Graph,
     Inputs,
     Join,
+    Router,
     RunFlow,
     RunGraph,
     Side,
@@ -181,6 +182,8 @@ def _step(
         action.graph == graph.name and (action.namespace or graph.namespace) == graph.namespace
     ):
         yield told("a graph cannot run itself", "action")
+    elif isinstance(action, Call | Router) and _itself(action, graph):
+        yield told("a graph cannot call itself", "action")
     elif isinstance(action, Switch):
         for i, text in enumerate(action.conditions):
             if text:
@@ -218,6 +221,11 @@ def _step(
             yield told("only a step that calls a service can be batched", "batch")
     if step.timeout_s is not None and not 0 < step.timeout_s < math.inf:
         yield told("must be more than 0 seconds", "timeout")
+
+
+def _itself(action: Call | Router, graph: Graph) -> bool:
+    call = action.call if isinstance(action, Router) else action
+    return (call.namespace or graph.namespace, call.service) == (graph.namespace, graph.name)
 
 
 def _condition(text: str, flow: str, step: str, part: str, index: int) -> Iterator[GraphProblem]:
