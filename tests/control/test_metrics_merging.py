@@ -158,10 +158,30 @@ def test_the_text_is_written_in_parts() -> None:
         c.labels(str(i)).inc()
     merger = Merger()
     merger.put("p", r.snapshot())
-    assert merger.write(4)
-    assert merger.write(4)
-    assert not merger.write(4)
-    assert len(lines(merger.text())) == 10
+    parts = list(merger.parts(4))
+    assert [len(lines(part)) for part in parts] == [4, 4, 2]
+    assert b"".join(parts) == merger.text()
+
+
+def test_what_changes_between_two_parts_does_no_harm() -> None:
+    merger = Merger()
+    for service in ("a", "b", "c"):
+        r = Registry()
+        r.counter("c", "C.", ("namespace", "service")).labels("ns", service).inc()
+        merger.put(service, r.snapshot())
+    parts = merger.parts(1)
+    first = next(parts)
+    merger.put("b", {})
+    merger.retire("c")
+    later = Registry()
+    later.counter("d", "D.").labels().inc()
+    merger.put("d", later.snapshot())
+    rest = b"".join(parts)
+    assert lines(first + rest) == [
+        'c_total{namespace="ns",service="a"} 1.0',
+        'c_total{namespace="ns",service="c"} 1.0',
+    ]
+    assert b"d_total 1.0" in merger.text()
 
 
 def test_ends_of_many_processes_cost_what_they_have_themselves() -> None:

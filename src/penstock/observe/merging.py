@@ -7,7 +7,7 @@ touches the series that it changes, and the whole text is a concatenation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from penstock.observe.metrics import Snapshot, add_values, heading, sample_text
@@ -80,8 +80,6 @@ class Merger:
         self._live: dict[str, Snapshot] = {}
         self._families: dict[str, _Family] = {}
         self._of: dict[Service, set[tuple[str, Labels]]] = {}
-        #: Series whose text is to be written.
-        self._stale: dict[tuple[str, Labels], None] = {}
         self._stirred: set[Service] = set()
 
     def processes(self) -> set[str]:
@@ -159,13 +157,11 @@ class Merger:
 
     def _touch(self, family: _Family, labels: Labels, series: _Series) -> None:
         series.total = series.text = None
-        self._stale[family.name, labels] = None
         if family.service_at is not None:
             self._stirred.add(_service(family, labels))
 
     def _drop(self, family: _Family, labels: Labels) -> None:
         del family.series[labels]
-        self._stale.pop((family.name, labels), None)
         if family.service_at is not None:
             service = _service(family, labels)
             self._stirred.add(service)
@@ -225,24 +221,14 @@ class Merger:
             described["processes"] = [len(s.parts) for s in f.series.values()]
         return described
 
-    def write(self, most: int) -> bool:
-        """Write the text of at most so many series ahead; whether there are more."""
-        stale = self._stale
-        while stale and most > 0:
-            name, labels = next(iter(stale))
-            del stale[name, labels]
-            family = self._families[name]
-            family.text(labels, family.series[labels])
-            most -= 1
-        return bool(stale)
+    def parts(self, most: int) -> Iterator[bytes]:
+        """Prometheus text format, version 0.0.4, of about so many series at a time.
 
-    def text(self) -> bytes:
-        """Prometheus text format, version 0.0.4."""
-        while self.write(1_000_000):
-            pass
-        out: list[str] = []
+        What is put in between two parts is in those that follow.
+        """
         last: _Family | None = None
         for family in sorted(self._families.values(), key=lambda f: (f.shown, f.kind, f.name)):
+            out: list[str] = []
             if last is None or last.shown != family.shown:
                 out.append(heading(family.shown, family.kind, family.help))
                 last = family
@@ -251,9 +237,21 @@ class Merger:
                 out.append(
                     f"# {family.shown} is a {family.kind} for some, who are left out here.\n"
                 )
+                yield out[0].encode()
                 continue
-            out += [s.text or "" for s in family.series.values()]
-        return "".join(out).encode()
+            left = list(family.series.items())
+            for first in range(0, len(left) or 1, most):
+                out += [
+                    family.text(labels, series)
+                    for labels, series in left[first : first + most]
+                    if series.parts or series.ended is not None  # it may have gone meanwhile
+                ]
+                yield "".join(out).encode()
+                out = []
+
+    def text(self) -> bytes:
+        """All of it at once."""
+        return b"".join(self.parts(1_000_000))
 
 
 def _service(family: _Family, labels: Labels) -> Service:
