@@ -1,6 +1,6 @@
 """Graphs that call each other in a circle: no request through them would end but at a limit.
 
-A graph that calls itself is found by `domain.graph_check`; a longer way round needs the manifests of the others.
+A graph that calls itself is found by `domain.graph_check`; a longer way round needs the others' manifests.
 """
 
 from __future__ import annotations
