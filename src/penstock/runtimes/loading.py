@@ -100,7 +100,7 @@ def model_file(
         raise LoadError(
             f"There is no {what} in the model's folder: one of {', '.join('*' + s for s in suffixes)} is "
             f"expected. {_found(path)}",
-            hint=_meant_for(path),
+            hint=_one_level_down(path, suffixes) or _meant_for(path),
         )
     if len(best) > 1:
         raise LoadError(
@@ -115,6 +115,18 @@ def _found(path: Path) -> str:
         return ""
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in path.iterdir())
     return f"Found: {listed(names)}." if names else "The folder is empty."
+
+
+def _one_level_down(path: Path, suffixes: Sequence[str]) -> str:
+    """The model in a folder of the folder, as archives have it that were made of a folder's name."""
+    below = [p for p in path.glob("*/*") if p.is_file() and p.suffix.lower() in suffixes]
+    if len(below) != 1:
+        return ""
+    inner = below[0].relative_to(path)
+    return (
+        f"There is one in {inner.parent}/: have the URI or the archive begin there, "
+        f"or set the option 'file' to {str(inner)!r}."
+    )
 
 
 def _meant_for(path: Path) -> str:
