@@ -282,6 +282,11 @@ async def test_a_request_over_its_deadline_is_a_504(front, stand_in):
     answer = await front.client.get("/v2/models/iris", headers={"x-request-timeout-ms": "50"})
     assert answer.status_code == 504
     assert "did not answer within 0.05 s" in answer.json()["error"]
+    assert "raises the limit" not in answer.json()["error"]
+    front.routes(route("iris", a.route, timeout_s=0.06))
+    answer = await front.client.get("/v2/models/iris")
+    assert "spec.predictor.timeout raises the limit" in answer.json()["error"]
+    front.routes(route("iris", a.route))
     a.answer = (await stand_in("other")).answer
     assert (await front.client.get("/v2/models/iris")).status_code == 200
 

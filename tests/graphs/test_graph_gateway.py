@@ -189,8 +189,14 @@ async def test_the_deadline_is_the_graphs(front: GraphFrontUnderTest) -> None:
     assert answer.status_code == 504
     assert "did not answer within 0.1 s" in answer.json()["error"]
     assert "root.b" in answer.json()["error"]
+    assert "spec.timeout raises the limit" in answer.json()["error"]
     await asyncio.wait_for(front.services["b"].hung_up.wait(), 5)
     assert not front.gateway.active
+    # A limit of the caller's own is not raised by the manifest.
+    shorter = {"x-request-timeout-ms": "50"}
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2, headers=shorter)
+    assert "did not answer within 0.05 s" in answer.json()["error"]
+    assert "spec.timeout" not in answer.json()["error"]
 
 
 async def test_a_clients_own_deadline_counts(front: GraphFrontUnderTest) -> None:

@@ -228,10 +228,12 @@ class GraphRequest(Forward):
         steps = execution.running() if execution is not None else []
         where = f" Under way: {', '.join(steps[:8])}." if steps else ""
         limit_s = self.deadline - self.since
+        # Where the caller set a shorter one, the graph's is of no use to it.
+        own = limit_s > self.service.route.timeout_s * 0.999
         self.fail(
             DeadlineExceeded(
                 f"The graph {self.service.key} did not answer within {limit_s:g} s.{where}",
-                hint="spec.timeout raises the limit.",
+                hint="spec.timeout raises the limit." if own else None,
             )
         )
 

@@ -232,7 +232,10 @@ class Forward:
             why = f"No replica of {service.key} was ready within {self.plan.timeout_s:g} s."
         else:
             why = f"{service.key} did not answer within {self.plan.timeout_s:g} s."
-        self.fail(DeadlineExceeded(why, hint="spec.predictor.timeout raises the limit."))
+        # Where the caller set a shorter one, the service's is of no use to it.
+        own = self.plan.timeout_s >= service.route.timeout_s
+        hint = "spec.predictor.timeout raises the limit." if own else None
+        self.fail(DeadlineExceeded(why, hint=hint))
 
     def service_gone(self) -> None:
         """The service was deleted while this request waited."""
