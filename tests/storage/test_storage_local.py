@@ -7,12 +7,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from penstock.errors import Forbidden, LoadError, NotFound, Unsupported
-from penstock.storage import Settings, fetch
+from penstock.storage import Settings, fetch, local
 from penstock.storage.cache import Fetched
 
 
@@ -74,9 +75,13 @@ async def test_an_unchanged_folder_is_not_read_again(bring: Any, model: Path, ca
     assert (await bring("models/iris"), cache.begun) == (first, 2)
 
 
-async def test_what_was_written_just_now_is_read_again(bring: Any, model: Path, cache: Any) -> None:
+async def test_what_was_written_just_now_is_read_again(
+    bring: Any, model: Path, cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two writes within a tick of the clock differ in their bytes alone."""
     (model / "model.joblib").write_bytes(b"two")
+    now = (model / "model.joblib").stat().st_ctime_ns
+    monkeypatch.setattr(local, "time", SimpleNamespace(time_ns=lambda: now + 1))
     await bring("models/iris")
     await bring("models/iris")
     assert cache.begun == 2
@@ -174,7 +179,7 @@ async def test_nothing_and_empty(bring: Any, tmp_path: Path, model: Path) -> Non
         await bring("empty")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.ordinary_rights
 async def test_unreadable_files_are_said(bring: Any, model: Path) -> None:
     """With the user id that may not."""
     (model / "model.joblib").chmod(0)

@@ -136,7 +136,7 @@ async def test_a_newer_schema_is_refused_with_both_numbers(tmp_path: Path) -> No
     assert "newer Penstock" in error.message
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+@pytest.mark.ordinary_rights
 async def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir(mode=0o500)

@@ -142,7 +142,6 @@ class SqliteStore(Store):
         path = Path(path)
 
         def open_both() -> tuple[FileLock, sqlite3.Connection, sqlite3.Connection]:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = FileLock(path.with_name(path.name + ".lock"))
             try:
                 writer = open_file(path)

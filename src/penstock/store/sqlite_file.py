@@ -63,10 +63,14 @@ _BUSY_S = 5.0
 
 
 class FileLock:
-    """One process has a store open at a time: versions are counted in memory."""
+    """One process has a store open at a time: versions are counted in memory. Unavailable."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise _cannot_open(path.with_suffix(""), e) from e
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
             try:
@@ -87,6 +91,15 @@ class FileLock:
         os.close(self._fd)
 
 
+def _cannot_open(path: Path, error: OSError) -> Unavailable:
+    hint = ""
+    if isinstance(error, PermissionError):
+        hint = (
+            f"The folder has to be the user's who starts it, now {os.geteuid()}; or name another."
+        )
+    return Unavailable(f"The store {path} cannot be opened: {error.strerror}.", hint=hint)
+
+
 def open_file(path: Path) -> sqlite3.Connection:
     """The checked, initialised database in `path`, in WAL mode; Damaged, Unsupported, Unavailable."""
     try:
@@ -97,7 +110,7 @@ def open_file(path: Path) -> sqlite3.Connection:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         connection = connect(str(path))
     except OSError as e:
-        raise Unavailable(f"The store {path} cannot be opened: {e.strerror}.") from e
+        raise _cannot_open(path, e) from e
     except sqlite3.Error as e:
         raise mapped(e, path) from e
     try:
