@@ -216,3 +216,69 @@ def test_any_metric_takes_a_revision_back(platform: Platform, metric: dict[str, 
         until(given_up, "the rollback", 60)
     until(lambda: traffic(platform, name) == {"2": 0, "1": 100}, "all for the stable one")
     platform.run("delete", "isvc", name)
+
+
+OWN = """
+import prometheus_client
+
+import penstock
+
+UNSURE = prometheus_client.Counter("unsure", "Low scores.", ["kind"])
+SCORE = prometheus_client.Gauge("mean_score", "Of the last requests.")
+
+
+class M(penstock.Model):
+    def predict(self, payload, headers=None):
+        SCORE.set({score})
+        if {score} < 0.8:
+            UNSURE.labels("low").inc()
+        return {{"predictions": [{score}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (
+            {"metrics": [{"name": "unsure_total", "labels": {"kind": "low"}, "max": 0.1}]},
+            "counted in unsure_total",
+        ),
+        (
+            {"gauges": [{"name": "mean_score", "against": "stable", "worse": "below", "every": 1}]},
+            "mean_score was below the stable revision's by more than 10%",
+        ),
+    ],
+    ids=["counter", "gauge"],
+)
+def test_what_a_class_counts_itself_takes_a_revision_back(
+    platform: Platform, folder: Path, limits: dict[str, object], said: str
+) -> None:
+    name = f"own-{next(iter(limits))}"
+
+    def apply(score: float) -> None:
+        place = folder / "models" / f"{name}-{score}"
+        place.mkdir()
+        (place / "model.py").write_text(OWN.format(score=score))
+        obj = json.loads(manifest(name))
+        obj["spec"]["predictor"] = {"python": {"storageUri": f"models/{place.name}"}}
+        obj["spec"]["rollout"] = {
+            "steps": [30],
+            "hold": "120s",
+            "minRequests": 1000,
+            "limits": {"errorRate": 0.5, **limits},
+        }
+        platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(obj))
+
+    apply(0.9)
+    apply(0.7)
+    until(lambda: traffic(platform, name).get("2") == 30, "the first step")
+    with httpx.Client(timeout=30) as client:
+
+        def given_up() -> bool:
+            for _ in range(10):
+                client.post(f"{platform.http}/v1/models/{name}:predict", json=V1)
+            return said in json.dumps(platform.service(name)["status"]["conditions"])
+
+        until(given_up, "the rollback", 60)
+    until(lambda: traffic(platform, name) == {"2": 0, "1": 100}, "all for the stable one")
+    platform.run("delete", "isvc", name)
