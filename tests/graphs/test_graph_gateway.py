@@ -380,6 +380,23 @@ async def test_an_address_outside(front: GraphFrontUnderTest) -> None:
     assert "no connection" in answer.json()["error"]
 
 
+@pytest.mark.parametrize(("of_step", "of_graph"), [(301, 502), (304, 502), (402, 402), (599, 599)])
+async def test_a_steps_status_is_the_graphs_where_it_is_an_error(
+    front: GraphFrontUnderTest, of_step: int, of_graph: int
+) -> None:
+    """A redirection would send the client to where only the step may go."""
+
+    def answer(_: Any) -> Any:
+        raise Answer(of_step, {})
+
+    await front.serve(a=answer)
+    front.graph(graph(step("a")))
+    told = await front.client.post("/v1/models/g:predict", json={"instances": [1]})
+    assert told.status_code == of_graph
+    assert f"answered {of_step}" in told.json()["error"]
+    assert "location" not in told.headers
+
+
 async def test_kserves_answers(front: GraphFrontUnderTest) -> None:
     def refuse(_: Any) -> Any:
         raise Answer(418, {"why": "teapot"})

@@ -74,7 +74,8 @@ def error_of(key: str, result: Result) -> PenstockError:
         return kind(message)
     if failure.status == 500:
         return ModelError(message)
-    return StepFailed(failure.status, message)
+    # A redirection is the step's, whose address the client does not know.
+    return StepFailed(failure.status if failure.status >= 400 else 502, message)
 
 
 def failure_answer(key: str, answers: Answers, result: Result) -> tuple[int, bytes, bytes]:
