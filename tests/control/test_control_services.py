@@ -14,8 +14,9 @@ from tests.control.control_world import ControlWorld
 from tests.control.control_world import sklearn_service as manifest
 
 from penstock.backends.base import Phase
-from penstock.control.revisions import RESTARTED_AT, REVISION, from_object
+from penstock.control.revisions import REVISION, from_object
 from penstock.control.settings import ControlSettings
+from penstock.domain.annotations import RESTARTED_AT
 from penstock.errors import NotFound, Unavailable
 from penstock.store.base import Key, Kind
 from penstock.store.sqlite import SqliteStore

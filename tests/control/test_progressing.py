@@ -11,7 +11,7 @@ from penstock.backends.base import Phase
 from penstock.control.counting import count_of, problem_of, reading_of
 from penstock.control.evidence import Tally
 from penstock.control.progress import CRASHES
-from penstock.control.rollout import PROMOTED
+from penstock.domain.annotations import PROMOTED
 from penstock.domain.traffic import GaugeLimit, MetricLimit
 
 __all__ = ["world"]

@@ -12,8 +12,9 @@ from test_control_plan import NOW, UID, entry, kept, observe, replica, service, 
 from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.plan import Wanted, plan
 from penstock.control.revisions import Kept
-from penstock.control.rollout import PINNED, effective, replicas_for, rolled_out, stable_of
+from penstock.control.rollout import effective, replicas_for, rolled_out, stable_of
 from penstock.domain import routes
+from penstock.domain.annotations import PINNED
 from penstock.domain.service import Scaling, Service
 from penstock.domain.status import Role, Truth
 from penstock.domain.traffic import Shadow, Sticky, Traffic

@@ -11,7 +11,7 @@ from test_control_plan import NOW, UID, entry, kept, observe, ready, service, st
 from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.plan import Wanted, plan, replica_id
 from penstock.control.revisions import Kept, superfluous
-from penstock.control.rollout import PINNED
+from penstock.domain.annotations import PINNED
 from penstock.domain.revision import revision_name
 from penstock.domain.service import Canary, Component, Role, Scaling, Service
 from penstock.domain.status import ModelState, Truth

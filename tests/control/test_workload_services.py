@@ -8,8 +8,8 @@ from typing import Any
 from test_control_services import ISVC, World, manifest, world
 
 from penstock.backends.base import Phase
-from penstock.control.revisions import RESTARTED_AT
 from penstock.control.workloads import fetch_key
+from penstock.domain.annotations import RESTARTED_AT
 from penstock.domain.routes import Load, ServiceLoad
 from penstock.domain.service import Role
 from penstock.domain.workload import PREDICTOR, WorkloadId

@@ -21,7 +21,7 @@ from penstock.api.selections import Selection
 from penstock.api.wire import ApiError, details_of, invalid, missing
 from penstock.api.write_options import STRICT, WriteOptions
 from penstock.control.plane import ControlPlane
-from penstock.control.revisions import RESTARTED_AT
+from penstock.domain.annotations import RESTARTED_AT
 from penstock.errors import Conflict, InvalidInput, NotFound
 from penstock.store.base import Key, Kind, Listing, Object
 from penstock.store.objects import updated, with_name

@@ -1,7 +1,8 @@
 """The `penstock` command: one file per group of verbs.
 
-`main` is where every command ends: errors become one clear line on stderr and an exit code (`exits`), an
-interrupt ends quietly with 130.
+`app` has the commands with their options, and imports a command's body when it runs. `main` is where every
+command ends: errors become one clear line on stderr and an exit code (`exits`), an interrupt ends quietly
+with 130.
 """
 
 from __future__ import annotations

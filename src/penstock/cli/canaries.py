@@ -13,9 +13,7 @@ from penstock.cli.client import Client, Kinds, Served
 from penstock.cli.exits import FAILED, CliError
 from penstock.cli.getting import find
 from penstock.cli.output import say
-
-#: As in `control.rollout`: the command line knows the API, not the control plane's code.
-PINNED = "penstock.dev/pinned-revision"
+from penstock.domain.annotations import PINNED
 
 
 def names(obj: dict[str, Any]) -> list[str]:

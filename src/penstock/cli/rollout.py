@@ -12,10 +12,7 @@ from penstock.cli.exits import FAILED, CliError
 from penstock.cli.getting import find
 from penstock.cli.output import age, say, size, table
 from penstock.cli.waiting import Target, wait_for_condition
-
-#: As in `control.rollout`: the command line knows the API, not the control plane's code.
-PINNED = "penstock.dev/pinned-revision"
-PROMOTED = "penstock.dev/promoted-revision"
+from penstock.domain.annotations import PINNED, PROMOTED, RESTARTED_AT
 
 
 def _service(client: Client, namespace: str, name: str) -> tuple[Served, dict[str, Any]]:
@@ -89,7 +86,7 @@ def restart(client: Client, name: str, *, namespace: str) -> None:
     """A new revision of the same manifest: files are fetched again, replicas replaced one for one."""
     kind, obj = _service(client, namespace, name)
     mark = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    patch = {"metadata": {"annotations": {"penstock.dev/restartedAt": mark}}}
+    patch = {"metadata": {"annotations": {RESTARTED_AT: mark}}}
     _patch(client, kind, namespace, obj["metadata"]["name"], patch)
     say(f"{kind.singular}.{kind.group}/{obj['metadata']['name']} restarted")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.domain.annotations import RESTARTED_AT
 from penstock.domain.process import ServedModel
 from penstock.domain.revision import Revision, digest
 from penstock.domain.service import EMPTY, Component, EnvVar, Service
@@ -24,8 +25,6 @@ from penstock.store.base import Key, Kind, Object
 REVISION = Kind("penstock.dev", "Revision")
 API_VERSION = "penstock.dev/v1alpha1"
 SERVICE_LABEL = "penstock.dev/service"
-#: Changed by `penstock rollout restart` (and by hand): a new value makes a new revision.
-RESTARTED_AT = "penstock.dev/restartedAt"
 #: Revisions kept for history; the one that serves and those that run are kept beyond it.
 HISTORY = 10
 

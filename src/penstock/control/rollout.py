@@ -18,13 +18,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from penstock.control.revisions import Kept, Stage
+from penstock.domain.annotations import PINNED, PROMOTED
 from penstock.domain.service import Role, Scaling, Service
 from penstock.domain.workload import Workload
 
-#: Names a kept revision that takes all requests until the annotation is removed.
-PINNED = "penstock.dev/pinned-revision"
-#: Names a revision that skips the steps of `spec.rollout`.
-PROMOTED = "penstock.dev/promoted-revision"
 LATEST = "latest"
 PREVIOUS = "previous"
 

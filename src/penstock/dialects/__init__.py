@@ -1,6 +1,9 @@
 """Manifests in, domain objects out; domain status in, the dialect's status out.
 
 `find` looks a dialect up by apiVersion and kind; `all_dialects` lists them, for discovery and documentation.
+A dialect (`base`) is a file of its kind's name, with its fields read by `schema` and a table of what is
+understood and not done (`support`). KServe's fields are the common ground: other dialects of services are
+turned into them, and dialects of graphs share `graph_fields`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 
 On the way of a request: `process` listens and owns the parts; `resolve` turns a request head into a plan
 (which service, which path there), once per distinct head; `table` holds the services as the control plane
-last described them (`channel` brings the changes); `replicas` chooses a replica and keeps its connections;
-`proxy` moves the bytes, and puts requests that find no replica into their service's waiting line.
+last described them (`channel` brings the changes, `load` tells what there was to do); `choosing` finds the
+revision, `replicas` a replica and its connections; `proxy` moves the bytes, and puts requests that find no
+replica into their service's waiting line. A body is not parsed on that way.
 
-Bodies are not parsed here. Imported packages: `http`, `domain`, `observe`, `errors`, and `protocols` for
-the shape of an error.
+Beside it, loaded by who has use for it: gRPC (`grpc_*`); graphs and experiments, whose steps are requests of
+the gateway's own (`graph_*`, `experiment_front`, `seldon_*`); bandits (`bandits`, `learned_*`, `features`,
+`request_ids`, `feedback`); one question to many models (`query`); and what the gateway answers by itself
+(`own`, `repository`).
 """

@@ -30,8 +30,8 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 #: A line end that is not CRLF. A CR at the very end may have its LF still on the way.
 _STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _ABSOLUTE = re.compile(r"https?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
-_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 #: Codings that exist; any other name is unknown. Of these only `chunked` is understood here.
 _CODINGS = frozenset(
     {b"chunked", b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"identity"}
@@ -199,7 +199,7 @@ def _read_target(head: RequestHead) -> None:
         raise BadRequest(501, "CONNECT is for proxies; this is none.")
     else:
         match = _ABSOLUTE.fullmatch(target)
-        if match is None or not match[1] or _HOST.fullmatch(match[1].encode()) is None:
+        if match is None or not match[1] or AUTHORITY.fullmatch(match[1].encode()) is None:
             raise BadRequest(400, "The request target is malformed.")
         head.host = match[1]
         head.path = match[2] or "/"
@@ -215,7 +215,7 @@ def _read_host(head: RequestHead) -> None:
             raise BadRequest(400, "An HTTP/1.1 request needs a Host field.")
         return
     host = hosts[0]
-    if _HOST.fullmatch(host) is None:
+    if AUTHORITY.fullmatch(host) is None:
         raise BadRequest(400, "The Host field is malformed.")
     text = host.decode("ascii")
     if head.host and head.host.lower() != text.lower():
@@ -232,7 +232,7 @@ def _request_length(head: RequestHead) -> int:
         if length is None:
             return 0
         # A repeated field was joined with a comma, so it does not match either.
-        if _LENGTH.fullmatch(length) is None:
+        if CONTENT_LENGTH.fullmatch(length) is None:
             raise BadRequest(400, "The Content-Length is not one plain number.")
         return int(length)
     if length is not None:
@@ -284,7 +284,7 @@ def parse_response_head(raw: bytes, limits: Limits) -> ResponseHead:
     coding = fields.get(b"transfer-encoding")
     if length is not None and coding is not None:
         raise BadResponse("Content-Length and Transfer-Encoding exclude each other")
-    if length is not None and _LENGTH.fullmatch(length) is None:
+    if length is not None and CONTENT_LENGTH.fullmatch(length) is None:
         raise BadResponse("the Content-Length is not one plain number")
     if coding is not None and (coding.lower() != b"chunked" or not head.minor):
         raise BadResponse("the only transfer coding understood is chunked, in HTTP/1.1")

@@ -1,7 +1,9 @@
 """Frameworks by name: what a manifest's `modelFormat`, or the files themselves, say is to be run.
 
-Each framework is a module of this package with one `Framework` named `framework`. They are imported when
-asked for, and import their own packages only when a model is loaded or a zygote preloads them.
+Each framework is a module of this package with one `Framework` named `framework` (the table below has their
+names). They are imported when asked for, and import their own packages only when a model is loaded or a
+zygote preloads them. `base` is what they provide; `loading`, `inputs`, `frames`, `objects` and `blame` are
+what they have in common.
 """
 
 from __future__ import annotations

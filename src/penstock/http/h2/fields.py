@@ -14,7 +14,7 @@ from typing import Final
 from hpack.table import HeaderTable
 
 from penstock.http.h2.frames import Code, StreamFault
-from penstock.http.head import CHUNKED, BadRequest, RequestHead
+from penstock.http.head import AUTHORITY, CHUNKED, CONTENT_LENGTH, BadRequest, RequestHead
 from penstock.http.limits import Limits
 
 Fields = list[tuple[bytes, bytes]]
@@ -23,8 +23,6 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"(?![ \t])[\t -~\x80-\xff]*(?<![ \t])")
 _PATH = re.compile(rb"/[!-\"$-~]*")
-_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 #: Fields about a connection of HTTP/1.1; malformed here (8.2.2).
 _CONNECTION: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -77,7 +75,7 @@ def request_head(fields: Fields, limits: Limits, ended: bool) -> RequestHead:
         raise _malformed("there is no path, or one that is none")
     host = index.get(b"host")
     authority = pseudo.get(b":authority", host or b"")
-    if _AUTHORITY.fullmatch(authority) is None:
+    if AUTHORITY.fullmatch(authority) is None:
         raise _malformed("the authority is malformed")
     if host is not None and host.lower() != authority.lower():
         raise _malformed("host and :authority name different hosts")
@@ -109,7 +107,7 @@ def request_head(fields: Fields, limits: Limits, ended: bool) -> RequestHead:
 def _length(value: bytes | None, ended: bool) -> int:
     if value is None:
         return 0 if ended else CHUNKED
-    if _LENGTH.fullmatch(value) is None:
+    if CONTENT_LENGTH.fullmatch(value) is None:
         raise _malformed("content-length is no number")
     length = int(value)
     if ended and length:

@@ -1,0 +1,10 @@
+"""Annotations by which people and the command line ask something of a service that is no part of its spec."""
+
+from typing import Final
+
+#: Names a kept revision that takes all requests until the annotation is removed.
+PINNED: Final = "penstock.dev/pinned-revision"
+#: Names a revision that skips the steps of `spec.rollout`.
+PROMOTED: Final = "penstock.dev/promoted-revision"
+#: Any new text makes a new revision, and so new processes, of the same manifest.
+RESTARTED_AT: Final = "penstock.dev/restartedAt"
