@@ -26,6 +26,7 @@ from penstock.errors import Conflict, InvalidInput, NotFound, PenstockError, Una
 from penstock.gateway.proxy import internal, refuse
 from penstock.gateway.request_ids import PREFIX, Issued
 from penstock.http.client import UpstreamError, fetch
+from penstock.http.head import JSON_TYPE
 from penstock.protocols import seldon
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ PATHS: Final = SELDON_PATHS | {"/feedback"}
 KNOWN_PATH: Final = "/feedback/known"
 #: How long another gateway may take to say whether it knows an id, seconds.
 ASK_S: Final = 1.0
-
-_JSON: Final = b"content-type: application/json\r\n"
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -219,7 +218,7 @@ class _Call:
                 "reward": given.reward,
                 "credited": [_told(c) for c in self._credits],
             }
-        self._exchange.send(200, _JSON, msgspec.json.encode(document))
+        self._exchange.send(200, JSON_TYPE, msgspec.json.encode(document))
 
     def fail(self, exc: PenstockError) -> None:
         """Answer what is wrong."""
@@ -241,7 +240,7 @@ class _Call:
             return
         self._over = True
         if self._seldon:
-            self._exchange.send(exc.status, _JSON, seldon.seldon_error(exc))
+            self._exchange.send(exc.status, JSON_TYPE, seldon.seldon_error(exc))
         else:
             refuse(self._exchange, exc)
 

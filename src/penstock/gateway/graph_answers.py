@@ -41,7 +41,6 @@ TRACE_PARAMETER: Final = "penstock_trace"
 #: A trace is a header, and clients refuse long ones.
 MOST_TRACE_BYTES: Final = 6 * 1024
 
-_JSON: Final = b"content-type: application/json\r\n"
 _encode = msgspec.json.encode
 
 _KINDS: Final[dict[int, type[PenstockError]]] = {

@@ -35,6 +35,7 @@ from penstock.graphs.results import Result
 from penstock.graphs.values import (
     Value,
 )
+from penstock.http.head import JSON_TYPE
 from penstock.protocols import documents
 from penstock.protocols.grpc.schema import METHODS
 from penstock.protocols.grpc.wire import reply_message
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_JSON_LINE: Final = b"content-type: application/json\r\n"
 #: V2's platform of every graph.
 PLATFORM: Final = "penstock_graph"
 #: How deep graphs may call each other as services.
@@ -288,20 +288,20 @@ class GraphFront:
         name = service.name
         status = 200 if ready else 503
         if path.startswith("/v2/models/") and path.endswith("/ready"):
-            exchange.send(status, _JSON_LINE, documents.model_ready(name, ready))
+            exchange.send(status, JSON_TYPE, documents.model_ready(name, ready))
         elif path.startswith("/v2/pipelines/") and path.endswith("/ready"):
             # Seldon's word for what a pipeline needs and is not there.
-            exchange.send(200 if ready else 424, _JSON_LINE, documents.model_ready(name, ready))
+            exchange.send(200 if ready else 424, JSON_TYPE, documents.model_ready(name, ready))
         elif path.startswith(("/v2/models/", "/v2/pipelines/")) and path.count("/") == 3:
-            exchange.send(200, _JSON_LINE, self.metadata(name))
+            exchange.send(200, JSON_TYPE, self.metadata(name))
         elif path.startswith("/v1/models/") and path.count("/") == 3:
-            exchange.send(status, _JSON_LINE, msgspec.json.encode({"name": name, "ready": ready}))
+            exchange.send(status, JSON_TYPE, msgspec.json.encode({"name": name, "ready": ready}))
         elif path in ("", "/v2/health/ready", "/v2/health/live", "/readyz", "/healthz"):
             document: dict[str, Any] = {"name": name, "ready": ready}
             if missing:
                 document["missing"] = missing
             live = path in ("/v2/health/live", "/healthz")
-            exchange.send(200 if live else status, _JSON_LINE, msgspec.json.encode(document))
+            exchange.send(200 if live else status, JSON_TYPE, msgspec.json.encode(document))
         else:
             refuse(exchange, NotFound("No such path.", hint="A graph takes POST requests."))
 

@@ -6,7 +6,7 @@ client's hanging up are seen to in the same places.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -42,6 +42,7 @@ from penstock.graphs.values import (
     said_of,
     tensors_of,
 )
+from penstock.http.head import JSON_TYPE
 from penstock.protocols import v1, v2
 from penstock.protocols.grpc import infer as grpc_infer
 from penstock.protocols.grpc.wire import OK, error_lines, reply, unframe
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
     from penstock.gateway.gateway import Gateway
     from penstock.gateway.graph_front import GraphFront
     from penstock.gateway.table import Service
-
-_JSON_LINE: Final = b"content-type: application/json\r\n"
 
 
 class GraphRequest(Forward):
@@ -189,9 +188,9 @@ class GraphRequest(Forward):
             if isinstance(value, Body):
                 return value.status, b"content-type: %b\r\n" % value.content_type, value.data
         if isinstance(value, Several):
-            return 200, _JSON_LINE, msgspec.json.encode(json_of(value))
+            return 200, JSON_TYPE, msgspec.json.encode(json_of(value))
         if asked is None and self.plan.protocol == "v1":
-            return 200, _JSON_LINE, v1.encode_predictions(value.arrays)
+            return 200, JSON_TYPE, v1.encode_predictions(value.arrays)
         headers, pieces = v2.encode_infer(self.response(value), asked or InferRequest({}))
         return 200, headers, pieces
 

@@ -17,6 +17,7 @@ from penstock.errors import NotFound, PenstockError
 from penstock.gateway import repository
 from penstock.gateway.proxy import internal, refuse
 from penstock.gateway.resolve import FEEDBACK, LOAD, STATISTICS, Plan, namespace_of
+from penstock.http.head import JSON_TYPE
 from penstock.protocols import documents
 from penstock.protocols.json_object import json_object
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from penstock.gateway.table import Service, Table
     from penstock.http.server import Exchange
 
-_JSON: Final = b"content-type: application/json\r\n"
 _READS: Final = ("GET", "HEAD")
 
 _MODELS: Final = "Models are at /v1/models/NAME:predict and /v2/models/NAME/infer."
@@ -37,7 +37,7 @@ _ELSEWHERE: Final = {
 
 
 def _send(exchange: Exchange, status: int, document: Any) -> None:
-    exchange.send(status, _JSON, msgspec.json.encode(document))
+    exchange.send(status, JSON_TYPE, msgspec.json.encode(document))
 
 
 def _names(table: Table, namespace: str) -> list[str]:
@@ -92,7 +92,7 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
     elif path == "/v2":
         if _allowed(exchange, _READS):
             document = documents.server_metadata("penstock", __version__, extensions(gateway))
-            exchange.send(200, _JSON, document)
+            exchange.send(200, JSON_TYPE, document)
     elif methods := gateway.calls.methods(path):
         if _allowed(exchange, methods):
             _with_body(exchange, lambda e: _server_call(e, path, gateway))
@@ -112,7 +112,7 @@ def extensions(gateway: Gateway) -> tuple[str, ...]:
 
 def _server_call(exchange: Exchange, path: str, gateway: Gateway) -> None:
     """Shared memory, logging, tracing."""
-    exchange.send(200, _JSON, gateway.calls.page(path, exchange.head.method, exchange.body))
+    exchange.send(200, JSON_TYPE, gateway.calls.page(path, exchange.head.method, exchange.body))
 
 
 def _allowed(exchange: Exchange, methods: Sequence[str]) -> bool:
@@ -122,7 +122,7 @@ def _allowed(exchange: Exchange, methods: Sequence[str]) -> bool:
         return True
     exchange.send(
         405,
-        b"%ballow: %b\r\n" % (_JSON, ", ".join(methods).encode()),
+        b"%ballow: %b\r\n" % (JSON_TYPE, ", ".join(methods).encode()),
         msgspec.json.encode({"error": f"{method} is not possible here; use {methods[0]}."}),
     )
     return False
@@ -180,7 +180,7 @@ def _unload(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
 
     def say(error: PenstockError | None) -> None:
         if error is None:
-            exchange.send(200, _JSON, documents.unloaded(service.name))
+            exchange.send(200, JSON_TYPE, documents.unloaded(service.name))
         else:
             refuse(exchange, error)
 

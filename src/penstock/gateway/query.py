@@ -25,7 +25,7 @@ from penstock.errors import (
 )
 from penstock.gateway.proxy import error_answer, internal, refuse
 from penstock.gateway.resolve import HOP_BY_HOP, namespace_of
-from penstock.http.head import parse_request_head
+from penstock.http.head import JSON_TYPE, parse_request_head
 from penstock.http.limits import Limits
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ MOST_BYTES: Final = 256 * 1024 * 1024
 DEFAULT_TIMEOUT_S: Final = 60.0
 MOST_TIMEOUT_S: Final = 3600.0
 
-_JSON: Final = b"content-type: application/json\r\n"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 #: Fields of the client's that mean this question, not those that it becomes.
 _OWN: Final = HOP_BY_HOP | {
@@ -197,7 +196,7 @@ class _Asking:
         if not self._waiting and not self._under_way and not self._over:
             self._over = True
             body = b'{"results":[%b]}' % b",".join(self._results)
-            self._exchange.send(200, _JSON, body)
+            self._exchange.send(200, JSON_TYPE, body)
 
     def _ask(self, index: int) -> None:
         name = self._names[index]
@@ -213,7 +212,7 @@ class _Asking:
             return
         verb = f"v2/models/{name}/infer" if self._is_v2 else f"v1/models/{name}:predict"
         raw = b"POST /serving/%b/%b/%b HTTP/1.0\r\nhost: query\r\n%b%bx-request-timeout-ms: %d\r\n%b" % (
-            self._namespace.encode("latin-1"), name.encode(), verb.encode(), self._fields, _JSON,
+            self._namespace.encode("latin-1"), name.encode(), verb.encode(), self._fields, JSON_TYPE,
             max(1, round(left_s * 1000)), b"content-length: %d\r\n\r\n" % len(self._body),
         )  # fmt: skip
         since = perf_counter()

@@ -27,6 +27,7 @@ from penstock.errors import (
 )
 from penstock.gateway.proxy import Forward
 from penstock.http.client import UpstreamError, fetch
+from penstock.http.head import JSON_TYPE
 from penstock.protocols import documents
 from penstock.protocols.json_object import json_object
 
@@ -46,8 +47,6 @@ SAY_AGAIN_S: Final = 0.5
 ASKED_AT_ONCE: Final = 16
 STATISTICS_S: Final = 2.0
 STATISTICS_BYTES: Final = 4 * 1024 * 1024
-
-_JSON: Final = b"content-type: application/json\r\n"
 
 
 # -- index ------------------------------------------------------------------------------------------
@@ -114,7 +113,7 @@ class Load(Forward):
             self._finish(200)
 
     def say_loaded(self) -> None:
-        self.exchange.send(200, _JSON, documents.loaded(self.service.name))
+        self.exchange.send(200, JSON_TYPE, documents.loaded(self.service.name))
 
 
 # -- unload -----------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from penstock.graphs import seldon as values
 from penstock.graphs.calls import Context
 from penstock.graphs.results import Result
 from penstock.graphs.values import Body, Failure, Tensors, Value, tensors_of
+from penstock.http.head import JSON_TYPE
 from penstock.protocols.seldon import checked_puid, new_puid, seldon_error
 from penstock.protocols.seldon_forms import decode_body
 from penstock.protocols.seldon_message import (
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 PREDICTIONS: Final = frozenset(("/api/v1.0/predictions", "/api/v0.1/predictions", "/predict"))
 FEEDBACK: Final = frozenset(("/api/v1.0/feedback", "/api/v0.1/feedback", "/send-feedback"))
-_JSON_LINE: Final = b"content-type: application/json\r\n"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -101,7 +101,7 @@ class SeldonFront(GraphFront):
             document: dict[str, Any] = {"name": service.name, "ready": not missing}
             if missing:
                 document["missing"] = missing
-            exchange.send(status, _JSON_LINE, _encode(document))
+            exchange.send(status, JSON_TYPE, _encode(document))
         elif path == "/metadata" or path.startswith("/metadata/"):
             self._metadata(exchange, path.removeprefix("/metadata").strip("/"))
         else:
@@ -113,7 +113,7 @@ class SeldonFront(GraphFront):
         if node and node not in nodes:
             exchange.send(
                 404,
-                _JSON_LINE,
+                JSON_TYPE,
                 _encode(
                     {
                         "status": {
@@ -127,7 +127,7 @@ class SeldonFront(GraphFront):
             )
             return
         if node:
-            exchange.send(200, _JSON_LINE, _encode({"name": node, **nodes[node]}))
+            exchange.send(200, JSON_TYPE, _encode({"name": node, **nodes[node]}))
             return
         document = {
             "name": self.graph.name,
@@ -135,7 +135,7 @@ class SeldonFront(GraphFront):
             "graphinputs": [],
             "graphoutputs": [],
         }
-        exchange.send(200, _JSON_LINE, _encode(document))
+        exchange.send(200, JSON_TYPE, _encode(document))
 
 
 class SeldonRequest(GraphRequest):
@@ -198,7 +198,7 @@ class SeldonRequest(GraphRequest):
     def write(self, value: Value) -> tuple[int, bytes, Any]:
         if self._speaks:
             self._identify()
-            headers = b"%bseldon-puid: %b\r\n" % (_JSON_LINE, self._puid.encode())
+            headers = b"%bseldon-puid: %b\r\n" % (JSON_TYPE, self._puid.encode())
             return 200, headers, self.message(value).encoded()
         if not isinstance(value, Tensors):
             made = values.message(value)
@@ -227,7 +227,7 @@ class SeldonRequest(GraphRequest):
 
     def _say(self, error: PenstockError) -> None:
         """An error in Seldon's shape."""
-        headers = _JSON_LINE
+        headers = JSON_TYPE
         retry = getattr(error, "retry_after_s", None)
         if retry is not None:
             headers += b"retry-after: %d\r\n" % max(1, round(retry))
@@ -267,9 +267,9 @@ class FeedbackCall:
     def answer(self, error: PenstockError | None) -> None:
         """Tell the client."""
         if error is not None:
-            self.exchange.send(error.status, _JSON_LINE, seldon_error(error))
+            self.exchange.send(error.status, JSON_TYPE, seldon_error(error))
         else:
-            self.exchange.send(200, _JSON_LINE, b'{"meta":{}}')
+            self.exchange.send(200, JSON_TYPE, b'{"meta":{}}')
 
     def _begin(self, feedback: Feedback) -> None:
         graphs = self._front.graphs

@@ -29,6 +29,7 @@ from penstock.graphs.values import (
     said_of,
     tensors_of,
 )
+from penstock.http.head import JSON_TYPE
 from penstock.protocols import v1
 from penstock.protocols.infer import InferRequest
 from penstock.protocols.v2 import parse_header_length
@@ -85,7 +86,7 @@ def encode(action: Call | CallUrl, value: Value) -> Encoded:
                 False,
             )
     if wire is Wire.V1:
-        return Encoded(_path(action, verb, False), _JSON_LINE, _instances(value), False)
+        return Encoded(_path(action, verb, False), JSON_TYPE, _instances(value), False)
     rendered = _rendered(value)
     return Encoded(_path(action, verb, True), rendered.headers, rendered.body, True, rendered)
 
@@ -125,9 +126,6 @@ def _rendered(value: Tensors) -> _Rendered:
     return made
 
 
-_JSON_LINE: Final = b"content-type: application/json\r\n"
-
-
 def _path(action: Call | CallUrl, verb: Verb, two: bool) -> str:
     if isinstance(action, CallUrl):
         return ""
@@ -164,8 +162,8 @@ def _seldon(action: Call | CallUrl, verb: Verb, value: Value) -> Encoded:
         if binary is not None:
             return Encoded(path, *binary, False)
         body = b'{"seldonMessages":[' + b",".join(_message(v) for v in value.values) + b"]}"
-        return Encoded(path, _JSON_LINE, body, False)
-    return Encoded(path, _JSON_LINE, _message(value), False)
+        return Encoded(path, JSON_TYPE, body, False)
+    return Encoded(path, JSON_TYPE, _message(value), False)
 
 
 def _message(value: Value) -> bytes:

@@ -19,6 +19,8 @@ from penstock.http.limits import Limits
 #: `content_length` of a message whose body is chunked, and of a response that ends with its connection.
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
+#: The rendered header line of the commonest answers.
+JSON_TYPE: Final = b"content-type: application/json\r\n"
 
 Headers = tuple[tuple[bytes, bytes], ...]
 

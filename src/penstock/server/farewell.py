@@ -14,10 +14,9 @@ import socket
 from penstock.errors import PenstockError
 from penstock.http.connection import Connection
 from penstock.http.exchange import OPEN
-from penstock.http.head import status_line
+from penstock.http.head import JSON_TYPE, status_line
 from penstock.http.server import HttpServer
 from penstock.protocols.errors import error_body
-from penstock.server.replies import JSON
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ def answer_all(server: HttpServer, error: PenstockError) -> int:
     body = error_body(error)
     response = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
         status_line(error.status),
-        JSON,
+        JSON_TYPE,
         len(body),
         body,
     )
