@@ -170,3 +170,18 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links {target}"
+
+
+def test_every_page_is_found_from_the_first_one() -> None:
+    """From README.md, by links, however many."""
+    found = {ROOT / "README.md"}
+    todo = list(found)
+    while todo:
+        page = todo.pop()
+        for target in re.findall(r"\]\(([^)#]+?\.md)(?:#[^)]*)?\)", page.read_text()):
+            linked = (page.parent / target).resolve()
+            if "://" not in target and linked not in found:
+                found.add(linked)
+                todo.append(linked)
+    lost = set((ROOT / "docs").rglob("*.md")) - found
+    assert not lost, sorted(str(p.relative_to(ROOT)) for p in lost)

@@ -29,7 +29,6 @@ from penstock.graphs.values import (
     said_of,
     tensors_of,
 )
-from penstock.http.head import JSON_TYPE
 from penstock.protocols import v1
 from penstock.protocols.infer import InferRequest
 from penstock.protocols.v2 import parse_header_length
@@ -86,7 +85,7 @@ def encode(action: Call | CallUrl, value: Value) -> Encoded:
                 False,
             )
     if wire is Wire.V1:
-        return Encoded(_path(action, verb, False), JSON_TYPE, _instances(value), False)
+        return Encoded(_path(action, verb, False), v1.JSON_HEADERS, _instances(value), False)
     rendered = _rendered(value)
     return Encoded(_path(action, verb, True), rendered.headers, rendered.body, True, rendered)
 
@@ -162,8 +161,8 @@ def _seldon(action: Call | CallUrl, verb: Verb, value: Value) -> Encoded:
         if binary is not None:
             return Encoded(path, *binary, False)
         body = b'{"seldonMessages":[' + b",".join(_message(v) for v in value.values) + b"]}"
-        return Encoded(path, JSON_TYPE, body, False)
-    return Encoded(path, JSON_TYPE, _message(value), False)
+        return Encoded(path, v1.JSON_HEADERS, body, False)
+    return Encoded(path, v1.JSON_HEADERS, _message(value), False)
 
 
 def _message(value: Value) -> bytes:
