@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_loaded(faults: Platform, block: str, uri: str, s
     faults.run("apply", "-f", "-", "--wait", stdin=isvc("faulty", "sklearn", "models/iris"))
     assert ask(faults, "faulty", GOOD).json() == {"predictions": [0]}
     faults.run("apply", "-f", "-", stdin=isvc("faulty", block, uri))
-    until(lambda: said in json.dumps(faults.service("faulty").get("status", {})), f"{said!r}", 30)
+    until(lambda: said in json.dumps(faults.service("faulty").get("status", {})), f"{said!r}")
     assert ask(faults, "faulty", GOOD).json() == {"predictions": [0]}
     faults.run("delete", "isvc", "faulty")
 
@@ -262,6 +262,6 @@ def test_the_version_policy_of_a_manifest(faults: Platform, tmp_path: Path) -> N
         assert httpx.post(url, json={"inputs": [tensor]}).json()["model_version"] == version
     manifest["spec"]["predictor"]["sklearn"]["versionPolicy"] = {"specific": [3]}
     faults.run("apply", "-f", "-", stdin=json.dumps(manifest))
-    until(lambda: "has no version 3" in json.dumps(faults.service("versions")), "the reason", 30)
+    until(lambda: "has no version 3" in json.dumps(faults.service("versions")), "the reason")
     assert ask(faults, "versions", GOOD).json() == {"predictions": [0]}
     faults.run("delete", "isvc", "versions")

@@ -95,7 +95,7 @@ def test_requests_go_where_the_rewards_come_from(two_gateways: Platform) -> None
     shown = platform.run("bandit", "show", name)
     assert "thompson" in shown
     assert f"{name}-v2-00001" in shown
-    until(lambda: sum(a["rewards"] for a in arms(platform, name).values()) == 100, "the status", 30)
+    until(lambda: sum(a["rewards"] for a in arms(platform, name).values()) == 100, "the status")
     status = arms(platform, name)
     assert (status["00001"]["mean"], status["v2-00001"]["mean"]) == (0.0, 1.0)
     metrics = httpx.get(platform.api + "/metrics", timeout=10).text
@@ -171,11 +171,11 @@ def test_what_was_learned_outlives_gateways_control_plane_and_node(two_gateways:
 
     platform.kill()
     platform.start()
-    until(lambda: len(_revisions(platform, name)) == 2, "both replicas", 60)
+    until(lambda: len(_revisions(platform, name)) == 2, "both replicas")
     until(answers, "the platform")
     after = rounds(platform, name, "v2-00001", 20)
     assert after["v2-00001"] >= 15
-    until(lambda: sum(a["rewards"] for a in arms(platform, name).values()) == 81, "the status", 30)
+    until(lambda: sum(a["rewards"] for a in arms(platform, name).values()) == 81, "the status")
     # Deleted, and made again: nothing of it is left.
     platform.run("delete", "isvc", name)
     platform.run("apply", "-f", "-", "--wait", stdin=trial(name, {"policy": "ucb1"}))
@@ -253,7 +253,7 @@ def test_arms_behind_a_transformer_and_clients_that_keep_theirs(two_gateways: Pl
     obj["spec"]["transformer"] = {"python": {"storageUri": "models/between"}}
     obj["spec"]["traffic"]["sticky"] = {}
     platform.run("apply", "-f", "-", "--wait", stdin=yaml.safe_dump(obj))
-    until(lambda: len(_revisions(platform, name)) == 3, "the replicas", 60)
+    until(lambda: len(_revisions(platform, name)) == 3, "the replicas")
     first: Counter[str] = Counter()
     for visitor in range(40):
         client.cookies.clear()
@@ -322,12 +322,12 @@ def test_rewards_count_once_while_processes_are_killed(two_gateways: Platform) -
     try:
         for module in ("penstock.api", "penstock.gateway", "penstock.api", "penstock.gateway"):
             before = sum(rewarded)
-            until(lambda b=before: sum(rewarded) > b + 40, "rewards", 60)
+            until(lambda b=before: sum(rewarded) > b + 40, "rewards")
             pid = platform.child(module)
             os.kill(pid, signal.SIGKILL)
             until(lambda p=pid: not alive(p), "the process to end")
         before = sum(rewarded)
-        until(lambda: sum(rewarded) > before + 40, "rewards", 60)
+        until(lambda: sum(rewarded) > before + 40, "rewards")
     finally:
         stop.set()
         for thread in threads:
@@ -337,5 +337,5 @@ def test_rewards_count_once_while_processes_are_killed(two_gateways: Platform) -
     def counted() -> int:
         return sum(a["rewards"] for a in arms(platform, name).values())
 
-    until(lambda: counted() == sum(rewarded), f"{sum(rewarded)} rewards, not {counted()}", 40)
+    until(lambda: counted() == sum(rewarded), f"{sum(rewarded)} rewards, not {counted()}")
     platform.run("delete", "isvc", name)

@@ -48,7 +48,7 @@ def test_the_status_says_which_extra_to_install(without_catboost: Platform) -> N
         found = p.service("cat").get("status", {}).get("conditions", [])
         return next((c for c in found if c["type"] == "Ready" and c["status"] == "False"), None)
 
-    found = until(lambda: (c := condition()) and said in c["message"] and c, "the reason", 30)
+    found = until(lambda: (c := condition()) and said in c["message"] and c, "the reason")
     assert found["reason"] == "ModelLoadFailed"
     assert "\n" not in found["message"]
     assert said in p.run("get", "isvc", "cat")

@@ -170,7 +170,7 @@ def test_a_bad_revision_is_taken_back_by_itself_and_the_stable_one_is_untouched(
             message = json.dumps(platform.service(name)["status"]["conditions"])
             return "was given up" in message
 
-        until(given_up, "the rollback", 40)
+        until(given_up, "the rollback")
     until(lambda: traffic(platform, name) == {"2": 0, "1": 100}, "all for the stable one")
     assert set(stable) == {200}
     assert "RolledBack" in platform.run("events", name)
@@ -213,7 +213,7 @@ def test_any_metric_takes_a_revision_back(platform: Platform, metric: dict[str, 
             message = json.dumps(platform.service(name)["status"]["conditions"])
             return f"observations of {metric['name']} were above 0.1" in message
 
-        until(given_up, "the rollback", 60)
+        until(given_up, "the rollback")
     until(lambda: traffic(platform, name) == {"2": 0, "1": 100}, "all for the stable one")
     platform.run("delete", "isvc", name)
 
@@ -279,6 +279,6 @@ def test_what_a_class_counts_itself_takes_a_revision_back(
                 client.post(f"{platform.http}/v1/models/{name}:predict", json=V1)
             return said in json.dumps(platform.service(name)["status"]["conditions"])
 
-        until(given_up, "the rollback", 60)
+        until(given_up, "the rollback")
     until(lambda: traffic(platform, name) == {"2": 0, "1": 100}, "all for the stable one")
     platform.run("delete", "isvc", name)

@@ -81,10 +81,10 @@ def test_replicas_come_with_the_load_and_go_after_it(platform: Platform) -> None
     for t in threads:
         t.start()
     try:
-        until(lambda: live(platform, "busy") == 3, "three replicas", 30)
+        until(lambda: live(platform, "busy") == 3, "three replicas")
     finally:
         stop.set()
         for t in threads:
             t.join()
     assert failed == []
-    until(lambda: live(platform, "busy") == 1, "one replica", 40)
+    until(lambda: live(platform, "busy") == 1, "one replica")

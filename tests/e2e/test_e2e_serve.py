@@ -18,7 +18,7 @@ V1 = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 @pytest.fixture(scope="module")
 def platform(folder: Path) -> Iterator[Platform]:
     (folder / "sleepy.json").write_text(manifest("sleepy", minReplicas=0))
-    p = Platform(folder, "-f", "sleepy.json", "--sleep-after", "1s")
+    p = Platform(folder, "-f", "sleepy.json", "--sleep-after", "4s")
     p.data = folder / "serve-data"
     p.start()
     yield p
@@ -70,7 +70,7 @@ def test_ctrl_c_ends_everything_with_exit_code_0(platform: Platform) -> None:
     assert platform.process is not None
     pids = platform.descendants()
     platform.process.send_signal(signal.SIGINT)
-    assert platform.process.wait(30) == 0
+    assert platform.process.wait(90) == 0
     assert not any(alive(p) for p in pids)
     assert platform.process.stdout is not None
     assert "Traceback" not in platform.process.stdout.read()

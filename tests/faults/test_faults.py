@@ -108,7 +108,7 @@ def test_a_killed_supervisor_takes_all_with_it_and_the_next_serves_again(
         down = time.monotonic()
         before = seen.answered
         platform.start()
-        until(lambda: seen.answered > before, "an answer without anything being applied again", 60)
+        until(lambda: seen.answered > before, "an answer without anything being applied again")
         back = time.monotonic()
         failed = seen.failed
         until(lambda: seen.answered > before + 200, "more of them")
@@ -124,7 +124,7 @@ def test_a_killed_supervisor_takes_all_with_it_and_the_next_serves_again(
     )
     assert broken <= 2 * CLIENTS, seen
     assert sum(others.values()) <= 2 * CLIENTS, seen
-    assert back - down < 20
+    assert back - down < 60
 
 
 def test_a_damaged_store_is_refused_and_never_overwritten(platform: Platform, book: Book) -> None:
@@ -146,7 +146,7 @@ def test_a_damaged_store_is_refused_and_never_overwritten(platform: Platform, bo
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     said = done.stderr + platform.node_logs()
