@@ -13,6 +13,9 @@ import yaml
 from cli_harness import Penstock, ServerThread
 
 from penstock.backends.base import Phase
+from penstock.cli import deleting
+from penstock.cli.client import Client
+from penstock.cli.waiting import Target
 
 IRIS = """\
 apiVersion: penstock.dev/v1alpha1
@@ -216,6 +219,25 @@ def test_delete_by_file_by_all_and_what_is_not_there(penstock: Penstock) -> None
     assert penstock("delete", "isvc").code == 2
     assert "iris deleted" in penstock("delete", "isvc", "--all").out
     assert penstock("delete").code == 2
+
+
+def test_what_is_made_anew_under_the_name_was_not_deleted(
+    penstock: Penstock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another terminal applied it again: the deletion has not to wait for the end of that one."""
+    penstock("apply", "-f", "iris.yaml")
+    wait = deleting.wait_for_deletion
+
+    def made_anew_first(client: Client, targets: list[Target], timeout_s: float) -> None:
+        (target,) = targets
+        body = json.dumps(yaml.safe_load(IRIS)).encode()
+        client.call("POST", target.kind.path("default"), body=body)
+        wait(client, targets, timeout_s)
+
+    monkeypatch.setattr(deleting, "wait_for_deletion", made_anew_first)
+    ran = penstock("delete", "isvc", "iris", "--timeout", "3s")
+    assert (ran.code, ran.err) == (0, "")
+    assert penstock("get", "isvc", "iris").code == 0
 
 
 def test_logs_and_events(penstock: Penstock) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 from penstock.cli.applying import target_of
 from penstock.cli.client import ApiFailure, Client, Kinds, Served
@@ -47,21 +49,29 @@ def delete(
                 targets.append(
                     _target_named(client, served, namespace or "default", name, ignore_missing)
                 )
+    deleted = []
     for t in targets:
         try:
-            client.call(
+            answer = client.call(
                 "DELETE",
                 t.kind.path(t.namespace if t.kind.namespaced else None, t.name),
                 body=json.dumps({"kind": "DeleteOptions", "apiVersion": "v1"}).encode(),
             )
         except ApiFailure as exc:
             if exc.status == 404 and ignore_missing:
+                deleted.append(t)  # what ran for it may still end
                 continue
             raise
+        deleted.append(replace(t, uid=_uid(answer.body)))
         front = f"{t.kind.singular}.{t.kind.group}" if t.kind.group else t.kind.singular
         say(f"{front}/{t.name} deleted")
     if wait:
-        wait_for_deletion(client, targets, timeout_s)
+        wait_for_deletion(client, deleted, timeout_s)
+
+
+def _uid(answer: dict[str, Any]) -> str:
+    """Of what was deleted: a status says it, or the object itself while it is held."""
+    return str((answer.get("details") or answer.get("metadata") or {}).get("uid", ""))
 
 
 def _target_named(

@@ -25,6 +25,8 @@ class Target:
     kind: Served
     namespace: str
     name: str
+    #: The one object that is meant; empty: whichever has the name.
+    uid: str = ""
 
     @property
     def shown(self) -> str:
@@ -182,12 +184,13 @@ def _exists(client: Client, t: Target) -> bool:
     from penstock.cli.client import ApiFailure
 
     try:
-        client.get(t.kind.path(t.namespace if t.kind.namespaced else None, t.name))
+        found = client.get(t.kind.path(t.namespace if t.kind.namespaced else None, t.name))
     except ApiFailure as exc:
         if exc.status != 404:
             raise
     else:
-        return True
+        # Somebody may have made another one of the same name meanwhile.
+        return t.uid in ("", found["metadata"]["uid"])
     if not t.kind.is_service:
         return False
     replicas = client.get(
