@@ -474,6 +474,17 @@ async def test_clients_keep_their_arm_through_a_transformer(front, stand_in, pla
         assert transformer.seen[-1].headers["x-penstock-prefer"] == arm
 
 
+async def test_an_explanations_questions_are_divided_by_shares_and_no_pulls(front, stand_in, plane):
+    a, b = await learning(front, stand_in)
+    for _ in range(10):
+        answer = await front.client.post(V1_PATH, json={}, headers={"x-penstock-prefer": "*"})
+        assert "x-penstock-arm" not in answer.headers
+    assert (len(a.seen), len(b.seen)) == (5, 5)
+    assert not any(
+        x.pulls for x in front.gateway.table.get("default", "iris").learner.arms.values()
+    )
+
+
 async def test_one_revision_asked_for_through_a_transformer_is_not_the_bandits(
     front, stand_in, plane
 ):

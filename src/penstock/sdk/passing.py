@@ -18,6 +18,8 @@ from typing import Any, Final
 REVISION: Final = "x-penstock-revision"
 #: This one, if it can.
 PREFER: Final = "x-penstock-prefer"
+#: In its place: any revision may answer, and shall be told; a bandit does not count it.
+ANY: Final = "*"
 #: In an answer: the revision that the predictor answered with.
 ANSWERED: Final = "x-penstock-answered-by"
 
@@ -30,17 +32,17 @@ class Passage:
     __slots__ = ("answered", "stays", "wanted")
 
     def __init__(self, wanted: Mapping[str, str], *, stays: bool = False) -> None:
-        #: Fields for the predictor's gateway.
-        self.wanted = dict(wanted)
         #: All questions shall go to the revision that answers the first.
         self.stays = stays
+        #: Fields for the predictor's gateway.
+        self.wanted = dict(wanted) or ({PREFER: ANY} if stays else {})
         #: The revision that answered last.
         self.answered = ""
 
     def heard(self, revision: str) -> None:
         """The predictor answered."""
         self.answered = revision
-        if self.stays and revision and not self.wanted:
+        if self.stays and revision and self.wanted.get(PREFER) == ANY:
             self.wanted[PREFER] = revision
 
     @contextmanager
@@ -69,4 +71,4 @@ def current() -> Passage | None:
     return _passage.get()
 
 
-__all__ = ["ANSWERED", "PREFER", "REVISION", "Passage", "current", "told"]
+__all__ = ["ANSWERED", "ANY", "PREFER", "REVISION", "Passage", "current", "told"]
