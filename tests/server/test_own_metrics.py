@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -150,6 +153,25 @@ def test_a_model_that_counts_nothing_shows_nothing_of_the_library() -> None:
     metrics = Metrics(Registry(), namespace="d", service="s", revision="r")
     assert not [n for n in metrics.snapshot() if n.startswith(("python", "process"))]
     assert b"python_gc" not in render(metrics.snapshot())
+
+
+def test_the_library_is_read_from_when_the_model_imports_it() -> None:
+    code = """
+        import sys
+        import penstock.server.process
+        from penstock.server.own_metrics import OwnMetrics
+
+        own = OwnMetrics(("d", "s", "r"))
+        assert own.snapshot() == {}
+        assert "prometheus_client" not in sys.modules
+        from prometheus_client import Counter
+        Counter("seen", "").inc()
+        print([f["name"] for f in own.snapshot().values()])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['seen_total']"
 
 
 def test_a_processs_own_page_shows_them(registry: CollectorRegistry) -> None:

@@ -2,7 +2,8 @@
 
 Classes that come from KServe, MLServer or a service of their own count with that library. They go on
 doing so: its registry is read when somebody asks for metrics, its series get the labels of the process, and
-the control plane adds them up over processes like all others. Nothing of it is on a request's way.
+the control plane adds them up over processes like all others. Nothing of it is on a request's way, and a
+process whose model does not count has not imported it.
 
 Two services may use one name for two things, so a family's key says what it is, and `name` how it is shown.
 """
@@ -10,14 +11,15 @@ Two services may use one name for two things, so a family's key says what it is,
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from math import inf, isfinite
-from typing import Any, Final
-
-import prometheus_client
-from prometheus_client.registry import CollectorRegistry
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock.observe.metrics import Snapshot
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import CollectorRegistry
 
 log = logging.getLogger(__name__)
 
@@ -30,23 +32,21 @@ _TAKEN: Final = frozenset({"namespace", "service", "revision"})
 
 
 class OwnMetrics:
-    """Reads the library's registry. `labels` are namespace, service and revision."""
+    """Reads a registry, if none is given the library's. `labels` are namespace, service and revision."""
 
     def __init__(
-        self,
-        labels: tuple[str, str, str],
-        registry: CollectorRegistry = prometheus_client.REGISTRY,
+        self, labels: tuple[str, str, str], registry: CollectorRegistry | None = None
     ) -> None:
         self._labels = labels
         self._registry = registry
-        self._clean = False
         self._told: set[str] = set()
 
     def snapshot(self) -> Snapshot:
         """Its counters, gauges, histograms and summaries; empty for a model that counts nothing."""
-        if not self._clean:
-            self._clean = True
-            self._leave_out_the_librarys_own()
+        if self._registry is None:
+            self._registry = _registry_of_the_library()
+        if self._registry is None:
+            return {}
         out: Snapshot = {}
         left = MOST_SERIES
         try:
@@ -65,18 +65,6 @@ class OwnMetrics:
         except Exception:  # a collector of the model's own may raise anything
             log.exception("the model's own metrics cannot be read")
         return out
-
-    def _leave_out_the_librarys_own(self) -> None:
-        """What the library says of every Python process costs a thousand of them more than it tells."""
-        for collector in (
-            prometheus_client.GC_COLLECTOR,
-            prometheus_client.PLATFORM_COLLECTOR,
-            prometheus_client.PROCESS_COLLECTOR,
-        ):
-            try:
-                self._registry.unregister(collector)
-            except KeyError:
-                continue  # the model's code did it
 
     def _families(self, metric: Any) -> Iterable[tuple[str, dict[str, Any]]]:
         """Usually one; a custom collector may give series of one metric different labels."""
@@ -115,6 +103,24 @@ class OwnMetrics:
         if what not in self._told:
             self._told.add(what)
             log.warning("%s", what)
+
+
+def _registry_of_the_library() -> CollectorRegistry | None:
+    """None while nobody has imported it: it has an HTTP server and more, 4 MB that most models do without."""
+    library: Any = sys.modules.get("prometheus_client")
+    # What the library says of every Python process costs a thousand of them more than it tells.
+    its_own: list[Any] = [
+        getattr(library, f"{name}_COLLECTOR", None) for name in ("GC", "PLATFORM", "PROCESS")
+    ]
+    if library is None or None in its_own:  # None: it is being imported right now
+        return None
+    registry: CollectorRegistry = library.REGISTRY
+    for collector in its_own:
+        try:
+            registry.unregister(collector)
+        except KeyError:
+            continue  # the model's code did it
+    return registry
 
 
 def _distributions(metric: Any) -> list[tuple[Mapping[str, str], tuple[float, ...], Any]]:
