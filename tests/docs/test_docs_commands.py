@@ -2,7 +2,7 @@
 
 A page's ```console blocks hold commands behind `$ `; lines between them are what the reader should see,
 and must be in the output. A block marked `file=NAME` is the file's content. The platform the pages talk
-to is a real one, on ports of the kernel's choice that take the place of 8080, 8081 and 8090.
+to is a real one, on ports that take the place of 8080, 8081 and 8090.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.ports import spare_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -65,16 +65,6 @@ def steps(page: Path) -> list[Step]:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
 @dataclass(frozen=True)
 class Reader:
     """Someone at a shell beside a running platform."""
@@ -92,7 +82,7 @@ class Reader:
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", "-c", self.real(command)],
-            cwd=self.folder, env=self.env, text=True, timeout=100, check=False, stdin=subprocess.DEVNULL,
+            cwd=self.folder, env=self.env, text=True, timeout=200, check=False, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -103,7 +93,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     subprocess.run(
         [sys.executable, ROOT / "examples" / "train.py", "--to", folder / "models"], check=True
     )
-    http_port, grpc_port, api_port, run_port = _free_ports(4)
+    http_port, grpc_port, api_port, run_port = (spare_port() for _ in range(4))
     api = f"http://127.0.0.1:{api_port}"
     env = {
         **os.environ,
@@ -117,10 +107,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
             cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while True:
                 try:
-                    if httpx.get(f"{api}/readyz", timeout=1).status_code == 200:
+                    if httpx.get(f"{api}/readyz", timeout=5).status_code == 200:
                         break
                 except httpx.HTTPError:
                     pass
@@ -134,7 +124,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
             process.wait(60)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_every_command_of_the_page_works(page: Path, reader: Reader) -> None:
     """Commands end with status 0 and print what the page says they print."""

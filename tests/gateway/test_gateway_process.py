@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 from gateway_stand_in import Seen, StandIn, reply, route
+from tests.ports import spare_port
 
 from penstock.domain.routes import Snapshot, Target
 
@@ -32,7 +33,7 @@ class Process:
 
 @pytest.fixture
 async def started(
-    tmp_path: Path, stand_in, free_tcp_port: int
+    tmp_path: Path, stand_in
 ) -> AsyncIterator[tuple[Process, StandIn, asyncio.Event]]:
     go = asyncio.Event()
 
@@ -44,18 +45,19 @@ async def started(
     replica = await stand_in("a", answer)
     table = Snapshot(1, (route("iris", targets=(Target("iris-00001", 100, (replica.route,)),)),))
     (tmp_path / "routes.json").write_bytes(msgspec.json.encode(table))
+    port = spare_port()
     says, said = os.pipe()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "penstock.gateway", "--control", str(tmp_path / "none.sock"),
         "--snapshot", str(tmp_path / "routes.json"), "--admin", str(tmp_path / "own.sock"),
-        "--listen", f"127.0.0.1:{free_tcp_port}", "--grace", "20", "--status-fd", str(said),
+        "--listen", f"127.0.0.1:{port}", "--grace", "20", "--status-fd", str(said),
         pass_fds=(said,),
     )  # fmt: skip
     os.close(said)
     with open(says, "rb") as status:
-        line = await asyncio.wait_for(asyncio.to_thread(status.readline), 20)
+        line = await asyncio.wait_for(asyncio.to_thread(status.readline), 60)
         assert b"ready" in line
-        gateway = Process(tmp_path, process, free_tcp_port)
+        gateway = Process(tmp_path, process, port)
         async with gateway.own, gateway.public:
             yield gateway, replica, go
         go.set()
@@ -96,7 +98,7 @@ async def test_components_calls_under_way_are_answered_before_the_process_ends(s
             writer.close()
     go.set()
     assert (await call).status_code == 200
-    assert await asyncio.wait_for(gateway.process.wait(), 15) == 0
+    assert await asyncio.wait_for(gateway.process.wait(), 60) == 0
 
 
 def _place(client: httpx.AsyncClient) -> tuple[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,13 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+from tests.ports import spare_port
 
 
 @dataclass
@@ -39,7 +32,7 @@ def penstock_run() -> Iterator[Callable[..., Running]]:
     def start(folder: Path, *options: str, env: dict[str, str] | None = None) -> Running:
         process = subprocess.Popen(
             [sys.executable, "-m", "penstock.cli", "run", str(folder), "--port", "0",
-             "--grpc-port", str(_free_port()), *options],
+             "--grpc-port", str(spare_port()), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -64,6 +57,6 @@ def penstock_run() -> Iterator[Callable[..., Running]]:
     for process in running:
         process.terminate()
     for process in running:
-        process.wait(20)
+        process.wait(60)
         if process.stdout is not None:
             process.stdout.close()

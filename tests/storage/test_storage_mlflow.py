@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.ports import spare_port
 
 from penstock.errors import Forbidden, InvalidInput, NotFound, Unauthorized, Unsupported
 from penstock.storage import (
@@ -68,9 +68,7 @@ def quiet() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = spare_port()
     database = folder / "mlflow.db"
     log = (folder / "log").open("w")
     server = subprocess.Popen(
@@ -86,7 +84,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     log.close()
     uri = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 90
+        until = time.monotonic() + 180
         while True:
             assert server.poll() is None, (folder / "log").read_text()[-3000:]
             assert time.monotonic() < until, "the server does not answer"
@@ -129,7 +127,7 @@ async def files(uri: str, cache: Cache, settings: Settings, credentials: Credent
     return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_every_way_to_name_a_registered_model(registry, cache, settings):
     credentials = by(registry.uri)
     digests = {}
@@ -152,7 +150,7 @@ async def test_every_way_to_name_a_registered_model(registry, cache, settings):
     assert second != {digests["models:/price/1"]}
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_artifacts_of_a_run(registry, cache, settings):
     credentials = by(registry.uri)
     assert await files(f"runs:/{registry.run}/notes", cache, settings, credentials) == {"a.txt"}
@@ -164,7 +162,7 @@ async def test_artifacts_of_a_run(registry, cache, settings):
     assert "notes/a.txt" in await files(place, cache, settings, credentials)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("uri", "error"),
     [
@@ -185,7 +183,7 @@ async def test_what_is_not_there_is_named(registry, cache, settings, uri, error)
     assert uri in str(told.value)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_a_laptops_database_is_read_without_a_server(registry, cache, settings, tmp_path):
     said = register(f"sqlite:///{tmp_path}/own.db", tmp_path)
     environ = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/own.db"}
