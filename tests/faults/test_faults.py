@@ -158,4 +158,5 @@ def test_a_damaged_store_is_refused_and_never_overwritten(platform: Platform, bo
     )
     assert done.returncode == 1
     assert "store.db" in said
+    assert "move it away to begin anew" in done.stderr
     assert store.read_bytes() == damaged

@@ -54,6 +54,16 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert isinstance(await refused(path), Damaged)
 
 
+async def test_a_file_that_lost_all_it_had_is_refused(tmp_path: Path) -> None:
+    """Taken for new, it would end every service that runs."""
+    path = tmp_path / "store.db"
+    await filled(path)
+    os.truncate(path, 0)
+    found = await refused(path)
+    assert isinstance(found, Damaged)
+    assert "it is empty" in found.message
+
+
 async def test_a_file_whose_head_was_overwritten_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     await filled(path)

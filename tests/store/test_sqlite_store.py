@@ -295,10 +295,13 @@ async def test_nothing_that_was_acknowledged_is_lost_by_a_kill_at_any_point(tmp_
 
 async def test_a_kill_during_the_very_first_start_leaves_a_usable_folder(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    path.touch()
+    for left in ("store.db.new", "store.db.new-journal"):
+        (tmp_path / left).write_bytes(b"half of it")
     store = await SqliteStore.open(path)
     await store.create(service())
     await store.close()
+    assert {f.name for f in tmp_path.iterdir()} == {"store.db", "store.db.lock"}
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_the_store_opens_again_at_once_with_ten_thousand_objects(tmp_path: Path) -> None:

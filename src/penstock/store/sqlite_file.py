@@ -106,8 +106,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         check(path)
         if not path.exists():
-            # Secrets are in it.
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            _create(path)
         connection = connect(str(path))
     except OSError as e:
         raise _cannot_open(path, e) from e
@@ -119,6 +118,23 @@ def open_file(path: Path) -> sqlite3.Connection:
         connection.close()
         raise mapped(e, path) from e
     return connection
+
+
+def _create(path: Path) -> None:
+    """A new file, whole at once: one that has no content has lost it."""
+    new = path.with_name(path.name + ".new")
+    for left in (new, *(new.with_name(new.name + end) for end in ("-journal", "-wal", "-shm"))):
+        left.unlink(missing_ok=True)  # of a start that was killed
+    # Secrets are in it.
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    with contextlib.closing(connect(str(new))) as connection:
+        prepare(connection, wal=False)
+    new.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def connect(target: str, *, uri: bool = False) -> sqlite3.Connection:
@@ -147,8 +163,7 @@ def check(path: Path) -> None:
             raise _damaged(path, f"{wal.name} is there and {path.name} is not")
         return
     if path.stat().st_size == 0:
-        # A first start that was killed before it wrote anything.
-        return
+        raise _damaged(path, "it is empty")
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise _damaged(path, "it does not begin as an SQLite file does")

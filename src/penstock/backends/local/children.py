@@ -87,11 +87,12 @@ class Child:
                     return
                 tries += 1
                 ready_for_s = self._clock.monotonic() - (self._ready_since or float("inf"))
-                last = self._log.last_error()
+                refused = isinstance(ending, Ending) and ending.exit_code == _EXIT_CANNOT
+                last = self._log.last_line() if refused else self._log.last_error()
                 how = str(ending) if isinstance(ending, Ending) else f"cannot be run: {ending}"
                 self.message = f"{how}: {last}" if last else how
                 if not self.was_ready:
-                    cannot = isinstance(ending, OSError) or ending.exit_code == _EXIT_CANNOT
+                    cannot = isinstance(ending, OSError) or refused
                     if cannot or tries >= _TRIES:
                         self.given_up.set()
                         return

@@ -107,6 +107,11 @@ class ProcessLog:
             return last if level[1] in ("ERROR", "CRITICAL", "FATAL") else ""
         return last if _LIKE_AN_ERROR.search(last) else ""
 
+    def last_line(self) -> str:
+        """Its very last line, for a process that ends by saying why."""
+        lines = self._last.decode("utf-8", "replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
     def forget_last(self) -> None:
         """A new incarnation begins: what an earlier one said does not explain how this one ends."""
         self._last = b""
