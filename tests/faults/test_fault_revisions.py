@@ -65,16 +65,25 @@ ROLLOUT = {"steps": [20], "hold": "120s", "minRequests": 1000, "limits": {"p99":
             "none",
             "slow answers are answers; it is taken back for its latency",
         ),
+        (
+            "leaking",
+            "a new revision that leaks memory up to its limit, with 20% of the requests",
+            "what it was sent, each time it is ended",
+            "a model may have acted on a request that it was sent; it is taken back after three ends",
+        ),
     ],
 )
 def test_a_bad_revision_is_taken_back_and_only_its_own_requests_suffer(
     platform: Platform, book: Book, model: str, fault: str, bound: str, why: str
 ) -> None:
-    platform.run("apply", "-f", "-", "--wait", stdin=service(model, "good", rollout=ROLLOUT))
+    spec: dict[str, object] = {"rollout": ROLLOUT}
+    if model == "leaking":
+        spec["limits"] = {"memory": "100Mi"}
+    platform.run("apply", "-f", "-", "--wait", stdin=service(model, "good", **spec))
     new = f"{model}-00002"
     with load(platform, model) as seen:
-        platform.run("apply", "-f", "-", stdin=service(model, model, rollout=ROLLOUT))
-        until(lambda: "was given up" in conditions(platform, model), "the rollback")
+        platform.run("apply", "-f", "-", stdin=service(model, model, **spec))
+        until(lambda: "was given up" in conditions(platform, model), "the rollback", 90)
         until(lambda: percent(platform, model, new) == 0, "all for the stable one")
         after = Seen(seen.counts.copy())
         before = seen.answered
@@ -87,6 +96,8 @@ def test_a_bad_revision_is_taken_back_and_only_its_own_requests_suffer(
     assert seen.failed - after.failed <= CLIENTS, "only what was under way when it went"
     if model == "dragging":
         assert not seen.failed, seen
+    if model == "leaking":
+        assert "OutOfMemory" in platform.run("events", model)
     assert "RolledBack" in platform.run("events", model)
     platform.run("delete", "isvc", model)
 
