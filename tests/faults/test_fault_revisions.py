@@ -83,7 +83,7 @@ def test_a_bad_revision_is_taken_back_and_only_its_own_requests_suffer(
     new = f"{model}-00002"
     with load(platform, model) as seen:
         platform.run("apply", "-f", "-", stdin=service(model, model, **spec))
-        until(lambda: "was given up" in conditions(platform, model), "the rollback", 90)
+        until(lambda: "was given up" in conditions(platform, model), "the rollback")
         until(lambda: percent(platform, model, new) == 0, "all for the stable one")
         after = Seen(seen.counts.copy())
         before = seen.answered
