@@ -101,7 +101,7 @@ class Process:
                 return {}
             self._lines += data
 
-    def until_logged(self, text: str, timeout_s: float = 30) -> None:
+    def until_logged(self, text: str, timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s
         while text not in self.log.read_text():
             assert time.monotonic() < deadline, f"{text!r} was never logged"
@@ -125,7 +125,7 @@ class Process:
         finally:
             connection.close()
 
-    def wait(self, timeout_s: float = 30) -> int:
+    def wait(self, timeout_s: float = 60) -> int:
         return self.popen.wait(timeout_s)
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ def test_a_drain_answers_what_was_taken(processes: list[Process], tmp_path: Path
     process.until_logged("slow begins")
     process.popen.send_signal(signal.SIGTERM)
     assert process.wait() == 0
-    slow.join(10)
+    slow.join(60)
     assert answers == [(200, {"predictions": [[-10.0]]})]
 
 
@@ -209,7 +209,7 @@ def test_a_drain_under_load_loses_no_request(processes: list[Process], tmp_path:
         connection = process.connect()
         for i in range(100_000):
             if i == 20:
-                begun.wait(10)
+                begun.wait(60)
             try:
                 connection.request("POST", "/v1/models/m:predict", '{"instances":[[1]]}')
                 response = connection.getresponse()
@@ -229,11 +229,11 @@ def test_a_drain_under_load_loses_no_request(processes: list[Process], tmp_path:
     threads = [threading.Thread(target=load) for _ in range(4)]
     for thread in threads:
         thread.start()
-    begun.wait(10)
+    begun.wait(60)
     process.popen.send_signal(signal.SIGTERM)
     assert process.wait() == 0
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert broken == []
     assert answered >= 80
     assert refused == 0  # each heard `connection: close` with its last answer
@@ -270,7 +270,7 @@ def test_a_hang_in_a_thread_answers_504_and_ends_the_process(
     processes: list[Process], tmp_path: Path
 ) -> None:
     slow = MODEL.replace("what = x.max()", "what = x.max(); time.sleep(0.02)")
-    process = start(processes, tmp_path, slow, timeout_s=1.0)
+    process = start(processes, tmp_path, slow, timeout_s=3.0)
     process.event("ready")
     assert process.ask(1)[0] == 200
     hanging: list[tuple[int, Any]] = []
@@ -280,11 +280,11 @@ def test_a_hang_in_a_thread_answers_504_and_ends_the_process(
     connection.request("GET", "/v2/health/live")
     assert connection.getresponse().status == 200
     connection.close()
-    thread.join(20)
+    thread.join(60)
     ((status, body),) = hanging
     assert status == 504
-    assert "1 s" in body["error"]
-    assert "within 1 s" in process.event("hung")["message"]
+    assert "3 s" in body["error"]
+    assert "within 3 s" in process.event("hung")["message"]
     assert process.wait() == 79
 
 

@@ -310,5 +310,5 @@ async def test_the_store_opens_again_at_once_with_ten_thousand_objects(tmp_path:
     await store.close()
     began = time.monotonic()
     store = await SqliteStore.open(tmp_path / "store.db")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     await store.close()
