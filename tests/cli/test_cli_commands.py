@@ -247,6 +247,9 @@ def test_logs_and_events(penstock: Penstock) -> None:
     assert "RevisionReady" in events
     assert penstock("events", "nobody").err == "There are no events.\n"
     assert penstock("logs", "nobody").code == 4
+    ran = penstock("logs", "iris", "--previous")  # there is one revision only
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err.startswith("There are no logs of iris: ")
 
 
 def test_rollouts(penstock: Penstock) -> None:

@@ -7,6 +7,7 @@ import sys
 from penstock.cli.client import Client, Kinds
 from penstock.cli.exits import USAGE, CliError
 from penstock.cli.getting import find, split_names
+from penstock.cli.output import note
 
 
 def logs(
@@ -41,6 +42,10 @@ def logs(
         query["revision"] = revision
     if component:
         query["component"] = component
+    is_empty = True
     for piece in client.stream(served.path(namespace, one, "logs"), query=query):
+        is_empty = False
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
+    if is_empty and not follow:
+        note(f"There are no logs of {one}: nothing runs for it, or it wrote nothing.")
