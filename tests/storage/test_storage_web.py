@@ -273,15 +273,18 @@ async def test_the_last_caller_who_leaves_ends_the_download(
     """One cancelled caller leaves the others whole; what has arrived is kept for the next."""
     file = web.files["/m.bin"] = File(BIG, stall_after=6_000_000)
     assert isinstance(file, File)
-    arrived = asyncio.Event()
+    arrived = [asyncio.Event(), asyncio.Event()]
 
-    def progress(done: int, total: int | None) -> None:
-        if done >= 4_000_000:
-            arrived.set()
+    def caller(number: int) -> Any:
+        def progress(done: int, total: int | None) -> None:
+            if done >= 4_000_000:
+                arrived[number].set()
 
-    one = asyncio.create_task(bring("/m.bin", progress=progress))
-    two = asyncio.create_task(bring("/m.bin"))
-    await arrived.wait()
+        return asyncio.create_task(bring("/m.bin", progress=progress))
+
+    one, two = caller(0), caller(1)
+    for event in arrived:  # both have joined the one download
+        await event.wait()
     one.cancel()
     with pytest.raises(asyncio.CancelledError):
         await one
