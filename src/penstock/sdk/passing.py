@@ -63,6 +63,8 @@ class Passage:
 
 def told(headers: Mapping[str, str]) -> dict[str, str]:
     """What a request's head (names in lower case) says of revisions."""
+    if PREFER not in headers and REVISION not in headers:  # nearly always
+        return {}
     return {name: headers[name] for name in (REVISION, PREFER) if headers.get(name)}
 
 
