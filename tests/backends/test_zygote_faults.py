@@ -66,7 +66,7 @@ async def test_replicas_that_wait_for_an_import_can_be_stopped(make_rig, tmp_pat
     rig = make_rig(arguments=("--entry=toy_replica:main", "--preload=endless"))
     rig.start()
     await asyncio.sleep(0)
-    await asyncio.wait_for(rig.replicas.stop("r1"), 5)
+    await asyncio.wait_for(rig.replicas.stop("r1"), 30)
     assert rig.status().phase is Phase.STOPPED
 
 

@@ -441,9 +441,9 @@ async def test_a_client_that_hangs_up_stops_the_predictors_work(tmp_path: Path) 
             b"POST /v1/models/m:predict HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n%b"
             % (len(body), body)
         )
-        await asyncio.wait_for(asked.wait(), 5)
+        await asyncio.wait_for(asked.wait(), 30)
         writer.transport.abort()
-        await asyncio.wait_for(stopped.wait(), 5)
+        await asyncio.wait_for(stopped.wait(), 30)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ class Gateway:
                 await self.heard.wait_for(lambda: any(look(m) for m in self.said))
             return next(m for m in self.said if look(m))
 
-        return await asyncio.wait_for(found(), 5)
+        return await asyncio.wait_for(found(), 30)
 
     async def close(self) -> None:
         self.writer.close()

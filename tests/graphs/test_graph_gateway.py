@@ -190,7 +190,7 @@ async def test_the_deadline_is_the_graphs(front: GraphFrontUnderTest) -> None:
     assert "did not answer within 0.1 s" in answer.json()["error"]
     assert "root.b" in answer.json()["error"]
     assert "spec.timeout raises the limit" in answer.json()["error"]
-    await asyncio.wait_for(front.services["b"].hung_up.wait(), 5)
+    await asyncio.wait_for(front.services["b"].hung_up.wait(), 30)
     assert not front.gateway.active
     # A limit of the caller's own is not raised by the manifest.
     shorter = {"x-request-timeout-ms": "50"}
@@ -216,10 +216,10 @@ async def test_a_client_that_hangs_up_stops_every_step(front: GraphFrontUnderTes
     front.graph(graph(step("a"), step("b"), output=sources("a", "b")))
     request = asyncio.create_task(front.client.post("/v2/models/g/infer", json=JSON_V2))
     for name in "ab":
-        await asyncio.wait_for(front.services[name].arrived.wait(), 5)
+        await asyncio.wait_for(front.services[name].arrived.wait(), 30)
     request.cancel()
     for name in "ab":
-        await asyncio.wait_for(front.services[name].hung_up.wait(), 5)
+        await asyncio.wait_for(front.services[name].hung_up.wait(), 30)
     assert not front.gateway.active
     assert front.samples("penstock_graph_steps")["default", "g", "root.a", "canceled"] == 1
 
