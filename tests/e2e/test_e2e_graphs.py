@@ -195,7 +195,7 @@ def test_what_is_wrong_is_refused_with_its_path(served: Platform) -> None:
     nodes = {"root": {"routerType": "Splitter", "steps": steps}}
     said = served.run("apply", "-f", "-", stdin=graph("bad", nodes), code=1)
     assert "spec.nodes.root.steps: weights add up to 90, not 100" in said
-    said = served.run("apply", "-f", "-", stdin=pipeline("iris", "steps: [{name: iris}]"), code=3)
+    said = served.run("apply", "-f", "-", stdin=pipeline("iris", "steps: [{name: other}]"), code=3)
     assert "The name default/iris is taken" in said
 
 
