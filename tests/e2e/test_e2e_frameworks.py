@@ -53,7 +53,7 @@ def _tensor(name: str, value: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("framework", BLOCKS)
 def test_a_framework_from_its_file_to_its_answer(
     framework: str, platform: Platform, tmp_path: Path
