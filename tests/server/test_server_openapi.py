@@ -48,11 +48,9 @@ _UNPUBLISHED = re.compile(
 
 def test_every_route_is_in_the_document() -> None:
     concrete = [path for _, path in _concrete()]
-    routes = [pattern for pattern, _ in application._TARGETS]
-    routes += [pattern for pattern, _, _ in application._PAGES]
-    for pattern in routes:
-        if not _UNPUBLISHED.search(pattern.pattern):
-            assert any(map(pattern.fullmatch, concrete)), pattern.pattern
+    for pattern in application._PATHS.patterns:
+        if not _UNPUBLISHED.search(pattern):
+            assert any(re.fullmatch(pattern, path) for path in concrete), pattern
 
 
 def test_schemas_are_used_and_there() -> None:

@@ -40,6 +40,7 @@ from penstock.server.inference import TargetType, V1Explain, V2Explain, V2Infer
 from penstock.server.memory import PrivateMemory
 from penstock.server.model_config import model_config
 from penstock.server.other_protocols import MlflowInvocation
+from penstock.server.paths import Paths
 from penstock.server.payloads import Payloads
 from penstock.server.replies import PROMETHEUS, send_error, send_json, send_not_allowed
 from penstock.server.repository import Repository, refuse_parameters
@@ -58,54 +59,47 @@ _NAME: Final = r"([^/:]+)"
 _MODEL: Final = rf"/v2/models/{_NAME}(?:/versions/([^/]+))?"
 #: TensorFlow Serving's other way to say a version.
 _LABELLED: Final = re.compile(r"^(/v1/models/[^/:]+)/labels/([^/:]+)")
-#: Predictions: path, and what makes the target.
-_TARGETS: Final[tuple[tuple[re.Pattern[str], TargetType], ...]] = (
-    (re.compile(rf"{_MODEL}/infer"), V2Infer),
-    (re.compile(rf"{_MODEL}/explain"), V2Explain),
-    (re.compile(rf"/v1/models/{_NAME}(?:/versions/([^/:]+))?:predict"), TensorflowPredict),
-    (re.compile(rf"/v1/models/{_NAME}:explain"), V1Explain),
-    (re.compile(rf"/v1/models/{_NAME}(?:/versions/([^/:]+))?:classify"), Classify),
-    (re.compile(rf"/v1/models/{_NAME}(?:/versions/([^/:]+))?:regress"), Regress),
-    (re.compile(r"/api/v(?:1\.0|0\.1)/predictions|/predict"), SeldonPredict),
-    (re.compile(r"/api/v(?:1\.0|0\.1)/(feedback)"), SeldonVerb),
+#: What every path stands for: the target of a prediction, or the methods allowed and the name of the page
+#: that answers with the path's parts. Made here, once in a zygote and not in each of its children.
+_PATHS: Final = Paths[TargetType | tuple[str, str]](
     (
-        re.compile(r"/(transform-input|transform-output|route|aggregate|send-feedback)"),
-        SeldonVerb,
-    ),
-    (re.compile(r"/invocations"), MlflowInvocation),
-)
-#: Everything else: path, methods allowed, and the name of what answers with the path's parts. Compiled
-#: here, so that it is compiled once in a zygote and not in each of its children.
-_PAGES: Final = tuple(
-    (re.compile(pattern), allow, page)
-    for pattern, allow, page in (
-        (r"/", "GET", "_alive"),
-        (r"/v1/models", "GET", "_models"),
-        (rf"/v1/models/{_NAME}", "GET", "_v1_model"),
-        (rf"/v1/models/{_NAME}/versions/([^/:]+)", "GET", "_tensorflow_status"),
-        (rf"/v1/models/{_NAME}/metadata", "GET", "_tensorflow_metadata"),
-        (rf"/v1/models/{_NAME}/versions/([^/:]+)/metadata", "GET", "_tensorflow_metadata"),
-        (r"(?:/api/v(?:1\.0|0\.1))?/(health/(?:status|ping)|metadata)", "GET", "_seldon"),
-        (r"/api/v(?:1\.0|0\.1)/(metadata|status)/([^/]+)", "GET", "_seldon"),
-        (r"/live", "GET", "_live"),
-        (r"/ping|/health|/ready", "GET", "_ready"),
-        (r"/version", "GET", "_version"),
-        (r"/v2", "GET", "_server"),
-        (r"/v2/health/live", "GET", "_live"),
-        (r"/v2/health/ready", "GET", "_ready"),
-        (r"/v2/openapi\.json|/v2/docs/dataplane\.json", "GET", "_openapi"),
-        (r"/v2/models", "GET", "_models"),
-        (r"/v2/models/stats", "GET", "_all_statistics"),
-        (_MODEL, "GET", "_model"),
-        (rf"{_MODEL}/ready", "GET", "_model_ready"),
-        (rf"{_MODEL}/stats", "GET", "_statistics"),
-        (rf"{_MODEL}/config", "GET", "_config"),
-        (rf"{_MODEL}/trace/setting", "GET, POST", "_trace"),
-        (r"/v2/repository/index", "POST", "_index"),
-        (rf"/v2/repository/models/{_NAME}/load", "POST", "_load"),
-        (rf"/v2/repository/models/{_NAME}/unload", "POST", "_unload"),
-        (r"/metrics", "GET", "_metrics_text"),
-        (r"/metrics\.json", "GET", "_metrics_json"),
+        (rf"{_MODEL}/infer", V2Infer),
+        (rf"{_MODEL}/explain", V2Explain),
+        (rf"/v1/models/{_NAME}(?:/versions/([^/:]+))?:predict", TensorflowPredict),
+        (rf"/v1/models/{_NAME}:explain", V1Explain),
+        (rf"/v1/models/{_NAME}(?:/versions/([^/:]+))?:classify", Classify),
+        (rf"/v1/models/{_NAME}(?:/versions/([^/:]+))?:regress", Regress),
+        (r"/api/v(?:1\.0|0\.1)/predictions|/predict", SeldonPredict),
+        (r"/api/v(?:1\.0|0\.1)/(feedback)", SeldonVerb),
+        (r"/(transform-input|transform-output|route|aggregate|send-feedback)", SeldonVerb),
+        (r"/invocations", MlflowInvocation),
+        (r"/", ("GET", "_alive")),
+        (r"/v1/models", ("GET", "_models")),
+        (rf"/v1/models/{_NAME}", ("GET", "_v1_model")),
+        (rf"/v1/models/{_NAME}/versions/([^/:]+)", ("GET", "_tensorflow_status")),
+        (rf"/v1/models/{_NAME}/metadata", ("GET", "_tensorflow_metadata")),
+        (rf"/v1/models/{_NAME}/versions/([^/:]+)/metadata", ("GET", "_tensorflow_metadata")),
+        (r"(?:/api/v(?:1\.0|0\.1))?/(health/(?:status|ping)|metadata)", ("GET", "_seldon")),
+        (r"/api/v(?:1\.0|0\.1)/(metadata|status)/([^/]+)", ("GET", "_seldon")),
+        (r"/live", ("GET", "_live")),
+        (r"/ping|/health|/ready", ("GET", "_ready")),
+        (r"/version", ("GET", "_version")),
+        (r"/v2", ("GET", "_server")),
+        (r"/v2/health/live", ("GET", "_live")),
+        (r"/v2/health/ready", ("GET", "_ready")),
+        (r"/v2/openapi\.json|/v2/docs/dataplane\.json", ("GET", "_openapi")),
+        (r"/v2/models", ("GET", "_models")),
+        (r"/v2/models/stats", ("GET", "_all_statistics")),
+        (_MODEL, ("GET", "_model")),
+        (rf"{_MODEL}/ready", ("GET", "_model_ready")),
+        (rf"{_MODEL}/stats", ("GET", "_statistics")),
+        (rf"{_MODEL}/config", ("GET", "_config")),
+        (rf"{_MODEL}/trace/setting", ("GET, POST", "_trace")),
+        (r"/v2/repository/index", ("POST", "_index")),
+        (rf"/v2/repository/models/{_NAME}/load", ("POST", "_load")),
+        (rf"/v2/repository/models/{_NAME}/unload", ("POST", "_unload")),
+        (r"/metrics", ("GET", "_metrics_text")),
+        (r"/metrics\.json", ("GET", "_metrics_json")),
     )
 )
 
@@ -149,38 +143,35 @@ class Application:
         if len(path) > 1 and path.endswith("/"):
             path = path[:-1]
         path = _LABELLED.sub(rf"\1/versions/{LABEL}\2", path)
-        for pattern, target in _TARGETS:
-            match = pattern.fullmatch(path)
-            if match is not None:
-                explains = target in (V1Explain, V2Explain)
-                if explains and head.method in ("GET", "HEAD"):
-                    return partial(self._page, self._explainer, [unquote(match.group(1))])
-                if head.method != "POST":
-                    allow = "GET, POST" if explains else "POST"
-                    return partial(send_not_allowed, allow=allow)
-                name, version = (*(unquote(g) if g else None for g in match.groups()), None, None)[
-                    :2
-                ]
-                found = target(self, head, name or "", version)
-                handler: Handler = EventTarget(found) if is_event(head.headers) else found
-                coding = compression.wanted(head)
-                return handler if coding is None else CompressingTarget(handler, coding)
-        for pattern, allow, name_of_page in _PAGES:
-            match = pattern.fullmatch(path)
-            if match is None:
-                continue
-            methods = ("GET", "HEAD") if allow == "GET" else allow.split(", ")
-            if head.method not in methods and allow != "ANY":
-                return partial(send_not_allowed, allow=", ".join(methods))
-            page: Callable[..., None] = getattr(self, name_of_page)
-            parts = [unquote(g) if g else None for g in match.groups()]
-            return partial(self._page, page, parts)
+        found = _PATHS.find(path)
+        if found is not None:
+            stands_for, groups = found
+            parts = [unquote(g) if g else None for g in groups]
+            if isinstance(stands_for, tuple):
+                allow, name_of_page = stands_for
+                methods = ("GET", "HEAD") if allow == "GET" else allow.split(", ")
+                if head.method not in methods:
+                    return partial(send_not_allowed, allow=", ".join(methods))
+                return partial(self._page, getattr(self, name_of_page), parts)
+            return self._target(stands_for, head, parts)
         allowed = self.calls.methods(path)
         if allowed:
             if head.method not in allowed:
                 return partial(send_not_allowed, allow=", ".join(allowed))
             return partial(self._page, self._server_call, [path])
         return lambda exchange: send_error(exchange, NotFound("There is nothing at this path."))
+
+    def _target(self, target: TargetType, head: RequestHead, parts: list[str | None]) -> Handler:
+        explains = target in (V1Explain, V2Explain)
+        if explains and head.method in ("GET", "HEAD"):
+            return partial(self._page, self._explainer, parts[:1])
+        if head.method != "POST":
+            return partial(send_not_allowed, allow="GET, POST" if explains else "POST")
+        name, version = (*parts, None, None)[:2]
+        found = target(self, head, name or "", version)
+        handler: Handler = EventTarget(found) if is_event(head.headers) else found
+        coding = compression.wanted(head)
+        return handler if coding is None else CompressingTarget(handler, coding)
 
     def _page(self, page: Callable[..., None], parts: list[Any], exchange: Exchange) -> None:
         try:
