@@ -63,7 +63,7 @@ def isvc(name: str, block: str, uri: str, **more: Any) -> str:
 def odd(name: str) -> str:
     """A limit that the call which hoards memory goes over, and a time limit for the one that hangs."""
     limits = {"limits": {"memory": "200Mi"}}
-    return isvc(name, "python", "models/odd", timeout=2, resources=limits)
+    return isvc(name, "python", "models/odd", timeout=2 if "hang" in name else 20, resources=limits)
 
 
 @pytest.fixture(scope="module")
