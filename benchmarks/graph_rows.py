@@ -25,14 +25,14 @@ class Echo(penstock.Model):
         return {"x": request.as_numpy()}
 """
 WAITING = f"""\
-import asyncio
+import time
 
 import penstock
 
 
 class Late(penstock.Model):
-    async def predict(self, request):
-        await asyncio.sleep({WAIT_S})
+    def predict(self, request):
+        time.sleep({WAIT_S})
         return {{"x": request.as_numpy()}}
 """
 _TENSOR = {"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}
@@ -62,9 +62,9 @@ def graphs(_: float) -> list[Row]:
                     },
                 )
             )
-            took = _medians(s, ("t0", "chain", "w0", "ensemble"))
+            took, slowest_s = _medians(s, ("t0", "chain", "w0", "ensemble"))
     hop, chain_ms = took["t0"] * 1e3, took["chain"] * 1e3
-    slowest, five = took["w0"] * 1e3, took["ensemble"] * 1e3
+    alone, five, slowest = took["w0"] * 1e3, took["ensemble"] * 1e3, slowest_s * 1e3
     added = (chain_ms - hop) / hop
     return [
         Row(
@@ -78,10 +78,11 @@ def graphs(_: float) -> list[Row]:
         Row(
             "an ensemble of five models that wait 10 ms, one connection, median",
             f"{five:.2f} ms",
-            f"one of them: {slowest:.2f} ms, a hop {hop:.2f} ms",
+            f"the slowest of the five by its trace: {slowest:.2f} ms, a hop {hop:.2f} ms; one of them "
+            f"alone: {alone:.2f} ms",
             "the slowest and one hop",
             five <= slowest + hop,
-            {"ensemble_ms": five, "slowest_ms": slowest, "hop_ms": hop},
+            {"ensemble_ms": five, "slowest_ms": slowest, "hop_ms": hop, "alone_ms": alone},
         ),
     ]
 
@@ -108,21 +109,26 @@ def _pipeline(name: str, spec: dict[str, object]) -> str:
     )
 
 
-def _medians(s: System, names: tuple[str, ...]) -> dict[str, float]:
-    """Seconds by name."""
+def _medians(s: System, names: tuple[str, ...]) -> tuple[dict[str, float], float]:
+    """Seconds by name; and those of the slowest step of the ensemble, of which each answer's trace tells."""
     took: dict[str, list[float]] = {name: [] for name in names}
+    slowest: list[float] = []
     connection = http.client.HTTPConnection(s.url.partition("//")[2], timeout=30)
+    headers = {"content-type": "application/json", "x-penstock-trace": "1"}
     for i in range(WARM + ROUNDS):
         for name in names:
             began = time.perf_counter()
-            connection.request(
-                "POST", f"/v2/models/{name}/infer", BODY, {"content-type": "application/json"}
-            )
+            connection.request("POST", f"/v2/models/{name}/infer", BODY, headers)
             response = connection.getresponse()
             body = response.read()
+            ended = time.perf_counter()
             if response.status != 200:
                 raise RuntimeError(f"{name} answered {response.status}: {body[:200]!r}")
             if i >= WARM:
-                took[name].append(time.perf_counter() - began)
+                took[name].append(ended - began)
+                if name == "ensemble":
+                    trace = json.loads(response.headers["x-penstock-trace"])
+                    slowest.append(max(step["ms"] for step in trace["steps"]) / 1e3)
     connection.close()
-    return {name: statistics.median(values) for name, values in took.items()}
+    medians = {name: statistics.median(values) for name, values in took.items()}
+    return medians, statistics.median(slowest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import joblib
@@ -25,11 +25,24 @@ def iris_model(folder: Path) -> Path:
 
 def best(runs: int, run: Callable[[], Load]) -> Load:
     """The run with the median rate of `runs`; RuntimeError when a request failed."""
-    loads = sorted((run() for _ in range(runs)), key=lambda load: load.rate)
-    for load in loads:
-        if load.failed:
-            raise RuntimeError(f"{load.failed} of {load.requests} requests failed")
-    return loads[len(loads) // 2]
+    return middle(in_turns(runs, {"the load": run})["the load"])
+
+
+def in_turns(rounds: int, runs: Mapping[str, Callable[[], Load]]) -> dict[str, list[Load]]:
+    """Each of `runs` once a round: a machine that gets slower does so for all. RuntimeError as `best`."""
+    loads: dict[str, list[Load]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            load = run()
+            if load.failed:
+                raise RuntimeError(f"{name}: {load.failed} of {load.requests} requests failed")
+            loads[name].append(load)
+    return loads
+
+
+def middle(loads: Sequence[Load]) -> Load:
+    """The one with the median rate."""
+    return sorted(loads, key=lambda load: load.rate)[len(loads) // 2]
 
 
 def not_measured(work: str, measured: str, peer: str, goal: str, why: Exception) -> Row:
