@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.cli.client import Client, Served
-from penstock.cli.exits import FAILED, TIMED_OUT, CliError
+from penstock.cli.exits import FAILED, TIMED_OUT, UNREACHABLE, CliError
 from penstock.cli.output import StatusLine
 
 #: What was applied unchanged is tried again; for so long, seconds, its old failure is not believed.
 TRIED_AGAIN_S = 3.0
+
+#: A control plane that is being replaced is waited for so long, seconds.
+AWAY_S = 20.0
 
 #: Transition states that no waiting ends; somebody has to change something.
 _HOPELESS = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
@@ -58,8 +61,9 @@ def wait_for_condition(
 ) -> None:
     """Until each target's condition has the status. CliError: TIMED_OUT, or FAILED when gone or hopeless.
 
-    `give_up`: end at once when a target is blocked by something that only a change can help; with
-    `tried_again` the platform has just been told to try once more, so it has a moment for it.
+    `give_up`: do not wait for a target that is blocked by something that only a change can help; the others
+    are waited for, and all that failed are named. With `tried_again` the platform has just been told to try
+    once more, so it has a moment for it.
     """
     waiting = {
         (t.kind.path(t.namespace), t.namespace if t.kind.namespaced else "", t.name): t
@@ -67,31 +71,46 @@ def wait_for_condition(
     }
     total = len(waiting)
     messages: dict[str, str] = {}
+    failed: dict[str, str] = {}
     line = StatusLine()
+    away_since: float | None = None
     began = time.monotonic()
     deadline = began + timeout_s
     patient_until = began + TRIED_AGAIN_S if tried_again else began
     try:
         while waiting:
             path, _, _ = next(iter(waiting))
-            _watch_one_path(
-                client,
-                path,
-                waiting,
-                messages,
-                lambda obj: condition_of(obj, type_),
-                status,
-                deadline,
-                give_up,
-                patient_until,
-                on_met,
-                line,
-                total,
-            )
+            try:
+                _watch_one_path(
+                    client,
+                    path,
+                    waiting,
+                    messages,
+                    failed,
+                    lambda obj: condition_of(obj, type_),
+                    status,
+                    deadline,
+                    give_up,
+                    patient_until,
+                    on_met,
+                    line,
+                    total,
+                )
+            except CliError as exc:
+                now = time.monotonic()
+                away_since = now if away_since is None else away_since
+                if exc.code != UNREACHABLE or now > min(away_since + AWAY_S, deadline):
+                    raise
+                line.show("the control plane does not answer; trying again")
+                time.sleep(0.2)
+            else:
+                away_since = None
     except TimeoutError:
         line.clear()
         late = [t.shown for t in waiting.values()]
-        said = [f"{name}: {m}" for name, m in messages.items() if name in late]
+        said = [
+            f"{name}: {m}" for name, m in (messages | failed).items() if name in [*late, *failed]
+        ]
         raise CliError(
             f"{_names(late)} not {type_}={status} after {timeout_s:g} s.",
             TIMED_OUT,
@@ -99,6 +118,12 @@ def wait_for_condition(
         ) from None
     finally:
         line.clear()
+    if len(failed) == 1:
+        raise CliError(next(iter(failed.values())), FAILED)
+    if failed:
+        raise CliError(
+            f"{len(failed)} of {total} failed.", FAILED, lines=list(failed.values())[:20]
+        )
 
 
 def _watch_one_path(
@@ -106,6 +131,7 @@ def _watch_one_path(
     path: str,
     waiting: dict[tuple[str, str, str], Target],
     messages: dict[str, str],
+    failed: dict[str, str],
     condition: Callable[[dict[str, Any]], dict[str, Any]],
     status: str,
     deadline: float,
@@ -135,11 +161,12 @@ def _watch_one_path(
         if event.get("type") == "ERROR":
             return  # the watch is opened anew
         if target is not None:
-            if event.get("type") == "DELETED":
-                raise CliError(f"{target.shown} was deleted.", FAILED)
             c = condition(obj)
             message = str(c.get("message") or c.get("reason") or "")
-            if c.get("status", "").lower() == status.lower():
+            if event.get("type") == "DELETED":
+                del waiting[key]
+                failed[target.shown] = f"{target.shown} was deleted."
+            elif c.get("status", "").lower() == status.lower():
                 del waiting[key]
                 messages.pop(target.shown, None)
                 on_met(target)
@@ -147,14 +174,14 @@ def _watch_one_path(
                 time.sleep(0.1)
                 return  # the watch is opened anew, and begins with what is so then
             elif give_up and _is_hopeless(obj):
-                line.clear()
-                raise CliError(f"{target.shown} is not ready: {message}", FAILED)
+                del waiting[key]
+                failed[target.shown] = f"{target.shown} is not ready: {message}"
             else:
                 messages[target.shown] = message
             if total == 1 and waiting:
                 line.show(f"{target.shown}: {message}" if message else f"{target.shown}: waiting")
             elif total > 1:
-                line.show(f"{total - len(waiting)} of {total} ready")
+                line.show(f"{total - len(waiting) - len(failed)} of {total} ready")
         if not any(key[0] == path for key in waiting):
             return
         if time.monotonic() > deadline:

@@ -1,0 +1,99 @@
+"""Waiting for several services: each that failed is named, and a control plane may be replaced meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from cli_harness import Penstock
+
+from penstock.backends.base import Phase
+from penstock.cli import waiting
+from penstock.cli.client import Client, Served
+from penstock.cli.exits import UNREACHABLE, CliError
+from penstock.cli.waiting import Target, wait_for_condition
+
+
+def service(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": {"predictor": {"sklearn": {"storageUri": "models/iris"}}},
+    }
+
+
+def test_all_that_failed_are_named_and_the_others_are_waited_for(
+    penstock: Penstock, tmp_path: Path
+) -> None:
+    penstock.server.api.backend.behave = lambda replica_id, spec: (
+        Phase.FAILED if spec.service.startswith("bad") else Phase.READY
+    )
+    file = tmp_path / "three.json"
+    items = [service(name) for name in ("bad-one", "good", "bad-two")]
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    ran = penstock("apply", "-f", str(file), "--wait", "--timeout", "20s")
+    assert ran.code == 1
+    assert "error: 2 of 3 failed." in ran.err
+    assert "inferenceservice/bad-one is not ready: " in ran.err
+    assert "inferenceservice/bad-two is not ready: " in ran.err
+    assert "good ready" in ran.out
+
+
+class Replaced:
+    """A control plane that is away for `times` requests and then says that the service is Ready."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def get(self, path: str, **query: str) -> Any:
+        return {}
+
+    def lines(self, path: str, **_: Any) -> Iterator[Any]:
+        if self.times:
+            self.times -= 1
+            raise CliError("No server at http://127.0.0.1:1.", UNREACHABLE)
+        condition = {"type": "Ready", "status": "True"}
+        metadata = {"name": "iris", "namespace": "default"}
+        yield {
+            "type": "ADDED",
+            "object": {"metadata": metadata, "status": {"conditions": [condition]}},
+        }
+
+
+KIND = Served(
+    group="penstock.dev",
+    version="v1alpha1",
+    kind="InferenceService",
+    plural="inferenceservices",
+    singular="inferenceservice",
+    namespaced=True,
+    short_names=(),
+)
+
+
+def wait(server: Replaced) -> list[str]:
+    met: list[str] = []
+    wait_for_condition(
+        cast("Client", server),
+        [Target(KIND, "default", "iris")],
+        "Ready",
+        "True",
+        30,
+        on_met=lambda target: met.append(target.name),
+    )
+    return met
+
+
+def test_a_control_plane_that_is_replaced_is_waited_for() -> None:
+    assert wait(Replaced(3)) == ["iris"]
+
+
+def test_one_that_stays_away_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "AWAY_S", 0.3)
+    with pytest.raises(CliError, match="No server") as caught:
+        wait(Replaced(1000))
+    assert caught.value.code == UNREACHABLE
