@@ -27,7 +27,7 @@ from benchmarks.graph_rows import graphs
 from benchmarks.grpc_rows import grpc_rows
 from benchmarks.load import Load, wrk
 from benchmarks.manifest_rows import manifests
-from benchmarks.measure import best, in_turns, iris_model, middle, not_measured
+from benchmarks.measure import best, in_turns, iris_model, middle, not_measured, quickest
 from benchmarks.registered_rows import registered
 from benchmarks.report import Row
 from benchmarks.system import System, free_port, manifest, system
@@ -291,6 +291,10 @@ def apply_to_answer(_: float) -> list[Row]:
     ]
 
 
+#: For a median that is compared with another taken a minute later.
+ONE_CONNECTION_RUNS = 5
+
+
 def many(count: int) -> Callable[[float], list[Row]]:
     """`count` iris services live: private memory of one, and the median against that with one."""
 
@@ -301,9 +305,11 @@ def many(count: int) -> Callable[[float], list[Row]]:
                 s.apply(manifest("iris", "sklearn", "iris"))
                 url = f"{s.url}/v2/models/iris/infer"
                 wrk(url, connections=1, seconds=1, body=V2_BODY, headers=JSON)
-                alone = best(
-                    3, lambda: wrk(url, connections=1, seconds=seconds, body=V2_BODY, headers=JSON)
-                )
+
+                def load() -> Load:
+                    return wrk(url, connections=1, seconds=seconds, body=V2_BODY, headers=JSON)
+
+                alone = quickest(ONE_CONNECTION_RUNS, load)
                 start = time.perf_counter()
                 s.apply(
                     "---\n".join(manifest(f"iris-{i}", "sklearn", "iris") for i in range(count - 1))
@@ -314,9 +320,7 @@ def many(count: int) -> Callable[[float], list[Row]]:
                         client.post(
                             f"{s.url}/v2/models/iris-{i}/infer", content=V2_BODY, headers=JSON
                         ).raise_for_status()
-                crowded = best(
-                    3, lambda: wrk(url, connections=1, seconds=seconds, body=V2_BODY, headers=JSON)
-                )
+                crowded = quickest(ONE_CONNECTION_RUNS, load)
                 private = sorted(private_bytes(pid) for pid in replicas(s))
         memory = private[len(private) // 2] / 1e6
         ratio = crowded.p50_s / alone.p50_s
@@ -330,7 +334,8 @@ def many(count: int) -> Callable[[float], list[Row]]:
                 {"median_mb": memory, "most_mb": private[-1] / 1e6},
             ),
             Row(
-                f"{count} isolated iris services live: one connection, median",
+                f"{count} isolated iris services live: one connection, least median of "
+                f"{ONE_CONNECTION_RUNS} runs",
                 f"{crowded.p50_s * 1e6:.0f} us; all Ready {ready_s:.1f} s after apply",
                 f"with one service: {alone.p50_s * 1e6:.0f} us: {ratio:.2f} times",
                 "unchanged (within 10%)",
