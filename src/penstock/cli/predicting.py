@@ -14,6 +14,7 @@ from penstock.cli.client import Client, Kinds
 from penstock.cli.exits import FAILED, NOT_FOUND, UNREACHABLE, USAGE, CliError
 from penstock.cli.getting import find
 from penstock.cli.output import note
+from penstock.domain.headers import REVISION
 
 
 def predict(
@@ -142,7 +143,7 @@ def _post(
     try:
         connection.request("POST", parts.path, body=body, headers=headers)
         response = connection.getresponse()
-        return response.status, response.read(), response.getheader("x-penstock-revision", "") or ""
+        return response.status, response.read(), response.getheader(REVISION, "") or ""
     except (OSError, http.client.HTTPException) as exc:
         raise CliError(
             f"The gateway at {parts.netloc} cannot be reached: {exc}.", UNREACHABLE

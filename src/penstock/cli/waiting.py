@@ -65,129 +65,138 @@ def wait_for_condition(
     are waited for, and all that failed are named. With `tried_again` the platform has just been told to try
     once more, so it has a moment for it.
     """
-    waiting = {
-        (t.kind.path(t.namespace), t.namespace if t.kind.namespaced else "", t.name): t
-        for t in targets
-    }
-    total = len(waiting)
-    messages: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    line = StatusLine()
-    away_since: float | None = None
-    began = time.monotonic()
-    deadline = began + timeout_s
-    patient_until = began + TRIED_AGAIN_S if tried_again else began
-    try:
-        while waiting:
-            path, _, _ = next(iter(waiting))
-            try:
-                _watch_one_path(
-                    client,
-                    path,
-                    waiting,
-                    messages,
-                    failed,
-                    lambda obj: condition_of(obj, type_),
-                    status,
-                    deadline,
-                    give_up,
-                    patient_until,
-                    on_met,
-                    line,
-                    total,
-                )
-            except CliError as exc:
-                now = time.monotonic()
-                away_since = now if away_since is None else away_since
-                if exc.code != UNREACHABLE or now > min(away_since + AWAY_S, deadline):
-                    raise
-                line.show("the control plane does not answer; trying again")
-                time.sleep(0.2)
-            else:
-                away_since = None
-    except TimeoutError:
-        line.clear()
-        late = [t.shown for t in waiting.values()]
-        said = [
-            f"{name}: {m}" for name, m in (messages | failed).items() if name in [*late, *failed]
-        ]
-        raise CliError(
-            f"{_names(late)} not {type_}={status} after {timeout_s:g} s.",
-            TIMED_OUT,
-            lines=said[:20],
-        ) from None
-    finally:
-        line.clear()
-    if len(failed) == 1:
-        raise CliError(next(iter(failed.values())), FAILED)
-    if failed:
-        raise CliError(
-            f"{len(failed)} of {total} failed.", FAILED, lines=list(failed.values())[:20]
-        )
+    wait = _Wait(client, targets, type_, status, timeout_s, on_met)
+    wait.gives_up = give_up
+    if tried_again:
+        wait.patient_until += TRIED_AGAIN_S
+    wait.run()
 
 
-def _watch_one_path(
-    client: Client,
-    path: str,
-    waiting: dict[tuple[str, str, str], Target],
-    messages: dict[str, str],
-    failed: dict[str, str],
-    condition: Callable[[dict[str, Any]], dict[str, Any]],
-    status: str,
-    deadline: float,
-    give_up: bool,
-    patient_until: float,
-    on_met: Callable[[Target], None],
-    line: StatusLine,
-    total: int,
-) -> None:
-    mine = [key for key in waiting if key[0] == path]
-    if len(mine) == 1:
-        # One object: a missing one is an error at once instead of an endless wait.
-        client.get(waiting[mine[0]].kind.path(mine[0][1], mine[0][2]))
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    query = {"watch": "1", "timeoutSeconds": str(int(left) + 1)}
-    if len(mine) == 1:
-        # A watch begins with all that there is, which may be ten thousand.
-        query["fieldSelector"] = f"metadata.name={mine[0][2]}"
-    events = client.lines(path, query=query, timeout_s=left)
-    for event in events:
-        obj = event.get("object") or {}
-        meta = obj.get("metadata") or {}
-        key = (path, meta.get("namespace", ""), meta.get("name", ""))
-        target = waiting.get(key)
-        if event.get("type") == "ERROR":
-            return  # the watch is opened anew
-        if target is not None:
-            c = condition(obj)
-            message = str(c.get("message") or c.get("reason") or "")
-            if event.get("type") == "DELETED":
-                del waiting[key]
-                failed[target.shown] = f"{target.shown} was deleted."
-            elif c.get("status", "").lower() == status.lower():
-                del waiting[key]
-                messages.pop(target.shown, None)
-                on_met(target)
-            elif give_up and _is_hopeless(obj) and time.monotonic() < patient_until:
-                time.sleep(0.1)
-                return  # the watch is opened anew, and begins with what is so then
-            elif give_up and _is_hopeless(obj):
-                del waiting[key]
-                failed[target.shown] = f"{target.shown} is not ready: {message}"
-            else:
-                messages[target.shown] = message
-            if total == 1 and waiting:
-                line.show(f"{target.shown}: {message}" if message else f"{target.shown}: waiting")
-            elif total > 1:
-                line.show(f"{total - len(waiting) - len(failed)} of {total} ready")
-        if not any(key[0] == path for key in waiting):
-            return
-        if time.monotonic() > deadline:
+#: Path of the collection, namespace, name.
+_Key = tuple[str, str, str]
+
+
+class _Wait:
+    """What is waited for, and what is known of it."""
+
+    gives_up = False
+
+    def __init__(
+        self,
+        client: Client,
+        targets: Iterable[Target],
+        type_: str,
+        status: str,
+        timeout_s: float,
+        on_met: Callable[[Target], None],
+    ) -> None:
+        self._client = client
+        self._waiting: dict[_Key, Target] = {
+            (t.kind.path(t.namespace), t.namespace if t.kind.namespaced else "", t.name): t
+            for t in targets
+        }
+        self._total = len(self._waiting)
+        self._type = type_
+        self._status = status
+        self._timeout_s = timeout_s
+        self._on_met = on_met
+        #: Why those that are waited for are not so yet.
+        self._messages: dict[str, str] = {}
+        #: Why others never will be.
+        self._failed: list[str] = []
+        self._line = StatusLine()
+        #: Until then, what looks hopeless is looked at again.
+        self.patient_until = time.monotonic()
+        self._deadline = self.patient_until + timeout_s
+
+    def run(self) -> None:
+        """As `wait_for_condition` says."""
+        away_since: float | None = None
+        try:
+            while self._waiting:
+                try:
+                    self._watch(next(iter(self._waiting))[0])
+                except CliError as exc:
+                    now = time.monotonic()
+                    away_since = now if away_since is None else away_since
+                    if exc.code != UNREACHABLE or now > min(away_since + AWAY_S, self._deadline):
+                        raise
+                    self._line.show("the control plane does not answer; trying again")
+                    time.sleep(0.2)
+                else:
+                    away_since = None
+        except TimeoutError:
+            self._line.clear()
+            late = [t.shown for t in self._waiting.values()]
+            said = [f"{name}: {self._messages[name]}" for name in late if name in self._messages]
+            raise CliError(
+                f"{_names(late)} not {self._type}={self._status} after {self._timeout_s:g} s.",
+                TIMED_OUT,
+                lines=[*said, *self._failed][:20],
+            ) from None
+        finally:
+            self._line.clear()
+        if len(self._failed) == 1:
+            raise CliError(self._failed[0], FAILED)
+        if self._failed:
+            raise CliError(
+                f"{len(self._failed)} of {self._total} failed.", FAILED, lines=self._failed[:20]
+            )
+
+    def _watch(self, path: str) -> None:
+        """Look at one kind's events until nothing of it is waited for, or the watch has to be opened anew."""
+        mine = [key for key in self._waiting if key[0] == path]
+        if len(mine) == 1:
+            # One object: a missing one is an error at once instead of an endless wait.
+            self._client.get(self._waiting[mine[0]].kind.path(mine[0][1], mine[0][2]))
+        left = self._deadline - time.monotonic()
+        if left <= 0:
             raise TimeoutError
-    if time.monotonic() > deadline:
-        raise TimeoutError
+        query = {"watch": "1", "timeoutSeconds": str(int(left) + 1)}
+        if len(mine) == 1:
+            # A watch begins with all that there is, which may be ten thousand.
+            query["fieldSelector"] = f"metadata.name={mine[0][2]}"
+        for event in self._client.lines(path, query=query, timeout_s=left):
+            obj = event.get("object") or {}
+            meta = obj.get("metadata") or {}
+            key = (path, meta.get("namespace", ""), meta.get("name", ""))
+            if event.get("type") == "ERROR":
+                return
+            if key in self._waiting and not self._goes_on(key, event, obj):
+                return
+            if not any(k[0] == path for k in self._waiting):
+                return
+            if time.monotonic() > self._deadline:
+                raise TimeoutError
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
+
+    def _goes_on(self, key: _Key, event: dict[str, Any], obj: dict[str, Any]) -> bool:
+        """Take in what became of a target; False: the watch is to be opened anew, to see what is so then."""
+        target = self._waiting[key]
+        c = condition_of(obj, self._type)
+        message = str(c.get("message") or c.get("reason") or "")
+        if event.get("type") == "DELETED":
+            self._give_up(key, "was deleted.")
+        elif c.get("status", "").lower() == self._status.lower():
+            del self._waiting[key]
+            self._on_met(target)
+        elif self.gives_up and _is_hopeless(obj):
+            if time.monotonic() < self.patient_until:
+                time.sleep(0.1)
+                return False
+            self._give_up(key, f"is not ready: {message}")
+        else:
+            self._messages[target.shown] = message
+        if self._total == 1 and self._waiting:
+            self._line.show(f"{target.shown}: {message or 'waiting'}")
+        elif self._total > 1:
+            met = self._total - len(self._waiting) - len(self._failed)
+            self._line.show(f"{met} of {self._total} ready")
+        return True
+
+    def _give_up(self, key: _Key, why: str) -> None:
+        self._failed.append(f"{self._waiting.pop(key).shown} {why}")
 
 
 def _is_hopeless(obj: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from penstock.domain.headers import ANY, PREFER, REVISION
 from penstock.domain.patterns import MOST_VALUE
 from penstock.errors import NotFound
 from penstock.gateway.sticky import preferred
@@ -23,11 +24,8 @@ if TYPE_CHECKING:
 
 #: Names of revisions by the place they have; Knative says `prev`.
 TAGS: Final = {"latest": "latest", "previous": "previous", "prev": "previous"}
-REVISION_HEADER: Final = b"x-penstock-revision"
-#: From a component to the predictor: the revision that shall answer if it can.
-PREFER_HEADER: Final = b"x-penstock-prefer"
-#: Any revision, but it is to be told which one answered.
-ANY: Final = b"*"
+REVISION_HEADER: Final = REVISION.encode()
+PREFER_HEADER: Final = PREFER.encode()
 
 
 class Choice(NamedTuple):
@@ -92,7 +90,7 @@ def choose(head: RequestHead, service: Service, named: Service, tag: str = "") -
             return Choice(passed_on=(PREFER_HEADER, wanted.encode("latin-1")))
         sticky = named.route.sticky
         if sticky is not None and not sticky.header and named.learner is None:
-            return Choice(passed_on=(PREFER_HEADER, ANY))
+            return Choice(passed_on=(PREFER_HEADER, ANY.encode()))
         return Choice()
     wanted = revision_asked(head, service, tag)
     if wanted:

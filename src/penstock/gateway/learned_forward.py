@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from penstock.domain.headers import ANY
 from penstock.domain.routes import PREDICTOR
-from penstock.gateway.choosing import ANY, PREFER_HEADER, REVISION_HEADER
+from penstock.gateway.choosing import PREFER_HEADER, REVISION_HEADER
 from penstock.gateway.features import features_of
 from penstock.gateway.grpc_forward import GrpcForward, answer_of
 from penstock.gateway.proxy import Forward, render_fields
@@ -38,7 +39,6 @@ _ENDS: Final = (
     "/infer", ":predict", "/predictions", "/invocations", "/generate", "/generate_stream", "/completions",
     "/embeddings", "/rerank", ":classify", ":regress", "/ModelInfer",
 )  # fmt: skip
-_ANY: Final = ANY.decode()
 _REVISION_LINE: Final = b"\r\n%b: " % REVISION_HEADER
 _PREFER_LINE: Final = b"\r\n%b: " % PREFER_HEADER
 _SELDON: Final = (b"POST /api/v1.0/predictions ", b"POST /api/v0.1/predictions ")
@@ -84,7 +84,7 @@ class Learned:
         plan = self.plan
         if learner is None or (plan.wanted and not plan.soft) or not self.predicts():
             return super().aim()  # type: ignore[misc,no-any-return]
-        if plan.wanted == _ANY:  # an explanation's, by shares
+        if plan.wanted == ANY:  # an explanation's, by shares
             return super().aim()  # type: ignore[misc,no-any-return]
         if plan.wanted:
             preferred = service.named(plan.wanted)

@@ -23,6 +23,7 @@ from penstock.errors import (
     PenstockError,
     TooLarge,
 )
+from penstock.gateway.choosing import REVISION_HEADER
 from penstock.gateway.proxy import error_answer, internal, refuse
 from penstock.gateway.resolve import HOP_BY_HOP, namespace_of
 from penstock.http.head import JSON_TYPE, parse_request_head
@@ -48,7 +49,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _OWN: Final = HOP_BY_HOP | {
     b"content-type", b"content-encoding", b"accept-encoding", b"inference-header-content-length",
     b"x-request-timeout-ms", b"seldon-model", b"penstock-namespace", b"x-penstock-component",
-    b"x-penstock-revision", b"x-penstock-route", b"x-seldon-route", b"cookie",
+    REVISION_HEADER, b"x-penstock-route", b"x-seldon-route", b"cookie",
 }  # fmt: skip
 _LIMITS: Final = Limits()
 _encode: Final = msgspec.json.encode
@@ -304,9 +305,9 @@ def _result(name: str, status: int, headers: bytes, body: bytes, seconds: float)
     lines = {
         field: value
         for field, _, value in (line.partition(b": ") for line in headers.split(b"\r\n"))
-        if field in (b"x-penstock-revision", b"x-penstock-arm", b"x-request-id")
+        if field in (REVISION_HEADER, b"x-penstock-arm", b"x-request-id")
     }
-    if (revision := lines.get(b"x-penstock-revision")) is not None:
+    if (revision := lines.get(REVISION_HEADER)) is not None:
         members.append(b'"revision":%b' % _encode(revision.decode("latin-1")))
     if (arm := lines.get(b"x-penstock-arm")) is not None:
         # By this the answer can be rewarded.

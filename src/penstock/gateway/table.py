@@ -13,6 +13,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+from penstock.domain.headers import REVISION
 from penstock.domain.routes import PREDICTOR, ROLES, Put, Remove, Route, Snapshot, TableMessage
 from penstock.domain.routes import Target as TargetRoute
 from penstock.gateway.choosing import Matcher
@@ -44,7 +45,7 @@ class Target:
         self.weight = route.weight
         self.tags = route.tags
         #: What answers say of the target that made them, as header lines.
-        self.lines = f"x-penstock-revision: {route.revision}\r\n".encode()
+        self.lines = f"{REVISION}: {route.revision}\r\n".encode()
         self.concurrency = route.concurrency
         self.replicas = replicas
         self.credit = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.domain.headers import ANSWERED
 from penstock.gateway.grpc_forward import GrpcForward
 from penstock.gateway.proxy import Forward
 from penstock.gateway.sticky import answer_lines
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from penstock.gateway.table import Service, Target
     from penstock.http.head import ResponseHead
 
-ANSWERED_HEADER: Final = b"x-penstock-answered-by"
+ANSWERED_HEADER: Final = ANSWERED.encode()
 
 
 class Through:

@@ -12,16 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-#: Only this revision may answer.
-REVISION: Final = "x-penstock-revision"
-#: This one, if it can.
-PREFER: Final = "x-penstock-prefer"
-#: In its place: any revision may answer, and shall be told; a bandit does not count it.
-ANY: Final = "*"
-#: In an answer: the revision that the predictor answered with.
-ANSWERED: Final = "x-penstock-answered-by"
+from penstock.domain.headers import ANSWERED, ANY, PREFER, REVISION
 
 _passage: ContextVar[Passage | None] = ContextVar("penstock_passage", default=None)
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
+from penstock.domain.headers import REVISION
 from penstock.domain.process import Neighbour
 from penstock.domain.routes import Address
 from penstock.errors import (
@@ -42,6 +43,7 @@ from penstock.runtimes.base import LocalPredictor, TensorSpec
 from penstock.sdk import passing
 from penstock.sdk.results import to_outputs
 
+_REVISION: Final = REVISION.encode()
 #: Fields of the caller's request that go on to the predictor: who asked, and on behalf of which trace.
 FORWARDED: Final = frozenset(
     {
@@ -236,7 +238,7 @@ class Predictor:
         if response.status >= 300:
             raise _refusal(response, answer)
         if passage is not None:
-            passage.heard((response.get(b"x-penstock-revision") or b"").decode("latin-1"))
+            passage.heard((response.get(_REVISION) or b"").decode("latin-1"))
         return response, answer
 
     async def _exchange(

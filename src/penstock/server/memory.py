@@ -86,15 +86,14 @@ _WORTH_IT: Final = 4 << 20
 
 
 _PAGE: Final = mmap.PAGESIZE
-_compare: Final = getattr(_libc, "memcmp", None)
-_advise: Final = getattr(_libc, "madvise", None)
-for _function in (_compare, _advise):
-    if _function is not None:
-        _function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-if _advise is not None:
-    _advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _ZEROS: Final = bytes(_PAGE)
 _DONTNEED: Final = getattr(mmap, "MADV_DONTNEED", None)
+_compare: Final = getattr(_libc, "memcmp", None)
+if _compare is not None:
+    _compare.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_advise: Final = getattr(_libc, "madvise", None)
+if _advise is not None:
+    _advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def release_zeros(thing: object) -> int:
@@ -107,13 +106,16 @@ def release_zeros(thing: object) -> int:
         return 0
     start = id(thing)
     # What is of variable size is longer: what is beyond its type's own fields stays as it is.
-    end = start + type(thing).__basicsize__
+    end = (start + type(thing).__basicsize__) // _PAGE * _PAGE
     page = -(-start // _PAGE) * _PAGE
     given = 0
-    while page + _PAGE <= end:
-        if _compare(page, _ZEROS, _PAGE) == 0 and _advise(page, _PAGE, _DONTNEED) == 0:
-            given += _PAGE
-        page += _PAGE
+    while page < end:
+        behind = page
+        while behind < end and _compare(behind, _ZEROS, _PAGE) == 0:
+            behind += _PAGE
+        if behind > page and _advise(page, behind - page, _DONTNEED) == 0:
+            given += behind - page
+        page = behind + _PAGE
     return given
 
 
