@@ -43,9 +43,9 @@ class Counted:
             self.by[key] = self.by.get(key, 0) + n
 
 
-def rolling(uri: str, **annotations: str) -> dict[str, Any]:
+def rolling(uri: str, policy: Any = POLICY, **annotations: str) -> dict[str, Any]:
     obj = manifest(uri=uri, annotations=annotations)
-    obj["spec"]["rollout"] = POLICY
+    obj["spec"]["rollout"] = policy
     return obj
 
 
@@ -57,14 +57,19 @@ def shares(w: World) -> dict[str, int]:
 
 async def at_first_step(w: World) -> Counted:
     counted = Counted(w)
-    await w.apply(rolling("models/a"))
+    await rolls_out(w)
+    return counted
+
+
+async def rolls_out(w: World, policy: Any = POLICY) -> None:
+    """A first revision, and a second one at its first step, of which the first counts are taken."""
+    await w.apply(rolling("models/a", policy))
     await w.ready()
     assert shares(w) == {"1": 100}
-    await w.apply(rolling("models/b"))
+    await w.apply(rolling("models/b", policy))
     await w.until(lambda: shares(w) == {"2": 10, "1": 90})
     await w.settled()
     await w.plane.services.progressing.tick()
-    return counted
 
 
 async def step(w: World, counted: Counted, good: int, bad: int = 0) -> None:
@@ -257,17 +262,7 @@ async def test_a_metric_takes_a_revision_back_and_one_that_nobody_keeps_is_told(
         },
     }
 
-    def obj(uri: str) -> dict[str, Any]:
-        made = manifest(uri=uri)
-        made["spec"]["rollout"] = policy
-        return made
-
-    await world.apply(obj("models/a"))
-    await world.ready()
-    await world.apply(obj("models/b"))
-    await world.until(lambda: shares(world) == {"2": 10, "1": 90})
-    await world.settled()
-    await world.plane.services.progressing.tick()
+    await rolls_out(world, policy)
     for turn in range(8):
         low["iris-00002"] += 10 if turn > 3 else 0
         counted.add("00002", 10)
@@ -301,17 +296,7 @@ async def test_a_gauge_takes_a_revision_back_and_one_without_the_stable_side_is_
     ]
     policy = {**POLICY, "limits": {"gauges": gauges}}
 
-    def obj(uri: str) -> dict[str, Any]:
-        made = manifest(uri=uri)
-        made["spec"]["rollout"] = policy
-        return made
-
-    await world.apply(obj("models/a"))
-    await world.ready()
-    await world.apply(obj("models/b"))
-    await world.until(lambda: shares(world) == {"2": 10, "1": 90})
-    await world.settled()
-    await world.plane.services.progressing.tick()
+    await rolls_out(world, policy)
     for _ in range(11):
         counted.add("00002", 10)
         counted.add("00001", 90)

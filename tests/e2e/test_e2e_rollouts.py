@@ -137,6 +137,19 @@ def faulty(folder: Path) -> None:
         )
 
 
+def roll_out(platform: Platform, name: str, model: str, limits: dict[str, object]) -> None:
+    """Apply a service of a class in `models/`, whose changes go by one step within `limits`."""
+    obj = json.loads(manifest(name))
+    obj["spec"]["predictor"] = {"python": {"storageUri": f"models/{model}"}}
+    obj["spec"]["rollout"] = {
+        "steps": [30],
+        "hold": "120s",
+        "minRequests": 1000,
+        "limits": limits,
+    }
+    platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(obj))
+
+
 @pytest.mark.usefixtures("faulty")
 @pytest.mark.parametrize("fault", ["errors", "slow", "crashes"])
 def test_a_bad_revision_is_taken_back_by_itself_and_the_stable_one_is_untouched(
@@ -144,20 +157,10 @@ def test_a_bad_revision_is_taken_back_by_itself_and_the_stable_one_is_untouched(
 ) -> None:
     name = f"steps-{fault}"
 
-    def apply(uri: str) -> None:
-        obj = json.loads(manifest(name))
-        obj["spec"]["predictor"] = {"python": {"storageUri": f"models/{uri}"}}
-        obj["spec"]["rollout"] = {
-            "steps": [30],
-            "hold": "120s",
-            "minRequests": 1000,
-            "limits": {"p99": "100ms"},
-        }
-        platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(obj))
-
-    apply("good")
+    limits: dict[str, object] = {"p99": "100ms"}
+    roll_out(platform, name, "good", limits)
     pids = {r["status"]["pid"] for r in platform.replicas() if r["spec"]["service"] == name}
-    apply(fault)
+    roll_out(platform, name, fault, limits)
     until(lambda: traffic(platform, name).get("2") == 30, "the first step")
     stable: Counter[int] = Counter()
     with httpx.Client(timeout=30) as client:
@@ -191,19 +194,8 @@ def test_a_bad_revision_is_taken_back_by_itself_and_the_stable_one_is_untouched(
 def test_any_metric_takes_a_revision_back(platform: Platform, metric: dict[str, object]) -> None:
     name = "metric-" + ("max" if "max" in metric else "against")
 
-    def apply(uri: str) -> None:
-        obj = json.loads(manifest(name))
-        obj["spec"]["predictor"] = {"python": {"storageUri": f"models/{uri}"}}
-        obj["spec"]["rollout"] = {
-            "steps": [30],
-            "hold": "120s",
-            "minRequests": 1000,
-            "limits": {"errorRate": 0.5, "metrics": [metric]},
-        }
-        platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(obj))
-
-    apply("good")
-    apply("slow")
+    for model in ("good", "slow"):
+        roll_out(platform, name, model, {"errorRate": 0.5, "metrics": [metric]})
     until(lambda: traffic(platform, name).get("2") == 30, "the first step")
     with httpx.Client(timeout=30) as client:
 
@@ -259,15 +251,7 @@ def test_what_a_class_counts_itself_takes_a_revision_back(
         place = folder / "models" / f"{name}-{score}"
         place.mkdir()
         (place / "model.py").write_text(OWN.format(score=score))
-        obj = json.loads(manifest(name))
-        obj["spec"]["predictor"] = {"python": {"storageUri": f"models/{place.name}"}}
-        obj["spec"]["rollout"] = {
-            "steps": [30],
-            "hold": "120s",
-            "minRequests": 1000,
-            "limits": {"errorRate": 0.5, **limits},
-        }
-        platform.run("apply", "-f", "-", "--wait", stdin=json.dumps(obj))
+        roll_out(platform, name, place.name, {"errorRate": 0.5, **limits})
 
     apply(0.9)
     apply(0.7)

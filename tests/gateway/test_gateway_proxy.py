@@ -196,7 +196,8 @@ async def test_a_replica_that_cannot_be_reached_is_passed_over(front, stand_in):
     assert len(a.seen) == 5
 
 
-async def test_a_replica_that_comes_back_answers_what_waited(front, stand_in):
+async def gone_while_asked(front, stand_in):
+    """A replica that answered once and has stopped, and a request that waits for it."""
     a = await stand_in()
     front.routes(route("iris", a.route))
     assert (await front.client.get("/v2/models/iris")).status_code == 200
@@ -204,19 +205,18 @@ async def test_a_replica_that_comes_back_answers_what_waited(front, stand_in):
     waiting = asyncio.create_task(front.client.get("/v2/models/iris"))
     while not front.gateway.table.get("default", "iris").waiting:
         await asyncio.sleep(0)
+    return a, waiting
+
+
+async def test_a_replica_that_comes_back_answers_what_waited(front, stand_in):
+    a, waiting = await gone_while_asked(front, stand_in)
     await a.start()
     assert (await waiting).status_code == 200
 
 
 async def test_a_replica_that_comes_back_is_left_alone_while_it_loads(front, stand_in):
     """It takes connections before it has its model, and nobody else may be there to tell."""
-    a = await stand_in()
-    front.routes(route("iris", a.route))
-    assert (await front.client.get("/v2/models/iris")).status_code == 200
-    await a.stop()
-    waiting = asyncio.create_task(front.client.get("/v2/models/iris"))
-    while not front.gateway.table.get("default", "iris").waiting:
-        await asyncio.sleep(0)
+    a, waiting = await gone_while_asked(front, stand_in)
     a.ready = False
     await a.start()
     while a.asked_ready < 3:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _READS: Final = ("GET", "HEAD")
 
-_MODELS: Final = "Models are at /v1/models/NAME:predict and /v2/models/NAME/infer."
 #: What users of servers of one model, or of others' metrics, ask for.
 _ELSEWHERE: Final = {
     "/metrics": "Metrics of all processes are at the control API's port (8090): /metrics.",
@@ -99,7 +98,10 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
     else:
         make = _PAGES.get(path)
         if make is None:
-            refuse(exchange, NotFound("No such path.", hint=_ELSEWHERE.get(path, _MODELS)))
+            refuse(
+                exchange,
+                NotFound("No such path.", hint=_ELSEWHERE.get(path, documents.MODELS_ARE_AT)),
+            )
         elif _allowed(exchange, _READS):
             status, document = make(table, namespace)
             _send(exchange, status, document)

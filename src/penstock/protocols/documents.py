@@ -27,6 +27,9 @@ EXTENSIONS: Final = (
 #: Where the ports describe themselves; the second is MLServer's.
 OPENAPI_PATHS: Final = ("/v2/openapi.json", "/v2/docs/dataplane.json")
 
+#: For who asks elsewhere.
+MODELS_ARE_AT: Final = "Models are at /v1/models/NAME:predict and /v2/models/NAME/infer."
+
 _encode = msgspec.json.Encoder().encode
 
 ALIVE: Final = b'{"status":"alive"}'

@@ -140,14 +140,17 @@ def _integral(
     except JSON_FAULTS:
         raise _data_fault(tensor, kind, first, data) from None
     flat = flatten(values, depth, tensor)
+    to_integers(flat, f"input '{tensor}'", f"{kind.name} takes integers")
+    return flat
+
+
+def to_integers(flat: list[Any], what: str, wanted: str) -> None:
+    """Make integers of the floats in `flat`, in place; InvalidInput for one with a fraction."""
     for i, v in enumerate(flat):
         if type(v) is float:
             if not v.is_integer():
-                raise InvalidInput(
-                    f"input '{tensor}': element {i} has a fraction, {kind.name} takes integers"
-                )
+                raise InvalidInput(f"{what}: element {i} has a fraction, {wanted}")
             flat[i] = int(v)
-    return flat
 
 
 def _with_nan(

@@ -33,7 +33,7 @@ from penstock.errors import InvalidInput, ModelError
 from penstock.protocols.datatypes import DATATYPES, Datatype, count_of
 from penstock.protocols.errors import error_body
 from penstock.protocols.json_faults import JSON_FAULTS, json_fault
-from penstock.protocols.json_tensors import typed_array
+from penstock.protocols.json_tensors import to_integers, typed_array
 
 if TYPE_CHECKING:
     from penstock.http.incoming import Buffer
@@ -265,13 +265,7 @@ def _declared(
         return typed_array(what, kind, flat, shape)
     if kind.json is int and kinds <= {int, float}:
         if float in kinds:
-            for i, v in enumerate(flat):
-                if type(v) is float:
-                    if not v.is_integer():
-                        raise InvalidInput(
-                            f"{what}: element {i} has a fraction, the model takes {kind.name}"
-                        )
-                    flat[i] = int(v)
+            to_integers(flat, what, f"the model takes {kind.name}")
         return typed_array(what, kind, flat, shape)
     if kind.json is bool and kinds <= {bool}:
         return typed_array(what, kind, flat, shape)

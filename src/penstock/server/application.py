@@ -55,7 +55,6 @@ Handler: TypeAlias = Callable[[Exchange], None]
 _ROUTE: Final = "route"
 _encode = msgspec.json.Encoder().encode
 
-_MODELS: Final = "Models are at /v1/models/NAME:predict and /v2/models/NAME/infer."
 _NAME: Final = r"([^/:]+)"
 _MODEL: Final = rf"/v2/models/{_NAME}(?:/versions/([^/]+))?"
 #: TensorFlow Serving's other way to say a version.
@@ -160,7 +159,8 @@ class Application:
             if head.method not in allowed:
                 return partial(send_not_allowed, allow=", ".join(allowed))
             return partial(self._page, self._server_call, [path])
-        return partial(send_error, error=NotFound("There is nothing at this path.", hint=_MODELS))
+        nothing = NotFound("There is nothing at this path.", hint=documents.MODELS_ARE_AT)
+        return partial(send_error, error=nothing)
 
     def _target(self, target: TargetType, head: RequestHead, parts: list[str | None]) -> Handler:
         explains = target in (V1Explain, V2Explain)

@@ -92,7 +92,7 @@ class FileLock:
 
 
 def _cannot_open(path: Path, error: OSError) -> Unavailable:
-    hint = ""
+    hint = None
     if isinstance(error, PermissionError):
         hint = (
             f"The folder has to be the user's who starts it, now {os.geteuid()}; or name another."
