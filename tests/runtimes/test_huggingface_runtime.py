@@ -205,6 +205,10 @@ def test_input_that_does_not_fit_is_refused(task, array, message, folders, load)
     assert runtime.predict(runtime.example(), {})["output"].shape == (1,)
 
 
+#: What a clone of a model has that was made without Git LFS.
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
 def copy(folder, to, leave_out=(), **changes):
     to.mkdir()
     for file in folder.iterdir():
@@ -216,12 +220,13 @@ def copy(folder, to, leave_out=(), **changes):
 @pytest.mark.parametrize(
     ("leave_out", "changes", "options", "message"),
     [
-        (("config.json",), {}, {}, "There is no config.json in m/. Found: 'model.safetensors'"),
+        (("config.json",), {}, {}, "no config.json in the model's folder. Found: 'model.safetensors'"),
         ((), {"config": b"{"}, {}, "config.json is no JSON object"),
         ((), {"config": b'{"architectures": ["Odd"]}'}, {}, "The task of a Odd is not known"),
-        (("model.safetensors",), {}, {}, "m cannot be loaded as a Hugging Face model for text-class"),
-        ((), {"model": b"junk"}, {}, "m cannot be loaded as a Hugging Face model for text-class"),
-        (("tokenizer.json", "tokenizer_config.json"), {}, {}, "There is no tokenizer in m/"),
+        (("model.safetensors",), {}, {}, "There are no weights in the model's folder"),
+        ((), {"model": b"junk"}, {}, "folder cannot be loaded as a Hugging Face model for text-class"),
+        ((), {"model": LFS}, {}, "model.safetensors is a Git LFS pointer, .*Run 'git lfs pull'"),
+        (("tokenizer.json", "tokenizer_config.json"), {}, {}, "There is no tokenizer in the model's folder"),
         ((), {}, {"task": "image-classification"}, "The task 'image-classification' is not served"),
         ((), {}, {"pooling": "max"}, "'pooling' is 'mean' or 'cls'"),
         ((), {}, {"batchSize": 0}, "'batchSize' has to be 1 or more"),

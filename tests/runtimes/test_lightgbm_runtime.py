@@ -132,7 +132,7 @@ def test_pickled_classifiers_answer_labels(method, tmp_path, load):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: b"", "no LightGBM model"),
+        (lambda data: b"", "model.txt is empty"),
         (lambda data: b"junk", "no LightGBM model"),
         (lambda data: data[: len(data) // 2], "cut short"),
         (lambda data: b"tree\nend of trees\n", "model.txt cannot be loaded as a LightGBM model"),

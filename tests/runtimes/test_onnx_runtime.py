@@ -226,8 +226,19 @@ def test_sizes_that_only_a_kernel_can_judge(tmp_path, load):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "model.onnx cannot be loaded as an ONNX model"),
-        (b"junk", "model.onnx cannot be loaded as an ONNX model"),
+        (b"", "^model.onnx is empty.$"),
+        (
+            b"junk",
+            "^model.onnx cannot be loaded as an ONNX model: it is no ONNX file, or is cut short$",
+        ),
+        (
+            b"<!DOCTYPE html><p>Log in",
+            "^model.onnx is a web page, not a model. What the URI names is",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1",
+            "is a Git LFS pointer.*git lfs pull",
+        ),
         (None, "no model file in .*one of '?\\*.onnx"),
     ],
 )
@@ -236,6 +247,59 @@ def test_what_cannot_be_loaded_says_why(data, message, tmp_path, load):
         (tmp_path / "model.onnx").write_bytes(data)
     with pytest.raises(LoadError, match=message):
         load("onnx", tmp_path)
+
+
+IDENTITY = [h.make_node("Identity", ["a"], ["b"])]
+ENDS = ([("a", T.FLOAT, [None])], [("b", T.FLOAT, [None])])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "change", "message"),
+    [
+        (IDENTITY, {"opset": 99}, r"it is of opset 99, and ONNX Runtime here takes \d+ at most"),
+        (IDENTITY, {"ir_version": 99}, r"Unsupported model IR version: 99, max supported IR version: \d+"),
+        ([h.make_node("Odd", ["a"], ["b"], domain="my.ops")], {}, r"my.ops:Odd\(-1\) is not a registered"),
+    ],
+)  # fmt: skip
+def test_what_onnx_runtime_says_of_a_file_comes_first(nodes, change, message, tmp_path, load):
+    """Neither its source's lines nor the path in the cache stand before the reason."""
+    write(tmp_path, *ENDS, IDENTITY)
+    model = onnx.load(tmp_path / "model.onnx")
+    model.graph.node[0].CopyFrom(nodes[0])
+    model.opset_import[0].version = change.get("opset", model.opset_import[0].version)
+    model.opset_import.append(h.make_opsetid("my.ops", 1))
+    model.ir_version = change.get("ir_version", model.ir_version)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(LoadError, match=message) as e:
+        load("onnx", tmp_path)
+    assert "onnxruntime_src" not in str(e.value)
+    assert str(tmp_path) not in str(e.value)
+
+
+def test_bfloat16_is_float32_on_both_sides(tmp_path, load):
+    """numpy has no type for it; what comes out is what went in, to the last of its bits."""
+    write(
+        tmp_path,
+        [("a", T.BFLOAT16, [None, 2]), ("n", T.FLOAT, [None, 2])],
+        [("b", T.BFLOAT16, [None, 2]), ("f", T.FLOAT, [None, 2])],
+        [h.make_node("Identity", ["a"], ["b"]), h.make_node("Cast", ["a"], ["c"], to=T.FLOAT),
+         h.make_node("Add", ["c", "n"], ["f"])],
+    )  # fmt: skip
+    runtime = load("onnx", tmp_path)
+    assert [s.datatype for s in (*runtime.inputs, *runtime.outputs)] == [
+        "BF16",
+        "FP32",
+        "BF16",
+        "FP32",
+    ]
+    a = np.array([[1.0, -2.5], [np.inf, 3.140625], [1e-40, 2**127]], np.float32)
+    out = runtime.predict({"a": a, "n": np.ones_like(a)}, {})
+    np.testing.assert_array_equal(out["b"][:2], a[:2])
+    assert out["b"].dtype == np.float32
+    np.testing.assert_allclose(out["b"][2], a[2], rtol=2**-8, atol=1e-41)
+    np.testing.assert_array_equal(out["f"][:2], a[:2] + 1)
+    none = np.empty((0, 2), np.float32)
+    assert runtime.predict({"a": none, "n": none}, {})["b"].shape == (0, 2)
 
 
 def test_a_truncated_model(forest, tmp_path, load):

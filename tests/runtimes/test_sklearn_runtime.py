@@ -500,6 +500,24 @@ class Gone:
         return (__import__, ("no_such_package_of_ours",))
 
 
+class Notebooks:
+    """A class as pickle's newest protocol names it."""
+
+
+Notebooks.__module__ = "__main__"
+Notebooks.__qualname__ = "Mine"
+
+
+def of_a_notebook(folder):
+    import __main__
+
+    __main__.Mine = Notebooks
+    try:
+        save(Notebooks(), folder, "model.pkl")
+    finally:
+        del __main__.Mine
+
+
 class Explodes:
     def __reduce__(self):
         return (int, ("a secret\nwith lines",))
@@ -511,8 +529,13 @@ class Explodes:
         (lambda f: None, {}, "no model file in .*The folder is empty"),
         (write("readme.md", b"x"), {}, "no model file in .*Found: 'readme.md'"),
         (write("model.pkl", b""), {}, "model.pkl is empty"),
-        (write("model.pkl", b"not a pickle"), {}, "model.pkl cannot be loaded as a joblib or pickle"),
+        (write("model.pkl", b"not a pickle"), {}, "joblib or pickle file: it is no pickle, or is damaged"),
         (write("model.joblib", pickle.dumps(X)[:500]), {}, "model.joblib cannot be loaded"),
+        (write("model.pkl", b"\x80\x04"), {}, "as a joblib or pickle file: it is cut short$"),
+        (write("model.pkl", b"c__main__\nMine\n."), {}, "needs Mine, which was defined in the script"),
+        (of_a_notebook, {}, "needs Mine, which was defined in the script"),
+        (write("model.pkl", b"csklearn\nGone\n."), {}, "needs Gone of the module sklearn, which the version"),
+        (write("model.pkl", b"csklearn.gone\nGone\n."), {}, "'sklearn.gone', which .* another version"),
         (write("model.pkl", pickle.dumps(Gone())), {}, "needs the Python package 'no_such_package"),
         (write("model.pkl", pickle.dumps(Explodes())), {}, "cannot be loaded as .*ValueError"),
         (write("model.skops", b"PK nothing"), {}, "model.skops cannot be loaded as a skops file"),

@@ -165,9 +165,10 @@ def test_what_cannot_be_loaded_says_why_in_one_line(saved, tmp_path, load):
     with pytest.raises(LoadError, match=r"no saved_model.pb in .*The folder is empty"):
         load("tensorflow", tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"junk")
-    with pytest.raises(LoadError, match="cannot be loaded as a TensorFlow SavedModel") as e:
+    with pytest.raises(LoadError, match="folder cannot be loaded as a TensorFlow SavedModel") as e:
         load("tensorflow", tmp_path)
     assert "\n" not in str(e.value)
+    assert str(tmp_path) not in str(e.value)
     data = (saved / "saved_model.pb").read_bytes()
     (tmp_path / "saved_model.pb").write_bytes(data[: len(data) // 2])
     with pytest.raises(LoadError, match="cannot be loaded as a TensorFlow SavedModel"):

@@ -253,6 +253,8 @@ def state(module=NET, source=SOURCE, name="model.pt"):
     [
         (lambda f: (f / "model.pt").write_bytes(b""), {}, "model.pt is empty"),
         (lambda f: (f / "model.pt2").write_bytes(b"junk"), {}, "model.pt2 is no PyTorch file"),
+        (lambda f: (f / "model.pt").write_bytes(b"junk"), {}, "model.pt is no PyTorch file"),
+        (lambda f: (f / "model.pt").write_bytes(b"PK\3\4" + bytes(500)), {}, "model.pt is cut short"),
         (lambda f: (f / "a.txt").write_bytes(b"junk"), {}, "no model file in"),
         (state(source=None), {}, "needs its class in one .py file; found: none"),
         (state(), {}, "net.py has 4 module classes: .*'modelClassName'"),

@@ -68,6 +68,8 @@ _TOKENIZERS: Final = (
     "sentencepiece.bpe.model",
     "source.spm",
 )
+#: Of transformers' own formats; a checkpoint in pieces has these endings too.
+_WEIGHTS: Final = ("*.safetensors", "*.bin")
 _GENERATES: Final = frozenset(("text-generation", "text2text-generation", "summarization"))
 OPTIONS: Final = ("task", "device", "batchSize", "parameters", "pooling", "trustRemoteCode")
 _INPUT: Final = "text"
@@ -192,8 +194,13 @@ def load(path: Path, options: LoadOptions) -> Runtime:
     # Without one, transformers makes an empty tokenizer and every word is unknown.
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise LoadError(
-            f"There is no tokenizer in {folder.name}/: one of {', '.join(_TOKENIZERS)} is expected.",
+            f"There is no tokenizer in the model's folder: one of {', '.join(_TOKENIZERS)} is expected.",
             hint="Write it with tokenizer.save_pretrained(FOLDER).",
+        )
+    if not any(p for pattern in _WEIGHTS for p in folder.glob(pattern)):
+        raise LoadError(
+            f"There are no weights in the model's folder: {' or '.join(_WEIGHTS)} is expected.",
+            hint="Write them with model.save_pretrained(FOLDER).",
         )
     device = accelerators.torch_device(torch, options, option(options, "device", str))
     with opening(folder, f"a Hugging Face model for {task}"):
@@ -213,7 +220,7 @@ def _task(folder: Path, options: LoadOptions) -> str:
     if not file.is_file():
         names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         found = f"Found: {given.listed(names)}." if names else "The folder is empty."
-        raise LoadError(f"There is no config.json in {folder.name}/. {found}")
+        raise LoadError(f"There is no config.json in the model's folder. {found}")
     try:
         config = json.loads(file.read_bytes())
         architectures = config.get("architectures") or []

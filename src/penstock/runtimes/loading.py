@@ -12,9 +12,11 @@ import importlib
 import importlib.util
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,13 +89,13 @@ def model_file(
             raise LoadError(f"The option file={named!r} leads out of the model's folder.")
         if not chosen.is_file():
             raise LoadError(f"There is no file {named!r} in the model's folder. {_found(path)}")
-        return chosen
+        return _looked_at(chosen)
     if not path.exists():
         raise LoadError(f"There is no model at {path}.")
     if path.is_file():
         if path.suffix.lower() not in suffixes:
             raise LoadError(f"{path.name} is no {what}: one of {', '.join(suffixes)} is expected.")
-        return path
+        return _looked_at(path)
     every = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
     best = [p for p in every if p.stem == "model"] or every
     if not best:
@@ -107,7 +109,55 @@ def model_file(
             f"There are several model files in the folder: {listed(p.name for p in best)}.",
             hint="Leave one, or choose with the option 'file'.",
         )
-    return best[0]
+    return _looked_at(best[0])
+
+
+def _looked_at(file: Path) -> Path:
+    """`file`, unless its first bytes say that it is none of any framework's."""
+    mistaken = _mistaken(file)
+    if mistaken:
+        raise LoadError(f"{file.name} is {mistaken[0]}", hint=mistaken[1])
+    return file
+
+
+#: How files begin that come in a model's place, and what to do about each.
+_MISTAKEN: Final = (
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file that it stands for.",
+        "Run 'git lfs pull' in the clone that it comes from.",
+    ),
+    (
+        (b"<!doctype html", b"<html"),
+        "a web page, not a model.",
+        "What the URI names is perhaps a page about the model, or one to log in.",
+    ),
+)
+_PEEK: Final = 64
+#: So many files of a folder are looked at.
+_MAX_LOOKED_AT: Final = 200
+
+
+def _mistaken(file: Path) -> tuple[str, str] | None:
+    """What a file is that stands in a model's place, and what to do; None: perhaps a model."""
+    with file.open("rb") as f:
+        head = f.read(_PEEK)
+    if not head:
+        return "empty.", ""
+    head = head.lstrip().lower()
+    for beginning, what, hint in _MISTAKEN:
+        if head.startswith(beginning):
+            return what, hint
+    return None
+
+
+def _mistaken_within(folder: Path) -> LoadError | None:
+    """About the first file below `folder` that is a pointer to another or a web page."""
+    for file in islice((p for p in sorted(folder.rglob("*")) if p.is_file()), _MAX_LOOKED_AT):
+        mistaken = _mistaken(file)
+        if mistaken and mistaken[1]:
+            return LoadError(f"{file.relative_to(folder)} is {mistaken[0]}", hint=mistaken[1])
+    return None
 
 
 def _found(path: Path) -> str:
@@ -140,8 +190,13 @@ def _meant_for(path: Path) -> str:
 
 
 @contextmanager
-def opening(file: Path, what: str) -> Iterator[None]:
-    """Around the code that reads `file`; `what` finishes "cannot be loaded as ..."."""
+def opening(
+    file: Path, what: str, reason: Callable[[BaseException], str] | None = None
+) -> Iterator[None]:
+    """Around the code that reads `file`, a file or a folder; `what` finishes "cannot be loaded as ...".
+
+    `reason` makes one line of what the framework raised, for those whose first line says little.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -149,17 +204,32 @@ def opening(file: Path, what: str) -> Iterator[None]:
         except LoadError:
             raise
         except PenstockError as e:  # its own example was refused
-            raise LoadError(f"{file.name} cannot be used as {what}: {e.message}") from e
+            raise LoadError(f"{_called(file)} cannot be used as {what}: {e.message}") from e
         except ModuleNotFoundError as e:
             log.exception("loading %s", file)
+            top = (e.name or "").partition(".")[0]
+            if top != e.name and top in sys.modules:
+                raise LoadError(
+                    f"{_called(file)} needs the module {e.name!r}, which the {top} that is installed here "
+                    "does not have.",
+                    hint=f"It was written with another version of {top}: write it anew with this one"
+                    + (f", {version}." if (version := _version(top)) else "."),
+                ) from e
             raise LoadError(
-                f"{file.name} needs the Python package {e.name!r}, which is not installed here."
+                f"{_called(file)} needs the Python package {e.name!r}, which is not installed here."
             ) from e
         except (
             Exception
         ) as e:  # a model's file can raise anything, its classes run while it is read
             log.exception("loading %s", file)
-            raise LoadError(f"{file.name} cannot be loaded as {what}: {first_line(e)}") from e
+            mistaken = _mistaken_within(file) if file.is_dir() else None
+            if mistaken is not None:
+                raise mistaken from e
+            said = (reason or _first_line)(e)
+            # Where the files are kept is nothing to whoever sees the message.
+            folder = file if file.is_dir() else file.parent
+            said = said.replace(f"{folder}{os.sep}", "").replace(str(folder), "the folder")
+            raise LoadError(f"{_called(file)} cannot be loaded as {what}: {shortened(said)}") from e
     seen = set()
     for warning in caught:
         line = " ".join(str(warning.message).split())
@@ -170,10 +240,26 @@ def opening(file: Path, what: str) -> Iterator[None]:
             log.warning("loading %s: %s: %s", file.name, warning.category.__name__, line)
 
 
+def _version(package: str) -> str:
+    return str(getattr(sys.modules[package], "__version__", ""))
+
+
+def _called(file: Path) -> str:
+    return "The model's folder" if file.is_dir() else file.name
+
+
 def first_line(e: BaseException, limit: int = 300) -> str:
     """An exception as one line: its type and the first line of what it says."""
+    return shortened(_first_line(e), limit)
+
+
+def _first_line(e: BaseException) -> str:
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    text = f"{type(e).__name__}: {lines[0]}" if lines else type(e).__name__
+    return f"{type(e).__name__}: {lines[0]}" if lines else type(e).__name__
+
+
+def shortened(text: str, limit: int = 300) -> str:
+    """`text`, cut off where it is longer than `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -279,7 +279,7 @@ def load(path: Path, options: LoadOptions) -> Runtime:
         if not folder.is_dir():
             raise LoadError(f"There is no MLflow model at {path}.")
         found = given.listed(sorted(p.name for p in folder.iterdir())) or "nothing"
-        raise LoadError(f"There is no file MLmodel in {folder.name}/. Found: {found}.")
+        raise LoadError(f"There is no file MLmodel in the model's folder. Found: {found}.")
     require(framework)
     import mlflow.pyfunc
 

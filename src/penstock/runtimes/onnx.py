@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError, ModelError
+from penstock.protocols.datatypes import bf16_to_float32, float32_to_bf16
 from penstock.runtimes import accelerators
 from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
@@ -36,6 +40,7 @@ _DATATYPES: Final = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16",
     "tensor(string)": "BYTES",
 }
 #: Providers that need a device or an account; taken only when they are named, except CUDA's.
@@ -53,7 +58,7 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self._run = session.run
+        self._run: Callable[..., list[Any]] = session.run
         self.inputs = tuple(_input_spec(i) for i in session.get_inputs())
         self.outputs = tuple(_output_spec(o) for o in session.get_outputs())
         self._names = [spec.name for spec in self.inputs]
@@ -69,6 +74,8 @@ class OnnxRuntime(Runtime):
         symbols = {f for f in firsts if isinstance(f, str)}
         self.batchable = not any(isinstance(f, int) for f in firsts) and len(symbols) <= 1
         self._example = given.zeros(self.inputs)
+        if any(spec.datatype == "BF16" for spec in (*self.inputs, *self.outputs)):
+            self._run = self._run_with_bfloats
 
     def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
         arrays = given.by_name(inputs, self.inputs)
@@ -84,6 +91,21 @@ class OnnxRuntime(Runtime):
 
     def example(self) -> Arrays | None:
         return self._example
+
+    def _run_with_bfloats(self, names: None, arrays: Mapping[str, Array]) -> list[Any]:
+        """As the session's own `run`, which has no numpy type for BF16, with float32 in its place."""
+        from onnxruntime import OrtValue
+
+        feeds = {
+            spec.name: OrtValue.ortvalue_from_numpy_with_onnx_type(
+                float32_to_bf16(arrays[spec.name]), _BF16
+            )
+            if spec.datatype == "BF16"
+            else OrtValue.ortvalue_from_numpy(arrays[spec.name])
+            for spec in self.inputs
+        }
+        values = self._session.run_with_ort_values(self._output_names, feeds)
+        return [_bfloats(v) if v.data_type() == "tensor(bfloat16)" else v.numpy() for v in values]
 
     def _check_symbols(self, arrays: Sequence[Array]) -> None:
         for symbol, places in self._symbols.items():
@@ -119,7 +141,7 @@ def load(path: Path, options: LoadOptions) -> Runtime:
     settings.log_severity_level = (
         4  # errors are raised; logging them too fills the log with bad requests
     )
-    with opening(file, "an ONNX model"):
+    with opening(file, "an ONNX model", _load_fault):
         session = onnxruntime.InferenceSession(
             os.fspath(file), settings, providers=accelerators.onnx_providers(providers, options)
         )
@@ -127,6 +149,29 @@ def load(path: Path, options: LoadOptions) -> Runtime:
         if options.devices and named is None and session.get_providers()[0] == _PROCESSOR:
             raise accelerators.unusable(options, f"ONNX Runtime {onnxruntime.__version__}")
         return OnnxRuntime(session)
+
+
+#: What ONNX Runtime says before it comes to the point: its code, the path, and its own source's line.
+_PREAMBLE: Final = re.compile(
+    r"\A\[ONNXRuntimeError\] : \d+ : \w+ : (?:Load model from .*? failed:)?\s*"
+    r"(?:/\S+\.(?:cc|h):\d+ .*?\)(?: const)? )?",
+    re.DOTALL,
+)
+_NEWER_OPSET: Final = re.compile(r"Opset (\d+) is under development.*?is till opset (\d+)")
+
+
+def _load_fault(e: BaseException) -> str:
+    """What ONNX Runtime says of a file, without where in its source it says so."""
+    said = " ".join(_PREAMBLE.sub("", str(e)).split()).rstrip(".")
+    newer = _NEWER_OPSET.search(said)
+    if newer:
+        return (
+            f"it is of opset {newer[1]}, and ONNX Runtime here takes {newer[2]} at most. "
+            "Convert it with a lower target_opset"
+        )
+    if "Protobuf parsing failed" in said:
+        return "it is no ONNX file, or is cut short"
+    return said or first_line(e)
 
 
 def _providers(wanted: list[str] | None, available: Sequence[str]) -> list[str]:
@@ -173,6 +218,21 @@ def _array(value: Any) -> Array:
     if isinstance(value, np.ndarray):
         return value
     return row_objects(value if isinstance(value, list) else [value])
+
+
+#: ONNX's number of bfloat16.
+_BF16: Final = 16
+
+
+def _bfloats(value: Any) -> Array:
+    """A BF16 tensor as float32."""
+    shape = value.shape()
+    size = math.prod(shape)
+    if not size:
+        return np.empty(shape, np.float32)
+    # ONNX Runtime offers its bytes to numpy by their address only.
+    memory = (ctypes.c_uint16 * size).from_address(value.data_ptr())
+    return bf16_to_float32(np.frombuffer(memory, np.uint16).reshape(shape))
 
 
 #: A graph of one Relu over one column, as protobuf.

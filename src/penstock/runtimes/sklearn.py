@@ -7,6 +7,8 @@ columns, or a list of texts. Input that does not fit is refused before the model
 from __future__ import annotations
 
 import logging
+import re
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -237,10 +239,36 @@ def load_pickle(file: Path) -> Any:
     """What a joblib or pickle file holds. Its code runs here, in the model's own process only."""
     import joblib
 
-    with opening(file, "a joblib or pickle file"):
-        if file.stat().st_size == 0:
-            raise LoadError(f"{file.name} is empty.")
+    with opening(file, "a joblib or pickle file", _pickle_fault):
         return joblib.load(file)
+
+
+def _pickle_fault(e: BaseException) -> str:
+    """What unpickling raised, in the words of whoever wrote the file."""
+    if isinstance(e, KeyError) and e.args and isinstance(e.args[0], int):
+        return "it is no pickle, or is damaged"  # joblib looks its operations up by their byte
+    if isinstance(e, EOFError):
+        return "it is cut short"
+    lacking = _LACKING.match(str(e)) if isinstance(e, AttributeError) else None
+    if lacking is None:
+        return first_line(e)
+    name, module = (lacking["name"] or lacking["attribute"]), (lacking["of"] or lacking["module"])
+    if module == "__main__" or repr(sys.modules["__main__"]).startswith(f"<module '{module}'"):
+        return (
+            f"it needs {name}, which was defined in the script or notebook that wrote it. Define {name} in a "
+            "module that can be installed here, import it from there and write the file anew; or serve a "
+            "class of your own"
+        )
+    return (
+        f"it needs {name} of the module {module}, which the version that is installed here has not"
+    )
+
+
+#: As pickle's newer protocols say it, and as its older ones do.
+_LACKING: Final = re.compile(
+    r"Can't get attribute '(?P<name>.{1,80}?)' on <module '(?P<of>.{1,80}?)'"
+    r"|[Mm]odule '(?P<module>[^']{1,80})' has no attribute '(?P<attribute>[^']{1,80})'"
+)
 
 
 def _load_skops(file: Path, options: LoadOptions) -> Any:

@@ -191,7 +191,12 @@ def load(path: Path, options: LoadOptions) -> Runtime:
             name = signatures[0] if len(signatures) == 1 else _DEFAULT
         if name not in signatures:
             have = given.listed(signatures) or "none"
-            hint = "Choose one with the option 'signature'." if signatures else None
+            hint = (
+                "Choose one with the option 'signature'."
+                if signatures
+                else "Save it with signatures: model.export(FOLDER) does for Keras, and "
+                "tf.saved_model.save(module, FOLDER, signatures=...) for others."
+            )
             raise LoadError(f"The SavedModel has no signature {name!r}; it has {have}.", hint=hint)
         return TensorflowRuntime(model, name)
 
@@ -202,13 +207,13 @@ def _folder(path: Path) -> Path:
     folder = path.parent if path.name in _MARKERS else path
     if folder.is_dir() and any((folder / m).is_file() for m in _MARKERS):
         return folder
-    if path.suffix in (".keras", ".h5") or any(folder.glob("*.keras")):
+    if path.suffix in (".keras", ".h5") or any(folder.glob("*.keras")) or any(folder.glob("*.h5")):
         raise LoadError(
             "A Keras file is no SavedModel.", hint="Write one with model.export(FOLDER)."
         )
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else [path.name]
     found = f"Found: {given.listed(names)}." if names else "The folder is empty."
-    raise LoadError(f"There is no saved_model.pb in {folder.name}/. {found}")
+    raise LoadError(f"There is no saved_model.pb in the model's folder. {found}")
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:

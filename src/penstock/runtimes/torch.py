@@ -75,11 +75,16 @@ def load(path: Path, options: LoadOptions) -> Runtime:
 
 
 def _kind(file: Path) -> str:
-    if file.stat().st_size == 0:
-        raise LoadError(f"{file.name} is empty.")
     if not zipfile.is_zipfile(file):
-        if file.suffix.lower() == ".pt2" or file.suffix.lower() == ".ts":
-            raise LoadError(f"{file.name} is no PyTorch file, or is cut short.")
+        with file.open("rb") as f:
+            head = f.read(265)
+        if head.startswith(b"PK"):
+            raise LoadError(f"{file.name} is cut short: it begins as a zip file and has no end.")
+        # What torch.save wrote before it wrote zip files: a pickle, or a tar file.
+        if file.suffix.lower() in (".pt2", ".ts") or not (
+            head.startswith(b"\x80") or head[257:262] == b"ustar"
+        ):
+            raise LoadError(f"{file.name} is no PyTorch file.")
         return "state dict"
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
