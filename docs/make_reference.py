@@ -65,7 +65,8 @@ def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Comm
         command = group.get_command(context, name)
         if command is None or command.hidden:
             continue
-        if isinstance(command, click.Group):
+        # Typer's groups are of a click of its own.
+        if hasattr(command, "list_commands"):
             yield from _commands(command, f"{prefix} {name}")
         else:
             yield f"{prefix} {name}", command

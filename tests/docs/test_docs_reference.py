@@ -22,3 +22,9 @@ def test_the_reference_is_what_the_code_makes() -> None:
             DOCS / "reference" / name
         ).read_text() != text:  # no assert: its diff would fill screens
             pytest.fail(f"docs/reference/{name} is stale: run `make reference`")
+
+
+def test_commands_of_groups_are_told() -> None:
+    said = (DOCS / "reference" / "commands.md").read_text()
+    for name in ("rollout rollback", "graph show", "graph inspect", "bandit show"):
+        assert f"## penstock {name}\n" in said

@@ -230,3 +230,20 @@ def test_a_graph_is_drawn_with_its_numbers(served: Platform) -> None:
     assert "ms · p99" in shown
     assert served.run("graph", "show", "drawn", "-o", "svg").startswith("<svg ")
     served.run("graph", "show", "gone", code=4)
+
+
+def test_inspect_shows_what_passed_each_step(served: Platform, folder: Path) -> None:
+    spec = "steps: [{name: double}, {name: again, model: double, inputs: [double]}]"
+    served.run("apply", "-f", "-", "--wait", stdin=pipeline("watched", spec))
+    (folder / "v2.json").write_text(json.dumps(V2))
+    shown = served.run("graph", "inspect", "watched", "-f", "v2.json", "--elements", "2")
+    assert "default/watched answered 200" in shown
+    assert "pipeline.again (double): ok" in shown
+    assert "given  input-0 FP64[2,4] [5.1, 3.5] and 6 more" in shown
+    assert "gave  y FP64[2,4] [20.4, 14.0] and 6 more" in shown
+    whole = served.run("graph", "inspect", "watched", "-f", "-", "-o", "json", stdin=json.dumps(V2))
+    assert [len(s["gave"]["tensors"][0]["data"]) for s in json.loads(whole)["steps"]] == [8, 8]
+    refused = served.run("graph", "inspect", "watched", "-f", "-", code=1, stdin=json.dumps(V1))
+    assert "double" in refused
+    served.run("graph", "inspect", "watched", "-f", "gone.json", code=2)
+    served.run("graph", "inspect", "iris", "-f", "v2.json", code=4)

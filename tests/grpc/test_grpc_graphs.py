@@ -96,3 +96,22 @@ async def test_tritons_client_sees_it_in_calls_and_in_streams(tmp_path: Path) ->
         chain(front, "m", "m")
         for answer in await asyncio.to_thread(_ask, front.port):
             assert steps_of(answer.parameters["penstock_trace"].string_param) == OK_TWICE
+
+
+async def test_a_call_that_asks_is_told_what_passed_each_step(tmp_path: Path) -> None:
+    async with model_process(tmp_path, {"m": Doubling}) as (_, path, _), gateway() as front:
+        front.route("m", path)
+        chain(front, "m", "m")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            asked = (("x-penstock-inspect", "1"),)
+            answer = await stub.ModelInfer(request("g"), metadata=asked, timeout=20)
+            assert floats(answer) == [4, 8]
+            told = json.loads(answer.parameters["penstock_inspect"].string_param)
+            assert told["request"]["tensors"][0]["data"] == [1, 2]
+            passed = [
+                [s[side]["tensors"][0]["data"] for side in ("given", "gave")] for s in told["steps"]
+            ]
+            assert passed == [[[1, 2], [2, 4]], [[2, 4], [4, 8]]]
+            plain = await stub.ModelInfer(request("g"), timeout=20)
+            assert "penstock_inspect" not in plain.parameters

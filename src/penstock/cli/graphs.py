@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from penstock import dialects
-from penstock.cli.client import Client, Kinds
+from penstock.cli.client import Client, Kinds, Served
 from penstock.cli.exits import FAILED, CliError
 from penstock.cli.getting import find
 from penstock.cli.output import say
@@ -26,13 +26,7 @@ SECONDS = "penstock_graph_step_seconds"
 
 def show(client: Client, name: str, *, namespace: str, output: str) -> None:
     """Draw a graph that was applied, with its numbers since the gateways started."""
-    graphs = {
-        (d.api_version, d.kind)
-        for d in dialects.all_dialects()
-        if d.is_graph or d.graph_if is not None
-    }
-    kinds = [k for k in Kinds(client).services() if (k.api_version, k.kind) in graphs]
-    _, obj = find(client, kinds, namespace, name.rpartition("/")[2])
+    _, obj = find(client, graph_kinds(client), namespace, name.rpartition("/")[2])
     graph = graph_of(obj)
     numbers = numbers_of(client.get("/metrics.json"), graph)
     status = obj.get("status") or {}
@@ -42,6 +36,16 @@ def show(client: Client, name: str, *, namespace: str, output: str) -> None:
     word = {"True": "ready", "False": "not ready"}.get(ready.get("status", ""), "coming up")
     why = ready.get("message", "")
     _print(graph, numbers, output, f"{graph.key} is {word}{': ' + why if why else ''}")
+
+
+def graph_kinds(client: Client) -> list[Served]:
+    """Kinds whose objects are graphs, or may be."""
+    graphs = {
+        (d.api_version, d.kind)
+        for d in dialects.all_dialects()
+        if d.is_graph or d.graph_if is not None
+    }
+    return [k for k in Kinds(client).services() if (k.api_version, k.kind) in graphs]
 
 
 def show_file(path: Path, output: str) -> None:

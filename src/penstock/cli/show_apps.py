@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.options import Namespace, Server, ServiceName, TokenFile, client, one_of
+from penstock.cli.options import (
+    Namespace,
+    Server,
+    ServiceName,
+    Timeout,
+    TokenFile,
+    client,
+    one_of,
+    seconds,
+)
 
 graph_app = typer.Typer(
     help="Graphs: pictures with what their steps did.",
@@ -64,3 +73,33 @@ def graph_show(
         graphs.show_file(file, output)
     else:
         graphs.show(client(server, token_file), name, namespace=namespace, output=output)
+
+
+@graph_app.command("inspect")
+def graph_inspect(
+    name: Annotated[str, typer.Argument(help="InferenceGraph, Pipeline or SeldonDeployment.")],
+    file: Annotated[
+        str, typer.Option("-f", "--file", help="The request's JSON; - is standard input.")
+    ],
+    elements: Annotated[
+        int,
+        typer.Option("--elements", min=2, max=10_000, help="Elements to show of each tensor."),
+    ] = 64,
+    timeout: Timeout = "60s",
+    output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
+    namespace: Namespace = "default",
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Send one request and show what each step was given and answered."""
+    from penstock.cli import inspecting
+
+    inspecting.inspect(
+        client(server, token_file),
+        name,
+        file,
+        namespace=namespace,
+        elements=elements,
+        timeout_s=seconds(timeout),
+        output=one_of(output, ("text", "json"), "-o"),
+    )

@@ -8,3 +8,5 @@ PINNED: Final = "penstock.dev/pinned-revision"
 PROMOTED: Final = "penstock.dev/promoted-revision"
 #: Any new text makes a new revision, and so new processes, of the same manifest.
 RESTARTED_AT: Final = "penstock.dev/restartedAt"
+#: "false": what passes a graph's steps is shown to nobody, whoever asks.
+INSPECT: Final = "penstock.dev/inspect"

@@ -364,6 +364,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     external: External | None = None
     #: (flow, step) of the units that learn from feedback about an answer that they had a part in.
     feedback: tuple[tuple[str, str], ...] = ()
+    #: A request may ask to be told what passed its steps.
+    inspect: bool = True
 
     @property
     def key(self) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from penstock.http.head import RequestHead
 
 TRACE_HEADER: Final = b"x-penstock-trace"
+INSPECT_HEADER: Final = b"x-penstock-inspect"
 #: The parameter of a gRPC answer that has the same.
 TRACE_PARAMETER: Final = "penstock_trace"
 #: A trace is a header, and clients refuse long ones.
@@ -116,17 +117,29 @@ def wants_trace(head: RequestHead) -> bool:
     return "trace=1" in head.query.split("&") if head.query else False
 
 
+def wants_values(head: RequestHead) -> str:
+    """What a request says that asks for what passed its steps; empty for one that does not."""
+    asked = head.get(INSPECT_HEADER)
+    if asked is not None:
+        said = asked.decode("latin-1").strip()
+    elif head.query:
+        fields = (f.partition("=") for f in head.query.split("&"))
+        said = next((value for name, _, value in fields if name == "inspect"), "")
+    else:
+        return ""
+    return "" if said in ("0", "false") else said
+
+
 def trace_line(text: str) -> bytes:
     """A header line, or a trailer, with a trace."""
     return b"%b: %b\r\n" % (TRACE_HEADER, text.encode("ascii"))
 
 
-def trace_of(execution: Execution) -> str:
-    """What each step did, as JSON; the last steps are left out where it is long."""
-    records = execution.records or []
+def steps_of(execution: Execution) -> tuple[float, list[dict[str, Any]]]:
+    """Milliseconds since a request began, and what each step did."""
     ms = (perf_counter() - execution.since) * 1000
     steps: list[dict[str, Any]] = []
-    for r in records:
+    for r in execution.records or ():
         step: dict[str, Any] = {
             "step": r.path,
             "outcome": r.outcome,
@@ -139,8 +152,22 @@ def trace_of(execution: Execution) -> str:
             step["branch"] = list(r.branch)
         if r.detail:
             step["detail"] = r.detail[:200]
+        if r.given is not None:
+            step["given"] = r.given
+        if r.gave is not None:
+            step["gave"] = r.gave
         steps.append(step)
-    document: dict[str, Any] = {"graph": execution.program.key, "ms": round(ms, 3), "steps": steps}
+    return round(ms, 3), steps
+
+
+def trace_of(execution: Execution) -> str:
+    """What each step did, as JSON; the last steps are left out where it is long."""
+    ms, steps = steps_of(execution)
+    if execution.inspector is not None:
+        for step in steps:
+            step.pop("given", None)
+            step.pop("gave", None)
+    document: dict[str, Any] = {"graph": execution.program.key, "ms": ms, "steps": steps}
     # ASCII, because it is a header.
     text = json.dumps(document, separators=(",", ":"))
     while len(text) > MOST_TRACE_BYTES and steps:

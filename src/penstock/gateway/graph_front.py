@@ -19,6 +19,7 @@ from penstock.errors import (
     Unsupported,
 )
 from penstock.gateway.graph_answers import (
+    INSPECT_HEADER,
     TRACE_HEADER,
     error_of,
 )
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from penstock.gateway.graph_external import Externals, Lineage, Listening
     from penstock.gateway.learned_graphs import SplitterBandits
     from penstock.gateway.table import Service
+    from penstock.graphs.inspection import Inspector
     from penstock.http.head import RequestHead
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ _ALWAYS: Final = frozenset(
 #: Headers that describe the client's own body or connection, never a step's.
 _NEVER: Final = HOP_BY_HOP | {
     b"content-type", b"content-encoding", b"inference-header-content-length", b"accept-encoding",
-    b"x-request-timeout-ms", b"seldon-model", TRACE_HEADER,
+    b"x-request-timeout-ms", b"seldon-model", TRACE_HEADER, INSPECT_HEADER,
 }  # fmt: skip
 
 _HEADERS: Final = "graph-headers"
@@ -174,6 +176,7 @@ class GraphFront:
         done: Any,
         *,
         trace: bool = False,
+        inspector: Inspector | None = None,
         lineage: Lineage | None = None,
     ) -> Execution:
         """Start the graph on a value. `lineage` is the request that it is run beside, if it is."""
@@ -192,6 +195,7 @@ class GraphFront:
             programs=self.graphs.program,
             bandits=self.graphs.bandits,
             trace=trace,
+            inspector=inspector,
         )
         if lineage is not None:
             lineage.follow(execution)

@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.errors import (
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     PenstockError,
 )
@@ -22,6 +23,7 @@ from penstock.gateway.graph_answers import (
     trace_line,
     trace_of,
     wants_trace,
+    wants_values,
 )
 from penstock.gateway.graph_calls import failure_of
 from penstock.gateway.proxy import Forward, refuse
@@ -52,12 +54,15 @@ if TYPE_CHECKING:
     from penstock.gateway.gateway import Gateway
     from penstock.gateway.graph_front import GraphFront
     from penstock.gateway.table import Service
+    from penstock.graphs.inspection import Inspector
 
 
 class GraphRequest(Forward):
     """A request for a graph between its arrival and the end of its answer."""
 
-    __slots__ = ("_asked", "_context", "_execution", "_front", "_own_id", "_trace", "more")
+    __slots__ = (
+        "_asked", "_context", "_execution", "_front", "_given", "_inspector", "_own_id", "_trace", "more",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,6 +79,9 @@ class GraphRequest(Forward):
         #: The request in V2's terms, where the client spoke so.
         self._asked: InferRequest | None = None
         self._trace = False
+        #: Writes down what passes the steps, where the client asked for it, and what it wrote of the request.
+        self._inspector: Inspector | None = None
+        self._given: Any = None
         self._context: Context | None = None
         self._own_id = ""
         #: Header lines that the answer has besides its own.
@@ -81,8 +89,22 @@ class GraphRequest(Forward):
 
     def begin(self) -> None:
         """Read the body and start the graph."""
-        self._trace = wants_trace(self.exchange.head)
+        self._look()
         self._start(self.read())
+
+    def _look(self) -> None:
+        """See whether the client wants to be told more than the answer. Forbidden."""
+        head = self.exchange.head
+        self._trace = wants_trace(head)
+        asked = wants_values(head)
+        if asked:
+            self._inspector = self._inspecting().inspector_for(asked, self._front.graph)
+
+    @staticmethod
+    def _inspecting() -> Any:
+        from penstock.gateway import graph_inspect
+
+        return graph_inspect
 
     def _start(self, value: Value) -> None:
         front = self._front
@@ -97,7 +119,10 @@ class GraphRequest(Forward):
         context.client = self.exchange
         self._context = context
         # A graph that asks nobody ends before `run` is back.
-        execution = front.run(value, context, self._ended, trace=self._trace)
+        inspector = self._inspector
+        if inspector is not None:
+            self._given = inspector.look(value)
+        execution = front.run(value, context, self._ended, trace=self._trace, inspector=inspector)
         self._execution = execution
         if self.done and not execution.over and not execution.answered:
             execution.cancel()
@@ -124,6 +149,10 @@ class GraphRequest(Forward):
     def _ended(self, result: Result) -> None:
         if self.done:
             return
+        if self._inspector is not None and self._execution is None:
+            # It asked nobody, and ended before it was known here.
+            self._front.graphs.loop.call_soon(self._ended, result)
+            return
         try:
             if result.value is None:
                 status, headers, body = failure_answer(
@@ -142,8 +171,15 @@ class GraphRequest(Forward):
                     self._gateway, self.service.key, headers, body, self._id()
                 )
             headers += self.rewardable()
-        self.exchange.send(status, headers + self.more + self._traced(), body)
+        self._send(status, headers, body)
         self._finish(status)
+
+    def _send(self, status: int, headers: bytes, body: Any) -> None:
+        execution = self._execution
+        if self._inspector is not None and execution is not None:
+            made = self._inspecting().answer(execution, self._given, status, headers, body)
+            headers, body = made
+        self.exchange.send(status, headers + self.more + self._traced(), body)
 
     @staticmethod
     def _learned() -> Any:
@@ -214,8 +250,8 @@ class GraphRequest(Forward):
             return
         failure = failure_of(exc)
         failure.step = ""
-        if isinstance(exc, InvalidInput):
-            # The client's own body, whatever the dialect: it never came to a step.
+        if isinstance(exc, InvalidInput | Forbidden):
+            # The client's own body or wish, whatever the dialect: it never came to a step.
             refuse(self.exchange, exc)
             self._finish(exc.status)
             return
@@ -253,9 +289,8 @@ class GrpcGraphRequest(GraphRequest):
     __slots__ = ()
 
     def begin(self) -> None:
-        exchange = self.exchange
-        self._trace = wants_trace(exchange.head)
-        body = exchange.body
+        self._look()
+        body = self.exchange.body
         message = unframe(body if type(body) is bytes else bytes(body or b""), None, 1 << 31)
         asked = self._asked = grpc_infer.decode_infer(message, self.service.name)
         self._start(of_request(asked))
@@ -279,6 +314,10 @@ class GrpcGraphRequest(GraphRequest):
                 # A parameter, because Triton's clients show no metadata, nor has a stream's request any.
                 text = response.parameters[TRACE_PARAMETER] = trace_of(self._execution)
                 trace = trace_line(text)
+            if self._inspector is not None and self._execution is not None:
+                inspecting = self._inspecting()
+                told = inspecting.document_of(self._execution, self._given, {})
+                response.parameters[inspecting.INSPECT_PARAMETER] = told.decode()
             pieces = grpc_infer.encode_infer(response, asked)
         except PenstockError as exc:
             self.fail(exc)

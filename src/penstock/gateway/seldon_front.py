@@ -231,7 +231,7 @@ class SeldonRequest(GraphRequest):
         retry = getattr(error, "retry_after_s", None)
         if retry is not None:
             headers += b"retry-after: %d\r\n" % max(1, round(retry))
-        self.exchange.send(error.status, headers + self._traced(), seldon_error(error))
+        self._send(error.status, headers, seldon_error(error))
         self._finish(error.status)
 
 

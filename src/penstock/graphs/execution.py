@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from penstock.domain.graph import Call, CallUrl, Splitter
     from penstock.graphs.batches import Batches
+    from penstock.graphs.inspection import Inspector
     from penstock.graphs.program import CompiledFlow, CompiledStep, Program
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Execution:
         chance: Callable[[], float] = random.random,
         bandits: Chooser | None = None,
         trace: bool = False,
+        inspector: Inspector | None = None,
     ) -> None:
         self.program = program
         self.context = context
@@ -81,7 +83,9 @@ class Execution:
         #: By `perf_counter`: the loop's own clock may count milliseconds.
         self.since = perf_counter()
         #: In the order in which steps began or were skipped; None: nobody wants it.
-        self.records: list[StepRecord] | None = [] if trace else None
+        self.records: list[StepRecord] | None = [] if trace or inspector is not None else None
+        #: Writes down what passes the steps; None: nobody wants it.
+        self.inspector = inspector
         #: Is called when it has ended, after `done`; not when it is cancelled.
         self.after: Callable[[], None] | None = None
         self._value = value

@@ -297,6 +297,8 @@ class FlowRun:
             self.failed(step, Failure(exc.status, f"{step.path}: {exc}", reason=exc.reason))
             return
         self.given[index] = value
+        if execution.inspector is not None:
+            self._records[index].given = execution.inspector.look(value)
         if self.flow is self.program.entry:
             execution.observer.value(self.program, step, True, value)
         self.started(step)
@@ -363,6 +365,8 @@ class FlowRun:
         self.values[index] = value
         self.forget_limit(index)
         self._told(index, outcome)
+        if self.execution.inspector is not None:
+            self._records[index].gave = self.execution.inspector.look(value)
         if self.flow is self.program.entry:
             self.execution.observer.value(self.program, step, False, value)
         self.announce(index)
@@ -390,6 +394,8 @@ class FlowRun:
         else:
             self.state[index] = STOPPED
             self._told(index, "failed")
+            if self.execution.inspector is not None and failure.body is not None:
+                self._records[index].gave = self.execution.inspector.look(failure.body)
             if not self.over:
                 self.finish(Result(failure=failure), f"{step.name} failed")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from penstock.graphs.values import Failure, Value
 
 
 class StepRecord:
     """What happened to one step, for a trace. Times are seconds from the request's start."""
 
-    __slots__ = ("branch", "detail", "ended_s", "outcome", "path", "started_s", "target")
+    __slots__ = (
+        "branch", "detail", "ended_s", "gave", "given", "outcome", "path", "started_s", "target",
+    )  # fmt: skip
 
     def __init__(self, path: str, target: str, started_s: float) -> None:
         self.path = path
@@ -18,6 +22,9 @@ class StepRecord:
         self.outcome = "running"
         self.detail = ""
         self.branch: tuple[int, ...] | None = None
+        #: What it was given and what it answered, as an `inspection.Inspector` wrote it down.
+        self.given: Any = None
+        self.gave: Any = None
 
 
 class Result:
