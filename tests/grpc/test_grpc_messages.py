@@ -338,3 +338,23 @@ def test_every_error_of_the_tree_has_a_status() -> None:
         kind = getattr(errors, name)
         error = kind(()) if name == "InvalidManifest" else kind("x")
         assert (error.status, wire.status_of(error)) == (int(http), numbers[grpc]), name
+
+
+def test_gzip_of_several_members_is_one_message() -> None:
+    """RFC 1952, section 2.2; whatever else follows the end is refused, never dropped."""
+    import gzip
+    import zlib
+
+    first, second = gzip.compress(b"x" * 200_000), gzip.compress(b"y" * 70_000)
+    whole = first + second + gzip.compress(b"")
+    assert wire.decompress(whole, b"gzip", 270_000) == b"x" * 200_000 + b"y" * 70_000
+    with pytest.raises(TooLarge):
+        wire.decompress(whole, b"gzip", 269_999)
+    for data, encoding, message in (
+        (whole[:-25], b"gzip", "cut off"),
+        (first + b"junk", b"gzip", "no valid compressed data"),
+        (zlib.compress(b"x") + b"junk", b"deflate", "more bytes after its end"),
+        (gzip.compress(b"x") * 2000, b"gzip", "over 1024 members"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            wire.decompress(data, encoding, 10**6)

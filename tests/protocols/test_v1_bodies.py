@@ -61,6 +61,36 @@ def test_rows_without_names_are_one_array(rows, dtype, shape):
         assert array.tolist() == rows
 
 
+@pytest.mark.parametrize("rows", [[1, 2.5, 3], [[1], [2.5], [3]]])
+def test_rows_of_one_value_need_no_list_around_it(rows):
+    """Where the model declares rows of one value; the rank is the caller's everywhere else."""
+    column = TensorSpec("x", "FP32", (-1, 1))
+    assert only({"instances": rows}, column).tolist() == [[1], [2.5], [3]]
+    named = {"instances": [{"x": r} for r in rows]}
+    assert only(named, column).tolist() == [[1], [2.5], [3]]
+    assert only({"instances": [1, 2]}, TensorSpec("x", "FP32", (-1, 2))).shape == (2,)
+    assert only({"instances": [1, 2]}, TensorSpec("x", "FP32", (-1,))).shape == (2,)
+    assert only({"inputs": [1, 2]}, column).shape == (2,)
+
+
+def test_a_single_value_is_the_input_of_a_model_that_takes_one():
+    scalar = TensorSpec("x", "FP32", ())
+    for document in ({"inputs": 3.5}, {"inputs": {"x": 3.5}}):
+        array = only(document, scalar)
+        assert (array.shape, array.dtype, float(array)) == ((), np.float32, 3.5)
+    with pytest.raises(InvalidInput, match="'inputs' is a number; a list or an object is expected"):
+        arrays({"inputs": 3.5}, TensorSpec("x", "FP32", (-1,)))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("utf-8-sig", "UTF-8"), ("utf-16", "UTF-16"), ("utf-16-be", None)]
+)
+def test_a_byte_order_mark_is_named(encoding, name):
+    body = '{"instances": [1]}'.encode(encoding)
+    with pytest.raises(InvalidInput, match=f"byte order mark of {name}" if name else "is no JSON"):
+        v1.decode_arrays(body)
+
+
 def test_rows_that_are_objects_are_an_array_per_key():
     decoded = arrays({"instances": [{"a": 1, "b": [1, 2]}, {"b": [3, 4], "a": 2.5}]})
     assert list(decoded.inputs) == ["a", "b"]

@@ -97,6 +97,11 @@ HTTP_ROWS = (
     Bad("said to be gzip", v1([GOOD]), headers={"content-encoding": "gzip"}),
     Bad("gzip, cut off", gzip.compress(v1([GOOD]))[:-9], headers={"content-encoding": "gzip"}),
     Bad(
+        "gzip, and more behind it",
+        gzip.compress(v1([GOOD])) + b"more",
+        headers={"content-encoding": "gzip"},
+    ),
+    Bad(
         "gzip of more than is taken",
         gzip.compress(bytes(10 * MOST)),
         413,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 JSON_FAULTS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _NOT_JSON = re.compile(rb"(?:NaN|Infinity|nan|inf)\b")
+#: What editors and shells on Windows begin a file with.
+_MARKS: Final = ((b"\xef\xbb\xbf", "UTF-8"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 _PLACE = re.compile(r"\(byte (\d+)\)")
 
 
@@ -29,6 +31,12 @@ def json_fault(error: Exception, body: Buffer) -> InvalidInput:
         return InvalidInput(f"the request does not fit the protocol: {error}")
     if not len(body):
         return InvalidInput("the body is empty; JSON is expected")
+    for mark, name in _MARKS:
+        if bytes(body[: len(mark)]) == mark:
+            return InvalidInput(
+                f"the body is no JSON: it begins with the byte order mark of {name}.",
+                hint="Send UTF-8 without one.",
+            )
     place = _PLACE.search(str(error))
     at = int(place[1]) if place else 0
     if place and _NOT_JSON.search(bytes(body[max(0, at - 2) : at + 12])):

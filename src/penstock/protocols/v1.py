@@ -146,7 +146,7 @@ def to_arrays(payload: Mapping[str, Any], specs: Sequence[TensorSpec] = ()) -> D
         if type(value[0]) is dict and not _is_b64(value[0]):
             inputs = _columns(value, specs)
         else:
-            inputs = {None: _stack(value, "'instances'", _spec(specs, None))}
+            inputs = {None: _rows(value, "'instances'", _spec(specs, None))}
         rows = True
     elif "inputs" in payload:
         value = payload["inputs"]
@@ -157,7 +157,7 @@ def to_arrays(payload: Mapping[str, Any], specs: Sequence[TensorSpec] = ()) -> D
             inputs = {
                 name: _stack(v, f"input '{name}'", _spec(specs, name)) for name, v in value.items()
             }
-        elif type(value) is list:
+        elif type(value) is list or _takes_scalar(specs):
             inputs = {None: _stack(value, "'inputs'", _spec(specs, None))}
         else:
             raise InvalidInput(f"'inputs' is {_kind(value)}; a list or an object is expected")
@@ -167,6 +167,10 @@ def to_arrays(payload: Mapping[str, Any], specs: Sequence[TensorSpec] = ()) -> D
         return Decoded(inputs, {}, rows)
     parameters = {k: v for k, v in payload.items() if k not in ("instances", "inputs")}
     return Decoded(inputs, parameters, rows)
+
+
+def _takes_scalar(specs: Sequence[TensorSpec]) -> bool:
+    return len(specs) == 1 and specs[0].shape == ()
 
 
 def _spec(specs: Sequence[TensorSpec], name: str | None) -> TensorSpec | None:
@@ -196,7 +200,15 @@ def _columns(rows: list[Any], specs: Sequence[TensorSpec]) -> dict[str | None, A
             raise InvalidInput(
                 f"row {i} of 'instances' has other keys than row 0: {', '.join(found)}"
             )
-    return {k: _stack([r[k] for r in rows], f"input '{k}'", _spec(specs, k)) for k in first}
+    return {k: _rows([r[k] for r in rows], f"input '{k}'", _spec(specs, k)) for k in first}
+
+
+def _rows(values: list[Any], what: str, spec: TensorSpec | None) -> Array:
+    """One value a row. Where the model takes rows of one value, these need no list around them."""
+    array = _stack(values, what, spec)
+    if array.ndim == 1 and spec is not None and spec.shape == (-1, 1):
+        return array.reshape(-1, 1)
+    return array
 
 
 def _stack(value: Any, what: str, spec: TensorSpec | None) -> Array:

@@ -109,10 +109,14 @@ def cast(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
                     f"{shown(name)} has values from {low} to {high}, which "
                     f"{datatype_of(dtype)} cannot hold."
                 )
-        elif pair == "ff" and dtype.itemsize < have.itemsize:
+        elif (
+            dtype.kind == "f"
+            and (pair == "ff" or dtype == np.float16)
+            and (dtype.itemsize < have.itemsize)
+        ):
             with np.errstate(over="ignore"):
                 narrow = array.astype(dtype)
-            if np.isinf(narrow).any() and not np.isinf(array[np.isinf(narrow)]).all():
+            if (over := np.isinf(narrow)).any() and not np.isinf(array[over]).all():
                 raise InvalidInput(
                     f"{shown(name)} has values out of the range of {datatype_of(dtype)}."
                 )

@@ -54,6 +54,9 @@ UNIMPLEMENTED: Final = 12
 _FROM_HTTP: Final = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
 #: The engine's own refusals.
 _FROM_REFUSAL: Final = {408: 4, 413: 8, 431: 8, 503: 14, 501: 12, 500: 13}
+#: Of a compressed message: how many gzip members it may have, and what is given to zlib at a time.
+_MAX_MEMBERS: Final = 1024
+_PIECE: Final = 65536
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -143,16 +146,45 @@ def decompress(data: Buffer, encoding: bytes | None, most: int) -> bytes:
         raise Unsupported(
             "The message's compression is not served.", hint="Use gzip, deflate or identity."
         )
-    inflater = zlib.decompressobj(31 if encoding == b"gzip" else 15)
+    window = 31 if encoding == b"gzip" else 15
+    inflater = zlib.decompressobj(window)
     try:
         message = inflater.decompress(data, most + 1)
+        if inflater.eof and inflater.unused_data and encoding == b"gzip":
+            return message + _members(inflater.unused_data, most, most - len(message))
     except zlib.error:
         raise InvalidInput("The message is no valid compressed data.") from None
     if len(message) > most:
         raise TooLarge(f"The message is over {most} bytes.")
     if not inflater.eof:
         raise InvalidInput("The compressed message is cut off.")
+    if inflater.unused_data:
+        raise InvalidInput("The compressed message has more bytes after its end.")
     return message
+
+
+def _members(data: bytes, most: int, left: int) -> bytes:
+    """What follows gzip's first member: others (RFC 1952, section 2.2), as `cat a.gz b.gz` makes them.
+
+    Read in pieces, for zlib copies what is behind a member's end.
+    """
+    pieces: list[bytes] = []
+    at, members = 0, 0
+    while at < len(data):
+        members += 1
+        if members > _MAX_MEMBERS:
+            raise InvalidInput(f"The compressed message has over {_MAX_MEMBERS} members.")
+        inflater = zlib.decompressobj(31)
+        while not inflater.eof:
+            piece = data[at : at + _PIECE]
+            if not piece:
+                raise InvalidInput("The compressed message is cut off.")
+            pieces.append(inflater.decompress(piece, left + 1))
+            left -= len(pieces[-1])
+            if left < 0:
+                raise TooLarge(f"The message is over {most} bytes.")
+            at += len(piece) - len(inflater.unused_data)
+    return b"".join(pieces)
 
 
 def is_grpc(head: RequestHead) -> bool:
