@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 
 import pytest
 from control_fakes import FakeClock
 
-from penstock.control.loop import Backoff, Loop
+from penstock.control.loop import SWEEP_EVERY, Backoff, Loop
 from penstock.errors import Conflict, Unavailable
 
 
@@ -184,7 +184,7 @@ async def test_close_cancels_what_runs_and_forgets_what_waits() -> None:
 
 
 async def test_a_key_that_somebody_waits_for_goes_before_the_others() -> None:
-    """Once, also when it was waiting already; the others keep their order."""
+    """Once, also when it was waiting already, and without waiting for a slot; the others keep their order."""
     looks: list[int] = []
     begin = asyncio.Event()
 
@@ -198,13 +198,87 @@ async def test_a_key_that_somebody_waits_for_goes_before_the_others() -> None:
     loop.hurry(4)
     loop.hurry(4)
     loop.hurry(9)
-    assert loop.depth == 6
+    assert loop.depth == 4
     begin.set()
     await loop.settled()
     assert looks == [0, 4, 9, 1, 2, 3, 5]
     loop.enqueue(4)
     await loop.settled()
     assert looks[7:] == [4]
+
+
+async def test_a_key_that_is_hurried_while_it_runs_is_looked_at_again_before_the_others() -> None:
+    """A replica that was waited for reports in the middle of a look: what is next is to say so."""
+    looks: list[int] = []
+    steps: asyncio.Queue[None] = asyncio.Queue()
+
+    async def look(key: int) -> None:
+        looks.append(key)
+        await steps.get()
+
+    loop = Loop(look, concurrency=1)
+    for key in range(4):
+        loop.enqueue(key)
+    await asyncio.sleep(0)
+    loop.hurry(0)
+    loop.enqueue(0)
+    for _ in range(5):
+        steps.put_nowait(None)
+    await loop.settled()
+    assert looks == [0, 0, 1, 2, 3]
+
+
+async def test_a_sweep_goes_behind_news_and_alone_beside_those_who_hurry() -> None:
+    looks: list[object] = []
+    open_: dict[object, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def look(key: object) -> None:
+        looks.append(key)
+        await open_[key].wait()
+
+    loop: Loop[object] = Loop(look, concurrency=8)
+    loop.sweep(range(10))
+    await asyncio.sleep(0)
+    assert looks == [0, 1, 2, 3], "few at a time"
+    loop.hurry("hurried")
+    await asyncio.sleep(0)
+    assert looks[4:] == ["hurried"]
+    for key in range(3):
+        open_[key].set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert looks[5:] == [], "one of the sweep runs, and that is enough while somebody waits"
+    open_[3].set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert looks[5:] == [4], "but it goes on"
+    loop.enqueue(8)
+    loop.enqueue("news")
+    await asyncio.sleep(0)
+    assert looks[6:] == [8, "news"], "what something happened to is of the sweep no more"
+    for key in (*range(10), "hurried", "news"):
+        open_[key].set()
+    await loop.settled()
+    assert looks[8:] == [5, 6, 7, 9], "each once"
+
+
+async def test_a_sweep_goes_on_under_a_stream_of_news() -> None:
+    looks: list[int] = []
+
+    async def look(key: int) -> None:
+        looks.append(key)
+        if key < 0 and len(looks) < 1000:
+            loop.enqueue(key)  # there is always something
+
+    loop = Loop(look, concurrency=1)
+    loop.enqueue(-1)
+    loop.sweep(range(20))
+    async with asyncio.timeout(20):
+        await loop.settled()
+    swept = [at for at, key in enumerate(looks) if key >= 0]
+    assert len(swept) == 20
+    assert all(b - a <= SWEEP_EVERY + 1 for a, b in pairwise(swept))
+    assert swept[-1] < 1000
 
 
 async def test_few_looks_run_while_somebody_waits_for_an_answer() -> None:

@@ -12,8 +12,11 @@ The rules that make it safe:
 - different keys run side by side, at most `concurrency` of them, so one slow service holds up no other;
 - a look that raises is repeated with back-off, per key, and the failure is logged once per message;
 - a look has a deadline: a backend that never answers costs one retry, not one slot for ever;
-- a key that somebody waits for (a request to a sleeping service) goes before those that wait their turn:
-  after a start with ten thousand services, it need not wait for all of them;
+- a key that somebody waits for (a request to a sleeping service) goes before those that wait their turn,
+  also where it is looked at already and has to be once more;
+- keys about which nothing happened (`sweep`: all of them after a start) go last, few at a time, and one at a
+  time while somebody waits: with ten thousand services, news need not wait for all of them. They go on all
+  the same: one look in so many is theirs;
 - while people wait for an answer (`giving_way`), few looks run side by side: a thousand manifests are taken
   at the pace at which they can be stored, not at that at which they can be started.
 
@@ -24,10 +27,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 from penstock.control.clock import Clock, Timer
@@ -39,6 +43,18 @@ K = TypeVar("K", bound=Hashable)
 
 #: Looks that run side by side while they give way.
 FEW = 2
+#: Looks of a sweep that run side by side.
+SWEEP = 4
+#: One look in so many is a sweep's, whatever else there is to do.
+SWEEP_EVERY = 16
+
+
+class _Turn(IntEnum):
+    """When a key is looked at: the lowest first."""
+
+    HURRIED = 0
+    ENQUEUED = 1
+    SWEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +91,14 @@ class Loop(Generic[K]):
         self._backoff = backoff
         self._deadline_s = deadline_s
         self._on_stuck = on_stuck
-        self._ready: deque[K] = deque()
-        self._first: deque[K] = deque()
-        #: Keys that wait for a look, once each; one that was hurried may be in both queues.
-        self._waiting: set[K] = set()
-        self._running: dict[K, asyncio.Task[None]] = {}
-        self._again: set[K] = set()  # enqueued while running
+        self._queues: dict[_Turn, deque[K]] = {turn: deque() for turn in _Turn}
+        #: Keys that wait for a look, once each; one that was moved up is in several queues.
+        self._waiting: dict[K, _Turn] = {}
+        self._waits: Counter[_Turn] = Counter()
+        self._running: dict[K, tuple[asyncio.Task[None], _Turn]] = {}
+        self._runs: Counter[_Turn] = Counter()
+        self._again: dict[K, _Turn] = {}  # enqueued while running
+        self._since_swept = 0
         self._timers: dict[K, tuple[float, Timer]] = {}
         self._failures: dict[K, int] = {}
         self._said: dict[K, str] = {}
@@ -95,22 +113,36 @@ class Loop(Generic[K]):
 
     def hurry(self, key: K) -> None:
         """Look at `key` before those that are waiting."""
-        self.enqueue(key, first=True)
+        self._enqueue(key, _Turn.HURRIED)
 
-    def enqueue(self, key: K, *, first: bool = False) -> None:
+    def enqueue(self, key: K) -> None:
         """Look at `key` soon."""
+        self._enqueue(key, _Turn.ENQUEUED)
+
+    def sweep(self, keys: Iterable[K]) -> None:
+        """Look at each of `keys` when there is little else to do."""
+        for key in keys:
+            self._enqueue(key, _Turn.SWEPT)
+
+    def _enqueue(self, key: K, turn: _Turn) -> None:
         if self._closed:
             return
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer[1].cancel()
         if key in self._running:
-            self._again.add(key)
-        elif first or key not in self._waiting:
-            self._waiting.add(key)
-            (self._first if first else self._ready).append(key)
-            self._idle.clear()
-            self._pump()
+            self._again[key] = min(turn, self._again.get(key, turn))
+            return
+        before = self._waiting.get(key)
+        if before is not None and before <= turn:
+            return
+        if before is not None:
+            self._waits[before] -= 1
+        self._waiting[key] = turn
+        self._waits[turn] += 1
+        self._queues[turn].append(key)
+        self._idle.clear()
+        self._pump()
 
     def enqueue_after(self, key: K, delay_s: float) -> None:
         """Look at `key` in `delay_s` seconds, or sooner if something else asks for it."""
@@ -150,42 +182,58 @@ class Loop(Generic[K]):
         for _, timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._ready.clear()
-        self._first.clear()
+        for queue in self._queues.values():
+            queue.clear()
         self._waiting.clear()
-        running = list(self._running.values())
+        self._waits.clear()
+        running = [task for task, _ in self._running.values()]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         self._idle.set()
 
     def _pump(self) -> None:
-        while self._waiting and len(self._running) < self._most() and not self._closed:
-            key = (self._first or self._ready).popleft()
-            if key not in self._waiting:
-                continue  # it was hurried
-            self._waiting.discard(key)
+        while not self._closed and (turn := self._next()) is not None:
+            key = self._queues[turn].popleft()
+            if self._waiting.get(key) is not turn:
+                continue  # it was moved up
+            del self._waiting[key]
+            self._waits[turn] -= 1
+            self._since_swept = 0 if turn is _Turn.SWEPT else self._since_swept + 1
             task = asyncio.get_running_loop().create_task(self._look(key))
-            self._running[key] = task
+            self._running[key] = (task, turn)
+            self._runs[turn] += 1
             task.add_done_callback(lambda _, key=key: self._done(key))  # type: ignore[misc]
 
-    def _most(self) -> int:
-        """Looks that may run side by side now. Who hurries gives way to nobody."""
-        gives_way = self._guests and not self._first
-        return min(FEW, self._concurrency) if gives_way else self._concurrency
+    def _next(self) -> _Turn | None:
+        """Whose turn it is; None when enough runs."""
+        running = len(self._running)
+        if self._waits[_Turn.HURRIED]:
+            # Who hurries gives way to nobody, and waits for no slot that others have.
+            return _Turn.HURRIED if running < self._concurrency + FEW else None
+        if running >= (min(FEW, self._concurrency) if self._guests else self._concurrency):
+            return None
+        somebody = self._waits[_Turn.ENQUEUED]
+        if self._waits[_Turn.SWEPT]:
+            alone = self._guests or self._runs[_Turn.HURRIED]
+            overdue = self._since_swept >= SWEEP_EVERY and not self._runs[_Turn.SWEPT]
+            if overdue or not somebody and self._runs[_Turn.SWEPT] < (1 if alone else SWEEP):
+                return _Turn.SWEPT
+        return _Turn.ENQUEUED if somebody else None
 
     def _done(self, key: K) -> None:
-        self._running.pop(key, None)
-        if key in self._again:
-            self._again.discard(key)
-            self.enqueue(key)
+        _, turn = self._running.pop(key)
+        self._runs[turn] -= 1
+        again = self._again.pop(key, None)
+        if again is not None:
+            self._enqueue(key, again)
         self._pump()
         if not self._running and not self._waiting:
             self._idle.set()
 
     async def _look(self, key: K) -> None:
         self.looks += 1
-        self._again.discard(key)  # what was enqueued before this look began, it will see
+        self._again.pop(key, None)  # what was enqueued before this look began, it will see
         try:
             async with asyncio.timeout(self._deadline_s):
                 again_s = await self._reconcile(key)

@@ -253,11 +253,10 @@ class ControlPlane:
                 await self.loop.settled()
         except TimeoutError:
             log.warning("not every service could be looked at within %.0f s", FIRST_LOOK_S)
-        for key in everything - first:
-            self.loop.enqueue(key)
         self.routes.retain(self.manifests.names())
         if self._routes_socket is not None:
             await self.routes.serve(self._routes_socket)
+        self.loop.sweep(everything - first)
         self.started.set()
 
     async def close(self) -> None:
@@ -358,22 +357,22 @@ class ControlPlane:
             for user in self.graphs.users(key):
                 self.loop.enqueue(user)
         elif change.key.kind in (SECRET, SERVICE_ACCOUNT):
-            self._enqueue_namespace(change.key.namespace)
+            self._sweep_namespace(change.key.namespace)
         elif change.key.kind in RUNTIME_KINDS:
-            self._enqueue_namespace(change.key.namespace or None)
+            self._sweep_namespace(change.key.namespace or None)
         elif change.key.kind == PRIORITY_CLASS:
             self.services.priorities.changed()
-            self._enqueue_namespace(None)
+            self._sweep_namespace(None)
 
     def _tensors_learned(self, key: ServiceKey) -> None:
         for user in self.graphs.users(key):
             self.loop.enqueue(user)
 
-    def _enqueue_namespace(self, namespace: str | None) -> None:
+    def _sweep_namespace(self, namespace: str | None) -> None:
         for key in self.manifests.names():
             if namespace is None or key[0] == namespace:
                 self.fetches.hurry(key)
-                self.loop.enqueue(key)
+                self.loop.sweep((key,))
 
     def _replica_changed(self, old: ReplicaStatus | None, new: ReplicaStatus | None) -> None:
         if new is not None:

@@ -12,19 +12,22 @@ from penstock.store.base import Key, Kind, Object, Store
 
 
 class Records:
-    """Writes to the store; a status that is as it was costs nothing."""
+    """Writes to the store."""
 
     def __init__(self, store: Store, manifests: ManifestCache) -> None:
         self._store = store
         self._manifests = manifests
 
-    async def status(self, kind: Kind, manifest: Object, dialect: Any, wanted: Wanted) -> None:
-        """Write the status if it is another one."""
-        status = dialect.render_status(manifest, wanted.status)
-        if status == manifest.get("status"):
-            return
+    async def status(self, kind: Kind, manifest: Object, status: Any) -> None:
+        """Write the status."""
         written = await self._store.update_status({**manifest, "status": status})
         self._manifests.wrote(kind, written)
+
+    @staticmethod
+    def changed_status(manifest: Object, dialect: Any, wanted: Wanted) -> Any:
+        """The status as the manifest's dialect says it; None when it says so already."""
+        status = dialect.render_status(manifest, wanted.status)
+        return None if status == manifest.get("status") else status
 
     async def events(
         self, kind: Kind, manifest: Object, state: ServiceState, wanted: Wanted

@@ -47,6 +47,8 @@ class Scaler:
         self._scalings: dict[ServiceKey, Scaling] = {}
         self._policies: dict[ServiceKey, Policy] = {}
         self._states: dict[ServiceKey, State] = {}
+        #: Those that requests waited for before they were first asked about.
+        self._early: set[ServiceKey] = set()
         #: Those whose number a tick may change: of ten thousand services most are asleep, or fixed.
         self._moving: set[ServiceKey] = set()
         self._ranks: dict[ServiceKey, Rank] = {}
@@ -77,7 +79,9 @@ class Scaler:
         policy = self._policies[key]
         state = self._states.get(key)
         if state is None:
-            first = min(policy.high, max(policy.low, running if proven else 1))
+            least = max(policy.low, int(key in self._early))
+            self._early.discard(key)
+            first = min(policy.high, max(least, running if proven else 1))
             if first:
                 self.loads.touch(key)
             state = self._become(key, State(first))
@@ -106,7 +110,10 @@ class Scaler:
         """Requests wait and there is no replica. True when the wanted number changed."""
         self.loads.touch(key)
         policy, state = self._policies.get(key), self._states.get(key)
-        if policy is None or state is None or state.replicas or not self._most(key, policy):
+        if policy is None or state is None:
+            self._early.add(key)  # a control plane that has just started has not looked at it yet
+            return False
+        if state.replicas or not self._most(key, policy):
             return False
         signal = Signal(in_flight=max(1, waiting), waiting=max(1, waiting))
         self._become(key, decide(policy, signal, state, now=self._clock.monotonic()))
@@ -183,6 +190,7 @@ class Scaler:
         for by_key in (self._scalings, self._policies, self._states, self._ranks, self._held):
             by_key.pop(key, None)
         self._moving.discard(key)
+        self._early.discard(key)
         self.loads.forget(key)
 
     def tick(self) -> None:

@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 
 ServiceKey = tuple[str, str]
 
+#: Gateways say each second that requests wait for a service; seconds that they are believed after that.
+WAITED_S = 3.0
+
 
 async def _nothing_counted() -> Mapping[str, Any]:
     return {}
@@ -85,6 +88,8 @@ class ServiceController:
         self._clock = clock
         self._on_gone = on_gone
         self._states: dict[ServiceKey, ServiceState] = {}
+        #: Services that requests wait for, as far as is known, until when that is believed.
+        self._waited: dict[ServiceKey, float] = {}
         self.progressing = Progressing(total, self._advance, tell=self.tell, clock=clock)
         self.revisions = RevisionKeeper(store, files)
         self.priorities = Priorities(store)
@@ -126,6 +131,7 @@ class ServiceController:
         service = service_key(key)
         if self._manifests.get(service) is None:
             return
+        self._waited[service] = self._clock.monotonic() + WAITED_S
         woken = self._scaler.wake(key, waiting)
         if key != service:
             # A transformer's first request will ask the predictor: both come up at once.
@@ -163,7 +169,19 @@ class ServiceController:
             event = replica_event(old, new)
             if event is not None:
                 state.pending.append(event)
-        self._enqueue(key)
+        if self._is_waited_for(key):
+            self._hurry(key)  # what it waits for may be this
+        else:
+            self._enqueue(key)
+
+    def _is_waited_for(self, key: ServiceKey) -> bool:
+        until = self._waited.get(key)
+        if until is None:
+            return False
+        if self._clock.monotonic() < until:
+            return True
+        del self._waited[key]
+        return False
 
     def tell(self, key: ServiceKey, event: Event) -> None:
         """Put an event about a service (or a component of it) into its log, at its next look."""
@@ -288,10 +306,12 @@ class ServiceController:
         finally:
             # Events first: said twice after a crash in between is better than not at all.
             await self._records.events(kind, manifest, state, wanted)
-            if wanted.status.ready:
-                # Ready means that a request is answered: gateways have to know it by then.
-                await self._routes.applied(sequence, timeout_s=self._settings.ready_applied_s)
-            await self._records.status(kind, manifest, dialect, wanted)
+            status = self._records.changed_status(manifest, dialect, wanted)
+            if status is not None:
+                if wanted.status.ready:
+                    # Ready means that a request is answered: gateways have to know it by then.
+                    await self._routes.applied(sequence, timeout_s=self._settings.ready_applied_s)
+                await self._records.status(kind, manifest, status)
         await self.revisions.prune(key, state.uid, wanted.in_use)
 
     def _publish(self, key: ServiceKey, wanted: Wanted) -> int:
@@ -335,6 +355,7 @@ class ServiceController:
 
     def _forget(self, key: ServiceKey) -> None:
         self._states.pop(key, None)
+        self._waited.pop(key, None)
         self._fetches.cancel_all(key)
         for role in Role:
             self._scaler.forget(component_of(key, role))

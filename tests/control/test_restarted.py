@@ -1,0 +1,122 @@
+"""A control plane that starts again: what it writes, whom it looks at first, and whom nothing holds up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.control.control_world import ControlWorld, sklearn_service
+
+from penstock.backends.base import Phase
+from penstock.control.loop import SWEEP
+from penstock.control.settings import ControlSettings
+from penstock.store.sqlite import SqliteStore
+
+COUNT = 60
+LAST = ("default", f"s{COUNT - 1}")
+
+
+class World(ControlWorld):
+    def __init__(self, store: SqliteStore, folder: Path) -> None:
+        super().__init__(
+            store,
+            settings=ControlSettings(cores=4, scale_to_zero_grace_s=5.0, routes_applied_s=0.0),
+            routes_file=folder / "routes.json",
+            routes_socket=folder / "routes.sock",
+        )
+
+    def asleep(self) -> bool:
+        live = [r for r in self.backend.replicas.values() if r.phase is not Phase.STOPPED]
+        return not live and self.plane.manifests.ready["True"] == COUNT
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """So many services, each proven once and asleep, and no control plane."""
+    store = await SqliteStore.in_memory()
+    w = World(store, tmp_path)
+    await w.plane.start()
+    for i in range(COUNT):
+        await store.create(sklearn_service(f"s{i}", minReplicas=0))
+    await w.until(w.asleep, 0.05)
+    await w.plane.loop.settled()
+    await w.plane.close()
+    w.plane = w.another()
+    yield w
+    await w.plane.close()
+    await store.close()
+
+
+async def test_nothing_is_written_where_nothing_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody waits for gateways to confirm what is not said anew."""
+    calls: list[str] = []
+
+    def counted(of: Any, name: str) -> None:
+        method = getattr(of, name)
+
+        async def call(*args: Any, **more: Any) -> Any:
+            calls.append(name)
+            return await method(*args, **more)
+
+        monkeypatch.setattr(of, name, call)
+
+    for name in ("create", "update", "update_status", "record_event", "get"):
+        counted(world.store, name)
+    counted(world.plane.routes, "applied")
+    version = world.store.version
+    world.plane.routes.load()
+    sequence = world.plane.routes.sequence
+    await world.plane.start()
+    await world.plane.loop.settled()
+    assert world.plane.loop.looks == COUNT, "each once"
+    assert calls == []
+    assert world.store.version == version
+    assert world.plane.routes.sequence == sequence, "gateways are told nothing"
+
+
+async def test_a_request_that_waits_is_served_before_all_others_are_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the end: its replica starts, and what gateways are told when that is ready waits for nobody."""
+    w = world
+    looked: list[tuple[str, str]] = []
+    look = w.plane.services.look
+    gate = asyncio.Event()
+
+    async def slow(key: tuple[str, str]) -> float | None:
+        looked.append(key)
+        if key != LAST:
+            await gate.wait()
+        return await look(key)
+
+    monkeypatch.setattr(w.plane.services, "look", slow)
+    await w.plane.start()
+    assert looked == [], "gateways are let in first"
+    w.plane.services.wake(*LAST)
+    await w.until(lambda: w.backend.replicas)
+    assert len(set(looked)) <= SWEEP + 1
+    for i in range(COUNT - 1):  # something happens to each of them, too
+        w.plane.loop.enqueue(("default", f"s{i}"))
+    await w.until(lambda: any(t.replicas for t in route(w, LAST).targets))
+    assert len(set(looked)) < COUNT / 2
+    gate.set()
+    await w.plane.loop.settled()
+    assert len(set(looked)) == COUNT, "each is looked at all the same"
+
+
+async def test_a_first_look_waits_for_no_gateway(world: World) -> None:
+    """They are let in after it: until then there is nobody who could confirm anything."""
+    world.plane.routes.expected_gateways = 1
+    async with asyncio.timeout(20):
+        assert not await world.plane.routes.applied(1, timeout_s=1e9)
+
+
+def route(w: World, key: tuple[str, str]) -> Any:
+    found = w.plane.routes.get("/".join(key))
+    assert found is not None
+    return found
