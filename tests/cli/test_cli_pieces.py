@@ -221,6 +221,7 @@ def test_run_says_in_one_line_that_its_port_is_taken(tmp_path: Path, option: str
         ["serve", "--api-port", "-1"],
         ["serve", "--model-dir", "/no/such/folder"],
         ["serve", "--pvc-root", "/no/such/folder"],
+        ["serve", "--warm", "sklearn,scikit"],
     ],
 )
 def test_ports_and_folders_that_cannot_be_are_wrong_usage(arguments: list[str]) -> None:
@@ -233,6 +234,22 @@ def test_ports_and_folders_that_cannot_be_are_wrong_usage(arguments: list[str]) 
     )
     assert done.returncode == USAGE
     assert arguments[1 if arguments[0] == "serve" else 2] in done.stderr
+
+
+def test_frameworks_to_have_ready_are_ones_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt one is refused with its like, one that is not there with what to install."""
+    from penstock import runtimes
+    from penstock.cli.serving import _warm
+
+    assert _warm(["sklearn, onnx", "onnx", ""]) == ("sklearn", "onnx")
+    assert _warm([""]) == ()
+    with pytest.raises(CliError, match=r"--warm pytorch: .* Did you mean 'torch'") as wrong:
+        _warm(["sklearn", "pytorch"])
+    assert wrong.value.code == USAGE
+    monkeypatch.setattr(runtimes, "installed", lambda framework: False)
+    with pytest.raises(CliError, match=r"--warm onnx: .*pip install 'penstock\[onnx\]'"):
+        _warm(["onnx"])
+    assert _warm(["sklearn"]) == ("sklearn",)  # nobody said it
 
 
 def test_the_version_is_an_option_too() -> None:

@@ -12,7 +12,7 @@ from cli_harness import Penstock
 
 from penstock.backends.base import Phase
 from penstock.cli import waiting
-from penstock.cli.client import Client, Served
+from penstock.cli.client import ApiFailure, Client, Served
 from penstock.cli.exits import UNREACHABLE, CliError
 from penstock.cli.waiting import Target, wait_for_condition
 
@@ -41,6 +41,41 @@ def test_all_that_failed_are_named_and_the_others_are_waited_for(
     assert "inferenceservice/bad-one is not ready: " in ran.err
     assert "inferenceservice/bad-two is not ready: " in ran.err
     assert "good ready" in ran.out
+
+
+class Deletes:
+    """A control plane where `last` is deleted while the others fail."""
+
+    def __init__(self, others: int) -> None:
+        self.others = [f"bad-{i}" for i in range(others)]
+
+    def get(self, path: str, **query: str) -> Any:
+        raise ApiFailure(404, {"message": "there is none"})
+
+    def lines(self, path: str, **_: Any) -> Iterator[Any]:
+        for name in self.others:
+            status = {
+                "observedGeneration": 1,
+                "modelStatus": {"transitionStatus": "BlockedByFailedLoad"},
+                "conditions": [{"type": "Ready", "status": "False", "message": "no file"}],
+            }
+            metadata = {"name": name, "namespace": "default", "generation": 1}
+            yield {"type": "ADDED", "object": {"metadata": metadata, "status": status}}
+
+
+@pytest.mark.parametrize(("others", "more"), [(2, None), (40, "and 21 more")])
+def test_what_failed_is_told_although_the_last_one_is_no_longer_there(
+    others: int, more: str | None
+) -> None:
+    """And no more of them than a screen takes, with how many there are beyond."""
+    server = Deletes(others)
+    targets = [Target(KIND, "default", name) for name in [*server.others, "last"]]
+    with pytest.raises(CliError, match=f"{others + 1} of {others + 1} failed") as caught:
+        wait_for_condition(cast("Client", server), targets, "Ready", "True", 30, give_up=True)
+    lines = caught.value.lines
+    assert lines[0] == "inferenceservice/bad-0 is not ready: no file"
+    assert lines[-1] == (more or "inferenceservice/last does not exist.")
+    assert len(lines) <= 21
 
 
 class Replaced:

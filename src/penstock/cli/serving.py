@@ -15,7 +15,7 @@ from penstock.backends.local.replicas import ReplicasPolicy
 from penstock.cli import places
 from penstock.cli.exits import REFUSED, USAGE, CliError
 from penstock.cli.output import colourful, note, say
-from penstock.errors import Conflict, PenstockError
+from penstock.errors import Conflict, NotFound, PenstockError
 
 DEFAULT_HTTP_PORT = 8080
 DEFAULT_GRPC_PORT = 8081
@@ -62,7 +62,7 @@ def serve(
         listen_http=_address(host, http_port),
         listen_grpc=_address(host, _grpc_port(grpc_port, http_port)),
         listen_api=_address(host, api_port),
-        warm=tuple(dict.fromkeys(w for word in warm for w in word.split(",") if w)),
+        warm=_warm(warm),
         insecure=insecure,
         token_file=token,
         log_level=log_level.upper(),
@@ -93,6 +93,32 @@ def serve(
         raise CliError(str(exc), REFUSED) from exc
     except PenstockError as exc:
         raise CliError(str(exc)) from exc
+
+
+#: What `--warm` is where nobody says it.
+WARM = "sklearn"
+
+
+def _warm(words: list[str]) -> tuple[str, ...]:
+    """The frameworks that `--warm` names; CliError for one that is none, or is not installed."""
+    names = tuple(dict.fromkeys(w.strip() for word in words for w in word.split(",") if w.strip()))
+    if names == (WARM,):
+        return names
+    # Brings numpy, which the node has no use for otherwise.
+    from penstock import runtimes
+
+    for name in names:
+        try:
+            framework = runtimes.find(name)
+        except NotFound as exc:
+            raise CliError(f"--warm {name}: {exc}", USAGE) from exc
+        if not runtimes.installed(framework):
+            raise CliError(
+                f"--warm {name}: what it needs is not installed. "
+                f"Install it with: pip install 'penstock[{framework.extra}]'",
+                USAGE,
+            )
+    return names
 
 
 def _grpc_port(asked: int | None, http_port: int) -> int:

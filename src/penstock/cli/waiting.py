@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.cli.client import Client, Served
+from penstock.cli.client import ApiFailure, Client, Served
 from penstock.cli.exits import FAILED, TIMED_OUT, UNREACHABLE, CliError
 from penstock.cli.output import StatusLine
 
@@ -132,7 +132,7 @@ class _Wait:
             raise CliError(
                 f"{_names(late)} not {self._type}={self._status} after {self._timeout_s:g} s.",
                 TIMED_OUT,
-                lines=[*said, *self._failed][:20],
+                lines=_some([*said, *self._failed]),
             ) from None
         finally:
             self._line.clear()
@@ -140,7 +140,7 @@ class _Wait:
             raise CliError(self._failed[0], FAILED)
         if self._failed:
             raise CliError(
-                f"{len(self._failed)} of {self._total} failed.", FAILED, lines=self._failed[:20]
+                f"{len(self._failed)} of {self._total} failed.", FAILED, lines=_some(self._failed)
             )
 
     def _watch(self, path: str) -> None:
@@ -148,7 +148,14 @@ class _Wait:
         mine = [key for key in self._waiting if key[0] == path]
         if len(mine) == 1:
             # One object: a missing one is an error at once instead of an endless wait.
-            self._client.get(self._waiting[mine[0]].kind.path(mine[0][1], mine[0][2]))
+            try:
+                self._client.get(self._waiting[mine[0]].kind.path(mine[0][1], mine[0][2]))
+            except ApiFailure as exc:
+                if exc.status != 404 or self._total == 1:
+                    raise
+                # The others' fates are told, too.
+                self._give_up(mine[0], "does not exist.")
+                return
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -217,8 +224,6 @@ def wait_for_deletion(client: Client, targets: Iterable[Target], timeout_s: floa
 
 
 def _exists(client: Client, t: Target) -> bool:
-    from penstock.cli.client import ApiFailure
-
     try:
         found = client.get(t.kind.path(t.namespace if t.kind.namespaced else None, t.name))
     except ApiFailure as exc:
@@ -234,6 +239,15 @@ def _exists(client: Client, t: Target) -> bool:
         labelSelector=f"penstock.dev/service={t.name}",
     )
     return any(r["status"]["phase"] != "Stopped" for r in replicas["items"])
+
+
+#: So many of those that failed are told of, a line each.
+_TOLD = 20
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = len(lines) - _TOLD
+    return lines if more <= 1 else [*lines[:_TOLD], f"and {more} more"]
 
 
 def _names(names: list[str]) -> str:
