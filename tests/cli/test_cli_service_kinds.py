@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from penstock.api.kinds import discovery_entry, resources
-from penstock.cli.client import Kinds
+from penstock.api import aggregated, discovery
+from penstock.cli.client import Answer, Kinds
 
 
 class Discovery:
-    """Answers what the API's discovery answers."""
+    """Answers what the API's discovery answers, of the plain kind alone."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def call(self, method: str, path: str, *, accept: str) -> Answer:
+        self.asked.append(path)
+        return Answer(200, {}, self.get(path))
 
     def get(self, path: str) -> Any:
+        if path == "/api":
+            return discovery.core_versions()
         if path == "/apis":
-            versions = dict.fromkeys(r.api_version for r in resources() if r.group)
-            groups: dict[str, list[dict[str, str]]] = {}
-            for v in versions:
-                groups.setdefault(v.rpartition("/")[0], []).append({"groupVersion": v})
-            return {"groups": [{"versions": v} for v in groups.values()]}
-        version = path.removeprefix("/apis/").removeprefix("/api/")
-        return {
-            "groupVersion": version,
-            "resources": [discovery_entry(r) for r in resources() if r.api_version == version],
-        }
+            return discovery.groups()
+        group, _, version = path.removeprefix("/apis/").removeprefix("/api/").rpartition("/")
+        return discovery.resource_list(group, version)
+
+
+class Aggregated(Discovery):
+    """Answers all in two documents."""
+
+    def get(self, path: str) -> Any:
+        body, _ = aggregated.document("v2", core=path == "/api")
+        return json.loads(body)
+
+
+def test_both_ways_of_discovery_tell_the_same() -> None:
+    whole = Aggregated()
+    assert Kinds(whole).all == Kinds(Discovery()).all  # type: ignore[arg-type]
+    assert whole.asked == ["/api", "/apis"]
 
 
 def test_versions_of_a_kind_are_listed_once_and_the_newest_first() -> None:

@@ -13,7 +13,7 @@ from cli_harness import Penstock
 from penstock.backends.base import Phase
 from penstock.cli import waiting
 from penstock.cli.client import ApiFailure, Client, Served
-from penstock.cli.exits import UNREACHABLE, CliError
+from penstock.cli.exits import TIMED_OUT, UNREACHABLE, CliError
 from penstock.cli.waiting import Target, wait_for_condition
 
 
@@ -76,6 +76,17 @@ def test_what_failed_is_told_although_the_last_one_is_no_longer_there(
     assert lines[0] == "inferenceservice/bad-0 is not ready: no file"
     assert lines[-1] == (more or "inferenceservice/last does not exist.")
     assert len(lines) <= 21
+
+
+def test_a_condition_that_the_object_does_not_have_is_told(
+    penstock: Penstock, tmp_path: Path
+) -> None:
+    file = tmp_path / "iris.json"
+    file.write_text(json.dumps(service("iris")))
+    assert penstock("apply", "-f", str(file), "--wait").code == 0
+    ran = penstock("wait", "iris", "--for", "condition=Redy", "--timeout", "200ms")
+    assert ran.code == TIMED_OUT
+    assert "it has no such condition, only IngressReady, PredictorReady, Ready" in ran.err
 
 
 class Replaced:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
-from collections.abc import Iterator, Mapping
+import ssl
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from penstock.cli import places
 from penstock.cli.exits import FAILED, UNREACHABLE, USAGE, CliError, code_of_status
 
 TIMEOUT_S = 30.0
+#: All kinds in two answers instead of one a group.
+_DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class ApiFailure(CliError):
     def __init__(self, status: int, document: Any) -> None:
         info = document if isinstance(document, dict) else {}
         message = str(info.get("message") or f"the server answered {status}")
+        if status == 404 and "message" not in info:
+            message += ". Is --server the control API? `penstock serve` says where that is"
         super().__init__(message, code_of_status(status))
         self.status = status
         self.reason = str(info.get("reason", ""))
@@ -44,8 +51,22 @@ class ApiFailure(CliError):
         )
 
 
+class _HttpConnection(http.client.HTTPConnection):
+    """Hangs up when the thread or the client that kept it is no more."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _HttpsConnection(http.client.HTTPSConnection):
+    """The same."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Client:
-    """One server. Each call is one connection: commands are short."""
+    """One server. Each thread keeps its connection between calls; streams have one of their own."""
 
     def __init__(self, server: str | None = None, token_file: Path | None = None) -> None:
         self.server = places.server(server)
@@ -58,6 +79,7 @@ class Client:
         self._host = parts.hostname
         self._port = parts.port or (443 if self._https else 80)
         self._prefix = parts.path
+        self._kept = threading.local()
         self._token: str | None = None
         file = places.token_file(token_file)
         if file is not None:
@@ -78,16 +100,19 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: bytes | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout_s: float = TIMEOUT_S,
     ) -> Answer:
         """One request; ApiFailure for an error answer, CliError when the server cannot be reached."""
-        connection, response = self._request(method, path, query, body, content_type, timeout_s)
+        connection = self._take(timeout_s)
+        response = self._request(connection, method, path, query, body, content_type, accept)
         try:
             data = response.read()
         except (OSError, http.client.HTTPException) as exc:
-            raise self._away(exc) from exc
-        finally:
             connection.close()
+            raise self._away(exc) from exc
+        if not response.will_close:
+            self._kept.connection = connection
         try:
             document = json.loads(data) if data else None
         except ValueError:
@@ -111,7 +136,8 @@ class Client:
         timeout_s: float | None = None,
     ) -> Iterator[bytes]:
         """Pieces of an answer as they come. `timeout_s` is for silence; TimeoutError then."""
-        connection, response = self._request("GET", path, query, None, "", TIMEOUT_S)
+        connection = self._connect(TIMEOUT_S)
+        response = self._request(connection, "GET", path, query, None, "", "application/json")
         try:
             if response.status >= 400:
                 data = response.read()
@@ -145,28 +171,45 @@ class Client:
                 if line:
                     yield json.loads(line)
 
+    def _take(self, timeout_s: float) -> http.client.HTTPConnection:
+        """This thread's connection, if the server has not hung up meanwhile; else a new one."""
+        kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
+        self._kept.connection = None
+        if kept is None or kept.sock is None:
+            return self._connect(timeout_s)
+        poll = select.poll()
+        poll.register(kept.sock, select.POLLIN)
+        if poll.poll(0):  # nothing was asked, so it can only be the end
+            kept.close()
+            return self._connect(timeout_s)
+        kept.sock.settimeout(timeout_s)
+        return kept
+
+    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
+        kind = _HttpsConnection if self._https else _HttpConnection
+        return kind(self._host, self._port, timeout=timeout_s)
+
     def _request(
         self,
+        connection: http.client.HTTPConnection,
         method: str,
         path: str,
         query: Mapping[str, str] | None,
         body: bytes | None,
         content_type: str,
-        timeout_s: float,
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=timeout_s)
+        accept: str,
+    ) -> http.client.HTTPResponse:
         target = self._prefix + path
         if query:
             target += "?" + urlencode(query)
-        headers = {"accept": "application/json", "user-agent": "penstock"}
+        headers = {"accept": accept, "user-agent": "penstock"}
         if body is not None:
             headers["content-type"] = content_type
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}"
         try:
             connection.request(method, target, body=body, headers=headers)
-            return connection, connection.getresponse()
+            return connection.getresponse()
         except (OSError, http.client.HTTPException) as exc:
             connection.close()
             raise self._away(exc) from exc
@@ -179,6 +222,11 @@ class Client:
                 f"No server at {self.server}. Start one with `penstock serve`, or say where it is "
                 "with --server or $PENSTOCK_SERVER.",
                 UNREACHABLE,
+            )
+        if isinstance(exc, ssl.SSLError) and exc.reason == "WRONG_VERSION_NUMBER":
+            plain = self.server.replace("https://", "http://", 1)
+            return CliError(
+                f"What answers at {self.server} speaks no TLS. Say {plain}.", UNREACHABLE
             )
         return CliError(f"The connection to {self.server} broke off: {exc}.", UNREACHABLE)
 
@@ -220,37 +268,95 @@ class Served:
         return "/" + "/".join(quote(p, safe="") for p in parts)
 
 
+def _discovered(client: Client, path: str) -> dict[str, Any]:
+    try:
+        document = client.call("GET", path, accept=_DISCOVERY).body
+    except ApiFailure as exc:
+        if exc.status != 404:
+            raise
+        document = None
+    if not isinstance(document, dict) or "kind" not in document:
+        raise CliError(
+            f"What answers at {client.server} is no control API. `penstock serve` says where that is, "
+            "on its line 'control'; the port is 8090 if not given.",
+            UNREACHABLE,
+        )
+    return document
+
+
 class Kinds:
     """The kinds a server has, by every name a person may call them."""
 
     def __init__(self, client: Client) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
         self.all: list[Served] = []
-        groups = client.get("/apis")["groups"]
-        paths = ["/api/v1", *(f"/apis/{v['groupVersion']}" for g in groups for v in g["versions"])]
-        with ThreadPoolExecutor(len(paths)) as pool:
-            for listed in pool.map(client.get, paths):
-                self._read(listed)
+        documents = [_discovered(client, p) for p in ("/api", "/apis")]
+        if all(d.get("kind") == "APIGroupDiscoveryList" for d in documents):
+            self._read_groups([g for d in documents for g in d["items"]])
+        else:
+            self._read_lists(client, documents[1]["groups"])
 
-    def _read(self, listed: dict[str, Any]) -> None:
-        group, _, version = listed["groupVersion"].rpartition("/")
-        for r in listed["resources"]:
-            # There are never any of Kubernetes' Services; who says so here means inference services.
-            if "/" not in r["name"] and (group, r["kind"]) != ("", "Service"):
-                self.all.append(
-                    Served(
+    def _read_groups(self, groups: list[dict[str, Any]]) -> None:
+        """All kinds at once."""
+        # A short name is told of one group only, and people mean every kind that is called alike by it.
+        short: dict[str, tuple[str, ...]] = {}
+        for group in groups:
+            for version in group["versions"]:
+                for r in version["resources"]:
+                    short[r["resource"]] = short.get(r["resource"]) or tuple(
+                        r.get("shortNames", ())
+                    )
+        for group in groups:
+            name = group["metadata"].get("name", "")
+            for version in group["versions"]:
+                for r in version["resources"]:
+                    self._add(
+                        name,
+                        version["version"],
+                        r["responseKind"]["kind"],
+                        (
+                            r["resource"],
+                            r["singularResource"],
+                            *(r.get("shortNames") or short[r["resource"]]),
+                        ),
+                        namespaced=r["scope"] == "Namespaced",
+                        categories=r.get("categories", ()),
+                    )
+
+    def _read_lists(self, client: Client, groups: list[dict[str, Any]]) -> None:
+        """One list a version, from servers that know no other way."""
+        paths = ["/api/v1", *(f"/apis/{v['groupVersion']}" for g in groups for v in g["versions"])]
+        for listed in map(client.get, paths):
+            group, _, version = listed["groupVersion"].rpartition("/")
+            for r in listed["resources"]:
+                if "/" not in r["name"]:
+                    self._add(
                         group,
                         version,
                         r["kind"],
-                        r["name"],
-                        r["singularName"],
-                        tuple(r.get("shortNames", ())),
-                        r["namespaced"],
-                        # Pods, which are a way to look at replicas, are of that category too.
-                        bool(group) and "all" in r.get("categories", ()),
+                        (r["name"], r["singularName"], *r.get("shortNames", ())),
+                        namespaced=r["namespaced"],
+                        categories=r.get("categories", ()),
                     )
-                )
+
+    def _add(
+        self,
+        group: str,
+        version: str,
+        kind: str,
+        words: tuple[str, ...],
+        *,
+        namespaced: bool,
+        categories: Sequence[str],
+    ) -> None:
+        # There are never any of Kubernetes' Services; who says so here means inference services.
+        if (group, kind) == ("", "Service"):
+            return
+        plural, singular, *short = words
+        # Pods, which are a way to look at replicas, are of the category of services, too.
+        is_service = bool(group) and "all" in categories
+        self.all.append(
+            Served(group, version, kind, plural, singular, tuple(short), namespaced, is_service)
+        )
 
     def named(self, word: str) -> list[Served]:
         """All kinds of that name: `isvc`, `inferenceservices`, `inferenceservice.serving.kserve.io`.

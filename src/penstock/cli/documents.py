@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,6 +54,12 @@ def read(names: list[str]) -> list[Manifest]:
         if name == "-":
             found += parse(sys.stdin.read(), "stdin")
             continue
+        if name.startswith(("http://", "https://")):
+            raise CliError(
+                f"{name} is a URL, and files are read from this machine only. Look at what it is, then: "
+                f"curl -sSL {shlex.quote(name)} | penstock apply -f -",
+                USAGE,
+            )
         path = Path(name)
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
@@ -133,8 +140,22 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _nodes(text: str) -> Iterator[yaml.Node]:
-    loader = _Loader(text)
+def _nodes(text: str) -> list[yaml.Node]:
+    """Read by the C library where there is one, ten times as fast; what it refuses, by the other, whose words
+    about mistakes are the better ones."""
+    if yaml.__with_libyaml__:
+
+        class Quick(yaml.CSafeLoader):
+            yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+        try:
+            return list(_read_by(Quick(text)))
+        except yaml.YAMLError:
+            pass
+    return list(_read_by(_Loader(text)))
+
+
+def _read_by(loader: Any) -> Iterator[yaml.Node]:
     try:
         while loader.check_node():
             node = loader.get_node()

@@ -36,16 +36,21 @@ class Target:
         return f"{self.kind.singular}/{self.name}"
 
 
+_NOT_YET = "waiting to be looked at"
+
+
 def condition_of(obj: dict[str, Any], type_: str) -> dict[str, Any]:
     """A condition, as far as it speaks of the newest manifest."""
     status = obj.get("status") or {}
     observed = status.get("observedGeneration")
     if observed is not None and observed < obj["metadata"].get("generation", 0):
-        return {"type": type_, "status": "Unknown", "message": "waiting to be looked at"}
+        return {"type": type_, "status": "Unknown", "message": _NOT_YET}
     for c in status.get("conditions") or ():
         if str(c.get("type", "")).lower() == type_.lower():
             return dict(c)
-    return {"type": type_, "status": "Unknown", "message": "waiting to be looked at"}
+    known = sorted({str(c.get("type", "")) for c in status.get("conditions") or ()})
+    message = f"it has no such condition, only {', '.join(known)}" if known else _NOT_YET
+    return {"type": type_, "status": "Unknown", "message": message}
 
 
 def wait_for_condition(
