@@ -42,8 +42,10 @@ def port() -> Iterator[int]:
 def said(capfd: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["penstock", *args])
-        code = main()
-    return code, capfd.readouterr().err
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, capfd.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["", "/html"])
