@@ -161,3 +161,24 @@ async def test_an_entry_that_is_not_known_yet_is_not_passed_by(front, stand_in):
     assert answer.status_code == 503
     assert "transformer" in answer.json()["error"]
     assert found["predictor"].seen == []
+
+
+READY = ["/v2/models/iris/ready", "/v1/models/iris", f"{SERVING}/v2/health/ready"]
+
+
+@pytest.mark.parametrize("path", READY)
+async def test_a_transformer_is_not_ready_before_a_predictor_that_cannot_answer(
+    front, stand_in, path
+):
+    found = await graph(front, stand_in, ("predictor", "transformer"))
+    assert (await front.client.get(path)).status_code == 200
+    targets = (Target("iris-00001", 100),)
+    front.put(route("iris", targets=targets, entry="transformer", message="the pickle is broken"))
+    answer = await front.client.get(path)
+    assert answer.status_code == 503
+    assert "the pickle is broken" in answer.json()["error"]
+    # Asleep is no fault, and what asks for a prediction is the transformer's.
+    assert (await front.client.post(INFER)).status_code == 200
+    front.put(route("iris", targets=targets, entry="transformer"))
+    assert (await front.client.get(path)).status_code == 200
+    assert not [s for s in found["predictor"].seen if s.line.startswith("POST")]

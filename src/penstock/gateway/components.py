@@ -53,7 +53,22 @@ def reached(
     found = table.component(service, entry)
     if found is None:
         raise Unavailable(f"The {entry} of {service.key} is not known here yet.", retry_after_s=1)
+    if head.method in ("GET", "HEAD") and asks_ready(path) and cannot_answer(service):
+        return service  # a transformer that is up says nothing of the predictor behind it
     return found
+
+
+def asks_ready(path: str) -> bool:
+    """`/v2/models/NAME[/versions/V]/ready`, `/v2/health/ready` and `/v1/models/NAME`."""
+    path = path.rstrip("/")
+    if path.startswith("/v2/"):
+        return path.endswith("/ready")
+    return path.startswith("/v1/models/") and path.count("/") == 3 and ":" not in path
+
+
+def cannot_answer(service: Service) -> bool:
+    """Whether a component has no replica and it is known why."""
+    return bool(service.route.message) and not any(t.replicas for t in service.targets)
 
 
 def explains(path: str) -> bool:

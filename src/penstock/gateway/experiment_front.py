@@ -16,6 +16,7 @@ from penstock.errors import PenstockError, Unavailable
 from penstock.gateway.choosing import choose
 from penstock.gateway.components import reached
 from penstock.gateway.grpc_forward import GrpcForward, render_call
+from penstock.gateway.own import answer as answer_here
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
 from penstock.gateway.resolve import Plan, make
 from penstock.gateway.shadow import MOST_AT_ONCE, Shadow
@@ -78,6 +79,9 @@ class ExperimentFront:
             member, name = self._member(head)
             own = self._plan_for(head, member, plan.own or head.path)
             gateway = self.gateway
+            if own.verb:  # what the gateway answers by itself of any service
+                answer_here(exchange, own, gateway)
+                return
             reached = own.service or member
             if reached.graph is not None:
                 reached.graph.handle(exchange, own, reached, _told_graph(name))

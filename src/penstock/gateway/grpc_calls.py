@@ -19,7 +19,7 @@ from penstock.errors import (
 )
 from penstock.gateway import own, repository
 from penstock.gateway.choosing import choose
-from penstock.gateway.components import reached
+from penstock.gateway.components import cannot_answer, reached
 from penstock.gateway.grpc_forward import GrpcForward, render_call
 from penstock.gateway.proxy import internal
 from penstock.gateway.resolve import (
@@ -154,6 +154,8 @@ class ModelCall:
         named = service
         if not self._method.startswith("Repository"):
             service = reached(head, service, table)
+            if self._method == "ModelReady" and cannot_answer(named):
+                service = named  # what stands before it may be ready for all that
         choice = choose(head, service, named, tag)
         return Plan(
             service,

@@ -16,7 +16,7 @@ from penstock._version import __version__
 from penstock.errors import NotFound, PenstockError
 from penstock.gateway import repository
 from penstock.gateway.proxy import internal, refuse
-from penstock.gateway.resolve import FEEDBACK, LOAD, STATISTICS, Plan, namespace_of
+from penstock.gateway.resolve import EXPLAIN, FEEDBACK, LOAD, STATISTICS, Plan, namespace_of
 from penstock.http.head import JSON_TYPE
 from penstock.protocols import documents
 from penstock.protocols.json_object import json_object
@@ -72,6 +72,8 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
     if service is not None:
         if plan.verb == FEEDBACK:
             _feedback(exchange, gateway, plan)
+        elif plan.verb == EXPLAIN:
+            _explain(exchange, gateway, service)
         elif plan.verb == STATISTICS:
             if _allowed(exchange, _READS):
                 _gather(exchange, gateway, [service], plan.own)
@@ -105,6 +107,13 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
         elif _allowed(exchange, _READS):
             status, document = make(table, namespace)
             _send(exchange, status, document)
+
+
+def _explain(exchange: Exchange, gateway: Gateway, service: Service) -> None:
+    # Seldon's messages know numpy.
+    from penstock.gateway import seldon_explain
+
+    seldon_explain.handle(exchange, gateway, service)
 
 
 def extensions(gateway: Gateway) -> tuple[str, ...]:

@@ -38,9 +38,14 @@ LOAD: Final = "load"
 UNLOAD: Final = "unload"
 STATISTICS: Final = "stats"
 FEEDBACK: Final = "feedback"
+EXPLAIN: Final = "explain"
 #: What follows a namespace where many models are asked.
 _QUERY: Final = ["v2", "query"]
 _REPOSITORY: Final = "/v2/repository/models/"
+#: Seldon V1's call of an explainer, and what the name of an explainer's deployment ends with.
+_SELDON_EXPLAIN: Final = frozenset(("/api/v1.0/explain", "/api/v0.1/explain"))
+_EXPLAINER: Final = "-explainer"
+_ROLE: Final = "explainer"
 #: Seldon's address of a pipeline.
 _PIPELINES: Final = "/v2/pipelines/"
 
@@ -93,9 +98,14 @@ def plan(head: RequestHead, table: Table) -> Plan:
             return Plan(None, b"", "v2", 0, own=path)
         name, _, tag = parts[3].partition("@")
         service = table.get(parts[2], name)
+        rest = "/" + (parts[4] if len(parts) == 5 else "")
+        if service is None and path.startswith("/seldon/"):
+            explained = _seldon_explainer(parts, table)
+            if explained is not None:
+                service, rest = explained
         if service is None:
             raise unknown_service(name, parts[2])
-        role, path = components.split("/" + (parts[4] if len(parts) == 5 else ""))
+        role, path = components.split(rest)
         if service.route.experiment is not None and (role or tag):
             # A component or a revision is the service's own, whoever has its requests.
             service = table.by_key(f"{parts[2]}/{name}") or service
@@ -120,6 +130,26 @@ def plan(head: RequestHead, table: Table) -> Plan:
                 hint=f"No service in {namespace} serves it; `penstock get isvc -A` lists all.",
             )
     return Plan(None, b"", protocol_of(path), 0, own=path)
+
+
+def _seldon_explainer(parts: list[str], table: Table) -> tuple[Service, str] | None:
+    """The service whose explainer `/seldon[/NAMESPACE]/NAME-explainer/PREDICTOR/...` is, and its path."""
+    rest = parts[4] if len(parts) == 5 else ""
+    for namespace, name, path in (
+        (parts[2], parts[3], rest.partition("/")[2]),
+        (DEFAULT_NAMESPACE, parts[2], rest),
+    ):
+        service = table.get(namespace, name.removesuffix(_EXPLAINER))
+        if not name.endswith(_EXPLAINER) or service is None:
+            continue
+        if table.component(service, _ROLE) is None:
+            continue
+        # The explainer's deployment has one model, under a name that is made of the deployment's.
+        model = model_in(f"/{path}")
+        if model:
+            path = path.replace(f"/models/{model}", f"/models/{service.name}", 1)
+        return service, f"/components/explainer/{path}"
+    return None
 
 
 def namespace_of(head: RequestHead) -> str:
@@ -220,7 +250,7 @@ def _make(
             hint="The variable PENSTOCK_LOG_LEVEL in its manifest sets the level.",
         )
     named = table.child(named, model_in(path)) or named
-    verb = _verb(path, named)
+    verb = _verb(path, named, table)
     service = named if verb else components.reached(head, named, table, path=path, role=role)
     timeout_s = service.route.timeout_s
     asked = head.get(b"x-request-timeout-ms")
@@ -251,7 +281,7 @@ def make(head: RequestHead, service: Service, path: str, table: Table) -> Plan:
     return _make(head, service, path, table)
 
 
-def _verb(path: str, service: Service) -> str:
+def _verb(path: str, service: Service, table: Table) -> str:
     """What the gateway shall do itself, if this is a call that one replica cannot answer for all."""
     if path.startswith(_REPOSITORY):
         verb = path.rstrip("/").rpartition("/")[2]
@@ -263,6 +293,8 @@ def _verb(path: str, service: Service) -> str:
         service.learner is not None or service.route.graph is not None
     ):
         return FEEDBACK
+    if path.rstrip("/") in _SELDON_EXPLAIN and table.component(service, _ROLE) is not None:
+        return EXPLAIN
     return ""
 
 
