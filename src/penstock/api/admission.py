@@ -54,18 +54,30 @@ def parse_any(body: bytes, content_type: str) -> Any:
     """A JSON or YAML document. Raises InvalidInput."""
     kind = content_type.partition(";")[0].strip().lower()
     try:
+        is_yaml = kind.endswith("yaml")
+        if is_yaml and body.lstrip()[:1] == b"{":
+            # JSON is YAML, and what most clients send as such: read as JSON in a fiftieth of the time.
+            is_yaml = not _is_json(body)
         document = (
             yaml.load(body, Loader=_Loader)  # noqa: S506 - is a SafeLoader
-            if kind.endswith("yaml")
+            if is_yaml
             else msgspec.json.decode(body)
         )
         check_depth(document)
-        if not kind.endswith("yaml"):
+        if not is_yaml:
             json.loads(body, object_pairs_hook=_no_twice)
     except (ValueError, yaml.YAMLError, RecursionError) as exc:
         first = str(exc).partition("\n")[0]
         raise InvalidInput(f"The body cannot be read: {first}.") from exc
     return document
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _no_twice(members: list[tuple[str, Any]]) -> None:

@@ -64,8 +64,10 @@ class Feed(Generic[T]):
     def names(self) -> set[str]:
         return set(self._items)
 
-    def objects(self, render: Render[T]) -> list[Object]:
-        return [render(item, version) for item, version in self._items.values()]
+    def objects(
+        self, render: Render[T], wanted: Callable[[T], bool] = lambda item: True
+    ) -> list[Object]:
+        return [render(item, version) for item, version in self._items.values() if wanted(item)]
 
     def watch(self, since: int, render: Render[T], kind: Kind) -> Watch:
         """Raises `Expired`."""

@@ -121,8 +121,9 @@ class Objects:
         for left in reversed(range(_NAME_TRIES)):
             admitted = self._admit(with_name(obj), resource, None, options)
             new = ownership.updated(None, admitted.object, owner_of(resource, options))
+            beside = await self._store.get_many(keys_beside(resource, new))
             try:
-                return await self._create(resource, new, admitted.warnings, options)
+                return await self._create(resource, new, admitted.warnings, options, beside)
             except Conflict:
                 name = new["metadata"].get("name", "")
                 if left and not obj["metadata"].get("name"):
@@ -136,12 +137,18 @@ class Objects:
         raise AssertionError("unreachable")
 
     async def _create(
-        self, resource: Resource, new: Object, warnings: tuple[str, ...], options: WriteOptions
+        self,
+        resource: Resource,
+        new: Object,
+        warnings: tuple[str, ...],
+        options: WriteOptions,
+        beside: Mapping[Key, Object],
     ) -> Written:
-        await self._check_name(resource, new)
+        """Keep a new object. `beside`: what there is of `keys_beside`."""
+        _check_name(resource, beside)
         await self._check_tensors(resource, new, None)
         if not options.dry_run:
-            await self._make_namespace(new)
+            await self._make_namespace(new, beside)
             async with self._quotas.passing(resource, new, None):
                 new = await self._store.create(new)
         return Written(redact(new, resource.dialect), "created", warnings)
@@ -207,18 +214,20 @@ class Objects:
         options: WriteOptions,
     ) -> Written:
         """Server-side apply: create, or lay what is applied over what others own."""
+        own = key(resource, namespace, name)
+        around = keys_beside(resource, {"metadata": {"namespace": namespace, "name": name}})
         for attempt in range(TRIES):
-            try:
-                stored = await self._store.get(key(resource, namespace, name))
-            except NotFound:
-                stored = None
+            found = await self._store.get_many((own, *around))
+            stored = found.get(own)
             config, change = self._applied(resource, namespace, name, document, stored, options)
             given = config["metadata"].pop("resourceVersion", None)
             try:
                 if stored is None:
                     if given:
                         raise _conflict(resource, name)
-                    return await self._create(resource, change.object, change.warnings, options)
+                    return await self._create(
+                        resource, change.object, change.warnings, options, found
+                    )
                 check_version(resource, stored, given)
                 written = await self._update(resource, stored, change, options)
             except Conflict as exc:
@@ -336,26 +345,6 @@ class Objects:
             validation=options.validation,
         )
 
-    async def _check_name(self, resource: Resource, obj: Object) -> None:
-        """Services share their names over all dialects."""
-        if not resource.is_service:
-            return
-        meta = obj["metadata"]
-        for kind in service_kinds():
-            if kind == resource.stored or "name" not in meta:
-                continue
-            try:
-                other = await self._store.get(Key(kind, meta["namespace"], meta["name"]))
-            except NotFound:
-                continue
-            raise ApiError(
-                409,
-                f"The name {meta['namespace']}/{meta['name']} is taken by the "
-                f"{other['apiVersion']} {other['kind']}. Delete that one first, or choose another name.",
-                reason="AlreadyExists",
-                details=details_of(resource, meta["name"]),
-            )
-
     async def _check_tensors(self, resource: Resource, obj: Object, stored: Object | None) -> None:
         """A graph's steps can work with the models that run now."""
         dialect = resource.dialect
@@ -369,20 +358,41 @@ class Objects:
             told = ((p.path, p.message) for p in problems)
             raise invalid(resource.kind, resource.group, name, told)
 
-    async def _make_namespace(self, obj: Object) -> None:
+    async def _make_namespace(self, obj: Object, beside: Mapping[Key, Object]) -> None:
         """On first use; there is no separate step as in a cluster."""
         namespace = obj["metadata"].get("namespace")
-        if not namespace:
+        if not namespace or Key(NAMESPACE, "", namespace) in beside:
             return
         try:
-            await self._store.get(Key(NAMESPACE, "", namespace))
-        except NotFound:
-            try:
-                await self._store.create(
-                    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-                )
-            except Conflict:
-                pass  # somebody else did, just now
+            await self._store.create(
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+            )
+        except Conflict:
+            pass  # somebody else did, just now
+
+
+def keys_beside(resource: Resource, obj: Object) -> tuple[Key, ...]:
+    """What a new object depends on: who could have its name, and its namespace."""
+    meta = obj["metadata"]
+    namespace = meta.get("namespace")
+    found = (Key(NAMESPACE, "", namespace),) if namespace and resource.namespaced else ()
+    if not resource.is_service or "name" not in meta:
+        return found
+    # Services share their names over all dialects.
+    kinds = (kind for kind in service_kinds() if kind != resource.stored)
+    return (*found, *(Key(kind, namespace or "", meta["name"]) for kind in kinds))
+
+
+def _check_name(resource: Resource, beside: Mapping[Key, Object]) -> None:
+    for found, other in beside.items():
+        if found.kind in service_kinds() and found.kind != resource.stored:
+            raise ApiError(
+                409,
+                f"The name {found.namespace}/{found.name} is taken by the "
+                f"{other['apiVersion']} {other['kind']}. Delete that one first, or choose another name.",
+                reason="AlreadyExists",
+                details=details_of(resource, found.name),
+            )
 
 
 def key(resource: Resource, namespace: str, name: str) -> Key:

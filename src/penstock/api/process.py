@@ -159,6 +159,7 @@ async def _run(
             ws="none",
             loop="none",
             server_header=False,
+            proxy_headers=False,  # nobody asks whence a request came
             limit_concurrency=2000,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=3,

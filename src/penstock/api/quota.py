@@ -36,6 +36,10 @@ class QuotaGate:
             yield
             return
         namespace = obj["metadata"]["namespace"]
+        if not (await self._store.list(QUOTA, namespace=namespace, limit=1)).items:
+            # Without a quota nobody waits for another's write: those that come at once share a commit.
+            yield
+            return
         lock = self._locks.get(namespace)
         if lock is None:
             lock = self._locks[namespace] = asyncio.Lock()
@@ -51,10 +55,13 @@ class QuotaGate:
         new = self._usages.of_new(obj)
         old = self._usages.of(stored) if stored is not None else None
         uid = stored["metadata"]["uid"] if stored is not None else None
-        others = []
+        there: list[Object] = []
         for kind in service_kinds():
             listing = await self._store.list(kind, namespace=obj["metadata"]["namespace"])
-            others += [self._usages.of(o) for o in listing.items if o["metadata"]["uid"] != uid]
+            there += listing.items
+        others = self._usages.of_all(there, new=obj, uid=uid)
+        if others is None:
+            return  # a part of what was admitted as a whole
         name = obj["metadata"].get("name", "")
         for quota in quotas:
             try:

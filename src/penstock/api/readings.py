@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from penstock.api import pods
@@ -11,6 +12,7 @@ from penstock.api.selections import Selection
 from penstock.api.wire import missing
 from penstock.backends.base import ReplicaStatus
 from penstock.control.plane import ControlPlane
+from penstock.control.revisions import SERVICE_LABEL
 from penstock.domain.devices import WHOLE, DeviceShare, DeviceStatus
 from penstock.domain.status import rfc3339
 from penstock.store.base import Listing, Watch
@@ -41,7 +43,7 @@ def replica_object(r: ReplicaStatus, version: int) -> dict[str, Any]:
         "namespace": r.namespace,
         "resourceVersion": str(version),
         "labels": {
-            "penstock.dev/service": r.service,
+            SERVICE_LABEL: r.service,
             "penstock.dev/revision": r.revision,
             "penstock.dev/component": r.component,
         },
@@ -93,6 +95,17 @@ def device_name(status: DeviceStatus) -> str:
     return f"{d.resource.partition('/')[0].partition('.')[0]}-{d.index}"
 
 
+def _wanted(namespace: str | None, selection: Selection) -> Callable[[ReplicaStatus], bool]:
+    """What can be told of a replica, rather than of its object, against a selection."""
+    of_service = [r for r in selection.labels.requirements if r.key == SERVICE_LABEL]
+
+    def wanted(r: ReplicaStatus) -> bool:
+        labels = {SERVICE_LABEL: r.service}
+        return namespace in (None, "", r.namespace) and all(q.matches(labels) for q in of_service)
+
+    return wanted
+
+
 class Readings:
     """Lists and watches of what is not stored."""
 
@@ -120,7 +133,9 @@ class Readings:
             found, version = self._devices.objects(device_object), self._devices.version
         else:
             render = pods.pod if resource is POD else replica_object
-            found, version = self._replicas.objects(render), self._replicas.version
+            # Of thousands one service's are asked for: what is not wanted is not rendered.
+            found = self._replicas.objects(render, _wanted(namespace, selection))
+            version = self._replicas.version
         picked = [
             obj
             for obj in found

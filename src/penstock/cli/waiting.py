@@ -17,6 +17,11 @@ TRIED_AGAIN_S = 3.0
 #: A control plane that is being replaced is waited for so long, seconds.
 AWAY_S = 20.0
 
+#: What was deleted ends within some ten milliseconds, or has requests to finish: seconds between looks,
+#: the first and the longest.
+FIRST_LOOK_S = 0.01
+LOOK_S = 0.1
+
 #: Transition states that no waiting ends; somebody has to change something.
 _HOPELESS = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
 
@@ -222,10 +227,12 @@ def wait_for_deletion(client: Client, targets: Iterable[Target], timeout_s: floa
     """Until the targets are gone, and what ran for them too. CliError TIMED_OUT."""
     deadline = time.monotonic() + timeout_s
     for t in targets:
+        pause_s = FIRST_LOOK_S
         while _exists(client, t):
             if time.monotonic() > deadline:
                 raise CliError(f"{t.shown} is still there after {timeout_s:g} s.", TIMED_OUT)
-            time.sleep(0.1)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LOOK_S)
 
 
 def _exists(client: Client, t: Target) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from penstock.domain.service import Component, Storage
 from penstock.errors import NotFound, TooLarge
 from penstock.store.base import Key, Object, Store
 
+#: Seconds for which the environment's credentials are not read anew: a thousand fetches come at once.
+OWN_S = 1.0
 #: Pins of revisions have this before them.
 _REVISION = "revision:"
 #: And those of models that are fetched ahead.
@@ -55,6 +58,8 @@ class CachedFiles:
         self._settings = settings or storage.Settings()
         #: This process's own credentials may be used for services.
         self._environment = environment
+        #: When they were read, and what was.
+        self._read: tuple[float, storage.Credentials] | None = None
 
     def uri(self, component: Component) -> str:
         """For people: without signatures and passwords."""
@@ -101,8 +106,7 @@ class CachedFiles:
     ) -> Files:
         uri, credentials = await self._open(namespace, where)
         if self._environment:
-            own = await asyncio.to_thread(storage.from_environment, os.environ)
-            credentials = credentials.or_else(own)
+            credentials = credentials.or_else(await self._own())
         return await storage.fetch(
             uri,
             cache=self._cache,
@@ -112,6 +116,14 @@ class CachedFiles:
             settings=self._settings,
             pin=pin,
         )
+
+    async def _own(self) -> storage.Credentials:
+        """The environment's credentials, read again as soon as people could have changed them."""
+        now = time.monotonic()
+        if self._read is None or now - self._read[0] > OWN_S:
+            own = await asyncio.to_thread(storage.from_environment, os.environ)
+            self._read = now, own
+        return self._read[1]
 
     async def drop(self, key: str) -> None:
         """What was kept may go."""

@@ -65,13 +65,14 @@ class Observer:
         }
         workloads = await self._workloads.observe(key, manifest, service, state)
         ranks, unknown = await self._ranks(service, workloads)
+        replicas = self._replicas.of(key)
         url = f"{self._inference_url}/serving/{service.namespace}/{service.name}"
         return Observed(
             service=service,
             generation=int(manifest["metadata"].get("generation", 0)),
             workloads=workloads,
-            replicas=self._replicas.of(key),
-            draining=self._drains.ids,
+            replicas=replicas,
+            draining=frozenset(r.id for r in replicas if r.id in self._drains),
             scale=self._scale(key, workloads, proven, ranks),
             weights=self._weights(key),
             previous=conditions_of(manifest.get("status") or {}),

@@ -9,7 +9,7 @@ test set runs over every implementation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
@@ -99,6 +99,10 @@ class Store(ABC):
     @abstractmethod
     async def get(self, key: Key) -> Object:
         """The newest state; NotFound."""
+
+    @abstractmethod
+    async def get_many(self, keys: Iterable[Key]) -> dict[Key, Object]:
+        """The newest states, all of one version, of those that there are."""
 
     @abstractmethod
     async def list(

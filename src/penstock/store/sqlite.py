@@ -17,7 +17,7 @@ import itertools
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -290,6 +290,15 @@ class SqliteStore(Store):
 
     async def get(self, key: Key) -> Object:
         return objects.decode(await self._read(lambda db: existing(db, key)))
+
+    async def get_many(self, keys: Iterable[Key]) -> dict[Key, Object]:
+        wanted = tuple(keys)
+        bodies = await self._read(lambda db: [body_of(db, key) for key in wanted])
+        return {
+            key: objects.decode(body)
+            for key, body in zip(wanted, bodies, strict=True)
+            if body is not None
+        }
 
     async def kinds(self) -> Kinds:
         rows = await self._read(
