@@ -82,6 +82,7 @@ async def test_of_two_that_come_at_once_one_gets_the_last_of_it(api: Api) -> Non
     ("hard", "message"),
     [
         ({"secrets": 1}, "spec.hard.secrets: is not counted here"),
+        ({"count/secrets.v1": 1}, "is not counted here"),
         ({"cpu": "lots"}, "spec.hard.cpu: 'lots' is no quantity"),
         ({"cpu": -1}, "spec.hard.cpu: must not be negative"),
     ],
@@ -214,3 +215,87 @@ async def test_kubectl_shows_used_and_hard(api: Api) -> None:
     )
     (row,) = table.json()["rows"]
     assert row["cells"][1:3] == ["cpu: 1/4", "limits.memory: 1Gi/8Gi"]
+
+
+# -- graphs ----------------------------------------------------------------------------------------
+
+
+def pipeline(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "Pipeline",
+        "metadata": {"name": name},
+        "spec": {"steps": [{"name": "a"}]},
+    }
+
+
+def ensemble(*models: str, cpu: str = "1", name: str = "trees") -> dict[str, Any]:
+    """A deployment of several models whose answers are averaged."""
+    child = {"implementation": "SKLEARN_SERVER", "modelUri": "models/iris"}
+    containers = [{"name": m, "resources": {"limits": {"cpu": cpu}}} for m in models]
+    predictor = {
+        "name": "p",
+        "graph": {
+            "name": "mean",
+            "implementation": "AVERAGE_COMBINER",
+            "children": [{**child, "name": m} for m in models],
+        },
+        "componentSpecs": [{"spec": {"containers": containers}}],
+    }
+    return {
+        "apiVersion": "machinelearning.seldon.io/v1",
+        "kind": "SeldonDeployment",
+        "metadata": {"name": name},
+        "spec": {"predictors": [predictor]},
+    }
+
+
+async def test_graphs_are_counted_by_their_kind(api: Api) -> None:
+    await api.apply(quota(penstock_dev__services=1, count__pipelines_penstock_dev=1))
+    assert (await api.apply(pipeline("p"))).status_code == 201
+    refused = await api.apply(pipeline("q"))
+    assert refused.status_code == 403
+    assert "count/pipelines.penstock.dev=1" in refused.json()["message"]
+    # A graph has no process, and is no service.
+    assert (await api.apply(isvc("a"))).status_code == 201
+    await until_used(api, **{"penstock.dev/services": "1", "count/pipelines.penstock.dev": "1"})
+
+
+async def test_a_deployment_of_several_models_takes_what_all_of_them_do(api: Api) -> None:
+    await api.apply(quota(cpu=3, pods=3, penstock_dev__services=3))
+    refused = await api.apply(ensemble("a", "b", "c", "d"))
+    assert refused.status_code == 403
+    assert "requested: cpu=4,pods=4,penstock.dev/services=4" in refused.json()["message"]
+    assert (await api.apply(ensemble("a", "b"))).status_code == 201
+    assert "used: cpu=2" in (await api.apply(sized("x", cpu="2"))).json()["message"]
+    # The services that are made for it take nothing more.
+    part = f"{ISVC}/trees-p-a"
+    await api.until(lambda: _there(api, part))
+    await until_used(api, cpu="2", pods="2", **{"penstock.dev/services": "2"})
+    assert (await api.apply(sized("x"))).status_code == 201
+    await until_used(api, cpu="3")
+    more = await api.apply(ensemble("a", "b", cpu="2"))
+    assert "requested: cpu=4, used: cpu=1, limited: cpu=3" in more.json()["message"]
+    noted = (await api.client.get(part)).json()
+    noted["metadata"]["labels"] = {"seen": "yes"}
+    assert (await api.client.put(part, json=noted)).status_code == 200
+
+
+async def _there(api: Api, path: str) -> bool:
+    return (await api.client.get(path)).status_code == 200
+
+
+async def test_who_only_says_that_a_deployment_owns_it_is_counted(api: Api) -> None:
+    await api.apply(quota(cpu=3))
+    made = (await api.apply(ensemble("a", "b"))).json()
+    forged = sized("mine", cpu="2")
+    forged["metadata"]["ownerReferences"] = [
+        {
+            "apiVersion": made["apiVersion"],
+            "kind": made["kind"],
+            "name": "trees",
+            "uid": made["metadata"]["uid"],
+            "controller": True,
+        }
+    ]
+    assert (await api.apply(forged)).status_code == 403

@@ -7,7 +7,7 @@ quota cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -15,8 +15,9 @@ from penstock import dialects
 from penstock.control.clock import Clock
 from penstock.control.loop import Loop
 from penstock.control.manifests import ManifestCache
+from penstock.domain.assembly import Assembly
 from penstock.domain.quantity import format_quantity
-from penstock.domain.quota import Quota, canonical, usage
+from penstock.domain.quota import COUNT, Quota, added, canonical, usage
 from penstock.domain.service import Service
 from penstock.errors import InvalidManifest, NotFound
 from penstock.store.base import Change, ChangeType, Kind, Object, Store
@@ -27,34 +28,75 @@ Usage = Mapping[str, Fraction | None]
 
 
 class Usages:
-    """What each service's object takes, remembered while the object means the same."""
+    """What each service's object takes, remembered while the object means the same.
+
+    A manifest that brings its own services (`domain.assembly`) takes what they do, from the moment it is
+    admitted; the services that are made for it then take nothing more.
+    """
 
     def __init__(self, *, runs_containers: bool) -> None:
         self._runs_containers = runs_containers
-        #: By uid: what it was made from, and it.
-        self._known: dict[str, tuple[str, Usage]] = {}
+        #: By uid: what it was made from, it, and the names of the services that it brings.
+        self._known: dict[str, tuple[str, Usage, frozenset[str]]] = {}
 
     def of(self, obj: Object) -> Usage:
-        """What a stored object takes."""
-        uid, made_from = obj["metadata"]["uid"], mark(obj)
-        known = self._known.get(uid)
-        if known is None or known[0] != made_from:
-            known = self._known[uid] = (made_from, self.of_new(obj))
-        return known[1]
+        """What a stored object takes by itself."""
+        return self._look(obj)[1]
 
     def of_new(self, obj: Object) -> Usage:
         """What an object would take."""
+        return self._read(obj)[0]
+
+    def of_all(
+        self, objects: Iterable[Object], *, new: Object | None = None, uid: str | None = None
+    ) -> list[Usage] | None:
+        """What a namespace's objects take, but for the one with that uid, in whose place `new` comes.
+
+        None where `new` is a part of another one, which takes it already.
+        """
+        looked = [(obj, self._look(obj)) for obj in objects]
+        brings = {obj["metadata"]["uid"]: names for obj, (_, _, names) in looked if names}
+        if brings and new is not None and _is_part(new, brings):
+            return None
+        return [
+            usage
+            for obj, (_, usage, _) in looked
+            if obj["metadata"]["uid"] != uid and not (brings and _is_part(obj, brings))
+        ]
+
+    def _look(self, obj: Object) -> tuple[str, Usage, frozenset[str]]:
+        uid, made_from = obj["metadata"]["uid"], mark(obj)
+        known = self._known.get(uid)
+        if known is None or known[0] != made_from:
+            known = self._known[uid] = (made_from, *self._read(obj))
+        return known
+
+    def _read(self, obj: Object) -> tuple[Usage, frozenset[str]]:
         dialect = dialects.find(obj["apiVersion"], obj["kind"])
+        kind = f"{dialect.plural}.{dialect.group}"
         try:
-            service = dialect.translate(obj, runs_containers=self._runs_containers).object
+            means = dialect.translate(obj, runs_containers=self._runs_containers).object
+            if isinstance(means, Service):
+                return usage(means, kind), frozenset()
+            if isinstance(means, Assembly):
+                parts = [self._read(part)[0] for part in means.parts]
+                names = frozenset(part["metadata"]["name"] for part in means.parts)
+                return added([*parts, {COUNT + kind: Fraction(1)}]), names
         except InvalidManifest:
-            return {}  # stored by another release; nothing of it runs
-        if not isinstance(service, Service):
-            return {}
-        return usage(service, f"{dialect.plural}.{dialect.group}")
+            return {}, frozenset()  # stored by another release; nothing of it runs
+        return {COUNT + kind: Fraction(1)}, frozenset()
 
     def forget(self, uid: str) -> None:
         self._known.pop(uid, None)
+
+
+def _is_part(obj: Object, brings: Mapping[str, frozenset[str]]) -> bool:
+    """Whether an object is one of the services that another one brings."""
+    meta = obj["metadata"]
+    owners = meta.get("ownerReferences")
+    return bool(owners) and any(
+        meta.get("name") in brings.get(o.get("uid", ""), ()) for o in owners if o.get("controller")
+    )
 
 
 def mark(obj: Object) -> str:
@@ -126,11 +168,12 @@ class QuotaKeeper:
         if not quotas:
             self._namespaces.discard(namespace)
             return
-        taken = [
-            self.usages.of(obj)
+        taken = self.usages.of_all(
+            obj
             for _, obj in self._manifests.all()
             if obj["metadata"].get("namespace", "") == namespace
-        ]
+        )
+        assert taken is not None  # noqa: S101 - there is nothing new
         for quota in quotas:
             status = status_of(quota, taken)
             if status != quota.get("status"):

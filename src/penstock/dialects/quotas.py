@@ -12,12 +12,12 @@ from penstock.dialects.schema import Spec, path, read
 from penstock.dialects.support import Table, refused
 from penstock.domain.names import subdomain_problem
 from penstock.domain.quantity import parse_quantity
-from penstock.domain.quota import Quota, canonical
+from penstock.domain.quota import COUNT, Quota, canonical
 from penstock.errors import FieldProblem
 
 _KNOWN = (
     "cpu, memory, limits.cpu, limits.memory, requests.nvidia.com/gpu, pods (replicas), "
-    "count/inferenceservices.GROUP and penstock.dev/services"
+    "count/PLURAL.GROUP of services and graphs, and penstock.dev/services"
 )
 
 
@@ -40,6 +40,13 @@ TABLE = Table(
 )
 
 
+def _counted() -> frozenset[str]:
+    """`plural.group` of kinds that mean services and graphs."""
+    from penstock.dialects import all_dialects  # the registry has this dialect, too
+
+    return frozenset(f"{d.plural}.{d.group}" for d in all_dialects() if d.renderer is not None)
+
+
 def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translation:
     """ResourceQuota -> `domain.Quota`."""
     unsupported, _ = TABLE.check(manifest, runs_containers=runs_containers)
@@ -51,7 +58,9 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     hard: dict[str, Any] = {}
     for resource, quantity in (parsed.spec.hard or {}).items():
         at = path(("spec", "hard", resource))
-        if canonical(resource) is None:
+        if canonical(resource) is None or (
+            resource.startswith(COUNT) and resource.removeprefix(COUNT) not in _counted()
+        ):
             problems.append(FieldProblem(at, f"is not counted here; known are {_KNOWN}"))
             continue
         try:

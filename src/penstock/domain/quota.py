@@ -16,7 +16,7 @@ from penstock.domain.workload import workloads_of
 
 #: Names of Kubernetes' that mean the same.
 _SAME = {"cpu": "requests.cpu", "memory": "requests.memory"}
-#: Counts of services by kind; over all kinds it is `SERVICES`.
+#: Counts of objects by kind, services and graphs; of services of all kinds it is `SERVICES`.
 COUNT = "count/"
 SERVICES = "penstock.dev/services"
 #: Replicas; Kubernetes would count their pods.
@@ -44,7 +44,7 @@ def canonical(resource: str) -> str | None:
     name = _SAME.get(resource, resource)
     if name in _PER_REPLICA or name in (REPLICAS, SERVICES):
         return name
-    if name.startswith(f"{COUNT}inferenceservices."):
+    if name.startswith(COUNT):
         return name
     if name.startswith("requests.") and ("gpu" in name or "nvidia.com/" in name):
         return name
@@ -81,6 +81,16 @@ def usage(service: Service, kind: str) -> dict[str, Fraction | None]:
                 amount = Fraction(0)
             before = sums.get(name, Fraction(0))
             sums[name] = None if amount is None or before is None else before + amount * replicas
+    return sums
+
+
+def added(usages: Iterable[Mapping[str, Fraction | None]]) -> dict[str, Fraction | None]:
+    """What several take together; what one of them does not say, they do not say."""
+    sums: dict[str, Fraction | None] = {}
+    for taken in usages:
+        for name, amount in taken.items():
+            before = sums.get(name, Fraction(0))
+            sums[name] = None if amount is None or before is None else before + amount
     return sums
 
 
