@@ -79,7 +79,7 @@ class Usages:
             if isinstance(means, Service):
                 return usage(means, kind), frozenset()
             if isinstance(means, Assembly):
-                parts = [self._read(part)[0] for part in means.parts]
+                parts = [self._read(dict(part))[0] for part in means.parts]
                 names = frozenset(part["metadata"]["name"] for part in means.parts)
                 return added([*parts, {COUNT + kind: Fraction(1)}]), names
         except InvalidManifest:
