@@ -71,6 +71,15 @@ class BackendContract:
         ready = await wait_for(backend, "r1", is_phase(Phase.READY))
         assert ready.service == "other"
 
+    async def test_hurrying_is_no_more_than_a_word(self, backend):
+        """What is up, and what is not there, stays as it is."""
+        await backend.start("r1", "", spec())
+        await wait_for(backend, "r1", lambda s: s.phase is Phase.READY)
+        before = await backend.list()
+        await backend.hurry("r1")
+        await backend.hurry("unknown")
+        assert await backend.list() == before
+
     async def test_stops_what_never_was_ready(self, backend):
         """A replica that is still starting is ended too."""
         await backend.start("r1", "", spec("never-ready"))

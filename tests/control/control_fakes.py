@@ -97,6 +97,7 @@ class FakeBackend(Backend):
         self.frameworks: dict[str, str] = {}
         self.started: list[str] = []
         self.stopped: list[str] = []
+        self.hurried: list[str] = []
         #: Raise Unavailable from everything.
         self.away = False
         #: Keep stopped replicas in DRAINING until `finish` is called.
@@ -131,6 +132,10 @@ class FakeBackend(Backend):
         if phase is not Phase.STARTING:
             asyncio.get_running_loop().call_soon(lambda: self.set(replica_id, phase))
         return status
+
+    async def hurry(self, replica_id: str) -> None:
+        self._check()
+        self.hurried.append(replica_id)
 
     def set(self, replica_id: str, phase: Phase, **changes: object) -> None:
         """Make a replica something else and tell the watchers. No-op when it is gone."""

@@ -97,16 +97,48 @@ async def test_a_request_that_waits_is_served_before_all_others_are_looked_at(
     monkeypatch.setattr(w.plane.services, "look", slow)
     await w.plane.start()
     assert looked == [], "gateways are let in first"
+    w.backend.behave = lambda replica_id, spec: Phase.STARTING
     w.plane.services.wake(*LAST)
-    await w.until(lambda: w.backend.replicas)
+    await w.until(lambda: w.backend.hurried)
+    replica = w.backend.hurried[0]
+    assert w.backend.replicas[replica].service == LAST[1], "the node is told who is waited for"
     assert len(set(looked)) <= SWEEP + 1
     for i in range(COUNT - 1):  # something happens to each of them, too
         w.plane.loop.enqueue(("default", f"s{i}"))
+    w.backend.set(replica, Phase.READY)
     await w.until(lambda: any(t.replicas for t in route(w, LAST).targets))
     assert len(set(looked)) < COUNT / 2
     gate.set()
     await w.plane.loop.settled()
     assert len(set(looked)) == COUNT, "each is looked at all the same"
+
+
+async def test_the_node_is_told_what_a_request_waits_for(tmp_path: Path) -> None:
+    """Replicas that were asked for and have no process yet: their framework is imported before others."""
+    store = await SqliteStore.in_memory()
+    w = World(store, tmp_path)
+    w.backend.behave = lambda replica_id, spec: Phase.STARTING
+    await w.plane.start()
+    for name in ("a", "b"):
+        await store.create(sklearn_service(name))
+    await w.until(lambda: len(w.backend.replicas) == 2)
+    await w.plane.loop.settled()
+    assert w.backend.hurried == []
+    (waited,) = (i for i, r in w.backend.replicas.items() if r.service == "b")
+    w.plane.services.wake("default", "b")
+    await w.until(lambda: w.backend.hurried)
+    await w.plane.loop.settled()
+    assert set(w.backend.hurried) == {waited}
+    # It has a process, and a model to load: there is nothing to hurry any more.
+    w.backend.set(waited, Phase.STARTING, pid=1)
+    await w.until(lambda: all(r.pid == 1 for r in w.plane.replicas.of(("default", "b"))))
+    await w.plane.loop.settled()
+    said = len(w.backend.hurried)
+    w.plane.services.wake("default", "b")
+    await w.plane.loop.settled()
+    assert len(w.backend.hurried) == said
+    await w.plane.close()
+    await store.close()
 
 
 async def test_a_first_look_waits_for_no_gateway(world: World) -> None:

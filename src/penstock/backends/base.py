@@ -83,6 +83,12 @@ class Backend(ABC):
     async def start(self, replica_id: str, framework: str, spec: ProcessSpec) -> ReplicaStatus:
         """Start a replica; idempotent for the same id and spec, Conflict for the same id and another."""
 
+    async def hurry(self, replica_id: str) -> None:
+        """Requests wait for this replica: bring it up before those that nobody waits for.
+
+        No-op when it is absent or up, and where another scheduler decides who comes first.
+        """
+
     @abstractmethod
     async def stop(self, replica_id: str, *, grace_s: float | None = None) -> None:
         """Drain, then stop. No-op when absent."""

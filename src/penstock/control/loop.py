@@ -217,7 +217,7 @@ class Loop(Generic[K]):
         if self._waits[_Turn.SWEPT]:
             alone = self._guests or self._runs[_Turn.HURRIED]
             overdue = self._since_swept >= SWEEP_EVERY and not self._runs[_Turn.SWEPT]
-            if overdue or not somebody and self._runs[_Turn.SWEPT] < (1 if alone else SWEEP):
+            if overdue or (not somebody and self._runs[_Turn.SWEPT] < (1 if alone else SWEEP)):
                 return _Turn.SWEPT
         return _Turn.ENQUEUED if somebody else None
 

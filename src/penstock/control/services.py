@@ -136,8 +136,16 @@ class ServiceController:
         if key != service:
             # A transformer's first request will ask the predictor: both come up at once.
             woken |= self._scaler.wake(service, waiting)
-        if woken or not self._replicas.of(service):
+        if woken or not self._replicas.of(service) or self._coming(service):
             self._hurry(service)
+
+    def _coming(self, key: ServiceKey) -> list[str]:
+        """Replicas that were asked for and have no process yet."""
+        return [
+            r.id
+            for r in self._replicas.of(key)
+            if r.phase is Phase.STARTING and r.pid is None and r.id not in self._drains
+        ]
 
     def sleep(self, service: ServiceKey) -> None:
         """Somebody asked that a service's replicas go; those go that may, and have nothing to do."""
@@ -303,6 +311,9 @@ class ServiceController:
                 wanted.start,
                 priority=lambda role: self._scaler.rank(component_of(key, role)).value,
             )
+            if self._is_waited_for(key):
+                for replica_id in self._coming(key):
+                    await self._backend.hurry(replica_id)
         finally:
             # Events first: said twice after a crash in between is better than not at all.
             await self._records.events(kind, manifest, state, wanted)

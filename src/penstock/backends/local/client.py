@@ -22,6 +22,7 @@ from penstock.backends.local.node_protocol import (
     MAX_LINE,
     Answer,
     Change,
+    Hurry,
     List,
     ListDevices,
     Logs,
@@ -77,6 +78,9 @@ class LocalBackend(Backend):
     async def stop(self, replica_id: str, *, grace_s: float | None = None) -> None:
         """As the contract says; returns once the process is gone. Cancelling the call stops no stop."""
         await self._call(Stop(next(self._ids), replica_id, grace_s), type(None), timeout_s=None)
+
+    async def hurry(self, replica_id: str) -> None:
+        await self._call(Hurry(next(self._ids), replica_id), type(None))
 
     async def list(self) -> ReplicaList:
         replicas: ReplicaList = await self._call(List(next(self._ids)), ReplicaList)

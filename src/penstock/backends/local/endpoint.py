@@ -19,6 +19,7 @@ from penstock.backends.local.node_protocol import (
     MAX_LINE,
     Change,
     Fault,
+    Hurry,
     List,
     ListDevices,
     Logs,
@@ -138,12 +139,14 @@ class _Connection:
                 except PenstockError as e:
                     await self._answer(request.id, error=Fault.of(e))
 
-    def _result(self, request: Start | Retry | List | Status | ListDevices) -> Any:
+    def _result(self, request: Start | Retry | Hurry | List | Status | ListDevices) -> Any:
         match request:
             case Start():
                 return self._replicas.start(request.replica, request.framework, request.spec)
             case Retry():
                 return self._replicas.retry(request.replica)
+            case Hurry():
+                return self._replicas.hurry(request.replica)
             case List():
                 return self._replicas.list()
             case Status():

@@ -1,8 +1,9 @@
 """The words between node and control plane: newline-delimited JSON on a Unix socket.
 
 A request has an `id` of the sender's choice and an `op`; every message that answers it carries that id.
-`start`, `retry`, `stop`, `list`, `status` and `devices` get one `result` or one `error`. `watch` and `logs`
-get any number of `item`s, then `end` or an `error`. Requests may be sent before earlier ones are answered.
+`start`, `retry`, `hurry`, `stop`, `list`, `status` and `devices` get one `result` or one `error`. `watch` and
+`logs` get any number of `item`s, then `end` or an `error`. Requests may be sent before earlier ones are
+answered.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ class Start(msgspec.Struct, frozen=True, tag_field="op", tag="start"):
 
 class Retry(msgspec.Struct, frozen=True, tag_field="op", tag="retry"):
     """Result: ReplicaStatus."""
+
+    id: int
+    replica: str
+
+
+class Hurry(msgspec.Struct, frozen=True, tag_field="op", tag="hurry"):
+    """Result: null."""
 
     id: int
     replica: str
@@ -76,7 +84,7 @@ class Logs(msgspec.Struct, frozen=True, tag_field="op", tag="logs"):
     follow: bool = False
 
 
-Request: TypeAlias = Start | Retry | Stop | List | Status | ListDevices | Watch | Logs
+Request: TypeAlias = Start | Retry | Hurry | Stop | List | Status | ListDevices | Watch | Logs
 
 
 class ZygoteStatus(msgspec.Struct, frozen=True):

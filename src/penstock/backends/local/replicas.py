@@ -187,6 +187,12 @@ class Replicas:
         replica.retry()
         return replica.status
 
+    def hurry(self, replica_id: str) -> None:
+        """As `Backend.hurry`."""
+        replica = self._replicas.get(replica_id)
+        if replica is not None:
+            replica.hurry()
+
     def list(self) -> list[ReplicaStatus]:
         """As `Backend.list`."""
         return [r.status for r in self._replicas.values()]

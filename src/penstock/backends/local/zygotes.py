@@ -1,4 +1,7 @@
-"""The node's side of the zygotes: one per framework, started when first wanted, replaced when dead."""
+"""The node's side of the zygotes: one per framework, started when first wanted, replaced when dead.
+
+How many import at a time, and which is next, is decided in `turns`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -25,6 +28,7 @@ from penstock.backends.local.logs import ProcessLog
 from penstock.backends.local.paths import Layout
 from penstock.backends.local.pipes import Pipe
 from penstock.backends.local.spawn import Ending, Reaper
+from penstock.backends.local.turns import Rank, Turns
 from penstock.backends.local.zygote_messages import (
     MAX_MESSAGE,
     EndedMessage,
@@ -84,6 +88,8 @@ class ZygotePolicy:
     fork_s: float = 30.0
     #: More arguments for each zygote (`--entry`, `--preload`).
     arguments: tuple[str, ...] = ()
+    #: How many import their frameworks side by side, beside as many that requests wait for.
+    at_once: int = field(default_factory=lambda: max(1, len(os.sched_getaffinity(0))))
 
 
 class Zygote:
@@ -97,9 +103,13 @@ class Zygote:
         log: ProcessLog,
         clock: Clock,
         policy: ZygotePolicy,
+        turns: Turns[Zygote],
+        rank: Rank,
         on_gone: Callable[[Zygote], None],
     ) -> None:
+        """It begins when it is its turn, perhaps at once."""
         self.framework = framework
+        self._turns = turns
         self._on_gone = on_gone
         self._reaper = reaper
         self._log = log
@@ -118,8 +128,13 @@ class Zygote:
         self.was_ready = False
         #: Why it ended or never began; empty while all is well.
         self.failure = ""
-        self.pid = self._start()
-        self._deadline = self._loop.create_task(self._limit_start(), name=f"zygote {framework}")
+        #: It waits for its turn, or the machine had no process for it.
+        self.unborn = True
+        #: 0 before it has one.
+        self.pid = 0
+        self._born = clock.monotonic()
+        self._deadline: asyncio.Task[None] | None = None
+        turns.ask(self, self._begin, rank)
 
     @property
     def replicas(self) -> int:
@@ -133,6 +148,34 @@ class Zygote:
     @property
     def ready(self) -> bool:
         return self.usable and self.was_ready
+
+    @property
+    def lived_s(self) -> float:
+        """Seconds since it was begun."""
+        return self._clock.monotonic() - self._born
+
+    def hurry(self) -> None:
+        """A request waits for it: it goes before those that nobody waits for."""
+        self._turns.hurry(self)
+
+    def _begin(self) -> None:
+        try:
+            self.pid = self._start()
+        except OSError as e:
+            # Perhaps later: whoever waits is told, and the next one who asks gets another zygote.
+            self._never_born(e)
+            return
+        self.unborn = False
+        self._born = self._clock.monotonic()
+        self._deadline = self._loop.create_task(
+            self._limit_start(), name=f"zygote {self.framework}"
+        )
+
+    def _never_born(self, why: PenstockError | OSError) -> None:
+        self._ended.set()
+        self._fail_start(why)
+        # Not from within its own making.
+        self._loop.call_soon(self._on_gone, self)
 
     def _start(self) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -219,6 +262,9 @@ class Zygote:
 
     def kill(self) -> None:
         """End it and all its replicas at once."""
+        if self.unborn and self.usable:
+            self._never_born(ZygoteLost(f"The zygote for {self.framework} was not begun."))
+            return
         self._reaper.kill(self.pid, signal.SIGKILL)
 
     def _post(self, message: bytes, fds: tuple[int, ...]) -> None:
@@ -271,7 +317,8 @@ class Zygote:
         elif isinstance(message, ReadyMessage):
             self.load_s = message.load_s
             self.was_ready = True
-            self._deadline.cancel()
+            self._turns.leave(self)
+            self._cancel_deadline()
             if not self._ready.done():
                 self._ready.set_result(None)
             logger.info(
@@ -280,7 +327,12 @@ class Zygote:
         elif isinstance(message, FailedMessage):
             self._fail_start(CannotLoad(message.reason, message.message))
 
-    def _fail_start(self, error: PenstockError) -> None:
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _fail_start(self, error: PenstockError | OSError) -> None:
+        self._turns.leave(self)
         self.failure = self.failure or str(error)
         if not self._ready.done():
             self._ready.set_exception(error)
@@ -291,7 +343,7 @@ class Zygote:
         self._output.close()
         self._readable()
         self._ended.set()
-        self._deadline.cancel()
+        self._cancel_deadline()
         self._loop.remove_reader(self._link)
         self._loop.remove_writer(self._link)
         self._link.close()
@@ -314,6 +366,9 @@ class Zygote:
     async def close(self) -> None:
         """Ask it to end, with whatever it still has, and wait."""
         if not self.usable:
+            return
+        if self.unborn:
+            self.kill()
             return
         if not self.was_ready:
             self.kill()  # it still imports, and listens to nobody
@@ -338,11 +393,11 @@ class Zygotes:
         self._policy = policy
         self._logs: dict[str, ProcessLog] = {}
         self._zygotes: dict[str, Zygote] = {}
-        #: How often a zygote was started, by framework.
+        #: How often a zygote was made, by framework.
         self.starts: dict[str, int] = {}
         self._closed = False
         self._warm: dict[str, Endings] = {}
-        self._born: dict[str, float] = {}
+        self._turns: Turns[Zygote] = Turns(policy.at_once)
         self._rewarming: set[asyncio.Task[None]] = set()
 
     def get(self, framework: str) -> Zygote:
@@ -362,9 +417,10 @@ class Zygotes:
             log=log,
             clock=self._clock,
             policy=self._policy,
+            turns=self._turns,
+            rank=Rank.WARM if framework in self._warm else Rank.WANTED,
             on_gone=self._gone,
         )
-        self._born[framework] = self._clock.monotonic()
         self._zygotes[framework] = zygote
         self.starts[framework] = self.starts.get(framework, 0) + 1
         return zygote
@@ -383,8 +439,10 @@ class Zygotes:
         endings = self._warm.get(zygote.framework)
         if self._closed or endings is None:
             return
-        lived = self._clock.monotonic() - self._born[zygote.framework]
-        delay = endings.next_delay_s(failed=not zygote.was_ready, healthy_for_s=lived)
+        if zygote.unborn:
+            delay = _NO_PROCESS_S
+        else:
+            delay = endings.next_delay_s(failed=not zygote.was_ready, healthy_for_s=zygote.lived_s)
         logger.warning("%s; the next one starts in %g s", zygote.failure or zygote.framework, delay)
         task = asyncio.get_running_loop().create_task(self._rewarm(zygote.framework, delay))
         self._rewarming.add(task)
@@ -392,13 +450,8 @@ class Zygotes:
 
     async def _rewarm(self, framework: str, delay_s: float) -> None:
         await self._clock.sleep(delay_s)
-        while not self._closed:
-            try:
-                self.get(framework)
-                return
-            except OSError as e:
-                logger.warning("no process can be started for %s: %s", framework, e)
-                await self._clock.sleep(_NO_PROCESS_S)
+        if not self._closed:
+            self.get(framework)
 
     async def close(self) -> None:
         """End every zygote and with it every replica."""
