@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from penstock import dialects
 from penstock.api import aggregated, discovery
 from penstock.cli.client import Answer, Kinds
+from penstock.cli.columns import columns_of
 
 
 class Discovery:
@@ -66,3 +68,10 @@ def test_services_are_every_kind_that_means_one() -> None:
         "InferenceService", "KFService", "KFServing", "KFSERVICE", "SeldonDeployment", "Model",
         "InferenceGraph", "Pipeline", "Experiment", "TrainedModel",
     }  # fmt: skip
+
+
+def test_every_kind_of_service_and_graph_is_listed_with_whether_it_is_ready() -> None:
+    for dialect in dialects.all_dialects():
+        if dialect.renderer is not None:
+            shown = columns_of(dialect.kind, wide=False, all_namespaces=False)
+            assert "READY" in [c.header for c in shown], dialect.kind

@@ -158,7 +158,10 @@ def test_what_does_not_fit_is_refused_with_its_path(given: Any, where: str, said
     ("spec", "said"),
     [
         ({"traffic": {"bandit": "ucb1", "sticky": {"header": "x-user"}}}, "x-user"),
-        ({"traffic": {"bandit": "ucb1"}, "rollout": {}, "canary": None}, "rollout"),
+        (
+            {"traffic": {"bandit": "ucb1"}, "rollout": {}, "canary": None},
+            "Roll the new revision out first and give the bandit then",
+        ),
     ],
 )
 def test_what_leaves_nothing_to_choose_is_refused(spec: dict[str, Any], said: str) -> None:

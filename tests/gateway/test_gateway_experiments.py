@@ -152,3 +152,26 @@ async def test_components_and_revisions_stay_the_services_own(front, stand_in):
     assert (len(iris.seen), len(iris2.seen)) == (2, 0)
     await front.client.post("/serving/default/iris/v2/models/iris/infer", json={})
     assert (len(iris.seen), len(iris2.seen)) == (2, 1)
+
+
+@pytest.mark.parametrize("weights", [(50, 50), (0, 100)])
+async def test_a_candidate_that_cannot_answer_gets_nothing(front, stand_in, weights):
+    """Its requests go to the others, until it can; the experiment's default loses none."""
+    iris, iris2, _ = await trial(front, stand_in, weights=weights, default="iris")
+    broken = route("iris2", targets=(Target("iris2-00001", 100),), message="the pickle is broken")
+    front.put(broken)
+    kept = {"x-seldon-route": ":iris2_1:"}
+    for headers in ({}, {}, kept):
+        answer = await front.client.post("/v2/models/iris/infer", json={}, headers=headers)
+        assert answer.status_code == 200
+        assert answer.headers["x-seldon-route"] == ":iris_1:"
+    front.put(route("iris2", targets=(Target("iris2-00001", 100, (iris2.route,)),)))
+    answer = await front.client.post("/v2/models/iris/infer", json={}, headers=kept)
+    assert answer.headers["x-seldon-route"] == ":iris2_1:"
+    # Where nobody can, it is said why.
+    for name in ("iris", "iris2"):
+        targets = (Target(f"{name}-00001", 100),)
+        front.put(route(name, targets=targets, message="the pickle is broken"))
+    answer = await front.client.post("/v2/models/iris/infer", json={})
+    assert answer.status_code == 503
+    assert "the pickle is broken" in answer.json()["error"]

@@ -149,6 +149,7 @@ _GRAPH = (
 _BY_KIND: dict[str, tuple[Column, ...]] = {
     "InferenceGraph": _GRAPH,
     "Pipeline": _GRAPH,
+    "Experiment": _GRAPH,
     "InferenceService": (
         NAME,
         Column("READY", _ready_word),
@@ -215,7 +216,7 @@ _BY_KIND: dict[str, tuple[Column, ...]] = {
     ),
 }
 _BY_KIND["ClusterServingRuntime"] = _BY_KIND["ServingRuntime"]
-for _kind in ("KFService", "KFServing", "KFSERVICE", "SeldonDeployment", "Model"):
+for _kind in ("KFService", "KFServing", "KFSERVICE", "SeldonDeployment", "Model", "TrainedModel"):
     _BY_KIND[_kind] = _BY_KIND["InferenceService"]
 
 

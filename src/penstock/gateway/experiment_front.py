@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from penstock.errors import PenstockError, Unavailable
 from penstock.gateway.choosing import choose
-from penstock.gateway.components import reached
+from penstock.gateway.components import cannot_answer, reached
 from penstock.gateway.grpc_forward import GrpcForward, render_call
 from penstock.gateway.own import answer as answer_here
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
@@ -161,14 +161,18 @@ class ExperimentFront:
                 name = match[1].decode()
                 if name in known:
                     found = self._found(name)
-                    if found is not None:
+                    if found is not None and _may_answer(found):
                         return found, name
         name = self._next(candidates)
         return self._service(name), name
 
     def _next(self, candidates: tuple[Candidate, ...]) -> str:
-        """Smooth weighted round-robin over the candidates that exist."""
-        present = [c for c in candidates if self._found(c.name) is not None] or list(candidates)
+        """Smooth weighted round-robin over the candidates that can answer; where none can, over all."""
+        there = [(c, found) for c in candidates if (found := self._found(c.name)) is not None]
+        # One that has a weight of 0 is asked when nobody else can answer.
+        present = [c for c, found in there if c.weight and _may_answer(found)]
+        present = present or [c for c, found in there if _may_answer(found)]
+        present = present or [c for c, _ in there] or list(candidates)
         total = 0
         best = present[0].name
         for c in present:
@@ -272,6 +276,13 @@ class ExperimentFront:
     def _send_copy(mirror: Shadow, target: Target, plan: Plan, exchange: Any) -> None:
         mirror.aim(target)
         mirror.copy(SimpleNamespace(plan=plan, exchange=exchange))  # type: ignore[arg-type]
+
+
+def _may_answer(service: Service) -> bool:
+    """False for a service of which it is known why it has no replica, and a graph that lacks a step's."""
+    if service.graph is not None and service.route.graph is not None:
+        return not service.graph.missing()
+    return not cannot_answer(service)
 
 
 def _told_graph(name: str) -> bytes:
