@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from gateway_stand_in import route
 
-from penstock.domain.routes import Put, Snapshot, ToGateway
-from penstock.gateway.channel import Channel
+from penstock.domain.routes import Load, Put, Snapshot, ToGateway, Wake
+from penstock.gateway.channel import FRESH_S, Channel
 
 
 class ControlPlane:
@@ -73,3 +73,43 @@ async def test_a_message_that_cannot_be_taken_is_followed_by_the_whole_table(
         while b'{"ack":7}\n' not in plane.acked:
             await asyncio.sleep(0.001)
     assert plane.connections == 2
+
+
+async def test_requests_that_wait_are_told_of_as_soon_as_the_control_plane_is_back(
+    tmp_path: Path,
+) -> None:
+    """Not when the gateway would say so again; and of what is long past nothing is said."""
+    path = tmp_path / "control.sock"
+    plane = ControlPlane(path, [GOOD])
+    channel = Channel(str(path), lambda message: None)
+    channel.say(Wake("default/old", 1))
+    channel._unsaid = {key: (wake, at - FRESH_S - 1) for key, (wake, at) in channel._unsaid.items()}
+    channel.say(Wake("default/iris", 1))
+    channel.say(Wake("default/iris", 3))
+    channel.say(Wake("default/digits", 1))
+    channel.say(Load(1.0, ()))
+    said = [
+        b'{"ack":7}\n',
+        b'{"type":"wake","key":"default/iris","waiting":3}\n',
+        b'{"type":"wake","key":"default/digits","waiting":1}\n',
+    ]
+    async with plane.running(channel), asyncio.timeout(30):
+        while len(plane.acked) < 3:
+            await asyncio.sleep(0.001)
+        assert plane.acked == said
+        channel.say(Load(2.0, ()))
+        while len(plane.acked) < 4:
+            await asyncio.sleep(0.001)
+    assert b'"load"' in plane.acked[3]
+    assert not channel._unsaid
+
+
+async def test_a_control_plane_that_is_away_is_known_to_be_at_once(tmp_path: Path) -> None:
+    """A gateway that starts need not wait for it, then: the kept table stands in."""
+    channel = Channel(str(tmp_path / "control.sock"), lambda message: None)
+    assert not channel.away.is_set()
+    task = asyncio.create_task(channel.run())
+    async with asyncio.timeout(30):
+        await channel.away.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

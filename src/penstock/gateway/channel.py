@@ -17,15 +17,17 @@ from typing import Final
 import msgspec
 
 from penstock.domain.learning import Credited, Learned
-from penstock.domain.routes import FromGateway, Snapshot, ToGateway
+from penstock.domain.routes import FromGateway, Snapshot, ToGateway, Wake
 
 logger = logging.getLogger(__name__)
 
 #: Pause before the next attempt to connect, seconds: first, and most.
 RETRY_FIRST_S: Final = 0.05
-RETRY_MOST_S: Final = 1.0
+RETRY_MOST_S: Final = 0.2
 #: A connection that lasted so long, seconds, makes the next pause a first one again.
 STEADY_S: Final = 5.0
+#: Wake-ups are said again each second while requests wait; one that is older, seconds, is of the past.
+FRESH_S: Final = 1.5
 #: Longest message. A snapshot of 10,000 services is about 3 MB.
 MESSAGE_BYTES: Final = 256 * 1024 * 1024
 #: What the control plane may leave unread before it is told no more.
@@ -51,6 +53,10 @@ class Channel:
         self._writer: asyncio.StreamWriter | None = None
         #: Set once a table was taken, from the control plane or from the file.
         self.filled = asyncio.Event()
+        #: Set once the control plane was found to be away.
+        self.away = asyncio.Event()
+        #: Wake-ups by service that nobody could be told of, and when that was.
+        self._unsaid: dict[str, tuple[Wake, float]] = {}
 
     def load_snapshot(self) -> bool:
         """Take the file's table; False when there is none or it cannot be read."""
@@ -75,6 +81,7 @@ class Channel:
             try:
                 reader, writer = await asyncio.open_unix_connection(self._path, limit=MESSAGE_BYTES)
             except OSError:
+                self.away.set()
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, RETRY_MOST_S)
                 continue
@@ -106,9 +113,19 @@ class Channel:
                 continue
             self.filled.set()
             writer.write(b'{"ack":%d}\n' % message.sequence)
+            if self._unsaid:
+                self._say_late()
+
+    def _say_late(self) -> None:
+        """Requests that wait since before the control plane was here need not wait to be told of again."""
+        unsaid, self._unsaid = self._unsaid, {}
+        since = asyncio.get_running_loop().time() - FRESH_S
+        for wake, at in unsaid.values():
+            if at >= since:
+                self.say(wake)
 
     def say(self, message: FromGateway) -> None:
-        """Tell the control plane; dropped when it is away or does not read (it is told again)."""
+        """Tell the control plane. When it is away or does not read, all but a wake-up is dropped."""
         writer = self._writer
         if (
             writer is not None
@@ -116,3 +133,5 @@ class Channel:
             and writer.transport.get_write_buffer_size() < UNREAD_BYTES
         ):
             writer.write(_encode(message) + b"\n")
+        elif isinstance(message, Wake):
+            self._unsaid[message.key] = (message, asyncio.get_running_loop().time())

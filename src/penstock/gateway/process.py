@@ -106,9 +106,11 @@ async def serve(options: argparse.Namespace) -> None:
     meter = LoadMeter(gateway, channel.say)
     meter.begin()
     try:
-        try:
-            await asyncio.wait_for(channel.filled.wait(), TABLE_WAIT_S)
-        except TimeoutError:
+        waits = [loop.create_task(e.wait()) for e in (channel.filled, channel.away)]
+        await asyncio.wait(waits, timeout=TABLE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+        if not channel.filled.is_set():
             channel.load_snapshot()
         if options.admin:
             await admin.listen(Address(path=options.admin), mode=0o600)
