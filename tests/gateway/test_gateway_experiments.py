@@ -157,7 +157,7 @@ async def test_components_and_revisions_stay_the_services_own(front, stand_in):
 @pytest.mark.parametrize("weights", [(50, 50), (0, 100)])
 async def test_a_candidate_that_cannot_answer_gets_nothing(front, stand_in, weights):
     """Its requests go to the others, until it can; the experiment's default loses none."""
-    iris, iris2, _ = await trial(front, stand_in, weights=weights, default="iris")
+    _, iris2, _ = await trial(front, stand_in, weights=weights, default="iris")
     broken = route("iris2", targets=(Target("iris2-00001", 100),), message="the pickle is broken")
     front.put(broken)
     kept = {"x-seldon-route": ":iris2_1:"}

@@ -172,7 +172,7 @@ def problems_of(service: Service, traffic: Traffic) -> list[str]:
     if traffic.rollout is not None:
         found.append(
             "may not be given together with rollout: both divide the same requests. Roll the new revision out"
-            " first and give the bandit then; or give the revision as a canary, an arm that gets fewer requests"
+            " first and give the bandit then; or give the revision as a canary: an arm gets fewer requests"
             " the less it earns"
         )
     return found
