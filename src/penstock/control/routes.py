@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 MAX_LINE = 64 * 1024
 #: Bytes buffered towards one gateway before the writer waits for it to read.
 HIGH_WATER = 256 * 1024
+#: Bytes of messages that go out in one write, about.
+BATCH = 64 * 1024
 #: Seconds between two writes of the file under a stream of changes.
 FILE_EVERY_S = 0.1
 #: Share of the time that writing it may take (ten thousand routes are two megabytes), and the longest wait.
@@ -319,13 +321,23 @@ class RoutePublisher:
             while True:
                 await gateway.wakeup.wait()
                 gateway.wakeup.clear()
+                batch = bytearray()
                 for message in self._news(gateway):
-                    gateway.writer.write(_encode(message) + b"\n")
-                    async with asyncio.timeout(STALLED_S):
-                        await gateway.writer.drain()
+                    batch += _encode(message) + b"\n"
+                    if len(batch) >= BATCH:
+                        await self._write(gateway, batch)
+                        batch = bytearray()
+                if batch:
+                    await self._write(gateway, batch)
         except (OSError, TimeoutError):
             # Either way the reader ends too and the gateway comes back for a snapshot.
             gateway.writer.transport.abort()
+
+    async def _write(self, gateway: _Gateway, batch: bytes | bytearray) -> None:
+        gateway.writer.write(batch)
+        if gateway.writer.transport.get_write_buffer_size():
+            async with asyncio.timeout(STALLED_S):
+                await gateway.writer.drain()
 
     def _news(self, gateway: _Gateway) -> Iterable[ToGateway]:
         if gateway.snapshot:

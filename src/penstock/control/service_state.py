@@ -24,6 +24,8 @@ class ServiceState:
     asked: frozenset[WorkloadId] = frozenset()
     #: Labels, annotations and generation, and what the manifest means under them.
     translated: tuple[str, Service, tuple[str, ...]] | None = None
+    #: What the workloads of that very service ask for, as `asked_digest` tells it: the same at every look.
+    digests: tuple[Service, dict[WorkloadId, str]] | None = None
     #: Events for the next look to record.
     pending: deque[Event] = field(default_factory=lambda: deque(maxlen=50))
     warned: tuple[str, ...] = ()

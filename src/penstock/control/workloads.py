@@ -118,7 +118,7 @@ class Workloads:
         workload: Workload,
     ) -> ObservedWorkload:
         component = workload.component
-        asked_for = asked_digest(service, component)
+        asked_for = _asked_digest(state, service, workload)
         revisions = self._of(key, state, workload.id)
         current = bool(revisions) and revisions[-1].asked == asked_for
         fetch: FetchState | None = None
@@ -246,6 +246,15 @@ def _framework(component: Component, models: tuple[ServedModel, ...], selection:
     if hosts_only(component):
         return "custom"  # the one that imports nothing
     return models[0].framework if models else selection.framework
+
+
+def _asked_digest(state: ServiceState, service: Service, workload: Workload) -> str:
+    if state.digests is None or state.digests[0] is not service:
+        state.digests = (service, {})
+    known = state.digests[1]
+    if workload.id not in known:
+        known[workload.id] = asked_digest(service, workload.component)
+    return known[workload.id]
 
 
 def fetch_key(key: ServiceKey, workload: WorkloadId) -> ServiceKey:
