@@ -197,3 +197,25 @@ async def test_a_torn_file_is_no_table_and_no_failure(
     p.load()
     assert p.sequence == 0
     assert "cannot be read" in caplog.text
+
+
+async def test_a_burst_of_changes_is_few_writes(
+    publisher: RoutePublisher, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = await connect()
+    assert (await g.next())["type"] == "snapshot"
+    writes: list[int] = []
+    write = asyncio.StreamWriter.write
+
+    def counted(writer: asyncio.StreamWriter, data: bytes) -> None:
+        writes.append(len(data))
+        write(writer, data)
+
+    monkeypatch.setattr(asyncio.StreamWriter, "write", counted)
+    for i in range(1000):
+        publisher.put(route(f"r{i}", f"x{i}"))
+    assert [(await g.next())["route"]["name"] for _ in range(1000)] == [
+        f"r{i}" for i in range(1000)
+    ]
+    assert len(writes) < 10
+    assert max(writes) < 128 * 1024

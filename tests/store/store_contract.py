@@ -111,6 +111,13 @@ class StoreContract:
         with pytest.raises(NotFound, match="InferenceService default/iris does not exist"):
             await store.get(key())
 
+    async def test_many_are_read_at_once_as_each_would_be(self, store: Store) -> None:
+        a, b = await store.create(service("a")), await store.create(runtime("b"))
+        of_b = Key(RUNTIME, "", "b")
+        found = await store.get_many([of_b, key("missing"), key("a")])
+        assert found == {of_b: b, key("a"): a}
+        assert await store.get_many([]) == {}
+
     async def test_generate_name_makes_a_name(self, store: Store) -> None:
         given = service(generateName="job-")
         del given["metadata"]["name"]
