@@ -42,7 +42,9 @@ class StepClock(Clock):
 async def clock() -> AsyncIterator[StepClock]:
     made = StepClock()
     before = gc.get_threshold()
-    task = asyncio.create_task(keep_short(made))
+    begun = asyncio.Event()
+    begun.set()
+    task = asyncio.create_task(keep_short(made, begun))
     await made._asked.wait()
     yield made
     task.cancel()
@@ -60,6 +62,28 @@ async def test_what_lives_is_put_aside_soon_after_it_was_made(clock: StepClock) 
     await clock.step()
     assert gc.get_freeze_count() >= aside + len(kept)
     assert gc.get_count()[2] < ENOUGH
+
+
+async def test_what_a_start_makes_is_put_aside_without_a_look() -> None:
+    """Requests wait meanwhile, and all of it lives."""
+    made, begun = StepClock(), asyncio.Event()
+    task = asyncio.create_task(keep_short(made, begun))
+    try:
+        await made._asked.wait()
+        aside, whole = gc.get_freeze_count(), gc.get_stats()[2]["collections"]
+        kept = [[i] for i in range(300_000)]
+        await made.step()
+        assert gc.get_freeze_count() >= aside + len(kept)
+        begun.set()
+        await made.step()
+        assert gc.get_stats()[2]["collections"] == whole
+        more = [[i] for i in range(300_000)]
+        await made.step()
+        assert gc.get_stats()[2]["collections"] == whole + 1
+        assert more
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_process_at_rest_looks_at_nothing(clock: StepClock) -> None:

@@ -6,10 +6,13 @@ reading of a thousand processes' metrics makes so many. So the oldest generation
 after something was made, what lives of it is put aside (`gc.freeze`) before it is much to look at. What is
 aside goes when nobody refers to it, as ever; only garbage of cycles among it waits for a look at everything,
 which comes a few times a day.
+
+What a start reads and makes lives, all of it. It is put aside without a look: requests wait meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from typing import Final
 
@@ -29,13 +32,19 @@ def put_aside() -> None:
     gc.freeze()
 
 
-async def keep_short(clock: Clock) -> None:
-    """Do so for as long as the process has a loop. Cancelled from outside, which leaves all as it was."""
+async def keep_short(clock: Clock, begun: asyncio.Event) -> None:
+    """Do so for as long as the process has a loop. Cancelled from outside, which leaves all as it was.
+
+    `begun` is set when the start is over.
+    """
     before = gc.get_threshold()
     gc.set_threshold(*before[:2], _NEVER)
-    put_aside()
+    gc.freeze()
     whole_at = clock.monotonic() + EVERYTHING_S
     try:
+        while not begun.is_set():
+            await clock.sleep(LOOK_S)
+            gc.freeze()
         while True:
             await clock.sleep(LOOK_S)
             if clock.monotonic() >= whole_at:

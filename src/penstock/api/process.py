@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 #: Exit code of what will fail again the same way: wrong arguments, a damaged store, a port that is taken.
 EXIT_CANNOT = 78
 GIB = 1024**3
+#: Most seconds that looking at every service once counts as the start.
+_BEGUN_S = 60.0
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -166,8 +168,9 @@ async def _run(
         )
     )
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="api")
-    starting = asyncio.create_task(_start(plane, options.status_fd), name="start")
-    collecting = asyncio.create_task(pauses.keep_short(Clock()), name="garbage")
+    begun = asyncio.Event()
+    starting = asyncio.create_task(_start(plane, options.status_fd, begun), name="start")
+    collecting = asyncio.create_task(pauses.keep_short(Clock(), begun), name="garbage")
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
@@ -184,9 +187,13 @@ async def _run(
         await backend.aclose()
 
 
-async def _start(plane: ControlPlane, status_fd: int | None) -> None:
+async def _start(plane: ControlPlane, status_fd: int | None, begun: asyncio.Event) -> None:
     await plane.start()
     say(status_fd, {"event": "ready"})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_BEGUN_S):
+            await plane.loop.settled()
+    begun.set()
 
 
 def _inference_url(url: str, scheme: str | None) -> str:

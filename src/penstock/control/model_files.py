@@ -58,6 +58,8 @@ class CachedFiles:
         self._settings = settings or storage.Settings()
         #: This process's own credentials may be used for services.
         self._environment = environment
+        #: Pins of revisions that were found to be needed at the start, until the others were looked through.
+        self._retained: set[str] = set()
         #: When they were read, and what was.
         self._read: tuple[float, storage.Credentials] | None = None
 
@@ -132,17 +134,19 @@ class CachedFiles:
     async def retain_kept(self, keys: Iterable[str]) -> None:
         """Only these are kept: drop what a crash left behind."""
         wanted = {f"{_KEPT}{key}" for key in keys}
-        await asyncio.to_thread(self._unpin_others, _KEPT, wanted)
+        # What revisions need was sorted out a moment ago, as a rule, and need not be read again.
+        retained, self._retained = self._retained, set()
+        await asyncio.to_thread(self._unpin_others, _KEPT, wanted | retained)
 
-    def _unpin_others(self, prefix: str, wanted: set[str]) -> None:
-        for pin in self._cache.pins():
-            if pin.owner.startswith(prefix) and pin.owner not in wanted:
+    def _unpin_others(self, prefix: str, known: set[str]) -> None:
+        for pin in self._cache.pins_beside(known):
+            if pin.owner.startswith(prefix):
                 self._cache.unpin(pin.owner)
 
     async def retain(self, revisions: Iterable[str]) -> None:
         """Release what no revision needs: pins that a crash left behind. Nothing is being fetched."""
-        wanted = {f"{_REVISION}{r}" for r in revisions}
-        await asyncio.to_thread(self._unpin_others, _REVISION, wanted)
+        self._retained = {f"{_REVISION}{r}" for r in revisions}
+        await asyncio.to_thread(self._unpin_others, _REVISION, self._retained)
 
     def present(self, path: str) -> bool:
         return not path or os.path.isdir(path)

@@ -1,7 +1,9 @@
 """Revisions of all services: read once, then kept in step with the store by the only one who writes them.
 
-Reading them per service would cost a pass over all revisions for each service at start. The files of each
-revision are pinned as long as it exists, and released with it.
+Reading them per service would cost a pass over all revisions for each service at start. What is read is made
+sense of when its service is first looked at: a request that waits for one of ten thousand services does not
+wait for all of their revisions. The files of each revision are pinned as long as it exists, and released with
+it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ class RevisionKeeper:
         self._files = files
         #: By service and revision name: the uid of the service it belongs to, and the revision.
         self._known: dict[ServiceKey, dict[str, tuple[str, Kept]]] = {}
+        #: Objects that were read and not yet made sense of, in the same way.
+        self._unread: dict[ServiceKey, dict[str, tuple[str, Object]]] = {}
 
     async def load(self) -> None:
         """Read all, and let go of files that none of them needs."""
@@ -44,26 +48,32 @@ class RevisionKeeper:
             meta = obj["metadata"]
             service = (meta.get("labels") or {}).get(SERVICE_LABEL, "")
             owners = meta.get("ownerReferences") or [{}]
+            of_service = self._unread.setdefault((meta["namespace"], service), {})
+            of_service[meta["name"]] = (str(owners[0].get("uid", "")), obj)
+        await self._files.retain(
+            owner_of(key, name, uid)
+            for key, revisions in self._unread.items()
+            for name, (uid, _) in revisions.items()
+        )
+
+    def _read(self, key: ServiceKey) -> None:
+        """Make sense of what was read of a service."""
+        for name, (uid, obj) in self._unread.pop(key, {}).items():
             try:
                 kept = from_object(obj)
             except Internal as exc:
                 # Of a newer release, perhaps. It is left alone; the service makes another one.
                 log.error("%s", exc)
                 continue
-            of_service = self._known.setdefault((meta["namespace"], service), {})
-            of_service[kept.name] = (str(owners[0].get("uid", "")), kept)
-        await self._files.retain(
-            owner_of(key, name, uid)
-            for key, revisions in self._known.items()
-            for name, (uid, _) in revisions.items()
-        )
+            self._known.setdefault(key, {})[name] = (uid, kept)
 
     def services(self) -> set[ServiceKey]:
         """Services that have a revision, whether they exist or not."""
-        return set(self._known)
+        return self._known.keys() | self._unread.keys()
 
     def of(self, key: ServiceKey, uid: str) -> tuple[Kept, ...]:
         """Revisions of the service with that uid, of all its workloads, oldest first."""
+        self._read(key)
         found = (kept for owner, kept in self._known.get(key, {}).values() if owner == uid)
         return tuple(sorted(found, key=lambda k: k.number))
 
@@ -72,6 +82,7 @@ class RevisionKeeper:
         base = name.rpartition("-")[0]
         return any(
             name in self._known.get((key[0], other), ())
+            or name in self._unread.get((key[0], other), ())
             for other in _prefixes(base)
             if other != key[1]
         )
@@ -79,6 +90,7 @@ class RevisionKeeper:
     async def add(self, key: ServiceKey, kept: Kept, service: Service, manifest: Object) -> None:
         """Keep a new revision, whose files were fetched under its `owner_of` name."""
         uid = manifest["metadata"]["uid"]
+        self._read(key)
         await self._store.create(to_object(kept, service, manifest))
         self._known.setdefault(key, {})[kept.name] = (uid, kept)
 
@@ -97,6 +109,7 @@ class RevisionKeeper:
 
     async def delete_others(self, key: ServiceKey, uid: str | None) -> None:
         """Forget those of services of that name with another uid; all of them with None."""
+        self._read(key)
         known = self._known.get(key, {})
         await self._delete(key, [name for name, (owner, _) in known.items() if owner != uid])
 
