@@ -238,8 +238,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # One line per metrics reading is no news.
-    logging.getLogger("httpcore").setLevel(logging.WARNING)
+    # What is fetched is logged by who fetches it, without the signatures and tokens that these would show;
+    # and a line per metrics reading is no news.
+    for library in ("httpx", "httpcore", "urllib3"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         uvloop.run(serve(options))
     except PenstockError as exc:

@@ -70,7 +70,8 @@ async def retried(what: Callable[[], Awaitable[T]], settings: Settings, shown: s
 
 async def pause(attempt: int, error: Transient, settings: Settings, shown: str) -> None:
     """Wait before the next try; Unavailable when there is none left."""
-    text = str(error).removeprefix(f"{shown}: ")
+    # The error may say, too, what it was about: the place, or an object in it.
+    text = str(error).removeprefix(shown).removeprefix(shown.partition(": ")[0]).lstrip(": ")
     if attempt >= settings.attempts:
         raise Unavailable(
             f"{shown}: {text} ({attempt} tries).", hint="It is worth trying again later."
@@ -94,13 +95,15 @@ async def download(
         await in_thread(part.resume, source)
         meter.done += part.size
         attempt = 0
+        # The most that was ever there: what has to begin anew each time gets nowhere by arriving again.
+        most = part.size
         while not part.complete:
-            before = part.size
             try:
                 await _drain(source, entry, part, meter, most_bytes)
                 part.finish(source.shown)
             except Transient as error:
-                attempt = 1 if part.size > before else attempt + 1
+                attempt = 1 if part.size > most else attempt + 1
+                most = max(most, part.size)
                 await pause(attempt, error, settings, f"{source.shown}: {entry.path}")
                 if entry.version is None:
                     await _restart(part, meter)
