@@ -255,6 +255,9 @@ def test_logs_and_events(penstock: Penstock) -> None:
 def test_rollouts(penstock: Penstock) -> None:
     penstock("apply", "-f", "iris.yaml", "--wait")
     assert "iris-00001 takes 100%" in penstock("rollout", "status", "iris").out
+    ran = penstock("rollout", "rollback", "iris")
+    assert (ran.code, ran.out) == (1, "")
+    assert "no earlier revision of its predictor" in ran.err
     assert "restarted" in penstock("rollout", "restart", "iris").out
     assert "iris-00002 takes 100%" in penstock("rollout", "status", "isvc/iris").out
     assert len(penstock("rollout", "history", "iris").out.splitlines()) == 3

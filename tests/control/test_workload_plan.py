@@ -114,6 +114,21 @@ def test_a_service_is_ready_when_all_of_its_components_are() -> None:
     assert failed.status.failure.revision == "iris-transformer-00001"
 
 
+def test_an_explainer_that_never_loaded_leaves_the_predictors_requests_alone() -> None:
+    fresh = revision(component(Role.EXPLAINER), was_ready=False)
+    only = replace(service(), explainer=component(Role.EXPLAINER))
+    w = decide(only, (ONE, fresh), replica(ONE), replica(fresh, 0, Phase.FAILED))
+    assert [(t.revision, len(t.replicas)) for t in entry(w).targets] == [("iris-00001", 1)]
+    assert entry(w).message == ""
+    explainer = next(r for r in w.routes if r.component == "explainer")
+    assert explainer.message == "bad pickle"
+    told = {c.type: (c.status, c.message) for c in w.status.conditions}
+    assert told["PredictorReady"] == (Truth.TRUE, "")
+    assert told["ExplainerReady"][0] is Truth.FALSE
+    assert told["IngressReady"] == (Truth.UNKNOWN, "No revision of the explainer is ready.")
+    assert ready(w)[0] is Truth.FALSE
+
+
 def test_a_transformer_that_is_taken_out_loses_its_route_and_its_replicas() -> None:
     w = decide(service(), (ONE, T1), replica(ONE), replica(T1))
     assert [r.key for r in w.routes] == ["default/iris"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,77 @@ def test_inspect_shows_what_passed_each_step(served: Platform, folder: Path) -> 
     assert "double" in refused
     served.run("graph", "inspect", "watched", "-f", "gone.json", code=2)
     served.run("graph", "inspect", "iris", "-f", "v2.json", code=4)
+
+
+HELD = """
+import asyncio
+import os
+from pathlib import Path
+
+import penstock
+
+class Held(penstock.Model):
+    async def predict(self, payload):
+        here = Path(os.environ["HELD"])
+        if payload["instances"] == ["wait"]:
+            (here / "arrived").touch()
+            while not (here / "go").exists():
+                await asyncio.sleep(0.01)
+        return {"predictions": [1]}
+"""
+
+
+@pytest.mark.parametrize(
+    "change", ["changed", "rolled back", "stopped", "deleted", "graph deleted"]
+)
+def test_what_is_under_way_in_a_step_is_answered_whatever_becomes_of_it(
+    served: Platform, folder: Path, change: str
+) -> None:
+    """The step's service is changed, taken back, stopped or deleted, or the graph is, while it answers."""
+    held = folder / "models" / "held"
+    held.mkdir(exist_ok=True)
+    (held / "model.py").write_text(HELD)
+    for name in ("arrived", "go"):
+        (held / name).unlink(missing_ok=True)
+
+    def service(env: str = "1", **meta: Any) -> str:
+        variables = [{"name": "HELD", "value": str(held)}, {"name": "TRY", "value": env}]
+        block = {"storageUri": "models/held", "env": variables}
+        return json.dumps(
+            {
+                "apiVersion": "penstock.dev/v1alpha1",
+                "kind": "InferenceService",
+                "metadata": {"name": "held", **meta},
+                "spec": {"predictor": {"python": block}},
+            }
+        )
+
+    served.run("apply", "-f", "-", "--wait", stdin=service())
+    if change == "rolled back":
+        served.run("apply", "-f", "-", "--wait", stdin=service("2"))
+    served.run("apply", "-f", "-", "--wait", stdin=pipeline("holds", "steps: [{name: held}]"))
+    url = f"{served.http}/v1/models/holds:predict"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, url, json={"instances": ["wait"]}, timeout=60)
+        until((held / "arrived").exists, "the step to be asked")
+        if change == "changed":
+            served.run("apply", "-f", "-", "--wait", stdin=service("3"))
+        elif change == "rolled back":
+            served.run("rollout", "rollback", "held")
+        elif change == "stopped":
+            stop = {"serving.kserve.io/stop": "true"}
+            served.run("apply", "-f", "-", stdin=service(annotations=stop))
+        elif change == "deleted":
+            served.run("delete", "isvc", "held", "--no-wait")
+        else:
+            served.run("delete", "pipeline", "holds")
+        (held / "go").touch()
+        answer = asked.result(60)
+    assert (answer.status_code, answer.text) == (200, '{"predictions":[1]}')
+    later = {"stopped": 503, "deleted": 503, "graph deleted": 404}.get(change, 200)
+    until(
+        lambda: httpx.post(url, json={"instances": [1]}, timeout=60).status_code == later,
+        f"{later} after that",
+    )
+    for kind, name in (("pipeline", "holds"), ("isvc", "held")):
+        served.run("delete", kind, name, "--ignore-not-found")

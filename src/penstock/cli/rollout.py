@@ -160,7 +160,11 @@ def rollback(
         wanted = full if serving.get(full) != 100 else predictor.get("previousRolledoutRevision")
         found = next((r for r in revisions if r["metadata"]["name"] == wanted), None)
         if found is None:
-            raise CliError(f"{service} has no earlier revision that is kept.", FAILED)
+            raise CliError(
+                f"{service} has no earlier revision of its predictor that is kept."
+                " (A transformer or an explainer goes back when its manifest is applied as it was.)",
+                FAILED,
+            )
     target = found["metadata"]["name"]
     if not (found.get("status") or {}).get("readyAt"):
         raise CliError(f"{target} was never ready, so nothing is rolled back to it.", FAILED)

@@ -85,7 +85,7 @@ def _status(
     if canaries:
         conditions.append(_canaries_ready(canaries))
     conditions += [
-        Condition("IngressReady", routed, "" if routed is Truth.TRUE else "NoReadyRevision", ""),
+        _ingress(routed, roles, stopped=stopped),
         Condition("Ready", overall.ready, overall.reason, said),
     ]
     if stopped:
@@ -112,6 +112,19 @@ def _status(
         arms=o.arms,
     )
     return with_conditions(status, o.previous, now)
+
+
+def _ingress(routed: Truth, roles: Sequence[RolePlan], *, stopped: bool) -> Condition:
+    """Whether requests have somewhere to go, whichever component they are for."""
+    if routed is Truth.TRUE:
+        return Condition("IngressReady", routed, "", "")
+    lacking = [str(r.role) for r in roles if not r.shares]
+    said = (
+        ""
+        if stopped or not lacking
+        else f"No revision of the {' and the '.join(lacking)} is ready."
+    )
+    return Condition("IngressReady", routed, "NoReadyRevision", said)
 
 
 def _component(o: Observed, role: RolePlan, j: Judgement) -> ComponentStatus:
