@@ -87,7 +87,7 @@ async def test_json_that_is_called_yaml_is_not_read_as_yaml(
     def load(*_: object, **__: object) -> None:
         raise AssertionError("the slow way")
 
-    monkeypatch.setattr(admission.yaml, "load", load)
+    monkeypatch.setattr("yaml.load", load)
     assert (await api.apply(isvc())).status_code == 201
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+from cli_harness import Penstock
 
 from penstock.cli import plain
 from penstock.cli.app import app
@@ -136,7 +137,7 @@ plain.run(lambda: [print("x" * 100, flush=True) for _ in range(3)])
 """
 
 
-def test_calls_of_one_thread_share_a_connection(penstock: Any) -> None:
+def test_calls_of_one_thread_share_a_connection(penstock: Penstock) -> None:
     client = Client(penstock.server.url)
     client.get("/version")
     kept = client._kept.connection.sock
@@ -144,7 +145,7 @@ def test_calls_of_one_thread_share_a_connection(penstock: Any) -> None:
     assert client._kept.connection.sock is kept
 
 
-def test_a_connection_that_the_server_ended_is_not_used_again(penstock: Any) -> None:
+def test_a_connection_that_the_server_ended_is_not_used_again(penstock: Penstock) -> None:
     client = Client(penstock.server.url)
     client.get("/version")
     first = client._kept.connection
@@ -152,3 +153,21 @@ def test_a_connection_that_the_server_ended_is_not_used_again(penstock: Any) -> 
     first.sock.shutdown(2)
     client.get("/version")
     assert client._kept.connection is not first
+
+
+def test_many_are_applied_and_deleted_with_few_lines_about_it(
+    penstock: Penstock, tmp_path: Path
+) -> None:
+    names = [f"s{i}" for i in range(60)]
+    secret = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {}\n"
+    file = tmp_path / "many.yaml"
+    file.write_text("---\n".join(map(secret.format, names)))
+    applied = penstock("apply", "-f", str(file))
+    assert applied.out.split() == [w for n in names for w in (f"secret/{n}", "created")]
+    assert applied.err.splitlines() == [f"applying {n} of 60" for n in range(6, 61, 6)]
+    deleted = penstock("delete", "secrets", *names)
+    assert deleted.out.split() == [w for n in names for w in (f"secret/{n}", "deleted")]
+    # The first that is not there ends it, as ever.
+    gone = penstock("delete", "secrets", *names)
+    assert gone.code == 4
+    assert "s0" in gone.err

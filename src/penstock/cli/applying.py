@@ -51,7 +51,7 @@ def apply(
     applied = _apply_all(client, kinds, manifests, namespace, dry_run)
     for i, (manifest, outcome) in enumerate(applied):
         if len(manifests) > 50:
-            line.show(f"applying {i + 1} of {len(manifests)}")
+            line.count(i + 1, len(manifests), f"applying {i + 1} of {len(manifests)}")
         try:
             target, what, warnings = outcome()
         except ApiFailure as exc:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
-from penstock.cli.applying import target_of
-from penstock.cli.client import ApiFailure, Client, Kinds, Served
+from penstock.cli.applying import AT_ONCE, target_of
+from penstock.cli.client import Answer, ApiFailure, Client, Kinds, Served
 from penstock.cli.documents import read
 from penstock.cli.exits import NOT_FOUND, USAGE, CliError
 from penstock.cli.getting import find, items_of, split_names
@@ -50,13 +53,9 @@ def delete(
                     _target_named(client, served, namespace or "default", name, ignore_missing)
                 )
     deleted = []
-    for t in targets:
+    for t, outcome in _delete_all(client, targets):
         try:
-            answer = client.call(
-                "DELETE",
-                t.kind.path(t.namespace if t.kind.namespaced else None, t.name),
-                body=json.dumps({"kind": "DeleteOptions", "apiVersion": "v1"}).encode(),
-            )
+            answer = outcome()
         except ApiFailure as exc:
             if exc.status == 404 and ignore_missing:
                 deleted.append(t)  # what ran for it may still end
@@ -67,6 +66,29 @@ def delete(
         say(f"{front}/{t.name} deleted")
     if wait:
         wait_for_deletion(client, deleted, timeout_s)
+
+
+def _delete_all(
+    client: Client, targets: list[Target]
+) -> Iterator[tuple[Target, Callable[[], Answer]]]:
+    """Each target and what became of it, in order; of one kind some are on their way at a time."""
+    with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(targets) or 1)) as pool:
+        try:
+            for _, same in groupby(targets, key=lambda t: t.kind):
+                group = [(t, pool.submit(_delete_one, client, t)) for t in same]
+                for target, future in group:
+                    yield target, future.result
+        finally:
+            # Somebody gave up: what was not sent is not sent any more.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _delete_one(client: Client, t: Target) -> Answer:
+    return client.call(
+        "DELETE",
+        t.kind.path(t.namespace if t.kind.namespaced else None, t.name),
+        body=json.dumps({"kind": "DeleteOptions", "apiVersion": "v1"}).encode(),
+    )
 
 
 def _uid(answer: dict[str, Any]) -> str:

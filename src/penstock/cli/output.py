@@ -130,6 +130,11 @@ class StatusLine:
         self._tty = sys.stderr.isatty()
         self._last = ""
 
+    def count(self, done: int, total: int, text: str) -> None:
+        """`show` what counts: where lines stay, a tenth of `total` makes a new one."""
+        if self._tty or total < 20 or done == total or done % (total // 10) == 0:
+            self.show(text)
+
     def show(self, text: str) -> None:
         text = _clean(text)
         if text == self._last:

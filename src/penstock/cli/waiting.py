@@ -209,7 +209,7 @@ class _Wait:
             self._line.show(f"{target.shown}: {message or 'waiting'}")
         elif self._total > 1:
             met = self._total - len(self._waiting) - len(self._failed)
-            self._line.show(f"{met} of {self._total} ready")
+            self._line.count(met, self._total, f"{met} of {self._total} ready")
         return True
 
     def _give_up(self, key: _Key, why: str) -> None:
