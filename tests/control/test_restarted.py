@@ -106,11 +106,39 @@ async def test_a_request_that_waits_is_served_before_all_others_are_looked_at(
     for i in range(COUNT - 1):  # something happens to each of them, too
         w.plane.loop.enqueue(("default", f"s{i}"))
     w.backend.set(replica, Phase.READY)
-    await w.until(lambda: any(t.replicas for t in route(w, LAST).targets))
+    await w.until(lambda: has_replicas(w, LAST))
     assert len(set(looked)) < COUNT / 2
     gate.set()
     await w.plane.loop.settled()
     assert len(set(looked)) == COUNT, "each is looked at all the same"
+
+
+async def test_those_that_ran_come_back_before_those_that_sleep_are_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole node ended: nothing runs, and the kept routes tell what did."""
+    w = world
+    await w.plane.start()
+    awake = [("default", f"always{i}") for i in range(3)]
+    for _, name in awake:
+        await w.store.create(sklearn_service(name))
+    await w.until(lambda: all(has_replicas(w, key) for key in awake))
+    await w.plane.loop.settled()
+    await w.plane.close()
+    w.backend.lose_all()
+    w.plane = w.another()
+    looked: list[tuple[str, str]] = []
+    look = w.plane.services.look
+
+    async def noted(key: tuple[str, str]) -> float | None:
+        looked.append(key)
+        return await look(key)
+
+    monkeypatch.setattr(w.plane.services, "look", noted)
+    await w.plane.start()
+    await w.plane.loop.settled()
+    assert set(looked[:3]) == set(awake)
+    assert len(set(looked)) == COUNT + 3
 
 
 async def test_the_node_is_told_what_a_request_waits_for(tmp_path: Path) -> None:
@@ -148,7 +176,7 @@ async def test_a_first_look_waits_for_no_gateway(world: World) -> None:
         assert not await world.plane.routes.applied(1, timeout_s=1e9)
 
 
-def route(w: World, key: tuple[str, str]) -> Any:
+def has_replicas(w: World, key: tuple[str, str]) -> bool:
+    """Whether gateways are told of any."""
     found = w.plane.routes.get("/".join(key))
-    assert found is not None
-    return found
+    return found is not None and any(t.replicas for t in found.targets)
