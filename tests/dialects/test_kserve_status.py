@@ -170,3 +170,23 @@ def test_our_own_dialect_reads_the_same() -> None:
 def test_kinds_without_a_status_say_so() -> None:
     with pytest.raises(TypeError, match="Secret"):
         dialects.find("v1", "Secret").render_status({}, ServiceStatus())
+
+
+@pytest.mark.parametrize(
+    ("version", "tag"), [(KSERVE, "prev"), ("penstock.dev/v1alpha1", "previous")]
+)
+def test_the_revision_before_has_the_tag_that_users_of_the_dialect_look_for(
+    version: str, tag: str
+) -> None:
+    traffic = (
+        RevisionTraffic("iris-00002", 10, latest=True, tag="latest"),
+        RevisionTraffic("iris-00001", 90, latest=False, tag="previous"),
+    )
+    component = ComponentStatus(ready=Truth.TRUE, traffic=traffic)
+    status = ServiceStatus(
+        observed_generation=1, components=MappingProxyType({Role.PREDICTOR: component})
+    )
+    manifest = {**MANIFEST, "apiVersion": version}
+    rendered = dialects.find(version, "InferenceService").render_status(manifest, status)
+    tags = [t["tag"] for t in rendered["components"]["predictor"]["traffic"]]
+    assert tags == ["latest", tag]

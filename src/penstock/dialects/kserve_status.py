@@ -26,11 +26,13 @@ _DECIDING = frozenset(
 
 def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     """InferenceServiceStatus of v1beta1; what KServe has no field for is under `penstock`."""
+    # KServe's tag of the revision before; both words are addresses here.
+    previous = "prev" if str(manifest.get("apiVersion", "")).startswith("serving.") else "previous"
     rendered: dict[str, Any] = {
         "observedGeneration": status.observed_generation,
         "conditions": [_condition(c) for c in sorted(status.conditions, key=lambda c: c.type)],
         "deploymentMode": "Standard",
-        "components": {str(role): _component(c) for role, c in status.components.items()},
+        "components": {str(role): _component(c, previous) for role, c in status.components.items()},
         "modelStatus": _model_status(status),
     }
     if status.url:
@@ -77,7 +79,7 @@ def _condition(condition: Condition) -> dict[str, Any]:
     return rendered
 
 
-def _component(component: ComponentStatus) -> dict[str, Any]:
+def _component(component: ComponentStatus, previous: str) -> dict[str, Any]:
     named = {
         "latestCreatedRevision": component.latest_created_revision,
         "latestReadyRevision": component.latest_ready_revision,
@@ -89,18 +91,18 @@ def _component(component: ComponentStatus) -> dict[str, Any]:
     if component.url:
         rendered["restUrl"] = component.url
     if component.traffic:
-        rendered["traffic"] = [_traffic(t) for t in component.traffic]
+        rendered["traffic"] = [_traffic(t, previous) for t in component.traffic]
     return rendered
 
 
-def _traffic(traffic: RevisionTraffic) -> dict[str, Any]:
+def _traffic(traffic: RevisionTraffic, previous: str) -> dict[str, Any]:
     rendered: dict[str, Any] = {
         "revisionName": traffic.revision,
         "percent": traffic.percent,
         "latestRevision": traffic.latest,
     }
     if traffic.tag:
-        rendered["tag"] = traffic.tag
+        rendered["tag"] = previous if traffic.tag == "previous" else traffic.tag
     if traffic.url:
         rendered["url"] = traffic.url
     return rendered
