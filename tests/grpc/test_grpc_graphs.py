@@ -1,4 +1,4 @@
-"""What the steps of a graph did, told to gRPC's clients that ask."""
+"""What is told to clients of gRPC that ask: what a graph's steps did, whether all that answers is ready."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from grpc_peers import Doubling, Front, floats, gateway, model_process, request
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import grpc
 from penstock.domain.graph import Call, Flow, Graph, Inputs, Source, Step
-from penstock.domain.routes import Put, Route
+from penstock.domain.routes import Put, Replica, Route, Snapshot, Target
 
 TRACE = ("x-penstock-trace", "1")
 
@@ -115,3 +115,21 @@ async def test_a_call_that_asks_is_told_what_passed_each_step(tmp_path: Path) ->
             assert passed == [[[1, 2], [2, 4]], [[2, 4], [4, 8]]]
             plain = await stub.ModelInfer(request("g"), timeout=20)
             assert "penstock_inspect" not in plain.parameters
+
+
+async def test_a_transformer_is_not_ready_before_a_predictor_that_cannot_answer(
+    tmp_path: Path,
+) -> None:
+    async with model_process(tmp_path, {"m": Doubling}) as (_, path, _), gateway() as front:
+        there = (Target("m-1", 100, (Replica("r", f"unix:{path}"),)),)
+        before = Route("default", "m", there, component="transformer")
+        broken = Route("default", "m", entry="transformer", message="the pickle is broken")
+        asleep = Route("default", "m", entry="transformer")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            asked = service_pb2.ModelReadyRequest(name="m")
+            front.gateway.apply(Snapshot(front.gateway.table.sequence + 1, (before, broken)))
+            with pytest.raises(grpc.aio.AioRpcError, match="the pickle is broken"):
+                await stub.ModelReady(asked, timeout=20)
+            front.gateway.apply(Put(front.gateway.table.sequence + 1, asleep))
+            assert (await stub.ModelReady(asked, timeout=20)).ready
