@@ -133,15 +133,16 @@ def test_a_file_of_another_framework_is_recognised(tmp_path, load):
     assert e.value.hint == "These files look like onnx's: that framework may be what is meant."
 
 
-def test_a_model_one_folder_further_down_is_pointed_at(mixed, tmp_path, load):
-    """As in an archive that was made of the folder's name."""
-    (tmp_path / "towns").mkdir()
-    shutil.copy(mixed[0] / "model.cbm", tmp_path / "towns")
+@pytest.mark.parametrize("inner", ["towns", "a/b/towns"])
+def test_a_model_further_down_is_pointed_at(inner, mixed, tmp_path, load):
+    """As in an archive that was made of the folder's name, or of its path."""
+    (tmp_path / inner).mkdir(parents=True)
+    shutil.copy(mixed[0] / "model.cbm", tmp_path / inner)
     with pytest.raises(LoadError, match="no model file") as e:
         load("catboost", tmp_path)
-    assert "There is one in towns/" in e.value.hint
-    assert "'towns/model.cbm'" in e.value.hint
-    assert load("catboost", tmp_path, file="towns/model.cbm").platform == "catboost_cbm"
+    assert f"There is one in {inner}/" in e.value.hint
+    assert f"'{inner}/model.cbm'" in e.value.hint
+    assert load("catboost", tmp_path, file=f"{inner}/model.cbm").platform == "catboost_cbm"
 
 
 def test_a_pickle_of_something_else_or_of_nothing_learned_says_so(tmp_path, load):

@@ -212,6 +212,7 @@ TAR_REFUSALS: list[tuple[Any, str]] = [
     (lambda: tar_of(("a", b"x" * 512), ("b", b"y"))[: 1024 + 100], "before its end"),
 ]
 GZ_REFUSALS: list[tuple[Any, str]] = [
+    (lambda: b"<!DOCTYPE html>\n<p>Log in", "it is a web page, perhaps one to log in"),
     (lambda: b"\x1f\x8b\x08", "cut short"),
     (lambda: tar_of(("a", BIG), mode="w:gz")[:-9], "cut short"),
     (lambda: tar_of(("a", BIG), mode="w:gz")[:2000], "cut short"),
@@ -232,6 +233,7 @@ ZIP_REFUSALS: list[tuple[Any, str]] = [
     (null_name, "zero byte"),
     (lambda: b"", "no zip file"),
     (lambda: b"PK\x03\x04 not really", "no zip file"),
+    (lambda: b"\n<HTML>", "it is a web page, perhaps one to log in"),
     (lambda: zip_of(("a", BIG))[:-30], "no zip file"),
     (lambda: zip_of(("a", b"right" * 100)).replace(b"right", b"wrong"), "damaged"),
     (lambda: zip_of(), "no file in it"),

@@ -102,7 +102,7 @@ def model_file(
         raise LoadError(
             f"There is no {what} in the model's folder: one of {', '.join('*' + s for s in suffixes)} is "
             f"expected. {_found(path)}",
-            hint=_one_level_down(path, suffixes) or _meant_for(path),
+            hint=_further_down(path, suffixes) or _meant_for(path),
         )
     if len(best) > 1:
         raise LoadError(
@@ -167,9 +167,10 @@ def _found(path: Path) -> str:
     return f"Found: {listed(names)}." if names else "The folder is empty."
 
 
-def _one_level_down(path: Path, suffixes: Sequence[str]) -> str:
+def _further_down(path: Path, suffixes: Sequence[str]) -> str:
     """The model in a folder of the folder, as archives have it that were made of a folder's name."""
-    below = [p for p in path.glob("*/*") if p.is_file() and p.suffix.lower() in suffixes]
+    every = islice(path.rglob("*"), _MAX_LOOKED_AT)
+    below = [p for p in every if p.is_file() and p.suffix.lower() in suffixes]
     if len(below) != 1:
         return ""
     inner = below[0].relative_to(path)

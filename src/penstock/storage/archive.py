@@ -237,6 +237,9 @@ def unpack(
             zlib.error,
             lzma.LZMAError,
         ) as error:
+            f.seek(0)
+            if f.read(64).lstrip().lower().startswith((b"<!doctype html", b"<html")):
+                raise target.error("it is a web page, perhaps one to log in") from error
             raise target.error(f"it is no {packing} file, or a damaged one ({error})") from error
         except (
             NotImplementedError,
