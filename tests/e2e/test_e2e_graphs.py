@@ -248,6 +248,26 @@ def test_inspect_shows_what_passed_each_step(served: Platform, folder: Path) -> 
     assert "double" in refused
     served.run("graph", "inspect", "watched", "-f", "gone.json", code=2)
     served.run("graph", "inspect", "iris", "-f", "v2.json", code=4)
+    single = {
+        "apiVersion": "machinelearning.seldon.io/v1",
+        "kind": "SeldonDeployment",
+        "metadata": {"name": "single"},
+        "spec": {
+            "predictors": [
+                {
+                    "name": "p",
+                    "graph": {
+                        "name": "m",
+                        "implementation": "SKLEARN_SERVER",
+                        "modelUri": "models/iris",
+                    },
+                }
+            ]
+        },
+    }
+    served.run("apply", "-f", "-", "--wait", stdin=json.dumps(single))
+    said = served.run("graph", "inspect", "single", "-f", "v2.json", code=1)
+    assert "is one service, not a graph" in said
 
 
 HELD = """

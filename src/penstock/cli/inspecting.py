@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from penstock import dialects
 from penstock.cli.client import Client
 from penstock.cli.exits import FAILED, UNREACHABLE, USAGE, CliError
 from penstock.cli.getting import find
@@ -33,6 +34,10 @@ def inspect(
     name = name.rpartition("/")[2]
     payload = _payload(file)
     kind, obj = find(client, graph_kinds(client), namespace, name)
+    if not dialects.find(obj["apiVersion"], obj["kind"]).means_graph(obj):
+        raise CliError(
+            f"{kind.singular} {name} is one service, not a graph: it has no steps.", FAILED
+        )
     url = (obj.get("status") or {}).get("url")
     if not url:
         raise CliError(f"{kind.singular} {name} has no address yet; is it ready?")
