@@ -140,6 +140,8 @@ def fill(folder, files):
 def test_files_tell_their_framework(files, framework, tmp_path):
     fill(tmp_path, files)
     assert runtimes.detect(str(tmp_path)) == framework
+    for mark in {"MLmodel", "saved_model.pb", "config.json"} & set(files):
+        assert runtimes.detect(str(tmp_path / mark)) == framework
     if len(files) == 1 and "saved" not in next(iter(files)):
         assert runtimes.detect(str(tmp_path / next(iter(files)))) == framework
 

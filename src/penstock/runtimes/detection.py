@@ -27,6 +27,7 @@ _SUFFIXES: Final = {
     ".pth": "torch",
     ".ts": "torch",
 }
+_MARKS: Final = ("MLmodel", "saved_model.pb", "config.json")
 #: Suffixes that say nothing by themselves.
 _LOOK_INSIDE: Final = (".bst", ".model", ".txt", ".json", ".lgb")
 
@@ -36,7 +37,8 @@ def framework_of(path: Path) -> str:
     if not path.exists():
         raise LoadError(f"There is no model at {path}.")
     if path.is_file():
-        found = _of_file(path)
+        # The file that a folder is known by stands for it.
+        found = _of_file(path) or (_marked(path.parent) if path.name in _MARKS else None)
         if found is None:
             raise LoadError(
                 f"No framework is known for the file {path.name}.",
