@@ -90,6 +90,8 @@ class ServiceController:
         self._states: dict[ServiceKey, ServiceState] = {}
         #: Services that requests wait for, as far as is known, until when that is believed.
         self._waited: dict[ServiceKey, float] = {}
+        #: Replicas without a process that the node was told to hurry.
+        self._hurried: set[str] = set()
         self.progressing = Progressing(total, self._advance, tell=self.tell, clock=clock)
         self.revisions = RevisionKeeper(store, files)
         self.priorities = Priorities(store)
@@ -140,11 +142,14 @@ class ServiceController:
             self._hurry(service)
 
     def _coming(self, key: ServiceKey) -> list[str]:
-        """Replicas that were asked for and have no process yet."""
+        """Replicas that were asked for, have no process yet, and of which the node was not told to hurry."""
         return [
             r.id
             for r in self._replicas.of(key)
-            if r.phase is Phase.STARTING and r.pid is None and r.id not in self._drains
+            if r.phase is Phase.STARTING
+            and r.pid is None
+            and r.id not in self._drains
+            and r.id not in self._hurried
         ]
 
     def sleep(self, service: ServiceKey) -> None:
@@ -168,6 +173,8 @@ class ServiceController:
         about = new or old
         assert about is not None  # noqa: S101 - the cache never reports nothing about nothing
         key = (about.namespace, about.service)
+        if new is None or new.pid is not None:
+            self._hurried.discard(about.id)
         if old is not None and new is not None and old.memory_bytes != new.memory_bytes:
             old = replace(old, memory_bytes=new.memory_bytes)
             if old == new:
@@ -314,6 +321,7 @@ class ServiceController:
             if self._is_waited_for(key):
                 for replica_id in self._coming(key):
                     await self._backend.hurry(replica_id)
+                    self._hurried.add(replica_id)
         finally:
             # Events first: said twice after a crash in between is better than not at all.
             await self._records.events(kind, manifest, state, wanted)

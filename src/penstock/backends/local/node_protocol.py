@@ -88,7 +88,7 @@ Request: TypeAlias = Start | Retry | Hurry | Stop | List | Status | ListDevices 
 
 
 class ZygoteStatus(msgspec.Struct, frozen=True):
-    """A zygote as `status` tells it. `load_s` is what its imports took."""
+    """A zygote as `status` tells it. `load_s` is what its imports took; `pid` is 0 until it is its turn."""
 
     framework: str
     pid: int
