@@ -53,6 +53,18 @@ def test_the_graph_answers_as_seldons(flowers: Platform) -> None:
     assert set(answer["meta"]["requestPath"]) >= {"inches", "picks", ("one", "first")[branch]}
 
 
+def test_what_passed_each_node_is_shown_to_who_asks(flowers: Platform) -> None:
+    shown = flowers.run("graph", "inspect", "flowers", "-f", "-", stdin=json.dumps(ROW))
+    assert "default/flowers answered 200" in shown
+    assert "main.inches (flowers-main-inches): ok" in shown
+    assert "main.picks (flowers-main-picks): ok" in shown
+    refused = {"data": {"ndarray": [["a", "b"]]}}
+    failed = flowers.run(
+        "graph", "inspect", "flowers", "-f", "-", code=1, stdin=json.dumps(refused)
+    )
+    assert "failed" in failed
+
+
 def test_its_status_is_seldons_and_its_nodes_are_services(flowers: Platform) -> None:
     found = flowers.get(
         "/apis/machinelearning.seldon.io/v1/namespaces/default/seldondeployments/flowers"

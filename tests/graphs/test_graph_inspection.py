@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -13,7 +14,7 @@ from graph_stand_in import Running, graph, sources, step
 
 from penstock import dialects
 from penstock.domain.assembly import Assembly
-from penstock.domain.graph import Answers, Graph, HandOn, OnFailure, Switch
+from penstock.domain.graph import Answers, Graph, HandOn, OnFailure, RunGraph, Switch
 from penstock.errors import InvalidManifest
 from penstock.graphs.inspection import MOST_BYTES, Inspector
 from penstock.graphs.values import Body, Several, Tensors
@@ -197,6 +198,22 @@ async def test_a_graph_whose_values_are_nobodys_business(
     assert answer.status_code == 403
     assert "penstock.dev/inspect" in answer.json()["error"]
     assert not front.services["a"].seen
+
+
+async def test_a_graph_inside_of_another_keeps_its_values_to_itself() -> None:
+    inner = msgspec.structs.replace(graph(step("b")), name="inner", inspect=False)
+    outer = graph(step("a"), step("in", "a", action=RunGraph("inner")))
+    run = Running(outer, {"n": 1}, others=(inner,), inspector=Inspector())
+    run.caller.of("a").answer({"n": 2})
+    await asyncio.sleep(0)
+    run.caller.of("b").answer({"n": 3})
+    await run.end()
+    passed = {r.path: (r.given, r.gave) for r in run.execution.records or ()}
+    assert passed["root.b"] == (None, None)
+    assert [json.loads(bytes(v)) for v in passed["root.in"]] == [
+        {"json": {"n": 2}},
+        {"json": {"n": 3}},
+    ]
 
 
 MANIFESTS: dict[str, dict[str, Any]] = {

@@ -57,6 +57,8 @@ class FlowRun:
     ) -> None:
         count = len(flow.steps)
         self.execution = execution
+        #: Writes down what passes, where somebody asked and this graph's manifest allows it.
+        self.inspector = execution.inspector if program.graph.inspect else None
         self.depth = 0
         self.program = program
         self.flow = flow
@@ -297,8 +299,8 @@ class FlowRun:
             self.failed(step, Failure(exc.status, f"{step.path}: {exc}", reason=exc.reason))
             return
         self.given[index] = value
-        if execution.inspector is not None:
-            self._records[index].given = execution.inspector.look(value)
+        if self.inspector is not None:
+            self._records[index].given = self.inspector.look(value)
         if self.flow is self.program.entry:
             execution.observer.value(self.program, step, True, value)
         self.started(step)
@@ -365,8 +367,8 @@ class FlowRun:
         self.values[index] = value
         self.forget_limit(index)
         self._told(index, outcome)
-        if self.execution.inspector is not None:
-            self._records[index].gave = self.execution.inspector.look(value)
+        if self.inspector is not None:
+            self._records[index].gave = self.inspector.look(value)
         if self.flow is self.program.entry:
             self.execution.observer.value(self.program, step, False, value)
         self.announce(index)
@@ -394,8 +396,8 @@ class FlowRun:
         else:
             self.state[index] = STOPPED
             self._told(index, "failed")
-            if self.execution.inspector is not None and failure.body is not None:
-                self._records[index].gave = self.execution.inspector.look(failure.body)
+            if self.inspector is not None and failure.body is not None:
+                self._records[index].gave = self.inspector.look(failure.body)
             if not self.over:
                 self.finish(Result(failure=failure), f"{step.name} failed")
 
