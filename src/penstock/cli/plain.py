@@ -3,7 +3,7 @@
 Typer builds the parsers of all commands and imports a validation library for the values of one: 110 ms of
 the processor, most of what a short command takes. A plain command line - known options, texts, flags and
 paths, as the command's signature declares them - is read here in a millisecond. All that is not plain (help,
-completion, nested commands, a mistake) is left to typer, whose words people then see.
+completion, nested commands, numbers, a mistake) is left to typer, whose words people then see.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ _SINGLE: dict[Any, Callable[[str], Any]] = {
     str | None: str,
     Path: Path,
     Path | None: Path,
-    int: int,
-    int | None: int,
 }
 _MANY = (list[str], list[str] | None)
 #: What typer does more for a parameter, and this reader does not.
@@ -89,6 +87,7 @@ def run(call: Call) -> None:
     """
     try:
         call()
+        sys.stdout.flush()
     except typer.Exit as exc:
         sys.exit(exc.exit_code)
     except OSError as exc:
@@ -112,7 +111,7 @@ def _signature(body: Callable[..., Any]) -> _Signature:
         if get_origin(hint) is not Annotated:
             raise _NotPlain
         kind, info, *_ = get_args(hint)
-        if not isinstance(info, ParameterInfo) or any(getattr(info, m, None) for m in _MORE):
+        if not isinstance(info, ParameterInfo) or _asks_more(info):
             raise _NotPlain
         required = parameter.default is inspect.Parameter.empty
         read = _Parameter(name, kind, required, parameter.default)
@@ -124,6 +123,11 @@ def _signature(body: Callable[..., Any]) -> _Signature:
         elif isinstance(info, OptionInfo):
             _declare(found.options, read, info)
     return found
+
+
+def _asks_more(info: ParameterInfo) -> bool:
+    given = (getattr(info, name, None) for name in _MORE)
+    return any(value is not None and value is not False for value in given)  # a bound may be 0
 
 
 def _declare(options: dict[str, _Option], read: _Parameter, info: OptionInfo) -> None:
@@ -171,14 +175,14 @@ def _read(signature: _Signature, argv: Sequence[str]) -> dict[str, Any]:
         if parameter.kind in _MANY:
             values.setdefault(parameter.name, []).append(value)
         else:
-            values[parameter.name] = _value(parameter.kind, value)
+            values[parameter.name] = _SINGLE[parameter.kind](value)
     for argument in signature.arguments:
         if argument.kind in _MANY:
             if words:
                 values[argument.name] = words
             words = []
         elif words:
-            values[argument.name] = _value(argument.kind, words.pop(0))
+            values[argument.name] = _SINGLE[argument.kind](words.pop(0))
     if words:
         raise _NotPlain
     for parameter in signature.all:
@@ -188,10 +192,3 @@ def _read(signature: _Signature, argv: Sequence[str]) -> dict[str, Any]:
             default = parameter.default
             values[parameter.name] = list(default) if isinstance(default, list) else default
     return values
-
-
-def _value(kind: Any, text: str) -> Any:
-    try:
-        return _SINGLE[kind](text)
-    except ValueError:
-        raise _NotPlain from None
