@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from penstock.control.files import write_atomic
 from penstock.control.routes import RoutePublisher
 from penstock.domain.routes import Replica, Route, Snapshot, Target
 
@@ -186,6 +188,38 @@ async def test_the_file_has_the_newest_table_and_a_restart_starts_from_it(
     assert (await g.next())["key"] == "default/gone"
     assert again.sequence > before >= kept.sequence
     await again.close()
+
+
+async def test_a_write_under_way_at_the_end_puts_no_older_table_in_the_place_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread goes on whatever becomes of who waits for it."""
+    file = tmp_path / "routes.json"
+    begun, go, over = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(path: Path, data: bytes) -> None:
+        if begun.is_set():
+            write_atomic(path, data)
+            return
+        begun.set()
+        assert go.wait(30)
+        write_atomic(path, data)
+        over.set()
+
+    monkeypatch.setattr("penstock.control.routes.write_atomic", slow)
+    p = RoutePublisher(file=file)
+    await p.serve(tmp_path / "routes.sock")
+    p.put(route("a", "a0"))
+    assert await asyncio.to_thread(begun.wait, 30)
+    p.put(route("b", "b0"))
+    closing = asyncio.create_task(p.close())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    go.set()
+    await closing
+    assert await asyncio.to_thread(over.wait, 30)
+    kept = msgspec.json.decode(file.read_bytes(), type=Snapshot)
+    assert {r.name for r in kept.routes} == {"a", "b"}
 
 
 async def test_a_torn_file_is_no_table_and_no_failure(

@@ -110,6 +110,7 @@ class RoutePublisher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._dirty = asyncio.Event()
         self._file_task: asyncio.Task[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
 
     # -- the table ---------------------------------------------------------------------------------
 
@@ -221,6 +222,9 @@ class RoutePublisher:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._server is not None:
             await self._server.wait_closed()
+        if self._writing is not None:
+            # Its thread goes on: it must not put an older table in the place of the last one.
+            await asyncio.gather(self._writing, return_exceptions=True)
         if self._file is not None and self._dirty.is_set():
             self._write_file(self._file)
         if self._path is not None:
@@ -365,7 +369,10 @@ class RoutePublisher:
             self._dirty.clear()
             began = time.monotonic()
             try:
-                await asyncio.to_thread(write_atomic, file, _encode(self._snapshot()))
+                self._writing = asyncio.ensure_future(
+                    asyncio.to_thread(write_atomic, file, _encode(self._snapshot()))
+                )
+                await asyncio.shield(self._writing)
             except OSError as exc:
                 log.error("the routes cannot be kept in %s: %s", file, exc)
                 self._dirty.set()
