@@ -83,7 +83,8 @@ def test_after_a_flood_nothing_is_left_over(platform: Platform) -> None:
     assert sizes[-1] - sizes[0] < 50 * 2**20, [s // 2**20 for s in sizes]
     url = f"{platform.http}/v1/models/again:predict"
     began = time.monotonic()
-    assert httpx.post(url, json=V1, timeout=30).status_code == 200
+    answer = httpx.post(url, json=V1, timeout=30)
+    assert answer.status_code == 200, answer.text
     assert time.monotonic() - began < 10
 
 

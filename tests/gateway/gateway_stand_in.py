@@ -84,6 +84,11 @@ class StandIn:
                     writer.write(reply(status="200 OK" if self.ready else "503 Not ready"))
                     await writer.drain()
                     continue
+                if "upgrade" in headers:
+                    # As any server that does not know what is asked for.
+                    writer.write(reply(status="404 Not Found"))
+                    await writer.drain()
+                    continue
                 seen = Seen(lines[0], headers, body)
                 self.seen.append(seen)
                 async with self.arrived:

@@ -192,7 +192,8 @@ class Forward:
         replica.outstanding -= 1
         self.replica = None
         self._upstream = None
-        if exc.phase == "connect":
+        if exc.phase != "response":
+            # Nobody there, or somebody who went: whoever is there next may not have loaded yet.
             replica.mark_down()
         if self.done:
             return

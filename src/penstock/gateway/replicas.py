@@ -1,9 +1,9 @@
 """Replicas as one gateway process sees them: connections, outstanding requests, up or down.
 
-A replica is down from the moment a connection to it fails until its process says that it is ready; while
-it is down it is not chosen, and one probe with a growing pause asks it. So a killed process costs each
-gateway its in-flight requests and one failed connection, not a failed request per arrival, and the one in
-its place is left alone while it loads, whether or not there is a control plane to say so.
+A replica is down from the moment a connection to it fails, or ends unasked, until its process says that it
+is ready; while it is down it is not chosen, and one probe with a growing pause asks it. So a killed process
+costs each gateway its in-flight requests and one failed connection, not a failed request per arrival, and the
+one in its place is left alone while it loads, whether or not there is a control plane to say so.
 
 A replica that let a request's whole time pass without a byte is doubted: it is not chosen until it has
 answered something, or its process has ended and another is up, or a while has passed with neither.
@@ -55,7 +55,10 @@ class Replica:
         self.up = True
         #: Not up because a request got no answer in its time, though connections are accepted.
         self.doubted = False
-        self.upstream = Upstream(Address.parse(replica.address), loop=loop)
+        address = Address.parse(replica.address)
+        # Behind a Unix socket is a model process of ours; elsewhere is who knows what.
+        self.upstream = Upstream(address, loop=loop, shared=address.path is not None)
+        self.upstream.on_lost = self.mark_down
         self._loop = loop
         self._on_up = on_up
         self._pause_s = PROBE_FIRST_S
@@ -63,7 +66,7 @@ class Replica:
         self._closed = False
 
     def mark_down(self) -> None:
-        """A connection failed: stop choosing this replica until one succeeds."""
+        """A connection failed: stop choosing this replica until its process says that it is ready."""
         if self.up and not self._closed:
             self.up = False
             self._pause_s = PROBE_FIRST_S

@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from penstock.domain.routes import Address
 from penstock.http.client_connection import UpstreamConnection
@@ -25,6 +25,8 @@ from penstock.http.client_exchange import (
 from penstock.http.head import HeadCache, ResponseHead, parse_response_head, render_headers
 from penstock.http.incoming import Buffer, size_of
 from penstock.http.limits import Limits
+from penstock.http.mux.frames import REQUEST_BYTES
+from penstock.http.mux.upstream import MuxUpstream
 
 __all__ = [
     "ClientExchange",
@@ -50,9 +52,17 @@ class Upstream:
         max_idle_s: float = 60.0,
         connect_timeout_s: float = 5.0,
         tls: ssl.SSLContext | None = None,
+        shared: bool = False,
     ) -> None:
+        """`shared`: ask for a connection that requests share, once two of them are under way."""
         self.address = address
         self._tls = tls
+        self._mux: MuxUpstream | None = None
+        #: Called when that connection is lost though neither side has said that it ends: the process has.
+        self.on_lost: Callable[[], None] | None = None
+        #: Whether one is being made, and whether to ask for one at all.
+        self._mux_asked = False
+        self._mux_wanted = shared
         self.limits = limits if limits is not None else Limits()
         # Responses have no limit of their own: whoever streams them does not hold them.
         self.response_limits = Limits(max_body=1 << 62)
@@ -78,6 +88,11 @@ class Upstream:
         return len(self._idle)
 
     @property
+    def shared(self) -> MuxUpstream | None:
+        """The connection that requests share, while there is one."""
+        return self._mux
+
+    @property
     def open(self) -> int:
         """Connections there are."""
         return len(self._connections)
@@ -98,6 +113,16 @@ class Upstream:
         `more`: the body goes on with `write` and `end`, chunked if the head says so, else of the length
         that the head says (told as `length`, it is enforced). `method` must be the head's.
         """
+        mux = self._mux
+        if (
+            mux is not None
+            and not more
+            and len(head) + (len(body) if body else 0) <= REQUEST_BYTES
+            and mux.usable
+        ):
+            return mux.request(head, body, sink, method)
+        if self._mux_wanted and mux is None:
+            self._ask_for_mux()
         exchange = ClientExchange(sink, method)
         pieces: bytes | tuple[Buffer, ...]
         if more:
@@ -159,6 +184,43 @@ class Upstream:
         if held_up and not exchange.sent and exchange.on_drain is not None:
             exchange.on_drain()
 
+    # -- the connection that requests share -------------------------------------------------------
+
+    def _ask_for_mux(self) -> None:
+        """If another request is under way, and nobody has asked yet."""
+        alone = len(self._connections) == len(self._idle) and not self._connecting
+        if alone or self._mux_asked or self._closed:
+            return
+        self._mux_asked = True
+        task = self._loop.create_task(self._connect_mux())
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect_mux(self) -> None:
+        mux: MuxUpstream | None = None
+        agreed = False
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                mux = await _open(
+                    self._loop, self.address, lambda: MuxUpstream(self, self._loop), self._tls
+                )
+                agreed = await mux.ready
+                self._mux_wanted = agreed
+        except (OSError, TimeoutError):
+            pass  # the next request that finds no connection free asks again
+        finally:
+            self._mux_asked = False
+            if mux is not None and not (agreed and self._closed is False):
+                mux.transport.abort()
+        if agreed and mux is not None and not mux.transport.is_closing():
+            self._mux = mux
+            self._look_later()
+
+    def mux_lost(self, mux: MuxUpstream) -> None:
+        """That connection takes no more requests."""
+        if self._mux is mux:
+            self._mux = None
+
     def _not_connected(self, exchange: ClientExchange, message: str) -> None:
         if not exchange.done:
             exchange.finish().on_error(UpstreamError("connect", message, retryable=True))
@@ -172,8 +234,12 @@ class Upstream:
         connection.idle_since = self._time()
         self._idle.append(connection)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._max_idle_s / 2, self.sweep)
+            self._look_later()
         return True
+
+    def _look_later(self) -> None:
+        if self._timer is None and not self._closed:
+            self._timer = self._loop.call_later(self._max_idle_s / 2, self.sweep)
 
     def discard(self, connection: UpstreamConnection) -> None:
         """An idle connection is not to be used again. No-op when it is not idle."""
@@ -196,8 +262,11 @@ class Upstream:
         oldest = self._time() - self._max_idle_s
         while self._idle and self._idle[0].idle_since <= oldest:
             self._idle.popleft().drop()
-        if self._idle and not self._closed:
-            self._timer = self._loop.call_later(self._max_idle_s / 2, self.sweep)
+        mux = self._mux
+        if mux is not None and mux.unused():
+            mux.retire()
+        if self._idle or self._mux is not None:
+            self._look_later()
 
     def close(self) -> None:
         """Close idle connections; requests under way finish. Requests from now on fail. May be repeated."""
@@ -207,20 +276,28 @@ class Upstream:
             self._timer = None
         while self._idle:
             self._idle.pop().drop()
+        if self._mux is not None:
+            self._mux.retire()
 
     def abort(self) -> None:
         """Close everything; requests under way fail."""
+        mux = self._mux
         self.close()
+        if mux is not None:
+            mux.transport.abort()
         for connection in tuple(self._connections):
             connection.transport.abort()
+
+
+_P = TypeVar("_P", bound=asyncio.Protocol)
 
 
 async def _open(
     loop: asyncio.AbstractEventLoop,
     address: Address,
-    factory: Callable[[], UpstreamConnection],
+    factory: Callable[[], _P],
     tls: ssl.SSLContext | None = None,
-) -> UpstreamConnection:
+) -> _P:
     if address.path is not None:
         _, protocol = await loop.create_unix_connection(factory, address.path)
     else:

@@ -63,14 +63,18 @@ class UpstreamConnection(asyncio.Protocol):
 
     def begin(self, exchange: ClientExchange, pieces: tuple[Buffer, ...] | bytes) -> None:
         """Send a request, or the first part of one."""
-        self._exchange = exchange
-        exchange._connection = self
-        self._state = _HEAD
-        self._interim = 0
+        self.expect(exchange)
         if type(pieces) is bytes:
             self.transport.write(pieces)
         else:
             self.write_all(cast("tuple[Buffer, ...]", pieces))
+
+    def expect(self, exchange: ClientExchange) -> None:
+        """What is read next is the answer to that."""
+        self._exchange = exchange
+        exchange._connection = self
+        self._state = _HEAD
+        self._interim = 0
 
     def write_all(self, pieces: Iterable[Buffer]) -> None:
         if self._owner.vectored:
@@ -220,9 +224,13 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._owner.lost(self)
+        self.ended(exc)
+
+    def ended(self, exc: Exception | None = None) -> None:
+        """Nothing more will be read."""
         state = self._state
         self._state = _CLOSED
-        self._owner.lost(self)
         exchange, self._exchange = self._exchange, None
         if exchange is None or exchange.done:
             return
@@ -275,6 +283,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.drop()
         return sink
 
+    def _closed(self) -> None:
+        """Take no notice of what is still read."""
+        self._state = _CLOSED
+        self._exchange = None
+
     def _fail(self, message: str) -> None:
         exchange, self._exchange = self._exchange, None
         self.drop()
@@ -283,8 +296,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close, whatever is under way."""
-        self._state = _CLOSED
-        self._exchange = None
+        self._closed()
         self.transport.abort()
 
     def pause(self) -> None:

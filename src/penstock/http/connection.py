@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from penstock.http.exchange import ABORTED, OPEN, Exchange
+from penstock.http.exchange import ABORTED, ENDED, OPEN, Exchange
 from penstock.http.head import BadRequest, RequestHead, check_partial_head, status_line
 from penstock.http.incoming import Buffer, IncomingBody, flat
 
@@ -42,6 +42,16 @@ _BY_USER, _UNCLAIMED, _PIPELINE, _WRITE = 1, 2, 4, 8
 DISCARD_BYTES: Final = 64 * 1024
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Upgraded(asyncio.Protocol):
+    """What may take a connection over: a protocol that the server can hold like its own."""
+
+    def check(self, now: float) -> bool | None:
+        """See `server.Held`, for this and the others."""
+
+    def close_if_idle(self) -> None: ...
+    def break_off_from_outside(self, exc: Exception | None = None) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -481,6 +491,21 @@ class Connection(asyncio.Protocol):
                 on_abort()
         except Exception:
             logger.exception("on_abort of %r failed", exchange.head)
+
+    def hand_over(self, exchange: Exchange, lines: bytes, protocol: Upgraded) -> None:
+        """Another protocol has the connection from here on; what it says first comes after a 101."""
+        if exchange is not self.exchange or self.state != BUSY or self._buffer is not None:
+            raise RuntimeError("this connection cannot be upgraded now")
+        exchange.state = ENDED
+        exchange.on_abort = exchange.on_drain = None
+        self.exchange = None
+        self.state = CLOSED
+        transport = self.transport
+        transport.write(status_line(101) + b"connection: upgrade\r\n" + lines + b"\r\n")
+        self.server.connections.add(protocol)
+        self.server.connections.discard(self)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
     # -- ends -------------------------------------------------------------------------------------
 

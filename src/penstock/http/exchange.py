@@ -14,7 +14,7 @@ from penstock.http.head import BadRequest, RequestHead, status_line
 from penstock.http.incoming import BodySink, Buffer, IncomingBody, flat, size_of
 
 if TYPE_CHECKING:
-    from penstock.http.connection import Connection
+    from penstock.http.connection import Connection, Upgraded
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,33 @@ JOIN_BYTES: Final = 16 * 1024
 OPEN, STARTED, ENDED, ABORTED = range(4)
 # How a started response's body is framed, when it is not the number of bytes still owed.
 _CHUNKED, _UNTIL_CLOSE, _NONE = -1, -2, -3
+
+
+def response_pieces(
+    head: RequestHead, status: int, headers: bytes, body: Buffer | Sequence[Buffer], keep: bool
+) -> tuple[Buffer, ...]:
+    """A whole response to the request with that head: one piece, if it is small."""
+    rest: tuple[Buffer, ...]
+    if type(body) is bytes:
+        rest = (body,)
+        length = len(body)
+    elif isinstance(body, (bytearray, memoryview)):
+        rest = (body,)
+        length = size_of(body)
+    else:
+        rest = tuple(map(memoryview, cast("Sequence[Buffer]", body)))
+        length = sum(map(size_of, rest))
+    lines = status_line(status) + headers
+    if not head.minor or not keep:
+        lines += b"connection: keep-alive\r\n" if keep else b"connection: close\r\n"
+    if status == 204 or status == 304:
+        return (lines + b"\r\n",)
+    first = b"%bcontent-length: %d\r\n\r\n" % (lines, length)
+    if head.method == "HEAD":
+        return (first,)
+    if length <= JOIN_BYTES:
+        return (b"".join((first, *rest)),)
+    return (first, *rest)
 
 
 class Exchange:
@@ -118,30 +145,12 @@ class Exchange:
         # Whatever is wrong with the arguments must show before a byte is out: then it is a 500.
         connection = self._connection
         head = self.head
-        rest: tuple[Buffer, ...]
-        if type(body) is bytes:
-            rest = (body,)
-            length = len(body)
-        elif isinstance(body, (bytearray, memoryview)):
-            rest = (body,)
-            length = size_of(body)
-        else:
-            rest = tuple(map(memoryview, cast("Sequence[Buffer]", body)))
-            length = sum(map(size_of, rest))
         keep = connection.keeps(head)
-        lines = status_line(status) + headers
-        if not head.minor or not keep:
-            lines += b"connection: keep-alive\r\n" if keep else b"connection: close\r\n"
-        if status == 204 or status == 304:
-            connection.transport.write(lines + b"\r\n")
+        pieces = response_pieces(head, status, headers, body, keep)
+        if len(pieces) == 1:
+            connection.transport.write(pieces[0])
         else:
-            first = b"%bcontent-length: %d\r\n\r\n" % (lines, length)
-            if head.method == "HEAD":
-                connection.transport.write(first)
-            elif length <= JOIN_BYTES:
-                connection.transport.write(b"".join((first, *rest)))
-            else:
-                connection.write_all((first, *rest))
+            connection.write_all(pieces)
         self.state = ENDED
         connection.finished(keep)
         return None
@@ -242,6 +251,10 @@ class Exchange:
         if framing == _CHUNKED:
             connection.transport.write(b"0\r\n\r\n")
         connection.finished(not connection.closing and connection.may_keep(self.head))
+
+    def upgrade(self, lines: bytes, protocol: Upgraded) -> None:
+        """Answer 101 with those header lines, and let `protocol` have the connection."""
+        self._connection.hand_over(self, lines, protocol)
 
     def abort(self) -> None:
         """Break the connection, so that what was sent cannot pass for a whole response."""

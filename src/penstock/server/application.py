@@ -21,7 +21,10 @@ import msgspec
 from penstock import __version__
 from penstock.domain.process import ProcessSpec
 from penstock.errors import InvalidInput, NotFound, PenstockError, Unavailable, Unsupported
-from penstock.http.server import Exchange, RequestHead
+from penstock.http.mux import frames as mux
+from penstock.http.mux.connection import MuxConnection
+from penstock.http.mux.page import open_page
+from penstock.http.server import Exchange, HttpServer, RequestHead
 from penstock.observe.log_settings import LogSettings
 from penstock.observe.metrics import render
 from penstock.protocols import documents, openapi, tfserving
@@ -98,6 +101,7 @@ _PATHS: Final = Paths[TargetType | tuple[str, str]](
         (r"/v2/repository/index", ("POST", "_index")),
         (rf"/v2/repository/models/{_NAME}/load", ("POST", "_load")),
         (rf"/v2/repository/models/{_NAME}/unload", ("POST", "_unload")),
+        (re.escape(mux.PATH), ("GET", "_mux")),
         (r"/metrics", ("GET", "_metrics_text")),
         (r"/metrics\.json", ("GET", "_metrics_json")),
     )
@@ -117,6 +121,8 @@ class Application:
         self.payloads = Payloads(self)
         self.grpc = GrpcCalls(self)
         self.seldon = SeldonPages(self)
+        #: Whose connections may be upgraded; None where nobody comes by HTTP/1.
+        self.server: HttpServer | None = None
         #: True from SIGTERM on: health says not ready, requests under way are answered.
         self.draining = False
         self._memory = PrivateMemory()
@@ -210,6 +216,14 @@ class Application:
     def extensions(self) -> tuple[str, ...]:
         """What of V2's extensions this process has."""
         return (*documents.EXTENSIONS, *self.calls.extensions)
+
+    def _mux(self, exchange: Exchange) -> None:
+        """A gateway asks for a connection that requests share."""
+        head = exchange.head
+        if self.server is None or head.get(b"upgrade") != mux.PROTOCOL:
+            raise NotFound("There is nothing at this path.", hint=documents.MODELS_ARE_AT)
+        connection = MuxConnection(self.server, open_page(head.get(mux.PAGE_FIELD)))
+        exchange.upgrade(b"upgrade: %b\r\n" % mux.PROTOCOL, connection)
 
     # -- models
 

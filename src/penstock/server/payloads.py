@@ -53,7 +53,7 @@ class Payloads:
 
     def __init__(self, app: Application) -> None:
         self._app = app
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[int]] = set()
 
     def take(self, target: Target, loaded: Loaded, exchange: Exchange, began: float) -> None:
         """Start a call. Raises Unavailable when too many are under way."""
@@ -68,39 +68,39 @@ class Payloads:
         pulse = self._app.repository.pulse
         if pulse is not None:
             pulse.enter()
-        task = asyncio.get_running_loop().create_task(self._run(target, loaded, exchange, began))
+        task = asyncio.get_running_loop().create_task(self._run(target, loaded, exchange))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[int]) -> None:
+            # Here and not in the task: one that is cancelled before its first step never runs at all.
+            self._tasks.discard(task)
+            exchange.on_abort = None
+            loaded.leave()
+            if pulse is not None:
+                pulse.leave()
+            status = CLIENT_GONE if task.cancelled() else task.result()
+            loaded.statistics.answered(perf_counter() - began, error=status != 200)
+            target.count(status, began)
 
         def aborted() -> None:
             task.cancel()
 
+        task.add_done_callback(ended)
         exchange.on_abort = aborted
 
-    async def _run(self, target: Target, loaded: Loaded, exchange: Exchange, began: float) -> None:
-        status = 200
+    async def _run(self, target: Target, loaded: Loaded, exchange: Exchange) -> int:
+        """Answer a request, whatever happens; the status to count."""
         try:
-            status = await self._answer(target, loaded, exchange)
-        except asyncio.CancelledError:
-            status = CLIENT_GONE
-            raise
+            return await self._answer(target, loaded, exchange)
         except PenstockError as error:
-            status = error.status
             exchange.on_abort = None
             _send_or_break(target, exchange, error)
+            return error.status
         except Exception:
             log.exception("a request to model %s failed", target.name)
-            status = Internal.status
             exchange.on_abort = None
             exchange.fault()
-        finally:
-            exchange.on_abort = None
-            loaded.leave()
-            pulse = self._app.repository.pulse
-            if pulse is not None:
-                pulse.leave()
-            loaded.statistics.answered(perf_counter() - began, error=status != 200)
-            target.count(status, began)
+            return Internal.status
 
     async def _answer(self, target: Target, loaded: Loaded, exchange: Exchange) -> int:
         """Answer a request; the status to count."""

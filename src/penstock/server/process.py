@@ -117,7 +117,7 @@ class ModelProcess:
         )
         self.application = Application(spec, self.repository, self.metrics)
         limits = HttpLimits(max_body=spec.max_body_bytes)
-        self.server = HttpServer(self.application, limits=limits)
+        self.server = self.application.server = HttpServer(self.application, limits=limits)
         #: For clients that come without a gateway.
         self.grpc = (
             Http2Server(
