@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from penstock.domain.routes import Address
-from penstock.http.client import Upstream, UpstreamError
+from penstock.http.client import ClientExchange, Upstream, UpstreamError
 from penstock.http.head import ResponseHead
 from penstock.http.mux import frames
 from penstock.http.mux.connection import MuxConnection
@@ -665,6 +665,29 @@ async def test_answers_that_are_unusual(tmp_path: Path, said: bytes) -> None:
     async with _answering(tmp_path, said) as upstream:
         sink = await _sent(upstream).wait()
         assert (sink.error, sink.body) == (None, b"ok")
+
+
+async def test_an_answer_that_does_not_pause(tmp_path: Path) -> None:
+    """What comes although it was told to wait is bounded: the others' memory is not this model's."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n"
+    said = frame(PART, 1, head + b"x") + frame(PART, 1, b"x" * 100_000) * 100
+
+    class Pausing(Sink):
+        client: ClientExchange
+
+        def on_data(self, data: Any) -> None:
+            super().on_data(data)
+            self.client.pause()
+
+    async with _answering(tmp_path, said) as upstream:
+        sink = Pausing()
+        sink.client = upstream.request(request("/a"), b"", sink)
+        error = (await sink.wait()).error
+        assert error is not None
+        assert "told to wait" in str(error)
+        assert len(sink.body) < 5_000_000
+        assert upstream.shared is not None
+        assert not upstream.shared.pending
 
 
 async def test_unread_by_a_server_that_shares_a_page_and_closes(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KIND: Final = (1 << KIND_BITS) - 1
+#: Bytes of a response that may come after it was told to pause: what was on its way, and not what a process
+#: sends that does not listen.
+_MOST_SURPLUS: Final = 4 * 1024 * 1024
 #: Longest answer to the request for an upgrade.
 _MOST_HEAD: Final = 8192
 
@@ -354,10 +357,11 @@ class MuxClientExchange(ClientExchange):
 class _Parts(UpstreamConnection):
     """Reads a response that comes in pieces; to the reader, this is a connection and its transport."""
 
-    __slots__ = ("_mux", "_number")
+    __slots__ = ("_mux", "_number", "_surplus")
 
     def __init__(self, mux: MuxUpstream, exchange: MuxClientExchange) -> None:
         super().__init__(mux._owner)
+        self._surplus = 0
         self._mux = mux
         self._number = exchange.number
         self.transport = cast("asyncio.Transport", _Transport(mux, exchange.number))
@@ -371,6 +375,13 @@ class _Parts(UpstreamConnection):
         return exchange.finish()
 
     def more(self, data: bytes) -> None:
+        if self._paused:
+            self._surplus += len(data)
+            if self._surplus > _MOST_SURPLUS:
+                self._fail("the answer goes on although it was told to wait")
+                return
+        else:
+            self._surplus = 0
         try:
             self.data_received(data)
         except Exception:
