@@ -723,6 +723,7 @@ async def _connected(pair: Pair) -> tuple[asyncio.StreamReader, asyncio.StreamWr
         frame(LAST, 1, b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
         frame(LAST, 1, request("/wait")) + frame(LAST, 1, request("/wait")),
         b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"".join(frame(LAST, number, request("/wait")) for number in range(1, STREAMS + 2)),
     ],
 )  # fmt: skip
 async def test_frames_that_are_none(pair: Pair, said: bytes) -> None:

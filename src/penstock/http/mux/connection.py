@@ -50,7 +50,7 @@ class MuxConnection(Upgraded):
     """The protocol of a connection that was upgraded."""
 
     __slots__ = (
-        "_find", "_goaway", "_handler", "_out", "_page", "_part", "_reading", "_said_goaway", "_scheduled",
+        "_find", "_goaway", "_handler", "_out", "_page", "_part", "_said_goaway", "_scheduled",
         "_seen", "_seen_at", "_stalled_at", "_waiting", "exchanges", "progress", "scheme", "server",
         "transport", "write_paused",
     )  # fmt: skip
@@ -71,7 +71,6 @@ class MuxConnection(Upgraded):
         self._part = b""
         self._out: list[Buffer] = []
         self._scheduled = False
-        self._reading = True
         self._said_goaway = False
         self._seen = -1
         self._seen_at = 0.0
@@ -129,8 +128,9 @@ class MuxConnection(Upgraded):
             if pos < size:
                 self._part = data[pos:]
                 self.server.hurry()
-        if len(exchanges) >= STREAMS:
-            self._read(False)
+        if len(exchanges) > STREAMS:
+            # Pausing would not do: what ends a stream, or lets it go on, comes the same way.
+            return self._broken("there are more streams than there may be")
         return None
 
     def eof_received(self) -> bool:
@@ -142,33 +142,23 @@ class MuxConnection(Upgraded):
         if self._page is not None:
             self._page.close()
             self._page = None
-        exchanges, self.exchanges = self.exchanges, {}
-        for exchange in exchanges.values():
-            exchange.lost()
+        self._lose()
 
     def pause_writing(self) -> None:
         self.write_paused = True
         # Requests whose answers nobody takes would only add up.
-        self._read(False)
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self.write_paused = False
         self.progress += 1
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
         for exchange in tuple(self.exchanges.values()):
             if self.write_paused:
                 return
             exchange.go_on()
-        self._read(True)
-
-    def _read(self, wanted: bool) -> None:
-        if wanted:
-            wanted = not self.write_paused and len(self.exchanges) < STREAMS
-        if wanted is not self._reading and not self.transport.is_closing():
-            self._reading = wanted
-            if wanted:
-                self.transport.resume_reading()
-            else:
-                self.transport.pause_reading()
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -187,7 +177,6 @@ class MuxConnection(Upgraded):
             if exchange is not None:
                 del self.exchanges[number]
                 exchange.lost()
-                self._read(True)
         elif kind in (PAUSE, RESUME):
             # There is a stream: nobody pauses a response of which nothing has come.
             if exchange is not None and exchange._stream is not None:
@@ -207,15 +196,13 @@ class MuxConnection(Upgraded):
     def answer(self, number: int, response: Buffer) -> None:
         """A whole response, of at most PAYLOAD_BYTES."""
         exchanges = self.exchanges
-        del exchanges[number]
+        exchanges.pop(number, None)
         self._out += (pack(len(response) << KIND_BITS | LAST, number), response)
         if not exchanges:
             self.flush()
         elif not self._scheduled:
             self._scheduled = True
             self.server.loop.call_soon(self.flush)
-        if not self._reading:
-            self._read(True)
 
     def write(self, data: bytes) -> None:
         """A frame that goes out with the next ones."""
@@ -227,7 +214,6 @@ class MuxConnection(Upgraded):
     def over(self, exchange: MuxExchange) -> None:
         """A response that went out in pieces is complete, or broken off."""
         self.exchanges.pop(exchange.number, None)
-        self._read(True)
 
     def flush(self) -> None:
         """Write what is to go out."""
@@ -279,8 +265,13 @@ class MuxConnection(Upgraded):
 
     def break_off_from_outside(self, exc: Exception | None = None) -> None:
         self.transport.abort()
-        exchanges, self.exchanges = self.exchanges, {}
-        for exchange in exchanges.values():
+        self._lose()
+
+    def _lose(self) -> None:
+        """Nobody waits for anything any more."""
+        lost = tuple(self.exchanges.values())
+        self.exchanges.clear()
+        for exchange in lost:
             exchange.lost()
 
 
