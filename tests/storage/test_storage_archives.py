@@ -9,6 +9,7 @@ import stat
 import struct
 import tarfile
 import threading
+import traceback
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -314,6 +315,35 @@ def test_totals_and_counts_are_bounded(tmp_path: Path) -> None:
         where.mkdir()
         with pytest.raises(TooLarge, match="more than 4 files"):
             run(data, packing, where, replace(SETTINGS, max_files=4))
+
+
+@pytest.mark.parametrize("packing", [Packing.ZIP, Packing.TAR_GZ])
+def test_what_failed_holds_nothing(tmp_path: Path, packing: Packing) -> None:
+    """The error outlives the try, its traceback too, and both perhaps until Python looks for cycles."""
+    members = [(f"{i:04}", b"") for i in range(3000)]
+    damaged = ("../evil", b"x")
+    data = (
+        zip_of(*members, damaged)
+        if packing is Packing.ZIP
+        else tar_of(*members, damaged, mode="w:gz")
+    )
+    with pytest.raises(LoadError, match="path below") as caught:
+        run(data, packing, tmp_path)
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    targets = [local["target"] for local in frames if "target" in local]
+    assert targets
+    assert not any(target.files or target.folders for target in targets)
+    assert not any(local.get("infos") for local in frames)
+
+
+def test_a_zip_of_too_many_files_is_refused_before_any_is_unpacked(tmp_path: Path) -> None:
+    few = Settings(max_files=4)
+    with pytest.raises(TooLarge, match="more than 4 files"):
+        run(zip_of(*[(str(i), b"x") for i in range(5)]), Packing.ZIP, tmp_path, settings=few)
+    assert not list((tmp_path / "out").iterdir())
+    folders = [(f"{i}/", b"") for i in range(4)]
+    (tmp_path / "b").mkdir()
+    assert run(zip_of(*folders, ("4/a", b"x")), Packing.ZIP, tmp_path / "b", settings=few)
 
 
 def test_it_stops_when_told(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -124,6 +125,17 @@ class _Target:
     folders: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
 
+    @contextmanager
+    def forgotten_if_it_fails(self) -> Iterator[None]:
+        """What was counted does not outlive a failure: its traceback would hold it, 1 kB a file."""
+        try:
+            yield
+        except BaseException:
+            self.files.clear()
+            self.folders.clear()
+            self.links.clear()
+            raise
+
     def name(self, raw: str) -> str:
         """A member's name as a path below the folder; LoadError when it is none."""
         cleaned = raw.rstrip("/")
@@ -224,7 +236,7 @@ def unpack(
     """
     folder.mkdir(parents=True)
     target = _Target(folder, shown, settings, archive.stat().st_size, most_bytes, stop)
-    with open(archive, "rb") as f:
+    with open(archive, "rb") as f, target.forgotten_if_it_fails():
         try:
             if packing is Packing.ZIP:
                 _unzip(f, target)
@@ -305,13 +317,24 @@ def _one_member(
         raise target.error(f"{name[:200]!r} is a device or a pipe")
 
 
+@contextmanager
+def _forgotten(archive: zipfile.ZipFile) -> Iterator[None]:
+    """The archive's directory does not outlive this: an error's traceback would hold it, 1 kB a member."""
+    try:
+        yield
+    finally:
+        archive.filelist.clear()
+        archive.NameToInfo.clear()
+
+
 def _unzip(f: IO[bytes], target: _Target) -> None:
-    with zipfile.ZipFile(f) as archive:
+    with zipfile.ZipFile(f) as archive, _forgotten(archive):
         infos = archive.infolist()
-        if len(infos) > target.settings.max_files * 2:
-            raise TooLarge(
-                f"{target.shown}: the archive has more than {target.settings.max_files} files."
-            )
+        most = target.settings.max_files
+        if len(infos) > most and sum(not i.is_dir() for i in infos) > most:
+            raise TooLarge(f"{target.shown}: the archive has more than {most} files.")
+        if len(infos) > most * 2:
+            raise TooLarge(f"{target.shown}: the archive has more than {most * 2} members.")
         for info in infos:
             # `filename` is cut at a zero byte and has the system's separators; take what is in the file.
             if "\0" in info.orig_filename:
