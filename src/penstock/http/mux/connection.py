@@ -31,6 +31,7 @@ from penstock.http.mux.frames import (
     PAYLOAD_BYTES,
     RESUME,
     STREAMS,
+    TOGETHER,
     frame,
     pack,
     unpack_from,
@@ -197,27 +198,32 @@ class MuxConnection(Upgraded):
         """A whole response, of at most PAYLOAD_BYTES."""
         exchanges = self.exchanges
         exchanges.pop(number, None)
-        self._out += (pack(len(response) << KIND_BITS | LAST, number), response)
-        if not exchanges:
+        out = self._out
+        out += (pack(len(response) << KIND_BITS | LAST, number), response)
+        if not exchanges or len(out) >= TOGETHER:
             self.flush()
         elif not self._scheduled:
             self._scheduled = True
-            self.server.loop.call_soon(self.flush)
+            self.server.loop.call_soon(self._flush_all)
 
     def write(self, data: bytes) -> None:
         """A frame that goes out with the next ones."""
         self._out.append(data)
         if not self._scheduled:
             self._scheduled = True
-            self.server.loop.call_soon(self.flush)
+            self.server.loop.call_soon(self._flush_all)
 
     def over(self, exchange: MuxExchange) -> None:
         """A response that went out in pieces is complete, or broken off."""
         self.exchanges.pop(exchange.number, None)
 
+    def _flush_all(self) -> None:
+        """At the end of a turn."""
+        self._scheduled = False
+        self.flush()
+
     def flush(self) -> None:
         """Write what is to go out."""
-        self._scheduled = False
         out = self._out
         if out:
             self.transport.write(out[0] if len(out) == 1 else b"".join(out))

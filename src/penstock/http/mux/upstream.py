@@ -29,6 +29,7 @@ from penstock.http.mux.frames import (
     PROTOCOL,
     RESUME,
     STREAMS,
+    TOGETHER,
     frame,
     pack,
     unpack_from,
@@ -243,20 +244,16 @@ class MuxUpstream(asyncio.Protocol):
         exchange = MuxClientExchange(self, number, sink, method)
         out = self._out
         if body:
-            out.append(pack((len(head) + len(body)) << KIND_BITS | LAST, number))
-            out.append(head)
-            out.append(body)
+            out += (pack((len(head) + len(body)) << KIND_BITS | LAST, number), head, body)
         else:
-            out.append(pack(len(head) << KIND_BITS | LAST, number))
-            out.append(head)
+            out += (pack(len(head) << KIND_BITS | LAST, number), head)
         self.progress += 1
         pending = self.pending
-        if not self._scheduled:
-            if pending:
-                self._scheduled = True
-                self._loop.call_soon(self._flush)
-            else:
-                self._flush()
+        if not pending or len(out) >= TOGETHER:
+            self._flush()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush_all)
         pending[number] = exchange
         if number == LAST_NUMBER:
             self.retire()
@@ -267,10 +264,14 @@ class MuxUpstream(asyncio.Protocol):
         self._out.append(frame(kind, number))
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_all)
+
+    def _flush_all(self) -> None:
+        """At the end of a turn."""
+        self._scheduled = False
+        self._flush()
 
     def _flush(self) -> None:
-        self._scheduled = False
         out = self._out
         if out:
             if not self.transport.is_closing():
