@@ -46,6 +46,9 @@ class FakeService:
         self.server = HttpServer(self.handle, limits=Limits(), streaming=False)
 
     def handle(self, exchange: Exchange) -> None:
+        if exchange.head.get(b"upgrade") is not None:
+            exchange.send(404, b"")  # as any server that does not know what is asked for
+            return
         self.seen.append(exchange)
         self.arrived.set()
         exchange.on_abort = self.hung_up.set
