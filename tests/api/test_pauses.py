@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest_asyncio
 
-from penstock.api.pauses import ENOUGH, EVERYTHING_S, LOOK_S, keep_short
+from penstock.api.pauses import (
+    ENOUGH,
+    EVERYTHING_S,
+    GROWN_BYTES,
+    GROWN_PART,
+    LOOK_S,
+    keep_short,
+    resident,
+)
 from penstock.control.clock import Clock
 
 
@@ -111,3 +119,50 @@ async def test_garbage_of_cycles_that_was_put_aside_goes_at_the_next_look_at_eve
     await clock.step(EVERYTHING_S)
     assert gone() is None
     assert kept
+
+
+async def test_growth_has_everything_looked_at() -> None:
+    """What was under way when it was put aside can be large, and end as garbage of a cycle."""
+
+    class Node:
+        def __init__(self) -> None:
+            self.other: Any = self
+
+    size = 100 * 2**20
+    made, begun = StepClock(), asyncio.Event()
+    begun.set()
+    task = asyncio.create_task(keep_short(made, begun, lambda: size))
+    try:
+        await made._asked.wait()
+        node = Node()
+        gone = weakref.ref(node)
+        kept = [[i] for i in range(100_000)]
+        await made.step()
+        del node
+        size += GROWN_BYTES
+        await made.step()
+        assert gone() is not None
+        size += 1
+        await made.step()
+        assert gone() is None
+        # From there on anew: a part of what there is, when that is more.
+        size = 2**30
+        await made.step()
+        whole = gc.get_stats()[2]["collections"]
+        size += int(size * GROWN_PART)
+        await made.step()
+        assert gc.get_stats()[2]["collections"] == whole
+        size += 1
+        await made.step()
+        assert gc.get_stats()[2]["collections"] == whole + 1
+        assert kept
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_what_is_in_use_is_measured() -> None:
+    before = resident()
+    block = bytearray(b"x" * 50 * 2**20)
+    assert resident() - before > 40 * 2**20
+    assert block

@@ -11,8 +11,8 @@ import h11
 import pytest
 from http_peers import GET, post, wired
 
-from penstock.http.head import render_headers
-from penstock.http.server import Exchange
+from penstock.http.head import parse_request_head, render_headers
+from penstock.http.server import Exchange, Limits
 
 TEXT = b"content-type: text/plain\r\n"
 
@@ -448,3 +448,19 @@ def test_header_lines_cannot_be_injected() -> None:
     for name, value in [("a", "b\r\nc: d"), ("a\n", "b"), ("a b", "c"), ("", "c"), ("a", "\x00")]:
         with pytest.raises(ValueError, match="header field"):
             render_headers([(name, value)])
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/v1/models/iris%3Apredict", "/v1/models/iris:predict"),
+        ("/v1/models/%69r%49s%3apredict?a=%69", "/v1/models/irIs:predict"),
+        ("/%7E%2d%5f%39", "/~-_9"),
+        ("/%2e%2E/%2f%25%3f%00%20%zz%4", "/%2e%2E/%2f%25%3f%00%20%zz%4"),
+        ("http://a/x%3Ay", "/x:y"),
+    ],
+)
+def test_needless_escapes_of_a_path_are_undone(target: str, path: str) -> None:
+    head = parse_request_head(f"GET {target} HTTP/1.1\r\nhost: a\r\n\r\n".encode(), Limits())
+    assert head.path == path
+    assert head.target == target
