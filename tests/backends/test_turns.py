@@ -12,7 +12,7 @@ from penstock.backends.base import Phase
 from penstock.backends.local.turns import Rank, Turns
 from penstock.backends.local.zygotes import Zygote, ZygoteLost, ZygotePolicy
 
-WAITED, WARM, WANTED = Rank.WAITED_FOR, Rank.WARM, Rank.WANTED
+WAITED, WARM, WANTED = Rank.WAITED_FOR, Rank.KEPT, Rank.WANTED
 
 
 class Places:

@@ -10,16 +10,22 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from penstock.domain.devices import DeviceRequest, DeviceShare, DeviceStatus
 from penstock.domain.process import ProcessSpec
+
+#: Reasons of a replica that waits.
+WAITING_FOR_DEVICE: Final = "WaitingForDevice"
+WAITING_FOR_TURN: Final = "WaitingForTurn"
 
 
 class Phase(StrEnum):
     """Where a replica is in its life."""
 
-    WAITING = "Waiting"  # asked for, and a device that it needs is not free
+    WAITING = (
+        "Waiting"  # asked for; a device that it needs is not free, or others load first (`reason`)
+    )
     STARTING = "Starting"  # asked for, the process is coming up or its model is loading
     READY = "Ready"  # it answered its readiness probe
     BACKOFF = "BackOff"  # it ended and will be started again at `retry_at`
@@ -46,7 +52,7 @@ class ReplicaStatus:
     ready_at: float | None = None
     retry_at: float | None = None
     #: Why it last ended or cannot start: `Exit`, `Signal`, `OutOfMemory`, `ModelLoadFailed`, `ProbeFailed`,
-    #: `WaitingForDevice`.
+    #: `WaitingForDevice`, `WaitingForTurn`.
     reason: str = ""
     #: One line for people.
     message: str = ""

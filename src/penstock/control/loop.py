@@ -14,6 +14,9 @@ The rules that make it safe:
 - a look has a deadline: a backend that never answers costs one retry, not one slot for ever;
 - a key that somebody waits for (a request to a sleeping service) goes before those that wait their turn,
   also where it is looked at already and has to be once more;
+- a key that is new (`begin`) goes behind all that are known already: while thousands of manifests are taken,
+  those that are Ready become so for everybody, and go to sleep in time. It goes on all the same: one look in
+  so many is for what is new;
 - keys about which nothing happened (`sweep`: all of them after a start) go last, few at a time, and one at a
   time while somebody waits: with ten thousand services, news need not wait for all of them. They go on all
   the same: one look in so many is theirs;
@@ -47,6 +50,8 @@ FEW = 2
 SWEEP = 4
 #: One look in so many is a sweep's, whatever else there is to do.
 SWEEP_EVERY = 16
+#: One look in so many is for a new key while there are others.
+NEW_EVERY = 8
 
 
 class _Turn(IntEnum):
@@ -54,7 +59,8 @@ class _Turn(IntEnum):
 
     HURRIED = 0
     ENQUEUED = 1
-    SWEPT = 2
+    NEW = 2
+    SWEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,7 @@ class Loop(Generic[K]):
         self._runs: Counter[_Turn] = Counter()
         self._again: dict[K, _Turn] = {}  # enqueued while running
         self._since_swept = 0
+        self._since_new = 0
         self._timers: dict[K, tuple[float, Timer]] = {}
         self._failures: dict[K, int] = {}
         self._said: dict[K, str] = {}
@@ -118,6 +125,10 @@ class Loop(Generic[K]):
     def enqueue(self, key: K) -> None:
         """Look at `key` soon."""
         self._enqueue(key, _Turn.ENQUEUED)
+
+    def begin(self, key: K) -> None:
+        """Look at `key`, of which nothing is there yet, after those that are enqueued."""
+        self._enqueue(key, _Turn.NEW)
 
     def sweep(self, keys: Iterable[K]) -> None:
         """Look at each of `keys` when there is little else to do."""
@@ -200,6 +211,7 @@ class Loop(Generic[K]):
             del self._waiting[key]
             self._waits[turn] -= 1
             self._since_swept = 0 if turn is _Turn.SWEPT else self._since_swept + 1
+            self._since_new = 0 if turn is _Turn.NEW else self._since_new + 1
             task = asyncio.get_running_loop().create_task(self._look(key))
             self._running[key] = (task, turn)
             self._runs[turn] += 1
@@ -213,12 +225,16 @@ class Loop(Generic[K]):
             return _Turn.HURRIED if running < self._concurrency + FEW else None
         if running >= (min(FEW, self._concurrency) if self._guests else self._concurrency):
             return None
-        somebody = self._waits[_Turn.ENQUEUED]
+        somebody = self._waits[_Turn.ENQUEUED] or self._waits[_Turn.NEW]
         if self._waits[_Turn.SWEPT]:
             alone = self._guests or self._runs[_Turn.HURRIED]
             overdue = self._since_swept >= SWEEP_EVERY and not self._runs[_Turn.SWEPT]
             if overdue or (not somebody and self._runs[_Turn.SWEPT] < (1 if alone else SWEEP)):
                 return _Turn.SWEPT
+        if self._waits[_Turn.NEW] and (
+            not self._waits[_Turn.ENQUEUED] or self._since_new >= NEW_EVERY - 1
+        ):
+            return _Turn.NEW
         return _Turn.ENQUEUED if somebody else None
 
     def _done(self, key: K) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from penstock.backends.base import Backend, Phase, ReplicaStatus
+from penstock.backends.base import WAITING_FOR_TURN, Backend, Phase, ReplicaStatus
 from penstock.control.clock import Clock
 from penstock.control.plan.observed import LIVE, worth
 from penstock.control.preemption import Key, Taken, take
@@ -32,6 +32,11 @@ EVERY_S = 2.0
 def key_of(r: ReplicaStatus) -> Key:
     """The component that a replica belongs to, as scaling knows it."""
     return r.namespace, component_key(r.service, Role(r.component))
+
+
+def _waits_for_device(r: ReplicaStatus) -> bool:
+    """One that waits for its turn to load has its device."""
+    return r.phase is Phase.WAITING and r.device is not None and r.reason != WAITING_FOR_TURN
 
 
 class Placing:
@@ -54,7 +59,7 @@ class Placing:
 
     async def look(self) -> Taken:
         """Take what must be taken; how many replicas, by component."""
-        waiting = [r for r in self._replicas.all() if r.phase is Phase.WAITING and r.device]
+        waiting = [r for r in self._replicas.all() if _waits_for_device(r)]
         waiting = [r for r in waiting if not await self._outranked(r)]
         if not waiting:
             return {}

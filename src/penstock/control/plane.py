@@ -44,7 +44,7 @@ from penstock.domain.devices import WHOLE
 from penstock.domain.workload import service_key
 from penstock.errors import Unavailable
 from penstock.observe.metrics import Registry
-from penstock.store.base import Change, Kind, Store
+from penstock.store.base import Change, ChangeType, Kind, Store
 from penstock.store.garbage import GarbageCollector
 from penstock.store.learned import LearnedStore
 
@@ -364,7 +364,8 @@ class ControlPlane:
         if self.local_models is not None:
             self.local_models.changed(change)
         if key is not None:
-            self.loop.enqueue(key)
+            new = change.type is ChangeType.ADDED and not self.services.knows(key)
+            (self.loop.begin if new else self.loop.enqueue)(key)
             for user in self.graphs.users(key):
                 self.loop.enqueue(user)
         elif change.key.kind in (SECRET, SERVICE_ACCOUNT):

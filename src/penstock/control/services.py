@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from penstock import dialects
-from penstock.backends.base import Backend, Phase, ReplicaStatus
+from penstock.backends.base import WAITING_FOR_TURN, Backend, Phase, ReplicaStatus
 from penstock.control.bandits import Arms
 from penstock.control.clock import Clock
 from penstock.control.drains import Drains
@@ -146,11 +146,15 @@ class ServiceController:
         return [
             r.id
             for r in self._replicas.of(key)
-            if r.phase is Phase.STARTING
+            if r.phase in (Phase.STARTING, Phase.WAITING)
             and r.pid is None
             and r.id not in self._drains
             and r.id not in self._hurried
         ]
+
+    def knows(self, key: ServiceKey) -> bool:
+        """Whether it was looked at already, or has replicas."""
+        return key in self._states or bool(self._replicas.of(key))
 
     def sleep(self, service: ServiceKey) -> None:
         """Somebody asked that a service's replicas go; those go that may, and have nothing to do."""
@@ -179,6 +183,8 @@ class ServiceController:
             old = replace(old, memory_bytes=new.memory_bytes)
             if old == new:
                 return  # nothing is decided by it, and it changes all the time
+        if _only_on_its_way(old, new) and not self._is_waited_for(key):
+            return  # nothing is decided by it, and thousands may be on theirs
         state = self._states.get(key)
         if state is not None and new is not None and about.id not in self._drains:
             event = replica_event(old, new)
@@ -384,6 +390,21 @@ class ServiceController:
         """Tell an object that an older one of another dialect has its name."""
         said = "Another service of this name exists in another dialect."
         await self._records.event(kind, manifest, Event("Warning", "NameTaken", said))
+
+
+def _only_on_its_way(old: ReplicaStatus | None, new: ReplicaStatus | None) -> bool:
+    """All that happened is that a start waits for its turn, or has its process."""
+    if old is None or new is None:
+        return False
+    return (
+        _comes_up(old)
+        and _comes_up(new)
+        and (old.restarts, old.devices) == (new.restarts, new.devices)
+    )
+
+
+def _comes_up(r: ReplicaStatus) -> bool:
+    return r.phase is Phase.STARTING or (r.phase is Phase.WAITING and r.reason == WAITING_FOR_TURN)
 
 
 __all__ = ["ControlSettings", "ServiceController"]

@@ -33,7 +33,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _ABSOLUTE = re.compile(r"https?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
 #: Escapes of what needs none: letters, digits, `-`, `_`, `~` (RFC 3986, 6.2.2.2), and the colon that
-#: JavaScript's encodeURIComponent escapes in `:predict`. A dot stays escaped, so none comes to mean a step up.
+#: JavaScript's encodeURIComponent escapes in `:predict`. A dot stays as it is, lest two be a step up.
 _NEEDLESS = re.compile(r"%(?:2[Dd]|3[0-9Aa]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")

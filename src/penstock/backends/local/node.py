@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from penstock.backends.local import descriptors
 from penstock.backends.local.children import Child
 from penstock.backends.local.clock import Clock
 from penstock.backends.local.config import NodeConfig
@@ -116,7 +117,7 @@ class _Node:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         adopt_orphans()
-        # Three descriptors a replica: the usual soft limit of 1024 would end at three hundred.
+        # The usual soft limit of 1024 would end at three hundred replicas.
         raise_open_files()
         clock = Clock()
         self._reaper = Reaper(orphans=True)
@@ -264,6 +265,10 @@ class _Node:
                 for z in self._zygotes.all()
             ),
             children=tuple(c.status for c in self._children),
+            loading=self._replicas.loading.running,
+            waiting=self._replicas.loading.waiting,
+            descriptors=descriptors.open_now(),
+            descriptors_most=descriptors.most() or 0,
         )
 
 

@@ -110,13 +110,21 @@ class ChildStatus(msgspec.Struct, frozen=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """The node as `status` tells it. `limits` is how memory and CPU limits are held here."""
+    """The node as `status` tells it. `limits` is how memory and CPU limits are held here.
+
+    `loading` replicas have a place to load in and `waiting` ones wait for one. `descriptors` are what the
+    node's own process has open, of `descriptors_most` (0: any number).
+    """
 
     pid: int
     limits: str
     replicas: int
     zygotes: tuple[ZygoteStatus, ...]
     children: tuple[ChildStatus, ...]
+    loading: int = 0
+    waiting: int = 0
+    descriptors: int = 0
+    descriptors_most: int = 0
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,8 +1,8 @@
 """One replica's life: started, watched, started again, drained.
 
-A task runs it: fork, wait for the end, decide, wait, again. What the model process says on its status pipe
-moves the phase; the collection that owns it (`replicas`) has it checked regularly for what a process cannot
-say itself: that it hangs, takes too long to start, or uses too much memory.
+A task runs it: wait for a place, fork, wait for the end, decide, wait, again. What the model process says on
+its status pipe moves the phase; the collection that owns it (`replicas`) has it checked regularly for what a
+process cannot say itself: that it hangs, takes too long to start, or uses too much memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from penstock.backends.base import Phase, ReplicaStatus
+from penstock.backends.base import WAITING_FOR_DEVICE, WAITING_FOR_TURN, Phase, ReplicaStatus
+from penstock.backends.local import descriptors
 from penstock.backends.local.backoff import Endings
 from penstock.backends.local.clock import Clock, wait_event
 from penstock.backends.local.devices import Devices
@@ -25,6 +26,7 @@ from penstock.backends.local.memory import pages_mark, private_bytes
 from penstock.backends.local.paths import Layout
 from penstock.backends.local.pipes import Pipe, StatusLines
 from penstock.backends.local.spawn import Ending
+from penstock.backends.local.turns import Rank, Turns
 from penstock.backends.local.zygotes import CannotLoad, ForkOrder, Zygote, ZygoteLost, Zygotes
 from penstock.domain.devices import DeviceRequest, DeviceShare
 from penstock.domain.process import ProcessSpec, encode
@@ -38,6 +40,7 @@ EXIT_CANNOT_LOAD: Final = 78
 EXIT_HUNG: Final = 79
 #: A change of a process's memory that those who watch are told at once.
 _TELL_BYTES: Final = 4 << 20
+_OTHERS_LOAD: Final = "Others load their models first."
 _BEAT: Final = b'{"event":"beat"}\n'
 
 
@@ -47,6 +50,9 @@ class ReplicaPolicy:
 
     #: From the fork to the readiness probe's answer.
     startup_s: float = 300.0
+    #: From the fork: one that still loads gives its place to the next one. What loads for long mostly waits
+    #: for a disk or another machine; models of minutes must not hold up those of milliseconds.
+    place_s: float = 10.0
     #: Without a heartbeat, once ready. A model process beats every two seconds from its event loop; at rest
     #: it says for how long it will be silent, and has this long after that.
     heartbeat_s: float = 10.0
@@ -84,12 +90,17 @@ class Replica:
         zygotes: Zygotes,
         limiter: Limiter,
         devices: Devices,
+        loading: Turns[Replica],
+        serves: Callable[[], bool],
         clock: Clock,
         policy: ReplicaPolicy,
         log: ProcessLog,
         publish: Callable[[ReplicaStatus], None],
     ) -> None:
-        """Nothing runs before `begin`. OSError when its limits cannot be held here."""
+        """Nothing runs before `begin`. OSError when its limits cannot be held here.
+
+        `serves` answers whether its service has ready replicas here.
+        """
         self.framework = framework
         #: As it was asked for, for comparison; `listen` may have been left to the node.
         self.asked = spec
@@ -106,6 +117,8 @@ class Replica:
             raise InvalidInput(f"{e}.") from e
         self._zygotes = zygotes
         self._devices = devices
+        self._loading = loading
+        self._serves = serves
         self._clock = clock
         self._policy = policy
         self.log = log
@@ -115,6 +128,9 @@ class Replica:
         self._zygote: Zygote | None = None
         self._stopping = False
         self._hurried = False
+        #: A process of it was ready once.
+        self._was_ready = False
+        self._has_place = False
         self._wake = asyncio.Event()
         self.done = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -157,10 +173,11 @@ class Replica:
             self._wake.set()
 
     def hurry(self) -> None:
-        """A request waits for it: its framework is imported before those that nobody waits for."""
+        """A request waits for it: its framework is imported and it is loaded before what nobody waits for."""
         self._hurried = True
-        if self.status.phase is Phase.STARTING and self._zygote is not None:
+        if self.status.phase in (Phase.STARTING, Phase.WAITING) and self._zygote is not None:
             self._zygote.hurry()
+        self._loading.hurry(self)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """SIGTERM, `grace_s` seconds (the spec's unless said), SIGKILL; returns when it is gone."""
@@ -205,6 +222,8 @@ class Replica:
 
     def check(self, now: float) -> None:
         """End the process if it is late or silent. `now` is the clock's monotonic time."""
+        if self._has_place and now - self._started > self._policy.place_s:
+            self._leave()
         if self.status.pid is None or self._verdict is not None:
             return
         if self.status.phase is Phase.STARTING and now - self._started > self._policy.startup_s:
@@ -324,22 +343,24 @@ class Replica:
         self._started = self._clock.monotonic()
         output = status = None
         try:
-            output = Pipe(self.log.write)
-            status = self._status_pipe = Pipe(self._status_bytes)
             if self.spec.device is None:
                 self._hold(())
             else:
                 await self._unless_stopped(self._take(self.spec.device))
                 if self._stop_asked():
                     return _Why("", ""), 0.0
-            # Waiting for a device is no part of a slow start.
-            self._started = self._clock.monotonic()
-            zygote = self._zygote = self._zygotes.get(self.framework)
-            if self._hurried:
-                zygote.hurry()
-            await self._unless_stopped(zygote.wait_ready())
+            await self._unless_stopped(self._zygote_ready())
+            if not self._stop_asked():
+                await self._unless_stopped(self._place())
             if self._stop_asked():
                 return _Why("", ""), 0.0
+            # Waiting for a device or for a place is no part of a slow start, and costs no descriptor.
+            self._started = self._clock.monotonic()
+            output = Pipe(self.log.write)
+            status = self._status_pipe = Pipe(self._status_bytes)
+            descriptors.check(status.read_fd)
+            # Another one if that which was ready has ended since.
+            zygote = self._zygote = self._zygotes.get(self.framework)
             pid = await zygote.fork(
                 ForkOrder(
                     name=self.spec.service or self.status.id,
@@ -354,7 +375,7 @@ class Replica:
             output.close_writer()
             status.close_writer()
             self._started = self._clock.monotonic()
-            self._set(pid=pid, started_at=self._clock.now())
+            self._set(pid=pid, started_at=self._clock.now(), **self._turn_came())
             early, self._early = self._early, b""
             self._status_bytes(early)
             if self._stop_asked():
@@ -370,6 +391,7 @@ class Replica:
         except OSError as e:  # no more processes, memory or descriptors: perhaps later
             return _Why("CannotStart", f"the machine refused a new process: {e}"), 0.0
         finally:
+            self._leave()
             for pipe in (output, status):
                 if pipe is not None:
                     pipe.close()
@@ -393,8 +415,45 @@ class Replica:
             self._set(phase=Phase.STARTING, reason="", message="")
         self._set(devices=shares)
 
+    async def _zygote_ready(self) -> None:
+        zygote = self._zygote = self._zygotes.get(self.framework)
+        if self._hurried:
+            zygote.hurry()
+        await zygote.wait_ready()
+
+    async def _place(self) -> None:
+        """Wait until few enough others load."""
+        granted = asyncio.Event()
+        if self._hurried:
+            rank = Rank.WAITED_FOR
+        else:
+            rank = Rank.KEPT if self._was_ready or self._serves() else Rank.WANTED
+        self._loading.ask(self, granted.set, rank)
+        try:
+            if not granted.is_set():
+                self._before = (self.status.reason, self.status.message)
+                self._set(phase=Phase.WAITING, reason=WAITING_FOR_TURN, message=_OTHERS_LOAD)
+            await granted.wait()
+        except asyncio.CancelledError:
+            self._loading.leave(self)
+            self._set(**self._turn_came())
+            raise
+        self._has_place = True
+
+    def _turn_came(self) -> dict[str, Any]:
+        """What its status says when it has waited for a place: the end before is told again."""
+        if self.status.reason != WAITING_FOR_TURN:
+            return {}
+        reason, message = self._before
+        phase = Phase.STARTING if self.status.phase is Phase.WAITING else self.status.phase
+        return {"phase": phase, "reason": reason, "message": message}
+
+    def _leave(self) -> None:
+        self._has_place = False
+        self._loading.leave(self)
+
     def _waits(self, why: str) -> None:
-        self._set(phase=Phase.WAITING, reason="WaitingForDevice", message=why)
+        self._set(phase=Phase.WAITING, reason=WAITING_FOR_DEVICE, message=why)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         ready = asyncio.ensure_future(work)
@@ -431,6 +490,8 @@ class Replica:
                 rest_s = float(for_s) if isinstance(for_s, int | float) else 0.0
                 self._last_beat = now + min(max(0.0, rest_s), self._policy.rest_s)
             case "ready":
+                self._leave()
+                self._was_ready = True
                 self._alive(now)
                 if self._ready_since is None:
                     self._ready_since = now

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from penstock.backends.local.limits import Limiter
 from penstock.backends.local.logs import ProcessLog
 from penstock.backends.local.paths import Layout, check_replica_id
 from penstock.backends.local.replica import Replica, ReplicaPolicy
+from penstock.backends.local.turns import Turns
 from penstock.backends.local.zygotes import Zygotes
 from penstock.domain.devices import DeviceStatus
 from penstock.domain.process import ProcessSpec
@@ -42,6 +43,8 @@ _MEASURE_EVERY_S: Final = 1.0
 #: Of so many replicas one is looked at in a turn, but at least the number below it.
 _MEASURE_ONE_OF: Final = 10
 _MEASURE_LEAST: Final = 32
+#: Models that may be loaded side by side for each core.
+LOADING_PER_CORE: Final = 8
 #: Logs of replicas that are gone, kept so that their ends can be read.
 _KEEP_LOGS: Final = 200
 
@@ -51,6 +54,10 @@ class ReplicasPolicy:
     """How the collection treats its replicas."""
 
     replica: ReplicaPolicy = field(default_factory=ReplicaPolicy)
+    #: How many load their models side by side, beside as many that requests wait for. A load computes for
+    #: some of its time only, so a few of them keep a core busy; more of them make each slower and none
+    #: sooner, and hold the memory that loading takes.
+    loading: int = field(default_factory=lambda: LOADING_PER_CORE * _cores())
     #: A stopped replica stays listed this long, seconds.
     forget_s: float = 30.0
     #: Changes a watcher may be behind; beyond it is cut off and starts over with a listing.
@@ -110,6 +117,10 @@ class Replicas:
         self._clock = clock
         self._policy = policy
         self._replicas: dict[str, Replica] = {}
+        self.loading: Turns[Replica] = Turns(policy.loading)
+        #: How many replicas of a service are ready.
+        self._ready: Counter[tuple[str, str]] = Counter()
+        self._ready_ids: dict[str, tuple[str, str]] = {}
         #: Those whose memory is looked at ten times a second.
         self._watched: dict[str, Replica] = {}
         self._watch_memory = asyncio.Event()
@@ -139,6 +150,8 @@ class Replicas:
                 zygotes=self._zygotes,
                 limiter=self._limiter,
                 devices=self._devices,
+                loading=self.loading,
+                serves=lambda: self._ready[(spec.namespace, spec.service)] > 0,
                 clock=self._clock,
                 policy=self._policy.replica,
                 log=ProcessLog(self._layout.replica_log(replica_id)),
@@ -295,14 +308,29 @@ class Replicas:
             path.with_name(path.name + ".1").unlink(missing_ok=True)
 
     def _publish(self, change: ReplicaStatus | ReplicaGone) -> None:
+        self._count(change)
         for watch in self._watches:
             watch.put(change)
+
+    def _count(self, change: ReplicaStatus | ReplicaGone) -> None:
+        if isinstance(change, ReplicaStatus) and change.phase is Phase.READY:
+            if change.id not in self._ready_ids:
+                service = self._ready_ids[change.id] = (change.namespace, change.service)
+                self._ready[service] += 1
+        elif (was := self._ready_ids.pop(change.id, None)) is not None:
+            self._ready[was] -= 1
+            if not self._ready[was]:
+                del self._ready[was]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)))
 
 
 def _least(a: float | None, b: float) -> float:

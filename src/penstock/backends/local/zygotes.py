@@ -84,7 +84,7 @@ class ZygotePolicy:
 
     #: To import its framework, seconds. TensorFlow from a cold disk takes tens of them.
     start_s: float = 300.0
-    #: To answer a fork request, seconds. A hundred ahead in the queue take about one.
+    #: To answer a fork request, seconds. `Loading` lets few be in its queue at a time.
     fork_s: float = 30.0
     #: More arguments for each zygote (`--entry`, `--preload`).
     arguments: tuple[str, ...] = ()
@@ -418,7 +418,7 @@ class Zygotes:
             clock=self._clock,
             policy=self._policy,
             turns=self._turns,
-            rank=Rank.WARM if framework in self._warm else Rank.WANTED,
+            rank=Rank.KEPT if framework in self._warm else Rank.WANTED,
             on_gone=self._gone,
         )
         self._zygotes[framework] = zygote

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.backends.base import Phase, ReplicaStatus
+from penstock.backends.base import WAITING_FOR_DEVICE, WAITING_FOR_TURN, Phase, ReplicaStatus
 from penstock.control.plan.lines import Line
 from penstock.control.plan.observed import Observed, ready_of
 from penstock.control.plan.roles import RolePlan
@@ -27,7 +27,7 @@ class Judgement:
 
 
 #: A condition's reason.
-WAITING = "WaitingForDevice"
+WAITING = WAITING_FOR_DEVICE
 STOPPED = Judgement(
     Truth.FALSE, "Stopped", "Stopped on request.", Transition.UP_TO_DATE, ModelState.PENDING
 )
@@ -53,7 +53,8 @@ def failure_of(replicas: list[ReplicaStatus]) -> Failure | None:
 
 def waiting_of(replicas: list[ReplicaStatus]) -> ReplicaStatus | None:
     """One of those that find no device."""
-    return min((r for r in replicas if r.phase is Phase.WAITING), key=lambda r: r.id, default=None)
+    found = (r for r in replicas if r.phase is Phase.WAITING and r.reason != WAITING_FOR_TURN)
+    return min(found, key=lambda r: r.id, default=None)
 
 
 def judge(o: Observed, role: RolePlan, line: Line) -> Judgement:
