@@ -43,6 +43,9 @@ def main(spec, status_fd):
         allocate(int(argument))
     if mode == "huge":
         bytearray(4 << 30)
+    if mode == "load":  # until somebody has opened the pipe at its other end
+        with open(argument, "rb"):
+            pass
     if mode == "never-ready":
         signal.pause()
     if mode == "fail-once":

@@ -349,9 +349,7 @@ class Replica:
                 await self._unless_stopped(self._take(self.spec.device))
                 if self._stop_asked():
                     return _Why("", ""), 0.0
-            await self._unless_stopped(self._zygote_ready())
-            if not self._stop_asked():
-                await self._unless_stopped(self._place())
+            await self._unless_stopped(self._turn())
             if self._stop_asked():
                 return _Why("", ""), 0.0
             # Waiting for a device or for a place is no part of a slow start, and costs no descriptor.
@@ -415,14 +413,12 @@ class Replica:
             self._set(phase=Phase.STARTING, reason="", message="")
         self._set(devices=shares)
 
-    async def _zygote_ready(self) -> None:
+    async def _turn(self) -> None:
+        """Wait until its framework is imported, then until few enough others load."""
         zygote = self._zygote = self._zygotes.get(self.framework)
         if self._hurried:
             zygote.hurry()
         await zygote.wait_ready()
-
-    async def _place(self) -> None:
-        """Wait until few enough others load."""
         granted = asyncio.Event()
         if self._hurried:
             rank = Rank.WAITED_FOR
