@@ -210,7 +210,7 @@ async def test_one_that_loads_for_long_gives_its_place_back(make_starts):
     await starts.until_begun("a")
     await starts.rig.until_phase(Phase.WAITING, "c")
     one, two, three = (starts.rig.replicas._replicas[n] for n in "abc")
-    clock.time += 10
+    clock.time += 5
     for r in (one, two, three):
         r.check(clock.time)
     assert starts.begun == ["a"]
@@ -219,7 +219,7 @@ async def test_one_that_loads_for_long_gives_its_place_back(make_starts):
         r.check(clock.time)
     await starts.until_begun("a", "b")
     assert starts.phases("a", "b", "c") == [Phase.STARTING, Phase.STARTING, Phase.WAITING]
-    clock.time += 290  # 301 s since the first began
+    clock.time += 295  # 301 s since the first began
     for r in (three, two, one):
         r.check(clock.time)
     assert (one._verdict.reason, two._verdict, three._verdict) == ("StartTimeout", None, None)

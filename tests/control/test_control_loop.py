@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from control_fakes import FakeClock
 
-from penstock.control.loop import SWEEP_EVERY, Backoff, Loop
+from penstock.control.loop import NEW_EVERY, SWEEP_EVERY, Backoff, Loop
 from penstock.errors import Conflict, Unavailable
 
 
@@ -279,6 +279,51 @@ async def test_a_sweep_goes_on_under_a_stream_of_news() -> None:
     assert len(swept) == 20
     assert all(b - a <= SWEEP_EVERY + 1 for a, b in pairwise(swept))
     assert swept[-1] < 1000
+
+
+async def test_what_is_new_goes_behind_what_is_known_and_before_a_sweep() -> None:
+    looks: list[str] = []
+
+    async def look(key: str) -> None:
+        looks.append(key)
+
+    loop = Loop(look, concurrency=1)
+    with_slot = ["first"]
+    loop.enqueue("first")
+    for key in ("new1", "new2", "moved"):
+        loop.begin(key)
+    loop.sweep(("swept", "new1"))
+    for key in ("known1", "known2", "moved"):
+        loop.enqueue(key)
+    loop.begin("known1")
+    loop.hurry("hurried")
+    await loop.settled()
+    assert looks == [*with_slot, "hurried", "known1", "known2", "moved", "new1", "new2", "swept"]
+
+
+async def test_what_is_new_goes_on_under_a_stream_of_news() -> None:
+    """So does a sweep behind it: thousands of manifests do not hold it up."""
+    looks: list[int] = []
+
+    async def look(key: int) -> None:
+        looks.append(key)
+        if key < 0 and len(looks) < 2000:
+            loop.enqueue(key)  # there is always something
+
+    loop = Loop(look, concurrency=1)
+    loop.enqueue(-1)
+    for key in range(100):
+        loop.begin(key)
+    loop.sweep(range(100, 140))
+    async with asyncio.timeout(20):
+        await loop.settled()
+    new = [at for at, key in enumerate(looks) if 0 <= key < 100]
+    swept = [at for at, key in enumerate(looks) if key >= 100]
+    assert len(new) == 100
+    assert len(swept) == 40
+    assert all(b - a <= NEW_EVERY + 1 for a, b in pairwise(new))
+    assert all(b - a <= SWEEP_EVERY + 2 for a, b in pairwise(swept))
+    assert swept[0] < new[-1] < 2000
 
 
 async def test_few_looks_run_while_somebody_waits_for_an_answer() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.control.control_fakes import FakeBackend
 from tests.control.control_world import ControlWorld
 
-from penstock.backends.base import Phase, ReplicaStatus
+from penstock.backends.base import WAITING_FOR_TURN, Phase, ReplicaStatus
 from penstock.control.replicas import RESYNC_S
 from penstock.control.settings import ControlSettings
 from penstock.domain.devices import Device, DeviceStatus, place, why_not
@@ -391,3 +391,20 @@ async def test_the_answer_to_a_start_is_no_news_beside_what_the_watch_said(start
     (known,) = w.plane.replicas.all()
     assert known.phase is Phase.WAITING
     assert w.clock.monotonic() < RESYNC_S
+
+
+async def test_one_that_waits_for_its_turn_to_load_takes_nobodys_device(start: Any) -> None:
+    """It has its own already, whatever its priority is."""
+    w = await start(2)
+    await w.ask("low", minReplicas=0)
+    await w.condition("low", "True")
+    await w.ask("high", priority=100)
+    await w.condition("high", "True")
+    (high,) = (i for i, r in w.backend.replicas.items() if r.service == "high")
+    w.backend.set(high, Phase.WAITING, reason=WAITING_FOR_TURN, message="Others load first.")
+    await w.until(lambda: w.plane.replicas.get(high).phase is Phase.WAITING)
+    assert await w.plane.placing.look() == {}
+    await w.plane.loop.settled()
+    found = await w.store.get(Key(ISVC, "default", "high"))
+    ready = next(c for c in found["status"]["conditions"] if c["type"] == "Ready")
+    assert "device" not in ready["message"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.control.control_world import ControlWorld, sklearn_service
 
-from penstock.backends.base import Phase
+from penstock.backends.base import WAITING_FOR_TURN, Phase
 from penstock.control.loop import SWEEP
 from penstock.control.settings import ControlSettings
 from penstock.store.sqlite import SqliteStore
@@ -152,6 +152,9 @@ async def test_the_node_is_told_what_a_request_waits_for(tmp_path: Path) -> None
     await w.until(lambda: len(w.backend.replicas) == 2)
     await w.plane.loop.settled()
     assert w.backend.hurried == []
+    for replica_id in w.backend.replicas:
+        w.backend.set(replica_id, Phase.WAITING, reason=WAITING_FOR_TURN)
+    await w.until(lambda: all(r.reason for r in w.plane.replicas.all()))
     (waited,) = (i for i, r in w.backend.replicas.items() if r.service == "b")
     w.plane.services.wake("default", "b")
     await w.until(lambda: w.backend.hurried)

@@ -211,7 +211,8 @@ class Loop(Generic[K]):
             del self._waiting[key]
             self._waits[turn] -= 1
             self._since_swept = 0 if turn is _Turn.SWEPT else self._since_swept + 1
-            self._since_new = 0 if turn is _Turn.NEW else self._since_new + 1
+            waits = turn is not _Turn.NEW and self._waits[_Turn.NEW]
+            self._since_new = self._since_new + 1 if waits else 0
             task = asyncio.get_running_loop().create_task(self._look(key))
             self._running[key] = (task, turn)
             self._runs[turn] += 1

@@ -52,7 +52,7 @@ class ReplicaPolicy:
     startup_s: float = 300.0
     #: From the fork: one that still loads gives its place to the next one. What loads for long mostly waits
     #: for a disk or another machine; models of minutes must not hold up those of milliseconds.
-    place_s: float = 10.0
+    place_s: float = 5.0
     #: Without a heartbeat, once ready. A model process beats every two seconds from its event loop; at rest
     #: it says for how long it will be silent, and has this long after that.
     heartbeat_s: float = 10.0
