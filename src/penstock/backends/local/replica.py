@@ -431,8 +431,7 @@ class Replica:
                 self._set(phase=Phase.WAITING, reason=WAITING_FOR_TURN, message=_OTHERS_LOAD)
             await granted.wait()
         except asyncio.CancelledError:
-            self._loading.leave(self)
-            self._set(**self._turn_came())
+            self._set(**self._turn_came())  # its place, or its turn, `_run_once` gives back
             raise
         self._has_place = True
 
