@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from itertools import islice
 
 import pytest
 from gateway_stand_in import reply, route
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.domain.routes import Target
+from penstock.gateway import table as gateway_table
 
 
 async def split(front, stand_in, weights=(10, 90), **fields):
@@ -38,6 +42,25 @@ async def test_a_canary_by_percent_is_exact_on_a_thousand_concurrent_requests(
     total = sum(await asyncio.gather(*(client(125) for _ in range(8))), Counter())
     assert total["iris-00002"] == len(latest.seen) == percent * 10
     assert total["iris-00001"] == len(stable.seen) == 1000 - percent * 10
+
+
+@given(st.lists(st.integers(1, 2000), min_size=2, max_size=6), st.integers(0, 3000))
+def test_every_window_of_requests_has_its_shares(weights, start):
+    """Within two requests of them, whether the turns are kept or made one by one."""
+    found = [gateway_table.Target(Target(str(i), w, ()), []) for i, w in enumerate(weights)]
+    order = list(islice(gateway_table.turns(found), start, start + 500))
+    total = sum(weights)
+    for target, weight in zip(found, weights, strict=True):
+        count = 0
+        for seen, one in enumerate(order, 1):
+            count += one is target
+            assert abs(count - seen * weight / total) < len(weights)
+
+
+def test_turns_begin_as_the_weights_say():
+    found = [gateway_table.Target(Target(n, w, ()), []) for n, w in (("a", 5), ("b", 1), ("c", 1))]
+    order = "".join(t.revision for t in islice(gateway_table.turns(found), 14))
+    assert order == "aabacaa" * 2  # nginx's own example
 
 
 @pytest.mark.parametrize(

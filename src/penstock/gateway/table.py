@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from itertools import cycle, islice
+from math import gcd
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock.domain.headers import REVISION
 from penstock.domain.routes import PREDICTOR, ROLES, Put, Remove, Route, Snapshot, TableMessage
@@ -25,13 +27,15 @@ from penstock.gateway.sticky import answer_lines
 if TYPE_CHECKING:
     from penstock.domain.experiment import Experiment
 
+#: Requests after which the turns of weighted targets repeat, up to which they are kept.
+LONGEST_ROUND: Final = 1000
+
 
 class Target:
-    """One revision of a service and its replicas. `current` is the smooth round-robin's own number."""
+    """One revision of a service and its replicas."""
 
     __slots__ = (
         "concurrency",
-        "credit",
         "lines",
         "replicas",
         "revision",
@@ -48,7 +52,6 @@ class Target:
         self.lines = f"{REVISION}: {route.revision}\r\n".encode()
         self.concurrency = route.concurrency
         self.replicas = replicas
-        self.credit = 0
         #: Metric children by (protocol, status), so that a request costs one look-up.
         self.series: dict[tuple[str, int], Any] = {}
 
@@ -71,8 +74,8 @@ class Service:
     """A route and what this process knows beyond it."""
 
     __slots__ = (
-        "call", "current", "entries", "forward", "graph", "key", "learner", "matcher", "name", "namespace",
-        "route", "shadow", "targets", "waiting", "waiting_bytes", "weighted",
+        "_turn", "call", "current", "entries", "forward", "graph", "key", "learner", "matcher", "name",
+        "namespace", "route", "shadow", "targets", "waiting", "waiting_bytes", "weighted",
     )  # fmt: skip
 
     def __init__(self, route: Route, targets: list[Target]) -> None:
@@ -82,6 +85,8 @@ class Service:
         self.name = route.name
         self.targets = targets
         self.weighted = [t for t in targets if t.weight > 0]
+        #: Whose turn it is of those, once there was one.
+        self._turn: Callable[[], Target] | None = None
         #: The route's rules, if there are any.
         self.matcher = Matcher(route.rules) if route.rules else None
         #: False once a newer description has taken this one's place.
@@ -113,15 +118,30 @@ class Service:
             return weighted[0]
         if not weighted:
             return None
-        best = weighted[0]
-        total = 0
-        for target in weighted:
-            target.credit += target.weight
-            total += target.weight
-            if target.credit > best.credit:
-                best = target
-        best.credit -= total
-        return best
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = turns(weighted).__next__
+        return turn()
+
+
+def turns(weighted: list[Target]) -> Iterator[Target]:
+    """The targets in their turns, without end: nginx's smooth weighted round-robin, kept if it is short."""
+    total = sum(target.weight for target in weighted)
+    period = total // gcd(*(target.weight for target in weighted))
+    endless = _smooth(weighted, total)
+    return cycle([*islice(endless, period)]) if period <= LONGEST_ROUND else endless
+
+
+def _smooth(weighted: list[Target], total: int) -> Iterator[Target]:
+    credits = [0] * len(weighted)
+    while True:
+        best = 0
+        for i, target in enumerate(weighted):
+            credits[i] += target.weight
+            if credits[i] > credits[best]:
+                best = i
+        credits[best] -= total
+        yield weighted[best]
 
 
 class Table:
