@@ -71,6 +71,8 @@ def _duel(ours: int, theirs: int, seconds: float, run: Callable[[int, float], Lo
         for load in pair:
             if load.failed:
                 raise RuntimeError(f"{load.failed} of {load.requests} calls failed")
+            if not load.requests:
+                raise RuntimeError("no call was answered")
         loads.append(pair)
     loads.sort(key=lambda pair: pair[0].rate / pair[1].rate)
     return loads[len(loads) // 2]
