@@ -5,8 +5,8 @@ generation looks at all of them, 150 ms of the process's time whenever a quarter
 reading of a thousand processes' metrics makes so many. So the oldest generation is not left to itself: soon
 after something was made, what lives of it is put aside (`gc.freeze`) before it is much to look at. What is
 aside goes when nobody refers to it, as ever; only garbage of cycles among it waits for a look at everything.
-That comes a few times a day, and whenever the process has grown much: what was under way when it was put aside
-can be large, and end as such a cycle.
+That comes a few times a day, and whenever the process has grown much: what was under way when it was put
+aside can be large, and end as such a cycle.
 
 What a start reads and makes lives, all of it. It is put aside without a look: requests wait meanwhile.
 """
@@ -25,7 +25,7 @@ LOOK_S: Final = 0.5
 #: Collections of the middle generation, about 7,000 objects each, after which there is enough to put aside.
 ENOUGH: Final = 4
 EVERYTHING_S: Final = 6 * 3600.0
-#: Growth after which everything is looked at: bytes, and as a part of what the process had after the last time.
+#: Growth after which everything is looked at: bytes, and as a part of what there was after the last time.
 GROWN_BYTES: Final = 64 * 1024 * 1024
 GROWN_PART: Final = 0.25
 #: The oldest generation's threshold: never by itself.
