@@ -15,17 +15,9 @@ def main() -> None:
     from penstock.cli.exits import INTERRUPTED, CliError
 
     try:
-        from penstock.cli import plain
-        from penstock.cli.app import app
+        from penstock.cli.app import only
 
-        call = plain.call_of(app, sys.argv[1:])
-        if call is None:
-            app()
-        else:
-            try:
-                plain.run(call)
-            except plain.BadParameter:
-                app()  # it finds the same, and says it with the command's usage
+        only(sys.argv[1:])()
     except CliError as exc:
         sys.stdout.flush()
         sys.stderr.write(f"error: {exc.message}\n")
