@@ -375,6 +375,10 @@ class H2Exchange:
             self.drop()
             self._connection.reset(self, Code.INTERNAL_ERROR)
 
+    def upgrade(self, lines: bytes, protocol: object) -> None:
+        """HTTP/1's, which HTTP/2 has not: RuntimeError."""
+        raise RuntimeError("a stream of HTTP/2 cannot be upgraded")
+
     def fault(self) -> None:
         """The handler failed: 500 if nothing was sent, else a reset."""
         if self.state == OPEN:

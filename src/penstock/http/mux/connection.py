@@ -342,6 +342,9 @@ class MuxExchange(Exchange):
             self._begin()
         super().start(status, headers, length=length)
 
+    def upgrade(self, lines: bytes, protocol: object) -> None:
+        raise RuntimeError("a connection that requests share cannot be upgraded")
+
     def _begin(self) -> _Stream:
         stream = self._stream = _Stream(self._mux, self)
         self._connection = stream  # type: ignore[assignment]
