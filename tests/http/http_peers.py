@@ -13,7 +13,9 @@ from typing import Any
 import h11
 
 from penstock.domain.routes import Address
+from penstock.http.client import UpstreamError
 from penstock.http.connection import Connection
+from penstock.http.head import ResponseHead
 from penstock.http.server import Exchange, HttpServer
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -109,6 +111,41 @@ class Serving:
         async with await self.peer() as peer:
             peer.send(data)
             return await peer.answer(method)
+
+
+class Sink:
+    """Collects the response to a request of the client's."""
+
+    def __init__(self) -> None:
+        self.head: ResponseHead | None = None
+        self.body = b""
+        self.streamed = False
+        self.error: UpstreamError | None = None
+        self.done = asyncio.Event()
+
+    def on_response(self, head: ResponseHead, body: bytes | None) -> None:
+        self.head = head
+        if body is None:
+            self.streamed = True
+        else:
+            self.body = body
+            self.done.set()
+
+    def on_data(self, data: Any) -> None:
+        self.body += bytes(data)
+
+    def on_end(self) -> None:
+        self.done.set()
+
+    def on_error(self, exc: UpstreamError) -> None:
+        assert self.error is None
+        self.error = exc
+        self.done.set()
+
+    async def wait(self) -> Sink:
+        async with asyncio.timeout(20):
+            await self.done.wait()
+        return self
 
 
 class Loop:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_peers import Loop, Wire
+from http_peers import Loop, Sink, Wire
 
 from penstock.domain.routes import Address
 from penstock.http.client import (
@@ -19,45 +19,10 @@ from penstock.http.client import (
     fetch,
 )
 from penstock.http.client_connection import MAX_INTERIM, UpstreamConnection
-from penstock.http.head import ResponseHead
 from penstock.http.server import Exchange
 
 HEAD = b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-
-
-class Sink:
-    """Collects one response."""
-
-    def __init__(self) -> None:
-        self.head: ResponseHead | None = None
-        self.body = b""
-        self.streamed = False
-        self.error: UpstreamError | None = None
-        self.done = asyncio.Event()
-
-    def on_response(self, head: ResponseHead, body: bytes | None) -> None:
-        self.head = head
-        if body is None:
-            self.streamed = True
-        else:
-            self.body = body
-            self.done.set()
-
-    def on_data(self, data: Any) -> None:
-        self.body += bytes(data)
-
-    def on_end(self) -> None:
-        self.done.set()
-
-    def on_error(self, exc: UpstreamError) -> None:
-        assert self.error is None
-        self.error = exc
-        self.done.set()
-
-    async def wait(self) -> Sink:
-        await asyncio.wait_for(self.done.wait(), 20)
-        return self
 
 
 class Raw:

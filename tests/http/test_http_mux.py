@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from http_peers import Sink
 
 from penstock.domain.routes import Address
-from penstock.http.client import ClientExchange, Upstream, UpstreamError
+from penstock.http.client import ClientExchange, Upstream
 from penstock.http.head import ResponseHead
 from penstock.http.mux import frames
 from penstock.http.mux.connection import MuxConnection
@@ -42,42 +43,6 @@ UPGRADED = (
 
 def request(path: str, body: bytes = b"", method: str = "POST") -> bytes:
     return f"{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-
-
-class Sink:
-    """Collects one response."""
-
-    def __init__(self) -> None:
-        self.head: ResponseHead | None = None
-        self.body = b""
-        self.pieces = 0
-        self.error: UpstreamError | None = None
-        self.done = asyncio.Event()
-        self.piece = asyncio.Event()
-
-    def on_response(self, head: ResponseHead, body: bytes | None) -> None:
-        self.head = head
-        if body is not None:
-            self.body = body
-            self.done.set()
-
-    def on_data(self, data: Any) -> None:
-        self.pieces += 1
-        self.body += bytes(data)
-        self.piece.set()
-
-    def on_end(self) -> None:
-        self.done.set()
-
-    def on_error(self, exc: UpstreamError) -> None:
-        assert self.error is None
-        self.error = exc
-        self.done.set()
-
-    async def wait(self) -> Sink:
-        async with asyncio.timeout(20):
-            await self.done.wait()
-        return self
 
 
 class Pair:

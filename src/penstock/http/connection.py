@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from penstock.http.exchange import ABORTED, ENDED, OPEN, Exchange
 from penstock.http.head import BadRequest, RequestHead, check_partial_head, status_line
 from penstock.http.incoming import Buffer, IncomingBody, flat
+from penstock.http.stall import WriteStall
 
 if TYPE_CHECKING:
     from penstock.http.incoming import _DirectReader
@@ -59,7 +60,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_continued", "_find", "_handler", "_incoming", "_paused", "_seen", "_seen_at",
-        "_stalled_at", "_waiting", "closing", "exchange", "progress", "scheme", "server", "state",
+        "_stall", "closing", "exchange", "progress", "scheme", "server", "state",
         "transport", "write_paused",
     )  # fmt: skip
 
@@ -76,8 +77,7 @@ class Connection(asyncio.Protocol):
         self.progress = 0
         self._seen = -1
         self._seen_at = 0.0
-        self._waiting = 0
-        self._stalled_at = 0.0
+        self._stall = WriteStall()
         self._buffer: bytearray | None = None
         self._incoming: IncomingBody | None = None
         self._paused = 0
@@ -543,13 +543,10 @@ class Connection(asyncio.Protocol):
         """Close what has waited too long. Called by the server's sweep. True: nothing is under way."""
         limits = self.server.limits
         waiting = self.transport.get_write_buffer_size()
-        if not waiting or waiting < self._waiting or not self._waiting:
-            self._stalled_at = now
-        elif now - self._stalled_at >= limits.write_timeout_s:
+        if self._stall.seconds(waiting, now) >= limits.write_timeout_s:
             logger.info("a client does not read its response; its connection is closed")
             self.break_off_from_outside()
             return False
-        self._waiting = waiting
         if self._seen != self.progress:
             self._seen = self.progress
             self._seen_at = now

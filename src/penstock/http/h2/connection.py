@@ -37,6 +37,7 @@ from penstock.http.h2.frames import (
 )
 from penstock.http.h2.streams import Streams
 from penstock.http.head import BadRequest
+from penstock.http.stall import WriteStall
 
 if TYPE_CHECKING:
     from penstock.http.h2.server import Http2Server
@@ -59,7 +60,7 @@ class H2Connection(Streams):
 
     __slots__ = (
         "_budget_at", "_buffer", "_busy", "_continued", "_fragments", "_lingers_since", "_need",
-        "_open_block", "_pinged", "_seen", "_seen_at", "_settled", "_stalled_at", "_started", "_waiting",
+        "_open_block", "_pinged", "_seen", "_seen_at", "_settled", "_stall", "_started",
     )  # fmt: skip
 
     def __init__(self, server: Http2Server) -> None:
@@ -78,8 +79,7 @@ class H2Connection(Streams):
         self._busy = False
         self._pinged = False
         self._seen_at = self.now
-        self._waiting = 0
-        self._stalled_at = self.now
+        self._stall = WriteStall()
         self._lingers_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -351,13 +351,10 @@ class H2Connection(Streams):
             self._budget_at = now
             self._budget = min(BUDGET, self._budget + int(elapsed * BUDGET_PER_S))
         waiting = self.transport.get_write_buffer_size()
-        if not waiting or waiting < self._waiting or not self._waiting:
-            self._stalled_at = now
-        elif now - self._stalled_at >= limits.write_timeout_s:
+        if self._stall.seconds(waiting, now) >= limits.write_timeout_s:
             logger.info("a client does not read its responses; its connection is closed")
             self.break_off_from_outside()
             return
-        self._waiting = waiting
         for exchange in tuple(self._pending):
             if now - exchange.touched >= limits.write_timeout_s:
                 self._give_up(exchange)

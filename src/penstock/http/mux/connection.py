@@ -36,6 +36,7 @@ from penstock.http.mux.frames import (
     pack,
     unpack_from,
 )
+from penstock.http.stall import WriteStall
 
 if TYPE_CHECKING:
     import mmap
@@ -52,7 +53,7 @@ class MuxConnection(Upgraded):
 
     __slots__ = (
         "_find", "_goaway", "_handler", "_out", "_page", "_part", "_said_goaway", "_scheduled",
-        "_seen", "_seen_at", "_stalled_at", "_waiting", "exchanges", "progress", "scheme", "server",
+        "_seen", "_seen_at", "_stall", "exchanges", "progress", "scheme", "server",
         "transport", "write_paused",
     )  # fmt: skip
 
@@ -75,8 +76,7 @@ class MuxConnection(Upgraded):
         self._said_goaway = False
         self._seen = -1
         self._seen_at = 0.0
-        self._waiting = 0
-        self._stalled_at = 0.0
+        self._stall = WriteStall()
 
     # -- the transport's calls --------------------------------------------------------------------
 
@@ -250,13 +250,10 @@ class MuxConnection(Upgraded):
     def check(self, now: float) -> bool:
         limits = self.server.limits
         waiting = self.transport.get_write_buffer_size()
-        if not waiting or waiting < self._waiting or not self._waiting:
-            self._stalled_at = now
-        elif now - self._stalled_at >= limits.write_timeout_s:
+        if self._stall.seconds(waiting, now) >= limits.write_timeout_s:
             logger.info("a gateway does not read its responses; the connection is closed")
             self.break_off_from_outside()
             return False
-        self._waiting = waiting
         if self._seen != self.progress:
             self._seen = self.progress
             self._seen_at = now
