@@ -15,8 +15,7 @@ import threading
 from penstock.domain.routes import Address
 from penstock.errors import DeadlineExceeded
 from penstock.http.mux import frames
-from penstock.http.mux.connection import MuxConnection
-from penstock.http.mux.page import open_page
+from penstock.http.mux.connection import upgrade
 from penstock.http.server import Exchange, HttpServer
 from penstock.server.farewell import answer_all
 
@@ -31,8 +30,7 @@ async def main(path: str) -> None:
     def handler(exchange: Exchange) -> None:
         head = exchange.head
         if head.path == frames.PATH:
-            page = open_page(head.get(frames.PAGE_FIELD))
-            exchange.upgrade(b"upgrade: %b\r\n" % frames.PROTOCOL, MuxConnection(server, page))
+            upgrade(exchange, server)
             return
         say(head.path[1:])
         if head.path == "/hang":

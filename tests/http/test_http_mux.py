@@ -19,7 +19,7 @@ from penstock.domain.routes import Address
 from penstock.http.client import ClientExchange, Upstream
 from penstock.http.head import ResponseHead
 from penstock.http.mux import frames
-from penstock.http.mux.connection import MuxConnection
+from penstock.http.mux.connection import MuxConnection, upgrade
 from penstock.http.mux.frames import (
     BREAK,
     GOAWAY,
@@ -91,8 +91,7 @@ async def pair(make_server: Callable[..., HttpServer], tmp_path: Path) -> AsyncI
     def handler(exchange: Exchange) -> None:
         head = exchange.head
         if head.path == frames.PATH:
-            page = open_page(head.get(frames.PAGE_FIELD))
-            exchange.upgrade(b"upgrade: %b\r\n" % frames.PROTOCOL, MuxConnection(server, page))
+            upgrade(exchange, server)
             return
         made.paths.append(head.path)
         made.handler(exchange)

@@ -9,15 +9,15 @@ state, and calls `check`.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from penstock.http.exchange import ABORTED, ENDED, OPEN, Exchange
+from penstock.http.exchange import ABORTED, ENDED, OPEN, Exchange, error_response
 from penstock.http.head import BadRequest, RequestHead, check_partial_head, status_line
+from penstock.http.held import Held
 from penstock.http.incoming import Buffer, IncomingBody, flat
 from penstock.http.stall import WriteStall
 
@@ -45,17 +45,7 @@ DISCARD_BYTES: Final = 64 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Upgraded(asyncio.Protocol):
-    """What may take a connection over: a protocol that the server can hold like its own."""
-
-    def check(self, now: float) -> bool | None:
-        """See `server.Held`, for this and the others."""
-
-    def close_if_idle(self) -> None: ...
-    def break_off_from_outside(self, exc: Exception | None = None) -> None: ...
-
-
-class Connection(asyncio.Protocol):
+class Connection(Held):
     """The protocol of one accepted connection."""
 
     __slots__ = (
@@ -94,7 +84,8 @@ class Connection(asyncio.Protocol):
         if not self.server.admit(self):
             # No lingering: what is over the limit must not add up.
             self.state = CLOSED
-            self._write_error(503, "There are too many connections.")
+            refusal = BadRequest(503, "There are too many connections.")
+            self.transport.write(error_response(refusal, b"connection: close\r\n"))
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -439,18 +430,11 @@ class Connection(asyncio.Protocol):
             self.break_off_from_outside(exc)
             return
         self.exchange = None
-        self._write_error(exc.status, exc.message)
+        self.transport.write(error_response(exc, b"connection: close\r\n"))
         incoming, self._incoming = self._incoming, None
         self._linger()
         if exchange is not None:
             self._tell(exchange, incoming, exc)
-
-    def _write_error(self, status: int, message: str) -> None:
-        body = json.dumps({"error": message}).encode()
-        self.transport.write(
-            b"%bcontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
-            % (status_line(status), len(body), body)
-        )
 
     def break_off(self, *, reset: bool = False) -> None:
         """Close without finishing what was being said, by the handler's will."""
@@ -492,7 +476,7 @@ class Connection(asyncio.Protocol):
         except Exception:
             logger.exception("on_abort of %r failed", exchange.head)
 
-    def hand_over(self, exchange: Exchange, lines: bytes, protocol: Upgraded) -> None:
+    def hand_over(self, exchange: Exchange, lines: bytes, protocol: Held) -> None:
         """Another protocol has the connection from here on; what it says first comes after a 101."""
         if exchange is not self.exchange or self.state != BUSY or self._buffer is not None:
             raise RuntimeError("this connection cannot be upgraded now")

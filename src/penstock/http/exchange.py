@@ -6,15 +6,17 @@ connection's next response. All methods are plain calls on the event loop.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from penstock.http.head import BadRequest, RequestHead, status_line
+from penstock.http.head import JSON_TYPE, BadRequest, RequestHead, status_line
 from penstock.http.incoming import BodySink, Buffer, IncomingBody, flat, size_of
 
 if TYPE_CHECKING:
-    from penstock.http.connection import Connection, Upgraded
+    from penstock.http.connection import Connection
+    from penstock.http.held import Held
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,13 @@ def response_pieces(
     if length <= JOIN_BYTES:
         return (b"".join((first, *rest)),)
     return (first, *rest)
+
+
+def error_response(refusal: BadRequest, headers: bytes = b"") -> bytes:
+    """The engine's own answer to a request that it does not hand on, with more header lines."""
+    body = json.dumps({"error": refusal.message}).encode()
+    lines = status_line(refusal.status) + JSON_TYPE + headers
+    return b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body)
 
 
 class Exchange:
@@ -252,7 +261,7 @@ class Exchange:
             connection.transport.write(b"0\r\n\r\n")
         connection.finished(not connection.closing and connection.may_keep(self.head))
 
-    def upgrade(self, lines: bytes, protocol: Upgraded) -> None:
+    def upgrade(self, lines: bytes, protocol: Held) -> None:
         """Answer 101 with those header lines, and let `protocol` have the connection."""
         self._connection.hand_over(self, lines, protocol)
 
@@ -267,7 +276,7 @@ class Exchange:
         """The handler failed: 500 if nothing was sent, else a broken connection."""
         if self.state == OPEN:
             body = b'{"error":"The server failed on this request; its log has the details."}'
-            self.send(500, b"content-type: application/json\r\n", body)
+            self.send(500, JSON_TYPE, body)
         else:
             self.abort()
 

@@ -10,12 +10,12 @@ import ssl as ssl_module
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
 from penstock.domain.routes import Address
 from penstock.http.connection import Connection
 from penstock.http.exchange import Exchange
 from penstock.http.head import BadRequest, HeadCache, RequestHead, parse_request_head
+from penstock.http.held import Held
 from penstock.http.incoming import BodySink, Buffer
 from penstock.http.limits import Limits
 
@@ -30,16 +30,6 @@ SWEEP_S = 1.0
 REST_SWEEP_S = 10.0
 #: Seconds at the start of a drain in which requests that are already on the wire still get in.
 LAST_CALL_S = 0.05
-
-
-class Held(Protocol):
-    """What a server asks of its connections, whatever is spoken on them."""
-
-    def check(self, now: float) -> bool | None:
-        """Close what has waited too long. True: it is at rest, and need not be looked at for a while."""
-
-    def close_if_idle(self) -> None: ...
-    def break_off_from_outside(self, exc: Exception | None = None) -> None: ...
 
 
 class HttpServer:

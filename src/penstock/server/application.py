@@ -21,9 +21,8 @@ import msgspec
 from penstock import __version__
 from penstock.domain.process import ProcessSpec
 from penstock.errors import InvalidInput, NotFound, PenstockError, Unavailable, Unsupported
-from penstock.http.mux import frames as mux
-from penstock.http.mux.connection import MuxConnection
-from penstock.http.mux.page import open_page
+from penstock.http.mux import connection as mux
+from penstock.http.mux.frames import PATH as MUX_PATH
 from penstock.http.server import Exchange, HttpServer, RequestHead
 from penstock.observe.log_settings import LogSettings
 from penstock.observe.metrics import render
@@ -101,7 +100,7 @@ _PATHS: Final = Paths[TargetType | tuple[str, str]](
         (r"/v2/repository/index", ("POST", "_index")),
         (rf"/v2/repository/models/{_NAME}/load", ("POST", "_load")),
         (rf"/v2/repository/models/{_NAME}/unload", ("POST", "_unload")),
-        (re.escape(mux.PATH), ("GET", "_mux")),
+        (re.escape(MUX_PATH), ("GET", "_mux")),
         (r"/metrics", ("GET", "_metrics_text")),
         (r"/metrics\.json", ("GET", "_metrics_json")),
     )
@@ -219,11 +218,8 @@ class Application:
 
     def _mux(self, exchange: Exchange) -> None:
         """A gateway asks for a connection that requests share."""
-        head = exchange.head
-        if self.server is None or head.get(b"upgrade") != mux.PROTOCOL:
+        if self.server is None or not mux.upgrade(exchange, self.server):
             raise NotFound("There is nothing at this path.", hint=documents.MODELS_ARE_AT)
-        connection = MuxConnection(self.server, open_page(head.get(mux.PAGE_FIELD)))
-        exchange.upgrade(b"upgrade: %b\r\n" % mux.PROTOCOL, connection)
 
     # -- models
 

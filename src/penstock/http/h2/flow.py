@@ -20,6 +20,7 @@ from penstock.http.h2.frames import (
     Code,
     ConnectionFault,
 )
+from penstock.http.held import Held
 from penstock.http.incoming import Buffer
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ MAX_PIECES: Final = 256
 PUMPED: Final = 8
 
 
-class FlowControl(asyncio.Protocol):
+class FlowControl(Held):
     """The sending half of a connection, and the windows of both."""
 
     __slots__ = (

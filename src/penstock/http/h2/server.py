@@ -18,6 +18,7 @@ from penstock.http.h2.connection import H2Connection
 from penstock.http.h2.fields import Fields, request_head
 from penstock.http.h2.frames import PREFACE
 from penstock.http.head import BadRequest, RequestHead
+from penstock.http.held import Held
 from penstock.http.limits import Limits
 from penstock.http.server import HttpServer
 
@@ -82,7 +83,7 @@ class Http2Server(HttpServer):
         return head, timeout
 
 
-class _Negotiation(asyncio.Protocol):
+class _Negotiation(Held):
     """Stands in for a new connection until it is known what is spoken on it."""
 
     __slots__ = ("_buffer", "_opened", "_server", "_transport")

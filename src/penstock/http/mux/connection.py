@@ -9,26 +9,28 @@ others waiting.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
-from penstock.http.connection import Upgraded
-from penstock.http.exchange import ABORTED, ENDED, OPEN, Exchange, response_pieces
-from penstock.http.head import BadRequest, RequestHead, status_line
+from penstock.http.exchange import ABORTED, ENDED, OPEN, Exchange, error_response, response_pieces
+from penstock.http.head import BadRequest, RequestHead
+from penstock.http.held import Held
 from penstock.http.incoming import Buffer, flat, size_of
 from penstock.http.mux.frames import (
     BREAK,
     GOAWAY,
     HEADER_BYTES,
+    KIND,
     KIND_BITS,
     LAST,
     NUMBER,
+    PAGE_FIELD,
     PART,
     PAUSE,
     PAYLOAD_BYTES,
+    PROTOCOL,
     RESUME,
     STREAMS,
     TOGETHER,
@@ -36,6 +38,8 @@ from penstock.http.mux.frames import (
     pack,
     unpack_from,
 )
+from penstock.http.mux.outgoing import Outgoing
+from penstock.http.mux.page import open_page
 from penstock.http.stall import WriteStall
 
 if TYPE_CHECKING:
@@ -45,21 +49,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_KIND: Final = (1 << KIND_BITS) - 1
+
+def upgrade(exchange: Exchange, server: HttpServer) -> bool:
+    """Answer a request for `frames.PATH`. False: nothing of the kind was asked for."""
+    head = exchange.head
+    if head.get(b"upgrade") != PROTOCOL:
+        return False
+    connection = MuxConnection(server, open_page(head.get(PAGE_FIELD)))
+    exchange.upgrade(b"upgrade: %b\r\n" % PROTOCOL, connection)
+    return True
 
 
-class MuxConnection(Upgraded):
+class MuxConnection(Outgoing, Held):
     """The protocol of a connection that was upgraded."""
 
     __slots__ = (
-        "_find", "_goaway", "_handler", "_out", "_page", "_part", "_said_goaway", "_scheduled",
-        "_seen", "_seen_at", "_stall", "exchanges", "progress", "scheme", "server",
-        "transport", "write_paused",
+        "_find", "_handler", "_page", "_part", "_said_goaway", "_seen", "_seen_at", "_stall", "exchanges",
+        "scheme", "server", "write_paused",
     )  # fmt: skip
 
-    transport: asyncio.Transport
-
     def __init__(self, server: HttpServer, page: mmap.mmap | None) -> None:
+        super().__init__(server.loop)
         self.server = server
         self.scheme = server.scheme
         self._handler = server.handler
@@ -67,12 +77,8 @@ class MuxConnection(Upgraded):
         self._page = page
         #: Requests that are not answered whole, by number.
         self.exchanges: dict[int, MuxExchange] = {}
-        #: Counts whatever a sweep should take for progress.
-        self.progress = 0
         self.write_paused = False
         self._part = b""
-        self._out: list[Buffer] = []
-        self._scheduled = False
         self._said_goaway = False
         self._seen = -1
         self._seen_at = 0.0
@@ -102,8 +108,8 @@ class MuxConnection(Upgraded):
                 self._part = data[start - HEADER_BYTES :]
                 self.server.hurry()
                 break
-            if word & _KIND != LAST:
-                if not self._control(word & _KIND, number):
+            if word & KIND != LAST:
+                if not self._control(word & KIND, number):
                     return None
                 continue
             if page is not None:
@@ -115,7 +121,7 @@ class MuxConnection(Upgraded):
                 try:
                     head = self.server.heads.add(raw)
                 except BadRequest as exc:
-                    self._refuse(number, exc)
+                    self.later(frame(LAST, number, error_response(exc)))
                     continue
             if head.content_length != pos - found or number in exchanges:
                 return self._broken("a request is not of the length that its head says")
@@ -163,14 +169,6 @@ class MuxConnection(Upgraded):
 
     # -- requests ---------------------------------------------------------------------------------
 
-    def _refuse(self, number: int, exc: BadRequest) -> None:
-        body = json.dumps({"error": exc.message}).encode()
-        first = b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (
-            status_line(exc.status),
-            len(body),
-        )
-        self.write(frame(LAST, number, first + body))
-
     def _control(self, kind: int, number: int) -> bool:
         """A frame that is no request. False: the connection is broken off."""
         exchange = self.exchanges.get(number)
@@ -202,33 +200,12 @@ class MuxConnection(Upgraded):
         out += (pack(len(response) << KIND_BITS | LAST, number), response)
         if not exchanges or len(out) >= TOGETHER:
             self.flush()
-        elif not self._scheduled:
-            self._scheduled = True
-            self.server.loop.call_soon(self._flush_all)
-
-    def write(self, data: bytes) -> None:
-        """A frame that goes out with the next ones."""
-        self._out.append(data)
-        if not self._scheduled:
-            self._scheduled = True
-            self.server.loop.call_soon(self._flush_all)
+        else:
+            self.flush_later()
 
     def over(self, exchange: MuxExchange) -> None:
         """A response that went out in pieces is complete, or broken off."""
         self.exchanges.pop(exchange.number, None)
-
-    def _flush_all(self) -> None:
-        """At the end of a turn."""
-        self._scheduled = False
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what is to go out."""
-        out = self._out
-        if out:
-            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
-            out.clear()
-            self.progress += 1
 
     def last_words(self, response: bytes) -> tuple[bytes, int]:
         """What a loop that stands still leaves to be written, `response` to all that have none; how many.
@@ -245,7 +222,7 @@ class MuxConnection(Upgraded):
         """For a drain. The client closes when it has what it waits for, so nothing on its way is lost."""
         if not self._said_goaway:
             self._said_goaway = True
-            self.write(frame(GOAWAY, 0))
+            self.later(frame(GOAWAY, 0))
 
     def check(self, now: float) -> bool:
         limits = self.server.limits
@@ -355,7 +332,7 @@ class MuxExchange(Exchange):
                 self._stream.drop()
             mux = self._mux
             mux.over(self)
-            mux.write(frame(BREAK, self.number))
+            mux.later(frame(BREAK, self.number))
 
     def go_on(self) -> None:
         """Write what waits, if any does."""
@@ -448,7 +425,7 @@ class _Stream:
         if self._whole and not pieces:
             self.drop()
             mux.over(exchange)
-            mux.write(frame(LAST, number))
+            mux.later(frame(LAST, number))
 
     def drop(self) -> None:
         """Let go of everything."""

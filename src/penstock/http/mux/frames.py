@@ -14,6 +14,7 @@ from typing import Final
 HEADER: Final = Struct("<II")
 HEADER_BYTES: Final = HEADER.size
 KIND_BITS: Final = 4
+KIND: Final = (1 << KIND_BITS) - 1
 
 #: A piece of a response; more follows.
 PART: Final = 0

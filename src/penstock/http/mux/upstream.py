@@ -18,6 +18,7 @@ from penstock.http.mux.frames import (
     BREAK,
     GOAWAY,
     HEADER_BYTES,
+    KIND,
     KIND_BITS,
     LAST,
     LAST_NUMBER,
@@ -34,6 +35,7 @@ from penstock.http.mux.frames import (
     pack,
     unpack_from,
 )
+from penstock.http.mux.outgoing import Outgoing
 from penstock.http.mux.page import Page
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_KIND: Final = (1 << KIND_BITS) - 1
 #: Bytes of a response that may come after it was told to pause: what was on its way, and not what a process
 #: sends that does not listen.
 _MOST_SURPLUS: Final = 4 * 1024 * 1024
@@ -49,33 +50,27 @@ _MOST_SURPLUS: Final = 4 * 1024 * 1024
 _MOST_HEAD: Final = 8192
 
 
-class MuxUpstream(asyncio.Protocol):
+class MuxUpstream(Outgoing, asyncio.Protocol):
     """One multiplexed connection to an upstream."""
 
     __slots__ = (
-        "_find", "_goaway", "_head", "_loop", "_number", "_out", "_owner", "_page", "_part", "_scheduled",
-        "_seen", "pending", "progress", "ready", "transport", "write_paused",
+        "_find", "_goaway", "_head", "_number", "_owner", "_page", "_part", "_seen", "pending", "ready",
+        "write_paused",
     )  # fmt: skip
 
-    transport: asyncio.Transport
-
     def __init__(self, owner: Upstream, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self._owner = owner
-        self._loop = loop
         self._find = owner.heads.find
         #: Requests that have no whole answer yet, by number.
         self.pending: dict[int, MuxClientExchange] = {}
         #: True once the other side has agreed, False when it has not.
         self.ready: asyncio.Future[bool] = loop.create_future()
-        #: Counts requests, for who looks whether there were any.
-        self.progress = 0
         self._seen = -1
         self.write_paused = False
         self._number = 0
         self._head: bytes | None = b""
         self._part = b""
-        self._out: list[Buffer] = []
-        self._scheduled = False
         self._goaway = False
         self._page: Page | None = None
 
@@ -126,8 +121,8 @@ class MuxUpstream(asyncio.Protocol):
                     return self._broken("a frame is too long")
                 self._part = data[start - HEADER_BYTES :]
                 break
-            if word & _KIND != LAST:
-                if not self._other(word & _KIND, number, data[start:pos]):
+            if word & KIND != LAST:
+                if not self._other(word & KIND, number, data[start:pos]):
                     return None
                 continue
             exchange = pending.pop(number, None)
@@ -247,13 +242,11 @@ class MuxUpstream(asyncio.Protocol):
             out += (pack((len(head) + len(body)) << KIND_BITS | LAST, number), head, body)
         else:
             out += (pack(len(head) << KIND_BITS | LAST, number), head)
-        self.progress += 1
         pending = self.pending
         if not pending or len(out) >= TOGETHER:
-            self._flush()
-        elif not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush_all)
+            self.flush()
+        else:
+            self.flush_later()
         pending[number] = exchange
         if number == LAST_NUMBER:
             self.retire()
@@ -261,29 +254,14 @@ class MuxUpstream(asyncio.Protocol):
 
     def say(self, kind: int, number: int) -> None:
         """Send a frame about a request."""
-        self._out.append(frame(kind, number))
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush_all)
-
-    def _flush_all(self) -> None:
-        """At the end of a turn."""
-        self._scheduled = False
-        self._flush()
-
-    def _flush(self) -> None:
-        out = self._out
-        if out:
-            if not self.transport.is_closing():
-                self.transport.write(b"".join(out))
-            out.clear()
+        self.later(frame(kind, number))
 
     def called_off(self, number: int) -> None:
         """Nobody waits for that answer any more."""
         if self.pending.pop(number, None) is not None:
             self.say(BREAK, number)
             if self._goaway and not self.pending:
-                self._flush()
+                self.flush()
                 self.transport.close()
 
     # -- ends ---------------------------------------------------------------------------------------
@@ -293,7 +271,7 @@ class MuxUpstream(asyncio.Protocol):
         self._goaway = True
         self._owner.mux_lost(self)
         if not self.pending:
-            self._flush()
+            self.flush()
             self.transport.close()
 
     def _broken(self, why: str) -> None:
