@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from penstock.backends.local.memory import resident_bytes
 from penstock.control.clock import Clock
 
 LOOK_S: Final = 0.5
@@ -30,7 +31,6 @@ GROWN_BYTES: Final = 64 * 1024 * 1024
 GROWN_PART: Final = 0.25
 #: The oldest generation's threshold: never by itself.
 _NEVER: Final = 1_000_000
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def put_aside() -> None:
@@ -41,8 +41,7 @@ def put_aside() -> None:
 
 def resident() -> int:
     """Bytes of this process's memory that are in use."""
-    with open("/proc/self/statm", "rb", buffering=0) as f:
-        return int(f.read().split()[1]) * _PAGE
+    return resident_bytes(os.getpid()) or 0
 
 
 async def keep_short(

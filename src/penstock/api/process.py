@@ -26,6 +26,7 @@ from penstock.api import pauses
 from penstock.api.app import build
 from penstock.api.security import check_bind, is_loopback, read_token
 from penstock.backends.local.client import LocalBackend
+from penstock.backends.local.cores import cores
 from penstock.backends.local.lock import find_layout
 from penstock.backends.local.paths import Layout
 from penstock.control.budget import DEFAULT_SHARE, machine_bytes
@@ -135,7 +136,7 @@ async def _run(
         files,
         settings=ControlSettings(
             inference_url=_inference_url(options.inference_url, options.inference_scheme),
-            cores=len(os.sched_getaffinity(0)),
+            cores=cores(),
             scale_to_zero_grace_s=options.scale_to_zero_grace,
             memory_budget_bytes=int(DEFAULT_SHARE * machine_bytes())
             if options.memory_budget is None

@@ -9,6 +9,7 @@ there for as long as that candidate has a weight.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ from penstock.gateway.own import answer as answer_here
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
 from penstock.gateway.resolve import Plan, make
 from penstock.gateway.shadow import MOST_AT_ONCE, Shadow
+from penstock.gateway.table import turns
 from penstock.protocols.grpc.wire import reply_error, timeout_s
 
 if TYPE_CHECKING:
@@ -47,7 +49,9 @@ class ExperimentFront:
     ) -> None:
         self.gateway = gateway
         self.experiment = experiment
-        self._credits = dict.fromkeys((c.name for c in experiment.candidates), 0)
+        #: Who could answer the last time, and whose turn it is of those.
+        self._present: list[Candidate] = []
+        self._turn: Iterator[Candidate] = iter(())
         self._told: dict[tuple[Target, str], Target] = {}
         #: Copies that run as graphs, and copies of graphs' steps under way.
         self._copies: set[_Quiet] = set()
@@ -173,15 +177,9 @@ class ExperimentFront:
         present = [c for c, found in there if c.weight and _may_answer(found)]
         present = present or [c for c, found in there if _may_answer(found)]
         present = present or [c for c, _ in there] or list(candidates)
-        total = 0
-        best = present[0].name
-        for c in present:
-            self._credits[c.name] += c.weight
-            total += c.weight
-            if self._credits[c.name] > self._credits[best]:
-                best = c.name
-        self._credits[best] -= total
-        return best
+        if present != self._present:
+            self._present, self._turn = present, turns(present)
+        return next(self._turn).name
 
     def _found(self, name: str) -> Service | None:
         return self.gateway.table.by_key(f"{self.experiment.namespace}/{name}")

@@ -19,6 +19,7 @@ from penstock.domain.routes import FromGateway, Sleep, Snapshot, ToGateway, Wake
 from penstock.errors import PenstockError, Unavailable
 from penstock.gateway import own
 from penstock.gateway.choosing import unknown_revision
+from penstock.gateway.components import cannot_answer
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
 from penstock.gateway.resolve import plan as make_plan
 from penstock.gateway.shadow import ShadowMetrics
@@ -223,7 +224,7 @@ class Gateway:
     def _queue(self, forward: Forward) -> None:
         service = forward.service
         route = service.route
-        if route.message and not any(t.replicas for t in service.targets):
+        if cannot_answer(service):
             forward.fail(Unavailable(f"{service.key} cannot answer: {route.message}"))
             return
         wanted = forward.plan.wanted

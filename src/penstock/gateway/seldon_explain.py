@@ -17,12 +17,12 @@ from penstock.gateway import resolve
 from penstock.gateway.graph_answers import error_of
 from penstock.gateway.graph_calls import StepForward
 from penstock.gateway.proxy import internal
+from penstock.gateway.seldon_front import seldon_answer
 from penstock.graphs.calls import Context
 from penstock.graphs.encoding import Encoded
 from penstock.graphs.results import Result
 from penstock.graphs.values import Body, Failure
 from penstock.http.head import JSON_TYPE
-from penstock.protocols.seldon import seldon_error
 from penstock.protocols.seldon_forms import decode_body
 from penstock.protocols.seldon_message import ARRAY_KINDS, SeldonMessage, message_of
 
@@ -96,6 +96,4 @@ def _ask(exchange: Exchange, gateway: Gateway, service: Service, request: dict[s
 
 
 def _refuse(exchange: Exchange, error: PenstockError) -> None:
-    retry = getattr(error, "retry_after_s", None)
-    more = b"retry-after: %d\r\n" % max(1, round(retry)) if retry is not None else b""
-    exchange.send(error.status, JSON_TYPE + more, seldon_error(error))
+    exchange.send(*seldon_answer(error))

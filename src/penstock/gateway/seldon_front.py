@@ -227,12 +227,17 @@ class SeldonRequest(GraphRequest):
 
     def _say(self, error: PenstockError) -> None:
         """An error in Seldon's shape."""
-        headers = JSON_TYPE
-        retry = getattr(error, "retry_after_s", None)
-        if retry is not None:
-            headers += b"retry-after: %d\r\n" % max(1, round(retry))
-        self._send(error.status, headers, seldon_error(error))
+        self._send(*seldon_answer(error))
         self._finish(error.status)
+
+
+def seldon_answer(error: PenstockError) -> tuple[int, bytes, bytes]:
+    """Status, header lines and body for an error, in Seldon's shape."""
+    headers = JSON_TYPE
+    retry = getattr(error, "retry_after_s", None)
+    if retry is not None:
+        headers += b"retry-after: %d\r\n" % max(1, round(retry))
+    return error.status, headers, seldon_error(error)
 
 
 class FeedbackCall:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import cycle, islice
 from math import gcd
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from penstock.domain.headers import REVISION
 from penstock.domain.routes import PREDICTOR, ROLES, Put, Remove, Route, Snapshot, TableMessage
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 #: Requests after which the turns of weighted targets repeat, up to which they are kept.
 LONGEST_ROUND: Final = 1000
+
+
+class _Weighted(Protocol):
+    @property
+    def weight(self) -> int: ...
+
+
+W = TypeVar("W", bound=_Weighted)
 
 
 class Target:
@@ -124,15 +132,18 @@ class Service:
         return turn()
 
 
-def turns(weighted: list[Target]) -> Iterator[Target]:
-    """The targets in their turns, without end: nginx's smooth weighted round-robin, kept if it is short."""
+def turns(weighted: Sequence[W]) -> Iterator[W]:
+    """Each in its turn, without end: nginx's smooth weighted round-robin, kept if it is short.
+
+    Where nobody has a weight, the first one.
+    """
     total = sum(target.weight for target in weighted)
-    period = total // gcd(*(target.weight for target in weighted))
+    period = total // gcd(*(target.weight for target in weighted)) if total else 1
     endless = _smooth(weighted, total)
     return cycle([*islice(endless, period)]) if period <= LONGEST_ROUND else endless
 
 
-def _smooth(weighted: list[Target], total: int) -> Iterator[Target]:
+def _smooth(weighted: Sequence[W], total: int) -> Iterator[W]:
     credits = [0] * len(weighted)
     while True:
         best = 0

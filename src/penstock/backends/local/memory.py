@@ -43,14 +43,24 @@ def anonymous_bytes(pid: int) -> int | None:
 
     Resident anonymous pages, those shared with the zygote included.
     """
+    pages = _statm(pid)
+    return None if pages is None else (pages[1] - pages[2]) * _PAGE
+
+
+def resident_bytes(pid: int) -> int | None:
+    """What of a process is in memory, shared pages included; None when it is gone."""
+    pages = _statm(pid)
+    return None if pages is None else pages[1] * _PAGE
+
+
+def _statm(pid: int) -> list[int] | None:
+    """Pages: all that is mapped, those in memory, those of them that are of files or shared, and more."""
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as f:
-            fields = f.read(128).split()
+            fields = [*map(int, f.read(128).split())]
     except OSError:
         return None
-    if len(fields) < 3:
-        return None
-    return (int(fields[1]) - int(fields[2])) * _PAGE
+    return fields if len(fields) > 2 else None
 
 
 def pages_mark(pid: int) -> bytes | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from penstock.backends.base import Phase, ReplicaGone, ReplicaStatus
 from penstock.backends.local.clock import Clock, wait_event
+from penstock.backends.local.cores import cores
 from penstock.backends.local.devices import Devices
 from penstock.backends.local.limits import Limiter
 from penstock.backends.local.logs import ProcessLog
@@ -57,7 +58,7 @@ class ReplicasPolicy:
     #: How many load their models side by side, beside as many that requests wait for. A load computes for
     #: some of its time only, so a few of them keep a core busy; more of them make each slower and none
     #: sooner, and hold the memory that loading takes.
-    loading: int = field(default_factory=lambda: LOADING_PER_CORE * _cores())
+    loading: int = field(default_factory=lambda: LOADING_PER_CORE * cores())
     #: A stopped replica stays listed this long, seconds.
     forget_s: float = 30.0
     #: Changes a watcher may be behind; beyond it is cut off and starts over with a listing.
@@ -327,10 +328,6 @@ class Replicas:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _cores() -> int:
-    return max(1, len(os.sched_getaffinity(0)))
 
 
 def _least(a: float | None, b: float) -> float:

@@ -22,6 +22,7 @@ import msgspec
 
 from penstock.backends.local.backoff import Endings
 from penstock.backends.local.clock import Clock
+from penstock.backends.local.cores import cores
 from penstock.backends.local.environment import for_models
 from penstock.backends.local.limits import ForkLimits
 from penstock.backends.local.logs import ProcessLog
@@ -84,12 +85,12 @@ class ZygotePolicy:
 
     #: To import its framework, seconds. TensorFlow from a cold disk takes tens of them.
     start_s: float = 300.0
-    #: To answer a fork request, seconds. `Loading` lets few be in its queue at a time.
+    #: To answer a fork request, seconds. Few are in its queue at a time (`turns`).
     fork_s: float = 30.0
     #: More arguments for each zygote (`--entry`, `--preload`).
     arguments: tuple[str, ...] = ()
     #: How many import their frameworks side by side, beside as many that requests wait for.
-    at_once: int = field(default_factory=lambda: max(1, len(os.sched_getaffinity(0))))
+    at_once: int = field(default_factory=cores)
 
 
 class Zygote:
