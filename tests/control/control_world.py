@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.control.control_fakes import FakeBackend, FakeClock, FakeFiles, at_rest
 
+from penstock.backends.base import Phase
 from penstock.control.plane import ControlPlane
 from penstock.control.settings import ControlSettings
 from penstock.errors import Conflict, NotFound
@@ -101,3 +103,24 @@ class ControlWorld:
 
     async def settled(self) -> None:
         await at_rest(self.store, self.plane.loop)
+
+
+class SleepingWorld(ControlWorld):
+    """So many services, of which each is proven once and sleeps soon after; routes are kept in a folder."""
+
+    def __init__(
+        self, store: SqliteStore, folder: Path, count: int, *, grace_s: float = 5.0, **settings: Any
+    ) -> None:
+        super().__init__(
+            store,
+            settings=ControlSettings(
+                cores=4, scale_to_zero_grace_s=grace_s, routes_applied_s=0.0, **settings
+            ),
+            routes_file=folder / "routes.json",
+            routes_socket=folder / "routes.sock",
+        )
+        self.count = count
+
+    def asleep(self) -> bool:
+        live = [r for r in self.backend.replicas.values() if r.phase is not Phase.STOPPED]
+        return not live and self.plane.manifests.ready["True"] == self.count

@@ -8,40 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.control.control_world import ControlWorld, sklearn_service
+from tests.control.control_world import SleepingWorld, sklearn_service
 
 from penstock.backends.base import Phase
-from penstock.control.settings import ControlSettings
 from penstock.store.sqlite import SqliteStore
 
 COUNT = 300
 GRACE_S = 5.0
 
 
-class World(ControlWorld):
-    def __init__(self, store: SqliteStore, folder: Path) -> None:
-        super().__init__(
-            store,
-            settings=ControlSettings(
-                cores=4,
-                scale_to_zero_grace_s=GRACE_S,
-                routes_applied_s=0.0,
-                ready_applied_s=0.0,
-            ),
-            routes_file=folder / "routes.json",
-            routes_socket=folder / "routes.sock",
-        )
-
-    def asleep(self) -> bool:
-        live = [r for r in self.backend.replicas.values() if r.phase is not Phase.STOPPED]
-        return not live and self.plane.manifests.ready["True"] == COUNT
-
-
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncIterator[SleepingWorld]:
     """So many services, each proven once and asleep."""
     store = await SqliteStore.in_memory()
-    w = World(store, tmp_path)
+    w = SleepingWorld(store, tmp_path, COUNT, grace_s=GRACE_S, ready_applied_s=0.0)
     await w.plane.start()
     await asyncio.gather(
         *(store.create(sklearn_service(f"s{i}", minReplicas=0)) for i in range(COUNT))
@@ -53,7 +33,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await store.close()
 
 
-async def test_many_that_sleep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_that_sleep(world: SleepingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """One world for all, since making it takes seconds."""
     w = world
     # A tick looks at nobody.

@@ -8,36 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.control.control_world import ControlWorld, sklearn_service
+from tests.control.control_world import SleepingWorld, sklearn_service
 
 from penstock.backends.base import WAITING_FOR_TURN, Phase
 from penstock.control.loop import SWEEP
-from penstock.control.settings import ControlSettings
 from penstock.store.sqlite import SqliteStore
 
 COUNT = 60
 LAST = ("default", f"s{COUNT - 1}")
 
 
-class World(ControlWorld):
-    def __init__(self, store: SqliteStore, folder: Path) -> None:
-        super().__init__(
-            store,
-            settings=ControlSettings(cores=4, scale_to_zero_grace_s=5.0, routes_applied_s=0.0),
-            routes_file=folder / "routes.json",
-            routes_socket=folder / "routes.sock",
-        )
-
-    def asleep(self) -> bool:
-        live = [r for r in self.backend.replicas.values() if r.phase is not Phase.STOPPED]
-        return not live and self.plane.manifests.ready["True"] == COUNT
-
-
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncIterator[SleepingWorld]:
     """So many services, each proven once and asleep, and no control plane."""
     store = await SqliteStore.in_memory()
-    w = World(store, tmp_path)
+    w = SleepingWorld(store, tmp_path, COUNT)
     await w.plane.start()
     for i in range(COUNT):
         await store.create(sklearn_service(f"s{i}", minReplicas=0))
@@ -51,7 +36,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def test_nothing_is_written_where_nothing_changed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SleepingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And nobody waits for gateways to confirm what is not said anew."""
     calls: list[str] = []
@@ -80,7 +65,7 @@ async def test_nothing_is_written_where_nothing_changed(
 
 
 async def test_a_request_that_waits_is_served_before_all_others_are_looked_at(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SleepingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the end: its replica starts, and what gateways are told when that is ready waits for nobody."""
     w = world
@@ -114,7 +99,7 @@ async def test_a_request_that_waits_is_served_before_all_others_are_looked_at(
 
 
 async def test_those_that_ran_come_back_before_those_that_sleep_are_looked_at(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SleepingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole node ended: nothing runs, and the kept routes tell what did."""
     w = world
@@ -144,7 +129,7 @@ async def test_those_that_ran_come_back_before_those_that_sleep_are_looked_at(
 async def test_the_node_is_told_what_a_request_waits_for(tmp_path: Path) -> None:
     """Replicas that were asked for and have no process yet: their framework is imported before others."""
     store = await SqliteStore.in_memory()
-    w = World(store, tmp_path)
+    w = SleepingWorld(store, tmp_path, COUNT)
     w.backend.behave = lambda replica_id, spec: Phase.STARTING
     await w.plane.start()
     for name in ("a", "b"):
@@ -177,14 +162,14 @@ async def test_the_node_is_told_what_a_request_waits_for(tmp_path: Path) -> None
     await store.close()
 
 
-async def test_a_first_look_waits_for_no_gateway(world: World) -> None:
+async def test_a_first_look_waits_for_no_gateway(world: SleepingWorld) -> None:
     """They are let in after it: until then there is nobody who could confirm anything."""
     world.plane.routes.expected_gateways = 1
     async with asyncio.timeout(20):
         assert not await world.plane.routes.applied(1, timeout_s=1e9)
 
 
-def has_replicas(w: World, key: tuple[str, str]) -> bool:
+def has_replicas(w: SleepingWorld, key: tuple[str, str]) -> bool:
     """Whether gateways are told of any."""
     found = w.plane.routes.get("/".join(key))
     return found is not None and any(t.replicas for t in found.targets)

@@ -80,6 +80,14 @@ class Pair:
     def hold(self, exchange: Exchange) -> None:
         self.exchanges[exchange.head.path] = exchange
 
+    async def held(self, path: str) -> tuple[Sink, ClientExchange, Exchange]:
+        """A request that is here and not answered: both ends of it."""
+        self.handler = self.hold
+        sink = Sink()
+        client = self.upstream.request(request(path), b"", sink)
+        await self.until(lambda: path in self.exchanges)
+        return sink, client, self.exchanges[path]
+
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
             while not what():
@@ -172,10 +180,7 @@ async def test_answers_of_any_length(pair: Pair, size: int) -> None:
 async def test_an_answer_in_pieces(pair: Pair, length: int | None) -> None:
     """Each piece is out when it is written, framed as HTTP/1.1 frames it."""
     await pair.share()
-    pair.handler = pair.hold
-    sink = pair.ask("/a")
-    await pair.until(lambda: "/a" in pair.exchanges)
-    exchange = pair.exchanges["/a"]
+    sink, _, exchange = await pair.held("/a")
     exchange.start(200, b"x-a: 1\r\n", length=length)
     for i in range(2):
         exchange.write(b"%d" % i * 100_000)
@@ -229,11 +234,7 @@ async def test_more_streams_than_there_may_be(pair: Pair) -> None:
 async def test_who_does_not_read_holds_up_nobody_else(pair: Pair) -> None:
     """A paused answer waits in its own line, of which the writer is told; the others pass."""
     await pair.share()
-    pair.handler = pair.hold
-    sink = Sink()
-    client = pair.upstream.request(request("/long"), b"", sink)
-    await pair.until(lambda: "/long" in pair.exchanges)
-    exchange = pair.exchanges["/long"]
+    sink, client, exchange = await pair.held("/long")
     exchange.start(200, b"", length=50 * 100_000)
     exchange.write(b"x" * 100_000)
     await pair.until(lambda: bool(sink.body))
@@ -321,11 +322,7 @@ async def test_called_off_before_the_other_side_has_read_it(pair: Pair) -> None:
 
 async def test_called_off_in_the_middle_of_an_answer(pair: Pair) -> None:
     await pair.share()
-    pair.handler = pair.hold
-    sink = Sink()
-    client = pair.upstream.request(request("/a"), b"", sink)
-    await pair.until(lambda: "/a" in pair.exchanges)
-    exchange = pair.exchanges["/a"]
+    sink, client, exchange = await pair.held("/a")
     told = asyncio.Event()
     exchange.on_abort = told.set
     exchange.start(200, b"")
@@ -453,12 +450,10 @@ async def test_a_drain_loses_nothing(pair: Pair) -> None:
 
 async def test_closing_the_client_leaves_nothing_behind(pair: Pair) -> None:
     await pair.share()
-    pair.handler = pair.hold
-    sink = pair.ask("/a")
-    await pair.until(lambda: "/a" in pair.exchanges)
+    sink, _, exchange = await pair.held("/a")
     pair.upstream.close()
     assert pair.upstream.shared is None
-    pair.exchanges["/a"].send(200, b"", b"ok")
+    exchange.send(200, b"", b"ok")
     assert (await sink.wait()).body == b"ok"
     await pair.until(lambda: not pair.server.connections)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import sys
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from penstock import dialects
+from penstock.cli import payloads
 from penstock.cli.client import Client
-from penstock.cli.exits import FAILED, UNREACHABLE, USAGE, CliError
+from penstock.cli.exits import FAILED, CliError
 from penstock.cli.getting import find
 from penstock.cli.graphs import graph_kinds
 from penstock.cli.output import say
@@ -32,7 +30,7 @@ def inspect(
 ) -> None:
     """Send a payload and print what each step was given and answered. Fails when the graph did."""
     name = name.rpartition("/")[2]
-    payload = _payload(file)
+    payload = payloads.parse(payloads.read(file), file)
     kind, obj = find(client, graph_kinds(client), namespace, name)
     if not dialects.find(obj["apiVersion"], obj["kind"]).means_graph(obj):
         raise CliError(
@@ -51,16 +49,6 @@ def inspect(
         raise CliError(f"{document['graph']} answered {status}.", FAILED)
 
 
-def _payload(file: str) -> Any:
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text()
-        return json.loads(text)
-    except OSError as exc:
-        raise CliError(f"{file} cannot be read: {exc.strerror}.", USAGE) from exc
-    except ValueError as exc:
-        raise CliError(f"{file} is no JSON: {exc}.", USAGE) from exc
-
-
 def _path(name: str, payload: Any) -> str:
     """Where a client of the payload's protocol would send it."""
     quoted = quote(name, safe="")
@@ -75,24 +63,12 @@ def _path(name: str, payload: Any) -> str:
 
 
 def _post(url: str, payload: Any, elements: int, timeout_s: float) -> dict[str, Any]:
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s + 5)
     headers = {
         "content-type": "application/json",
         "x-penstock-inspect": str(max(2, elements)),
         "x-request-timeout-ms": str(int(timeout_s * 1000)),
     }
-    try:
-        connection.request("POST", parts.path, json.dumps(payload).encode(), headers)
-        response = connection.getresponse()
-        status, text = response.status, response.read()
-    except (OSError, http.client.HTTPException) as exc:
-        raise CliError(
-            f"The gateway at {parts.netloc} cannot be reached: {exc}.", UNREACHABLE
-        ) from exc
-    finally:
-        connection.close()
+    status, text, _ = payloads.post(url, json.dumps(payload).encode(), headers, timeout_s)
     try:
         document = json.loads(text)
     except ValueError:

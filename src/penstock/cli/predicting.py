@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from penstock.cli import payloads
 from penstock.cli.client import Client, Kinds
-from penstock.cli.exits import FAILED, NOT_FOUND, UNREACHABLE, USAGE, CliError
+from penstock.cli.exits import FAILED, NOT_FOUND, USAGE, CliError
 from penstock.cli.getting import find
 from penstock.cli.output import note
 from penstock.domain.headers import REVISION
@@ -30,7 +29,7 @@ def predict(
     verbose: bool,
 ) -> None:
     """Send a payload and print the answer. CliError with the server's own words when it is refused."""
-    payload = _read(file)
+    payload = payloads.read(file)
     document = _parse(payload, file)
     protocol = protocol or detect(document)
     if binary and protocol != "v2":
@@ -54,30 +53,18 @@ def predict(
         headers["content-type"] = "application/octet-stream"
         headers["inference-header-content-length"] = str(length)
     start = time.perf_counter()
-    status, answer, revision = _post(url + path, body, headers, timeout_s)
+    status, answer, fields = payloads.post(url + path, body, headers, timeout_s)
     took_ms = (time.perf_counter() - start) * 1000
     if verbose:
-        note(f"{status} from {revision or 'the gateway'} in {took_ms:.1f} ms")
+        note(f"{status} from {fields.get(REVISION) or 'the gateway'} in {took_ms:.1f} ms")
     if status >= 400:
         code = NOT_FOUND if status == 404 else FAILED
         raise CliError(f"{status}: {_error_of(answer)}", code)
     _print(answer)
 
 
-def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as exc:
-        raise CliError(f"{file} cannot be read: {exc.strerror}.", USAGE) from exc
-
-
 def _parse(payload: bytes, file: str) -> dict[str, Any]:
-    try:
-        document = json.loads(payload)
-    except ValueError as exc:
-        raise CliError(f"{file} is no JSON: {exc}.", USAGE) from exc
+    document = payloads.parse(payload, file)
     if not isinstance(document, dict):
         raise CliError(f"{file}: a payload is a JSON object, with `inputs` or `instances`.", USAGE)
     return document
@@ -131,25 +118,6 @@ def to_binary(document: dict[str, Any]) -> tuple[bytes, int]:
         parts.append(data)
     head = json.dumps({**document, "inputs": inputs}).encode()
     return b"".join([head, *parts]), len(head)
-
-
-def _post(
-    url: str, body: bytes, headers: dict[str, str], timeout_s: float
-) -> tuple[int, bytes, str]:
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    # The gateway keeps the deadline; a little longer here, so that its answer is what is seen.
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s + 5)
-    try:
-        connection.request("POST", parts.path, body=body, headers=headers)
-        response = connection.getresponse()
-        return response.status, response.read(), response.getheader(REVISION, "") or ""
-    except (OSError, http.client.HTTPException) as exc:
-        raise CliError(
-            f"The gateway at {parts.netloc} cannot be reached: {exc}.", UNREACHABLE
-        ) from exc
-    finally:
-        connection.close()
 
 
 def _error_of(answer: bytes) -> str:

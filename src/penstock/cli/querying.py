@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from penstock.cli import payloads
 from penstock.cli.client import Client, Kinds
 from penstock.cli.exits import FAILED, UNREACHABLE, USAGE, CliError
 from penstock.cli.getting import find
@@ -54,16 +53,7 @@ def query(
 
 
 def _payload(file: str) -> dict[str, Any]:
-    import sys
-
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text()
-    except OSError as exc:
-        raise CliError(f"{file} cannot be read: {exc.strerror}.", USAGE) from exc
-    try:
-        document = json.loads(text)
-    except ValueError as exc:
-        raise CliError(f"{file} is no JSON: {exc}.", USAGE) from exc
+    document = payloads.parse(payloads.read(file), file)
     if not isinstance(document, dict) or not {"inputs", "instances"} & document.keys():
         raise CliError(f"{file}: a payload is a JSON object with `inputs` or `instances`.", USAGE)
     return document
@@ -92,20 +82,13 @@ def _base(obj: dict[str, Any]) -> str:
 
 
 def _post(url: str, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s + 5)
+    body = json.dumps(document).encode()
+    headers = {"content-type": "application/json"}
+    status, text, _ = payloads.post(url, body, headers, timeout_s)
     try:
-        body = json.dumps(document).encode()
-        connection.request("POST", parts.path, body, {"content-type": "application/json"})
-        response = connection.getresponse()
-        status, answer = response.status, json.loads(response.read())
-    except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise CliError(
-            f"The gateway at {parts.netloc} cannot be reached: {exc}.", UNREACHABLE
-        ) from exc
-    finally:
-        connection.close()
+        answer = json.loads(text)
+    except ValueError as exc:
+        raise CliError(f"The gateway's answer is no JSON: {exc}.", UNREACHABLE) from exc
     if status != 200:
         raise CliError(f"{status}: {answer.get('error', answer)}", FAILED)
     found: dict[str, Any] = answer
