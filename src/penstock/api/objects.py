@@ -283,7 +283,7 @@ class Objects:
             over.check_conflicts()
         kept = admitted.object
         if options.validation != STRICT:
-            kept = ownership.trimmed(kept)
+            kept = ownership.trimmed(kept, stored)
         return config, Change(kept, (*warnings, *admitted.warnings))
 
     async def _change(

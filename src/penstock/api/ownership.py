@@ -138,13 +138,22 @@ def _capped(owners: Owners) -> Owners:
     return {**appliers, **dict(updaters)}
 
 
-def trimmed(obj: Object) -> dict[str, Any]:
-    """`obj` whose owners have nothing that is not there: fields were left out after they were counted."""
-    there = {path[:i] for path in leaves_of(obj) for i in range(1, len(path) + 1)}
-    owners = {
-        k: v if k.subresource == "status" else replace(v, fields=v.fields & there)
-        for k, v in owners_of(obj).items()
-    }
+def trimmed(obj: Object, stored: Object | None) -> dict[str, Any]:
+    """`obj` whose owners have nothing that is not there: fields were left out after they were counted.
+
+    Where only such fields were new, nothing is: who has what had before had it since then.
+    """
+    leaves = leaves_of(obj)
+    there = {path[:i] for path in leaves for i in range(1, len(path) + 1)}
+    before = owners_of(stored) if stored is not None and leaves_of(stored) == leaves else {}
+    owners = {}
+    for owner, owned in owners_of(obj).items():
+        if owner.subresource != "status":
+            owned = replace(owned, fields=owned.fields & there)
+            was = before.get(owner)
+            if was is not None and was.fields == owned.fields:
+                owned = was
+        owners[owner] = owned
     return with_owners(obj, owners)
 
 
