@@ -17,7 +17,8 @@ async def facts(status):
 
 
 async def test_has_a_session_limits_and_a_name_of_its_own(rig):
-    """Session leader, /dev/null as input, raised descriptor limit, first to go when memory is out."""
+    """Session leader, /dev/null as input, raised descriptor limit, first to go when memory is out, and one
+    that pushes no gateway off its core."""
     status = await rig.ready(service="iris")
     found = await facts(status)
     (zygote,) = rig.zygotes.all()
@@ -26,6 +27,7 @@ async def test_has_a_session_limits_and_a_name_of_its_own(rig):
     assert found["stdin"] == "/dev/null"
     assert found["nofile"] > 1024 or found["nofile"] == os.sysconf("SC_OPEN_MAX")
     assert found["oom_score_adj"] == 500
+    assert found["scheduled_in_batch"]
     assert found["comm"] == "iris"
     assert found["umask"] == 0o077
     assert found["sigint_default"]

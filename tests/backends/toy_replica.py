@@ -130,6 +130,7 @@ def facts():
         "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "cpus": sorted(os.sched_getaffinity(0)),
         "oom_score_adj": oom,
+        "scheduled_in_batch": os.sched_getscheduler(0) == os.SCHED_BATCH,
         "comm": comm,
         "umask": os.umask(0o077),
         "sigint_default": signal.getsignal(signal.SIGINT) == signal.SIG_DFL,

@@ -7,6 +7,7 @@ its answer. It never returns to the zygote's loop.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -100,6 +101,10 @@ def _exit_code(entry: Entry, spec: ProcessSpec, status_fd: int) -> int:
 
 def prepare() -> None:
     """In the zygote, once: what every child would otherwise do, and pay for in pages of its own."""
+    # Shares of the processor stay as they are; but a model that wakes does not push a gateway off its core
+    # in the middle of its work, which the requests of all other models would wait for.
+    with contextlib.suppress(OSError):  # where a sandbox forbids it, it goes on as it is
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     # A pipe is block-buffered: what a model prints would be lost if it crashed.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
