@@ -28,6 +28,7 @@ from penstock.control.loop import Backoff, Loop
 from penstock.control.manifests import ManifestCache
 from penstock.control.metrics import MetricsCollector, Process
 from penstock.control.observing import route_keys
+from penstock.control.own_metrics import OwnMetrics
 from penstock.control.placing import Placing
 from penstock.control.plan import Event
 from penstock.control.priorities import PRIORITY_CLASS
@@ -40,7 +41,6 @@ from penstock.control.scaler import Scaler
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
 from penstock.control.services import ServiceController
 from penstock.control.settings import ControlSettings
-from penstock.domain.devices import WHOLE
 from penstock.domain.workload import service_key
 from penstock.errors import Unavailable
 from penstock.observe.metrics import Registry
@@ -100,37 +100,11 @@ class ControlPlane:
             gateways=lambda: (expected_gateways, self.routes.gateways),
         )
         self.fetches = Fetches(self._enqueue, clock=self._clock)
-        self.routes = RoutePublisher(
-            file=routes_file,
-            on_wake=lambda *waiting: self.services.wake(*waiting),
-            on_sleep=lambda namespace, name: self.services.sleep((namespace, name)),
-            on_load=self.scaler.heard,
-            on_hung_up=self.scaler.loads.hung_up,
-            on_feedback=lambda *rewards: self.bandits.rewarded(*rewards),
-            on_pulls=lambda pulls: self.bandits.pulled(pulls),
-            learned=lambda: self.bandits.all(),
-            expected_gateways=expected_gateways,
-        )
+        self.routes = self._publisher(routes_file, expected_gateways)
         self.bandits = BanditKeeper(
             learned, say=self.routes.say, clock=self._clock, on_change=self._learned
         )
-        self.services = ServiceController(
-            store,
-            backend,
-            manifests=self.manifests,
-            replicas=self.replicas,
-            routes=self.routes,
-            files=files,
-            fetches=self.fetches,
-            scaler=self.scaler,
-            enqueue=self.loop.enqueue,
-            hurry=self.loop.hurry,
-            settings=settings,
-            clock=self._clock,
-            on_gone=self._service_gone,
-            total=lambda: self.metrics.total(),
-            arms=self.bandits.status,
-        )
+        self.services = self._controller(files)
         self.tensors = DeclaredTensors(self.replicas, self._tensors_learned)
         self.graphs = GraphController(
             store,
@@ -144,21 +118,9 @@ class ControlPlane:
         self.local_models: LocalModels | None = None
         if local_files is not None:
             self.local_models = LocalModels(store, local_files, clock=self._clock)
-        self.budget: MemoryBudget | None = None
-        if settings.memory_budget_bytes is not None:
-            self.budget = MemoryBudget(
-                settings.memory_budget_bytes,
-                self.replicas,
-                self.scaler,
-                clock=self._clock,
-                tell=lambda key, why: self.services.tell(key, Event("Normal", "PutToSleep", why)),
-            )
+        self.budget = self._memory_budget()
         self.placing = Placing(
-            backend,
-            self.replicas,
-            self.scaler,
-            clock=self._clock,
-            tell=lambda key, why: self.services.tell(key, Event("Normal", "PutToSleep", why)),
+            backend, self.replicas, self.scaler, clock=self._clock, tell=self._put_to_sleep
         )
         self.quotas = QuotaKeeper(
             store, self.manifests, clock=self._clock, runs_containers=backend.runs_containers
@@ -173,39 +135,58 @@ class ControlPlane:
             refresh_own=self._refresh_gauges,
             busy=lambda key: self.scaler.loads.busy(*key),
         )
-        self._service_gauge = self.registry.gauge(
-            "penstock_services", "Services by the status of their Ready condition.", ("ready",)
-        )
-        self._replica_gauge = self.registry.gauge(
-            "penstock_replicas", "Replicas by phase.", ("namespace", "service", "phase")
-        )
-        self._memory_gauge = self.registry.gauge(
-            "penstock_replica_memory_bytes",
-            "Private memory of a replica's process.",
-            ("namespace", "service", "revision", "replica"),
-        )
-        self._device_gauge = self.registry.gauge(
-            "penstock_replica_device_share",
-            "Share of an accelerator that a replica holds.",
-            ("resource", "device", "namespace", "service", "revision", "replica"),
-        )
-        self._restarts = self.registry.counter(
-            "penstock_replica_restarts",
-            "Replicas that ended without being told to, by reason.",
-            ("namespace", "service", "reason"),
-        )
-        self._looks = self.registry.counter("penstock_control_looks", "Looks taken at services.")
-        self._failed_looks = self.registry.counter(
-            "penstock_control_failed_looks", "Looks at services that raised."
-        )
-        self._gateways_gauge = self.registry.gauge(
-            "penstock_gateways", "Gateways connected to the control plane."
+        self._own = OwnMetrics(
+            self.registry,
+            manifests=self.manifests,
+            replicas=self.replicas,
+            routes=self.routes,
+            loop=self.loop,
         )
         self._refresh_bandits = self.bandits.metrics(self.registry)
         self._tasks: list[asyncio.Task[None]] = []
         #: Who else wants to hear of every change of a replica.
         self.replica_listeners: list[OnChange] = []
         self.started = asyncio.Event()
+
+    def _memory_budget(self) -> MemoryBudget | None:
+        most = self.settings.memory_budget_bytes
+        if most is None:
+            return None
+        return MemoryBudget(
+            most, self.replicas, self.scaler, clock=self._clock, tell=self._put_to_sleep
+        )
+
+    def _publisher(self, file: Path | None, expected_gateways: int) -> RoutePublisher:
+        return RoutePublisher(
+            file=file,
+            on_wake=lambda *waiting: self.services.wake(*waiting),
+            on_sleep=lambda namespace, name: self.services.sleep((namespace, name)),
+            on_load=self.scaler.heard,
+            on_hung_up=self.scaler.loads.hung_up,
+            on_feedback=lambda *rewards: self.bandits.rewarded(*rewards),
+            on_pulls=lambda pulls: self.bandits.pulled(pulls),
+            learned=lambda: self.bandits.all(),
+            expected_gateways=expected_gateways,
+        )
+
+    def _controller(self, files: ModelFiles) -> ServiceController:
+        return ServiceController(
+            self.store,
+            self.backend,
+            manifests=self.manifests,
+            replicas=self.replicas,
+            routes=self.routes,
+            files=files,
+            fetches=self.fetches,
+            scaler=self.scaler,
+            enqueue=self.loop.enqueue,
+            hurry=self.loop.hurry,
+            settings=self.settings,
+            clock=self._clock,
+            on_gone=self._service_gone,
+            total=lambda: self.metrics.total(),
+            arms=self.bandits.status,
+        )
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -381,17 +362,13 @@ class ControlPlane:
             self.loop.enqueue(user)
 
     def _sweep_namespace(self, namespace: str | None) -> None:
-        for key in self.manifests.names():
-            if namespace is None or key[0] == namespace:
-                self.fetches.hurry(key)
-                self.loop.sweep((key,))
+        keys = [k for k in self.manifests.names() if namespace is None or k[0] == namespace]
+        for key in keys:
+            self.fetches.hurry(key)
+        self.loop.sweep(keys)
 
     def _replica_changed(self, old: ReplicaStatus | None, new: ReplicaStatus | None) -> None:
-        if new is not None:
-            ended = new.restarts - (old.restarts if old is not None else 0)
-            if ended > 0 and old is not None:
-                reason = new.reason or old.reason or "Exit"
-                self._restarts.labels(new.namespace, new.service, reason).inc(ended)
+        self._own.replica_changed(old, new)
         for listen in self.replica_listeners:
             listen(old, new)
         self.services.replica_changed(old, new)
@@ -404,8 +381,10 @@ class ControlPlane:
     def _service_gone(self, key: ServiceKey) -> None:
         self.tensors.forget(key)
         self.metrics.forget(*key)
-        for labels in [k for k in self._restarts.children if k[:2] == key]:
-            self._restarts.remove(*labels)
+        self._own.forget(key)
+
+    def _put_to_sleep(self, key: ServiceKey, why: str) -> None:
+        self.services.tell(key, Event("Normal", "PutToSleep", why))
 
     # -- metrics -----------------------------------------------------------------------------------
 
@@ -418,27 +397,7 @@ class ControlPlane:
         return found
 
     def _refresh_gauges(self) -> None:
-        ready = self.manifests.ready
-        for value in ("True", "False", "Unknown"):
-            self._service_gauge.labels(value).set(ready[value])
-        self._replica_gauge.children.clear()
-        self._memory_gauge.children.clear()
-        self._device_gauge.children.clear()
-        for r in self.replicas.all():
-            self._replica_gauge.labels(r.namespace, r.service, r.phase.value).inc()
-            if r.memory_bytes is not None:
-                self._memory_gauge.labels(r.namespace, r.service, r.revision, r.id).set(
-                    r.memory_bytes
-                )
-            for d in r.devices:
-                self._device_gauge.labels(
-                    d.resource, str(d.index), r.namespace, r.service, r.revision, r.id
-                ).set(d.milli / WHOLE)
-        looks = self._looks.labels()
-        looks.inc(self.loop.looks - looks.value)
-        failed = self._failed_looks.labels()
-        failed.inc(self.loop.failed - failed.value)
-        self._gateways_gauge.labels().set(self.routes.gateways)
+        self._own.refresh()
         self._refresh_bandits()
 
 
