@@ -46,7 +46,7 @@ def act(run: FlowRun, step: CompiledStep, action: Any, value: Value) -> None:
     """Do what the step is for."""
     execution = run.execution
     index = step.index
-    if isinstance(action, Call | CallUrl):
+    if isinstance(action, (Call, CallUrl)):
         run.under[index] = execution.ask(
             step, action, value, lambda outcome: run.answered(step, outcome)
         )

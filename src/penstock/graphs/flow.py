@@ -371,6 +371,8 @@ class FlowRun:
             self._records[index].gave = self.inspector.look(value)
         if self.flow is self.program.entry:
             self.execution.observer.value(self.program, step, False, value)
+        if self.flow.told_as_text and index in self.flow.output_needs:
+            make_text(value)  # while others are waited for
         self.announce(index)
 
     def skip(self, index: int, why: str) -> None:
@@ -436,7 +438,7 @@ class FlowRun:
         if self.over:
             return
         output = self.flow.output
-        if output.plain and self._unsettled(output):
+        if output.plain and self._unsettled():
             return
         at, units = self.ready(output, len(self.flow.steps), False)
         if at == WAIT:
@@ -454,21 +456,16 @@ class FlowRun:
             return
         self.finish(Result(value), "the output is complete")
 
-    def _unsettled(self, output: Joined) -> bool:
+    def _unsettled(self) -> bool:
         """Whether values of steps are all that a plain join lacks."""
         state = self.state
         waiting = False
-        for unit in output.units:
-            at = state[unit.step]
+        for step in self.flow.output_needs:
+            at = state[step]
             if at > DONE:
                 return False
             if at < DONE:
                 waiting = True
-        if waiting and output.combine is Combine.OBJECT:
-            for unit in output.units:
-                value = self.values[unit.step]
-                if value is not None:
-                    make_text(value)
         return waiting
 
     def nothing(self) -> str:

@@ -167,6 +167,7 @@ class CompiledFlow:
         "output",
         "output_needs",
         "steps",
+        "told_as_text",
     )
 
     def __init__(self, flow: Flow) -> None:
@@ -176,6 +177,8 @@ class CompiledFlow:
         self.steps = [CompiledStep(flow.name, i, s, position) for i, s in enumerate(flow.steps)]
         self.output = Joined(flow.output, position)
         self.output_needs = frozenset(self.output.steps())
+        #: Each value that the output needs becomes JSON, all of it.
+        self.told_as_text = self.output.plain and self.output.combine is Combine.OBJECT
         self.cyclic = bool(find_cycle(flow))
         self.max_revisits = flow.max_revisits or 0
         #: Steps that wait for no other.

@@ -229,7 +229,7 @@ def _text_of(value: Tensors) -> bytes:
 
 
 def make_text(value: Value) -> None:
-    """Make the JSON of tensors while others are waited for: `as_object` will want it."""
+    """Make the JSON of tensors now: `as_object` will want it."""
     if isinstance(value, Tensors) and value.text is None:
         try:
             _text_of(value)
