@@ -105,21 +105,9 @@ def decode_infer(
     `body` tensors may be moved a few bytes to be aligned. Tensors in shared memory are in `memory`.
     Raises InvalidInput, and NotFound or Unsupported for a region.
     """
-    text: Buffer = body
-    if header_length is not None:
-        if header_length < 0 or header_length > len(body):
-            raise InvalidInput(
-                f"Inference-Header-Content-Length is {header_length}, but the body has"
-                f" {len(body)} bytes"
-            )
-        if header_length == 0:
-            if len(specs) != 1:
-                raise InvalidInput(
-                    "a raw binary request (Inference-Header-Content-Length: 0) needs a model that"
-                    f" declares one input; it declares {len(specs)}"
-                )
-            return decode_raw(body, specs[0], model_name, model_version)
-        text = memoryview(body)[:header_length]
+    if header_length == 0:
+        return decode_raw(body, _only(specs), model_name, model_version)
+    text = body if header_length is None else _json_part(body, header_length)
     try:
         request = _decode_request(text)
     except JSON_FAULTS as e:
@@ -149,10 +137,7 @@ def decode_infer(
                 inputs[name] = _from_memory(tensor, parameters, memory)
                 continue
         if tensor.data is msgspec.UNSET:
-            raise InvalidInput(
-                f"input '{name}' has no data: 'data', or 'binary_data_size' in its parameters, is"
-                " expected"
-            )
+            raise _no_data(name)
         if whole is not None or (parameters and CONTENT_TYPE in parameters):
             kind = parameters.get(CONTENT_TYPE) if parameters else None
             inputs[name] = read_json(name, tensor.datatype, shape, tensor.data, kind)
@@ -162,10 +147,7 @@ def decode_infer(
     if header_length is not None:
         _take_binary(memoryview(body), header_length, binary, inputs)
     elif binary:
-        raise InvalidInput(
-            f"input '{binary[0][0].name}' has a binary_data_size, but the request has no"
-            " Inference-Header-Content-Length"
-        )
+        raise _no_header_length(binary[0][0].name)
 
     parameters = request.parameters
     outputs = request.outputs
@@ -233,6 +215,38 @@ def decode_raw(
 
 
 _PENDING: Final[Any] = None
+
+
+def _only(specs: Sequence[TensorSpec]) -> TensorSpec:
+    """The input that a raw binary request is the data of."""
+    if len(specs) != 1:
+        raise InvalidInput(
+            "a raw binary request (Inference-Header-Content-Length: 0) needs a model that"
+            f" declares one input; it declares {len(specs)}"
+        )
+    return specs[0]
+
+
+def _json_part(body: Buffer, length: int) -> Buffer:
+    """The JSON in front of binary tensors."""
+    if length < 0 or length > len(body):
+        raise InvalidInput(
+            f"Inference-Header-Content-Length is {length}, but the body has {len(body)} bytes"
+        )
+    return memoryview(body)[:length]
+
+
+def _no_data(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"input '{name}' has no data: 'data', or 'binary_data_size' in its parameters, is expected"
+    )
+
+
+def _no_header_length(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"input '{name}' has a binary_data_size, but the request has no"
+        " Inference-Header-Content-Length"
+    )
 
 
 def _from_memory(
