@@ -67,6 +67,83 @@ def parts(manifest: dict[str, Any]) -> dict[str, Service]:
     return {s.name: s for s in made}
 
 
+def test_an_explainer_is_a_service_that_asks_the_graph() -> None:
+    manifest = sdep(
+        unit("t", "TRANSFORMER", leaf("m")),
+        explainer={
+            "type": "AnchorTabular",
+            "modelUri": "gs://b/explainer",
+            "config": {"threshold": "0.9"},
+            "replicas": 2,
+        },
+    )
+    found = assembly(manifest)
+    assert found.graph.explainers == (("main", "dep-main-explainer"),)
+    assert ("team", "dep-main-explainer") not in found.graph.services()
+    service = parts(manifest)["dep-main-explainer"]
+    model = service.predictor.model
+    assert model is not None
+    assert (model.format.name, model.storage.uri) == ("explainer", "gs://b/explainer")
+    assert model.options == {
+        "type": "AnchorTabular",
+        "config": {"threshold": 0.9},
+        "predictor": "dep",
+    }
+    assert model.served_name == "dep"
+    scaling = service.predictor.scaling
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 2)
+    assert not service.stopped
+
+
+def test_an_explainer_without_files_has_those_of_the_first_node_with_some() -> None:
+    router = builtin("SIMPLE_ROUTER", leaf("a"), unit("b"))
+    service = parts(sdep(router, explainer={"type": "anchor_text"}))["dep-main-explainer"]
+    assert service.predictor.model is not None
+    assert service.predictor.model.storage.uri == SK["modelUri"]
+
+
+def test_each_of_several_predictors_may_have_an_explainer_that_asks_only_it() -> None:
+    explained = {"type": "AnchorText", "modelUri": "x"}
+    manifest = sdep(
+        unit("t", "TRANSFORMER", leaf("m")),
+        {"name": "other", "graph": leaf("m"), "traffic": 20, "explainer": explained},
+        {"name": "copy", "graph": leaf("m"), "shadow": True, "explainer": explained},
+        traffic=80,
+        explainer=explained,
+    )
+    graph = assembly(manifest).graph
+    assert [flow for flow, _ in graph.explainers] == ["main", "other", "copy"]
+    made = parts(manifest)
+    asked = [made[name].predictor.model.options["predictor"] for _, name in graph.explainers]
+    assert asked == ["dep@main", "dep@other", "dep@copy"]
+    assert graph.explainer() == "dep-main-explainer"
+    assert graph.explainer("other") == "dep-other-explainer"
+    assert graph.explainer("none") == ""
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        sdep(unit("t", "TRANSFORMER", leaf("m")), replicas=0, explainer={"type": "AnchorText"}),
+        sdep(
+            unit("t", "TRANSFORMER", leaf("m")),
+            explainer={"type": "AnchorText", "replicas": 0},
+        ),
+        sdep(
+            unit("t", "TRANSFORMER", leaf("m")),
+            spec={"replicas": 0},
+            explainer={"type": "AnchorText"},
+        ),
+    ],
+)
+def test_an_explainer_without_replicas_is_stopped(manifest: dict[str, Any]) -> None:
+    assert parts(manifest)["dep-main-explainer"].stopped
+
+
+def test_an_explainer_without_a_type_is_none() -> None:
+    assert assembly(sdep(unit("t", "TRANSFORMER", leaf("m")), explainer={})).graph.explainers == ()
+
+
 def test_each_node_with_a_process_is_a_service() -> None:
     children = [leaf("a"), unit("b"), {"name": "c", **SIMPLE}]
     mean = {"name": "mean", "implementation": "AVERAGE_COMBINER", "children": children}
@@ -408,9 +485,48 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "not supported yet",
     ),
     (
-        sdep(unit("t", "TRANSFORMER", leaf("m")), explainer={"type": "AnchorTabular"}),
+        sdep(unit("t", "TRANSFORMER", leaf("m")), explainer={"type": "TreeShap"}),
+        "spec.predictors[0].explainer.type",
+        "KernelShap asks it instead",
+    ),
+    (
+        sdep(unit("t", "TRANSFORMER", leaf("m")), explainer={"type": "AnchorTable"}),
+        "spec.predictors[0].explainer.type",
+        "did you mean AnchorTabular?",
+    ),
+    (
+        sdep(
+            unit("t", "TRANSFORMER", leaf("m")),
+            explainer={"type": "KernelShap", "config": {"nsample": "9"}},
+        ),
+        "spec.predictors[0].explainer.config.nsample",
+        "did you mean nsamples?",
+    ),
+    (
+        sdep(unit("t", "TRANSFORMER", leaf("m")), explainer={"type": "ALE", "modelUri": "x.git"}),
+        "spec.predictors[0].explainer.type",
+        "ALE is not supported",
+    ),
+    (
+        sdep(
+            builtin("SIMPLE_ROUTER", {"name": "a", **SIMPLE}, {"name": "b", **SIMPLE}),
+            explainer={"type": "AnchorText"},
+        ),
+        "spec.predictors[0].explainer.modelUri",
+        "no node has files",
+    ),
+    (
+        sdep(
+            unit("t", "TRANSFORMER", leaf("m")),
+            explainer={"type": "AnchorText", "modelUri": "https://x/y.git"},
+        ),
+        "spec.predictors[0].explainer.modelUri",
+        "git repositories",
+    ),
+    (
+        sdep(unit("explainer", "TRANSFORMER", leaf("m")), explainer={"type": "AnchorText"}),
         "spec.predictors[0].explainer",
-        "one model only",
+        "give the node another name",
     ),
     (
         sdep(

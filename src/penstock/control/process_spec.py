@@ -103,7 +103,8 @@ def process_spec(
         predictor = Neighbour(gateways, f"{base}/components/{Role.PREDICTOR}")
     elif asked:
         # An explainer that stands by itself names the service that it explains.
-        predictor = Neighbour(gateways, f"/serving/{service.namespace}/{quote(asked)}", asked)
+        base = f"/serving/{service.namespace}/{quote(asked, safe='@')}"
+        predictor = Neighbour(gateways, base, asked.partition("@")[0])
         models = tuple(replace(m, options=options) for m in models)
     return ProcessSpec(
         listen="",

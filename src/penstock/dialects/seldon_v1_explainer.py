@@ -82,9 +82,7 @@ def convert(
     )
 
 
-def _options(
-    given: Mapping[str, Any], at: str, problems: list[FieldProblem]
-) -> dict[str, Any]:
+def _options(given: Mapping[str, Any], at: str, problems: list[FieldProblem]) -> dict[str, Any]:
     kind = explainers.find(given["type"])
     if kind is None:
         problems.append(FieldProblem(f"{at}.type", explainers.unknown(given["type"])))

@@ -9,11 +9,13 @@ their traffic in a flow before them; copies for a shadow run beside it and nobod
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from penstock.dialects import penstock
+from penstock.dialects import seldon_v1_explainer as explainer
 from penstock.dialects.base import Manifest, Translation, refuse
-from penstock.dialects.conversion import translate_converted
+from penstock.dialects.conversion import Converted, translate_converted
 from penstock.dialects.graph_fields import problems_of
 from penstock.dialects.metadata import DEFAULT_NAMESPACE
 from penstock.dialects.seldon_v1_reader import TIMEOUTS, NodeReader, part_name
@@ -68,60 +70,10 @@ def translate_graph(
     metadata = manifest["metadata"]
     name = metadata.get("name") or ""
     predictors: Sequence[Mapping[str, Any]] = manifest["spec"]["predictors"]
-    flows: list[Flow] = []
-    learners: list[tuple[str, str]] = []
-    parts: dict[str, Mapping[str, Any]] = {}
+    reading = _Reading(manifest, problems, warnings, runs_containers)
     for index, predictor in enumerate(predictors):
-        at = f"spec.predictors[{index}]"
-        if (predictor.get("explainer") or {}).get("type"):
-            problems.append(
-                FieldProblem(f"{at}.explainer", "is possible for a deployment of one model only")
-            )
-        routers = _routers(predictor, at, problems)
-        root = tree(predictor["graph"], f"{at}.graph", problems, routers)
-        if root is None:
-            continue
-        every = nodes(root)
-        names = frozenset(n.name for n in every)
-        _containers(predictor, at, names, problems)
-        for node in every:
-            if not node.needs_process:
-                continue
-            part = part_name(name, predictor["name"], node.name)
-            told: list[FieldProblem] = []
-            reader = NodeReader(
-                manifest,
-                index,
-                node,
-                problems,
-                told,
-                part=part,
-                others=names - {node.name} or names,
-            )
-            converted = reader.convert()
-            if converted is None:
-                continue
-            if part in parts and not any(p.path == f"{node.at}.name" for p in problems):
-                problems.append(
-                    FieldProblem(f"{node.at}.name", f"its service would be a second {part}")
-                )
-            parts[part] = converted.manifest
-            try:
-                translated = translate_converted(
-                    manifest,
-                    converted,
-                    penstock.translate,
-                    warnings=told,
-                    runs_containers=runs_containers,
-                )
-            except InvalidManifest as exc:
-                known = {p.path for p in problems}
-                problems += [p for p in exc.problems if p.path not in known]
-            else:
-                warnings += translated.warnings
-        compiler = _Compiler(name, predictor["name"])
-        flows.append(compiler.flow(root))
-        learners += [(predictor["name"], step) for step in compiler.learners]
+        reading.predictor(index, predictor)
+    flows = reading.flows
     if problems:
         refuse(manifest, list(dict.fromkeys(problems)))
     if len(predictors) > 1:
@@ -133,12 +85,108 @@ def translate_graph(
         timeout_s=_timeout_s(manifest),
         answers=Answers.SELDON_V1,
         propagate=("",),
-        feedback=tuple(learners),
+        feedback=tuple(reading.learners),
+        explainers=tuple(reading.explainers),
     )
     found = problems_of(graph, lambda problem: ("spec", "predictors"))
     if found:
         refuse(manifest, found)
-    return Translation(Assembly(graph, tuple(parts.values())), tuple(dict.fromkeys(warnings)))
+    return Translation(
+        Assembly(graph, tuple(reading.parts.values())), tuple(dict.fromkeys(warnings))
+    )
+
+
+@dataclass
+class _Reading:
+    """The predictors of one deployment, one after the other, and what is wrong with them."""
+
+    manifest: Manifest
+    problems: list[FieldProblem]
+    warnings: list[FieldProblem]
+    runs_containers: bool
+    flows: list[Flow] = field(default_factory=list)
+    #: Predictor and step of each unit that gets feedback.
+    learners: list[tuple[str, str]] = field(default_factory=list)
+    #: Predictor and service of each explainer.
+    explainers: list[tuple[str, str]] = field(default_factory=list)
+    #: Manifests of the nodes' services, by name.
+    parts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def predictor(self, index: int, predictor: Mapping[str, Any]) -> None:
+        """Take in one predictor: its flow, and a service for each node with a process."""
+        problems = self.problems
+        at = f"spec.predictors[{index}]"
+        routers = _routers(predictor, at, problems)
+        root = tree(predictor["graph"], f"{at}.graph", problems, routers)
+        if root is None:
+            return
+        every = nodes(root)
+        names = frozenset(n.name for n in every)
+        _containers(predictor, at, names, problems)
+        for node in every:
+            if node.needs_process:
+                self._part(index, predictor["name"], node, names)
+        if explainer.explains(predictor):
+            self._explainer(index, predictor["name"], every)
+        compiler = _Compiler(self._name, predictor["name"])
+        self.flows.append(compiler.flow(root))
+        self.learners += [(predictor["name"], step) for step in compiler.learners]
+
+    @property
+    def _name(self) -> str:
+        return self.manifest["metadata"].get("name") or ""
+
+    def _part(self, index: int, predictor: str, node: Node, names: frozenset[str]) -> None:
+        """The service of one node."""
+        problems = self.problems
+        part = part_name(self._name, predictor, node.name)
+        told: list[FieldProblem] = []
+        reader = NodeReader(
+            self.manifest,
+            index,
+            node,
+            problems,
+            told,
+            part=part,
+            others=names - {node.name} or names,
+        )
+        converted = reader.convert()
+        if converted is None:
+            return
+        if part in self.parts and not any(p.path == f"{node.at}.name" for p in problems):
+            problems.append(
+                FieldProblem(f"{node.at}.name", f"its service would be a second {part}")
+            )
+        self._add(part, converted, told)
+
+    def _explainer(self, index: int, predictor: str, every: list[Node]) -> None:
+        """The service of what explains the predictor's answers."""
+        part = explainer.service_name(self._name, predictor)
+        converted = explainer.convert(self.manifest, index, every, self.problems)
+        if part in self.parts:
+            at = f"spec.predictors[{index}].explainer"
+            message = f"its service would be a second {part}; give the node another name"
+            self.problems.append(FieldProblem(at, message))
+        self.explainers.append((predictor, part))
+        self._add(part, converted, [])
+
+    def _add(self, part: str, converted: Converted, told: list[FieldProblem]) -> None:
+        """Take in a service, as its own dialect reads it."""
+        problems = self.problems
+        self.parts[part] = converted.manifest
+        try:
+            translated = translate_converted(
+                self.manifest,
+                converted,
+                penstock.translate,
+                warnings=told,
+                runs_containers=self.runs_containers,
+            )
+        except InvalidManifest as exc:
+            known = {p.path for p in problems}
+            problems += [p for p in exc.problems if p.path not in known]
+        else:
+            self.warnings += translated.warnings
 
 
 def _routers(predictor: Mapping[str, Any], at: str, problems: list[FieldProblem]) -> dict[str, str]:

@@ -364,6 +364,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     external: External | None = None
     #: (flow, step) of the units that learn from feedback about an answer that they had a part in.
     feedback: tuple[tuple[str, str], ...] = ()
+    #: (flow, service) of those that explain a flow's answers, by asking it.
+    explainers: tuple[tuple[str, str], ...] = ()
     #: A request may ask to be told what passed its steps.
     inspect: bool = True
 
@@ -373,6 +375,14 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def flow(self, name: str) -> Flow | None:
         return next((f for f in self.flows if f.name == name), None)
+
+    def explainer(self, flow: str = "") -> str:
+        """The service that explains a flow, or any; empty: there is none."""
+        return next((s for f, s in self.explainers if flow in ("", f)), "")
+
+    def explaining(self) -> tuple[tuple[str, str], ...]:
+        """(namespace, name) of every service that explains it."""
+        return tuple((self.namespace, service) for _, service in self.explainers)
 
     def services(self) -> tuple[tuple[str, str], ...]:
         """(namespace, name) of every service that it calls, each once, in the order of the steps."""

@@ -26,7 +26,8 @@ from penstock.domain.learning import Credited, Feedback, Learned, Pulls
 #: The component whose route has the service's own key.
 PREDICTOR = "predictor"
 #: The components that a service may have.
-ROLES = (PREDICTOR, "transformer", "explainer")
+EXPLAINER = "explainer"
+ROLES = (PREDICTOR, "transformer", EXPLAINER)
 
 
 def route_key(namespace: str, service: str, component: str) -> str:

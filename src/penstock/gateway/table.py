@@ -16,7 +16,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from penstock.domain.headers import REVISION
-from penstock.domain.routes import PREDICTOR, ROLES, Put, Remove, Route, Snapshot, TableMessage
+from penstock.domain.routes import EXPLAINER, PREDICTOR, ROLES, Put, Remove, Route, Snapshot, TableMessage
 from penstock.domain.routes import Target as TargetRoute
 from penstock.gateway.choosing import Matcher
 from penstock.gateway.proxy import Forward
@@ -212,9 +212,16 @@ class Table:
         """A component of a service by its route's key."""
         return self._services.get(key)
 
-    def component(self, service: Service, role: str) -> Service | None:
-        """Another component of the service that `service` is one of."""
+    def component(self, service: Service, role: str, flow: str = "") -> Service | None:
+        """Another component of the service that `service` is one of.
+
+        A graph's explainer is a service of its own; `flow` says whose, where there may be several.
+        """
         key = f"{service.namespace}/{service.name}"
+        graph = service.route.graph
+        if graph is not None and role == EXPLAINER:
+            explainer = graph.explainer(flow)
+            return self._services.get(f"{service.namespace}/{explainer}") if explainer else None
         return self._services.get(key if role == PREDICTOR else f"{key}/{role}")
 
     def services(self, namespace: str | None = None) -> list[Service]:
