@@ -93,17 +93,7 @@ def plan_role(o: Observed, role: Role, *, uid: str) -> RolePlan:
     service = o.service
     seen = tuple(o.of(role))
     by_name = {k.name: k for w in seen for k in w.revisions}
-    # A replica whose revision is not known any more belongs to its role, and is surplus.
-    live: dict[str, list[ReplicaStatus]] = {}
-    foreign: list[str] = []
-    for r in o.replicas:
-        if (r.revision in by_name or r.component == role) and r.phase in LIVE:
-            if r.id in o.draining:
-                continue
-            if is_of(r.id, uid):
-                live.setdefault(r.revision, []).append(r)
-            else:  # of an earlier service of the same name
-                foreign.append(r.id)
+    live, foreign = _live(o, role, by_name, uid)
     ready = {name: ready_of(replicas) for name, replicas in live.items()}
 
     scaling = seen[0].workload.component.scaling
@@ -170,6 +160,24 @@ def plan_role(o: Observed, role: Role, *, uid: str) -> RolePlan:
         kept=frozenset(want),
         took_all=_took_all(lines[0], percents, by_name, pinned=pin is not None),
     )
+
+
+def _live(
+    o: Observed, role: Role, by_name: Mapping[str, Kept], uid: str
+) -> tuple[dict[str, list[ReplicaStatus]], list[str]]:
+    """The role's replicas by revision, and the ids of those of an earlier service of the same name."""
+    live: dict[str, list[ReplicaStatus]] = {}
+    foreign: list[str] = []
+    for r in o.replicas:
+        # A replica whose revision is not known any more belongs to its role, and is surplus.
+        if (r.revision in by_name or r.component == role) and r.phase in LIVE:
+            if r.id in o.draining:
+                continue
+            if is_of(r.id, uid):
+                live.setdefault(r.revision, []).append(r)
+            else:
+                foreign.append(r.id)
+    return live, foreign
 
 
 def _shares(lines: tuple[Line, ...]) -> tuple[Share, ...]:
