@@ -23,6 +23,7 @@ from penstock.dialects.schema import path
 from penstock.domain.assembly import Assembly
 from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
+from penstock.domain.graph_reliance import answers_without
 from penstock.domain.graph_tensors import mismatches
 from penstock.domain.routes import Route
 from penstock.domain.status import (
@@ -152,7 +153,7 @@ class GraphController:
 
     def _follow(self, key: ServiceKey, graph: Graph | Experiment) -> None:
         calls = (*graph.services(), *graph.graphs())
-        names = frozenset((*calls, *_heard(graph)))
+        names = frozenset((*calls, *_heard(graph), *_explaining(graph)))
         if self._names.get(key) == names:
             self._calls[key] = calls
             return
@@ -165,12 +166,14 @@ class GraphController:
     def _judge(self, graph: Graph | Experiment) -> tuple[Truth, str, str]:
         """Ready, and which of the services it names is not."""
         not_ready: list[str] = []
+        gone: set[ServiceKey] = set()
         unknown = missing = False
-        for namespace, name in (*graph.services(), *graph.graphs()):
+        for namespace, name in (*graph.services(), *graph.graphs(), *_explaining(graph)):
             shown = name if namespace == graph.namespace else f"{namespace}/{name}"
             found = self._manifests.get((namespace, name))
             if found is None:
                 missing = True
+                gone.add((namespace, name))
                 not_ready.append(f"{shown} does not exist")
                 continue
             if isinstance(graph, Experiment) and _dialect(found[1]).is_graph != graph.of_graphs:
@@ -181,14 +184,18 @@ class GraphController:
             ready = next((c for c in conditions if c.type == "Ready"), None)
             if ready is None or ready.status is Truth.UNKNOWN:
                 unknown = True
+                gone.add((namespace, name))
                 not_ready.append(f"{shown} is not ready yet")
             elif ready.status is Truth.FALSE:
+                gone.add((namespace, name))
                 why = one_line(ready.message or ready.reason)
                 not_ready.append(f"{shown} is not ready: {why}" if why else f"{shown} is not ready")
         if not not_ready:
             return Truth.TRUE, "", ""
         more = f"; and {len(not_ready) - NAMED} more" if len(not_ready) > NAMED else ""
         message = "; ".join(not_ready[:NAMED]) + more
+        if isinstance(graph, Graph) and answers_without(graph, gone):
+            return Truth.TRUE, "AnswersWithout", f"Requests are answered without: {message}"
         if missing:
             return Truth.FALSE, "ServiceMissing", message
         only_starting = unknown and all(n.endswith("is not ready yet") for n in not_ready)
@@ -251,7 +258,10 @@ class GraphController:
         new = status.conditions[0]
         if new.status is Truth.TRUE:
             if old is None or old.status is not Truth.TRUE:
-                event = Event("Normal", "Ready", "All services that the graph names are ready.")
+                said = new.message or "All services that the graph names are ready."
+                await self._records.event(kind, manifest, Event("Normal", "Ready", said))
+            elif new.message and new.message != old.message:
+                event = Event("Warning", new.reason, new.message)
                 await self._records.event(kind, manifest, event)
         elif old is None or (old.status, old.message) != (new.status, new.message):
             type_ = "Warning" if new.status is Truth.FALSE else "Normal"
@@ -274,6 +284,11 @@ def _route(graph: Graph | Experiment, meta: Mapping[str, Any]) -> Route:
         labels=labels,
         uid=str(meta.get("uid", "")) if graph.bandits() else "",
     )
+
+
+def _explaining(graph: Graph | Experiment) -> tuple[ServiceKey, ...]:
+    """The services that explain it; they ask it, so that it does not call them."""
+    return graph.explaining() if isinstance(graph, Graph) else ()
 
 
 def _heard(graph: Graph | Experiment) -> tuple[ServiceKey, ...]:
