@@ -112,6 +112,15 @@ async def test_what_is_asked_about_a_graph(front: GraphFrontUnderTest) -> None:
     assert (await get("/serving/default/g/nothing")).status_code == 404
 
 
+async def test_a_graph_that_answers_without_a_step_is_ready(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=add(1))
+    borne = step("b", on_failure=OnFailure.SKIP)
+    front.graph(graph(step("a"), borne, output=sources("a", "b", join=Join.OUTER)))
+    assert (await front.client.get("/v2/models/g/ready")).status_code == 200
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.json()["outputs"][0]["data"] == [2.0, 3.0]
+
+
 async def test_a_step_that_is_gone(front: GraphFrontUnderTest) -> None:
     front.graph(chain("a"))
     answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)

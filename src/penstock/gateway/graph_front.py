@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from penstock.domain.graph import Answers, Graph, Splitter, Tensor
+from penstock.domain.graph_reliance import answers_without
 from penstock.errors import (
     NotFound,
     PenstockError,
@@ -274,16 +275,19 @@ class GraphFront:
     # -- what is asked about it -------------------------------------------------------------------
 
     def missing(self) -> list[str]:
-        """Services and graphs that this one needs and that are not here or cannot answer."""
+        """Services and graphs that are not here or cannot answer; none where it answers without them."""
         table = self.graphs.gateway.table
-        found = []
+        found = {}
         for namespace, name in (*self.graph.services(), *self.graph.graphs()):
             service = table.get(namespace, name)
             if service is None:
-                found.append(f"{namespace}/{name} does not exist")
+                found[namespace, name] = f"{namespace}/{name} does not exist"
             elif service.route.message:
-                found.append(f"{namespace}/{name} cannot answer: {service.route.message}")
-        return found
+                message = f"{namespace}/{name} cannot answer: {service.route.message}"
+                found[namespace, name] = message
+        if not found or answers_without(self.graph, found):
+            return []
+        return list(found.values())
 
     def _about(self, exchange: Any, plan: Plan, service: Service) -> None:
         path = plan.own.rstrip("/")
