@@ -11,7 +11,7 @@ from backend_harness import FakeClock, gone, spec, tell, until
 
 from penstock.backends.base import Phase, ReplicaGone
 from penstock.backends.local.memory import private_bytes
-from penstock.backends.local.replica import ReplicaPolicy
+from penstock.backends.local.policy import ReplicaPolicy
 from penstock.backends.local.replicas import ReplicasPolicy
 from penstock.errors import Conflict, InvalidInput, NotFound
 

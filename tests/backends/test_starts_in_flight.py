@@ -13,7 +13,7 @@ from backend_harness import DEADLINE_S, FakeClock, gone, until
 from penstock.backends.base import Phase
 from penstock.backends.local import descriptors
 from penstock.backends.local.client import LocalBackend
-from penstock.backends.local.replica import ReplicaPolicy
+from penstock.backends.local.policy import ReplicaPolicy
 from penstock.backends.local.replicas import LOADING_PER_CORE, ReplicasPolicy
 
 

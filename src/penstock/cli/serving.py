@@ -10,7 +10,7 @@ from pathlib import Path
 
 from penstock.backends.local.config import NodeConfig
 from penstock.backends.local.node import Serving, run_node
-from penstock.backends.local.replica import ReplicaPolicy
+from penstock.backends.local.policy import ReplicaPolicy
 from penstock.backends.local.replicas import ReplicasPolicy
 from penstock.cli import places
 from penstock.cli.exits import REFUSED, USAGE, CliError

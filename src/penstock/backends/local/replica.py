@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from penstock.backends.base import WAITING_FOR_DEVICE, WAITING_FOR_TURN, Phase, ReplicaStatus
@@ -25,6 +25,8 @@ from penstock.backends.local.logs import ProcessLog
 from penstock.backends.local.memory import pages_mark, private_bytes
 from penstock.backends.local.paths import Layout
 from penstock.backends.local.pipes import Pipe, StatusLines
+from penstock.backends.local.policy import ReplicaPolicy
+from penstock.backends.local.reasons import Why, mib, one_line, why_ended
 from penstock.backends.local.spawn import Ending
 from penstock.backends.local.turns import Rank, Turns
 from penstock.backends.local.zygotes import CannotLoad, ForkOrder, Zygote, ZygoteLost, Zygotes
@@ -35,46 +37,10 @@ from penstock.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
 
-#: Exit codes of the model process with a meaning of their own.
-EXIT_CANNOT_LOAD: Final = 78
-EXIT_HUNG: Final = 79
 #: A change of a process's memory that those who watch are told at once.
 _TELL_BYTES: Final = 4 << 20
 _OTHERS_LOAD: Final = "Others load their models first."
 _BEAT: Final = b'{"event":"beat"}\n'
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaPolicy:
-    """How long things may take, in seconds, and what replicas may do."""
-
-    #: From the fork to the readiness probe's answer.
-    startup_s: float = 300.0
-    #: From the fork: one that still loads gives its place to the next one. What loads for long mostly waits
-    #: for a disk or another machine; models of minutes must not hold up those of milliseconds.
-    place_s: float = 5.0
-    #: Without a heartbeat, once ready. A model process beats every two seconds from its event loop; at rest
-    #: it says for how long it will be silent, and has this long after that.
-    heartbeat_s: float = 10.0
-    #: Longest rest that a process is believed.
-    rest_s: float = 60.0
-    #: Ready for this long: the next ending is a first one again.
-    healthy_s: float = 300.0
-    #: After SIGKILL, until the zygote is taken for stuck.
-    kill_s: float = 10.0
-    #: Replicas read and write regions of shared memory that clients have registered.
-    shared_memory: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Why:
-    """Why a process ended; `failed` when starting it again soon is pointless."""
-
-    reason: str
-    message: str
-    exit_code: int | None = None
-    signal: int | None = None
-    failed: bool = False
 
 
 class Replica:
@@ -143,8 +109,8 @@ class Replica:
         self._told_bytes: int | None = None
         self._early = b""
         self._status_pipe: Pipe | None = None
-        self._said: _Why | None = None  # by the process
-        self._verdict: _Why | None = None  # by the node
+        self._said: Why | None = None  # by the process
+        self._verdict: Why | None = None  # by the node
         self.status = ReplicaStatus(
             id=replica_id,
             namespace=spec.namespace,
@@ -217,7 +183,7 @@ class Replica:
         if used is not None:
             limit = self._limits.memory_limit_bytes or 0
             self._condemn(
-                "OutOfMemory", f"used {_mib(used)} of private memory, its limit is {_mib(limit)}"
+                "OutOfMemory", f"used {mib(used)} of private memory, its limit is {mib(limit)}"
             )
 
     def check(self, now: float) -> None:
@@ -277,7 +243,7 @@ class Replica:
 
     def _condemn(self, reason: str, message: str) -> None:
         logger.warning("%s is killed: %s", self.status.id, message)
-        self._verdict = _Why(reason, message)
+        self._verdict = Why(reason, message)
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
@@ -315,8 +281,8 @@ class Replica:
             self._devices.release(self.status.id)
             self.done.set()
 
-    def _explain(self, why: _Why, delay: float) -> None:
-        self.log.note(_one_line(why.message) or why.reason)
+    def _explain(self, why: Why, delay: float) -> None:
+        self.log.note(one_line(why.message) or why.reason)
         # An immediate restart is a start to everyone else: it is not ready, and it is coming.
         phase = Phase.STARTING if delay <= 0 else Phase.FAILED if why.failed else Phase.BACKOFF
         self._set(
@@ -325,13 +291,13 @@ class Replica:
             ready_at=None,
             retry_at=self._clock.now() + delay if delay > 0 else None,
             reason=why.reason,
-            message=_one_line(why.message),
+            message=one_line(why.message),
             exit_code=why.exit_code,
             signal=why.signal,
             memory_bytes=None,
         )
 
-    async def _run_once(self) -> tuple[_Why, float]:
+    async def _run_once(self) -> tuple[Why, float]:
         """One process from fork to end: why it ended, and for how many seconds it was ready."""
         self._said = self._verdict = self._ready_since = self._last_beat = None
         self._quiet = False
@@ -348,10 +314,10 @@ class Replica:
             else:
                 await self._unless_stopped(self._take(self.spec.device))
                 if self._stop_asked():
-                    return _Why("", ""), 0.0
+                    return Why("", ""), 0.0
             await self._unless_stopped(self._turn())
             if self._stop_asked():
-                return _Why("", ""), 0.0
+                return Why("", ""), 0.0
             # Waiting for a device or for a place is no part of a slow start, and costs no descriptor.
             self._started = self._clock.monotonic()
             output = Pipe(self.log.write)
@@ -381,13 +347,13 @@ class Replica:
             ending = await ended
             output.drain()
             status.drain()
-            return self._why(ending), self._ready_for_s()
+            return self._why_ended(ending), self._ready_for_s()
         except CannotLoad as e:
-            return _Why(e.reason, str(e), failed=True), 0.0
+            return Why(e.reason, str(e), failed=True), 0.0
         except ZygoteLost as e:
-            return _Why("ZygoteLost", str(e)), 0.0
+            return Why("ZygoteLost", str(e)), 0.0
         except OSError as e:  # no more processes, memory or descriptors: perhaps later
-            return _Why("CannotStart", f"the machine refused a new process: {e}"), 0.0
+            return Why("CannotStart", f"the machine refused a new process: {e}"), 0.0
         finally:
             self._leave()
             for pipe in (output, status):
@@ -499,39 +465,23 @@ class Replica:
                 self._alive(now)
             case "failed":
                 reason = str(event.get("reason") or "ModelLoadFailed")
-                self._said = _Why(reason, _one_line(event.get("message")))
+                self._said = Why(reason, one_line(event.get("message")))
             case "hung":
-                self._said = _Why("Unresponsive", _one_line(event.get("message")))
+                self._said = Why("Unresponsive", one_line(event.get("message")))
             case "listening":
                 pass
             case other:
                 logger.debug("%s said %r", self.status.id, other)
 
-    def _why(self, ending: Ending | None) -> _Why:
-        last = self.log.last_error()
-        if self._verdict is not None:
-            how = ending or Ending(None, signal.SIGKILL)
-            return replace(self._verdict, exit_code=how.exit_code, signal=how.signal)
-        if ending is None:
-            return _Why("ZygoteLost", self._zygote.failure if self._zygote else "")
-        said = self._said
-        words = f"{said.message if said else ''}\n{last}"
-        if self._limits.explains(words):
-            limit = _mib(self._limits.memory_limit_bytes or 0)
-            text = f"went over its memory limit of {limit}" + (f": {last}" if last else "")
-            return _Why("OutOfMemory", text, ending.exit_code, ending.signal)
-        failed = ending.exit_code == EXIT_CANNOT_LOAD
-        if said is not None:
-            return replace(said, exit_code=ending.exit_code, signal=ending.signal, failed=failed)
-        if ending.exit_code == EXIT_HUNG:
-            return _Why("Unresponsive", last or "a call hung", ending.exit_code)
-        reason = "Signal" if ending.signal is not None else "Exit"
-        if failed:
-            reason = "ModelLoadFailed"
-        # Nobody has a last word about SIGKILL.
-        quoted = last and ending.signal != signal.SIGKILL
-        text = f"{ending}: {last}" if quoted else str(ending)
-        return _Why(reason, text, ending.exit_code, ending.signal, failed)
+    def _why_ended(self, ending: Ending | None) -> Why:
+        return why_ended(
+            ending,
+            said=self._said,
+            verdict=self._verdict,
+            last=self.log.last_error(),
+            limits=self._limits,
+            zygote_failure=self._zygote.failure if self._zygote is not None else "",
+        )
 
     def _remove_socket(self) -> None:
         """A stale socket file would let the gateway connect to nobody."""
@@ -547,11 +497,3 @@ class Replica:
             self.status = status
             self._told_bytes = status.memory_bytes
             self._publish(status)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text or "").split())[:1000]
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:.0f} MiB"

@@ -21,7 +21,8 @@ from penstock.backends.local.devices import Devices
 from penstock.backends.local.limits import Limiter
 from penstock.backends.local.logs import ProcessLog
 from penstock.backends.local.paths import Layout, check_replica_id
-from penstock.backends.local.replica import Replica, ReplicaPolicy
+from penstock.backends.local.policy import ReplicaPolicy
+from penstock.backends.local.replica import Replica
 from penstock.backends.local.turns import Turns
 from penstock.backends.local.zygotes import Zygotes
 from penstock.domain.devices import DeviceStatus
