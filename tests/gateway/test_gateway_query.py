@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
 from typing import Any
 
 import pytest
 from gateway_stand_in import Seen, reply, route
 
 from penstock.domain.bandit import Bandit, PolicyName
-from penstock.domain.routes import Target
+from penstock.domain.experiment import Candidate, Experiment
+from penstock.domain.graph import Call, Flow, Graph, Inputs, Source, Step
+from penstock.domain.routes import Route, Target
+from penstock.gateway import query
+from penstock.gateway.query import MOST_INFLATED, MOST_MODELS
 
 INPUTS = [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1.0]}]
 
@@ -226,7 +232,9 @@ async def test_an_answer_of_a_bandit_can_be_rewarded(front, stand_in):
         b'{"selector":"a=b=c","instances":[1]}',
         b'{"models":[1],"instances":[1]}',
         b'{"models":["m0"],"instances":' + b"[" * 5000,
-        json.dumps({"models": [f"m{i}" for i in range(257)], "instances": [1]}).encode(),
+        json.dumps(
+            {"models": [f"m{i}" for i in range(MOST_MODELS + 1)], "instances": [1]}
+        ).encode(),
     ],
 )
 async def test_what_is_no_query_is_refused_as_a_whole(front, stand_in, body):
@@ -278,3 +286,170 @@ async def test_the_gateways_document_has_what_only_it_answers(front, stand_in):
     text = json.dumps(document)
     for name in document["components"]["schemas"]:
         assert f'"#/components/schemas/{name}"' in text
+
+
+async def test_a_pipeline_and_an_experiment_are_called_as_seldon_calls_them(front, stand_in):
+    stands = await fleet(front, stand_in, 2)
+    trial = Experiment("default", "trial", (Candidate("m0", 1),))
+    front.routes(
+        *(route(f"m{i}", s.route) for i, s in enumerate(stands)),
+        Route(namespace="default", name="trial", experiment=trial),
+    )
+    results = await ask(front, models=["trial.experiment", "m1.pipeline"], instances=[1])
+    assert [(r["model"], r["status"]) for r in results] == [
+        ("trial.experiment", 200),
+        ("m1.pipeline", 404),
+    ]
+
+
+async def test_one_revision_is_asked_beside_another(front, stand_in):
+    one, two = await stand_in("one"), await stand_in("two")
+    targets = (
+        Target("m-00001", 100, (one.route,), tags=("previous",)),
+        Target("m-00002", 0, (two.route,), tags=("latest",)),
+    )
+    front.routes(route("m", targets=targets))
+    names = ["m@latest", "m@previous", "m@m-00001", "m@m-00009"]
+    results = await ask(front, models=names, instances=[1])
+    assert [r["model"] for r in results] == names
+    assert [r.get("revision") for r in results] == ["m-00002", "m-00001", "m-00001", None]
+    assert [r["status"] for r in results] == [200, 200, 200, 404]
+
+
+@pytest.mark.parametrize("namespace", ["", "a b", "d\xe9", "team/m", "team?x=", "..", "x" * 64])
+async def test_what_is_no_namespace_is_refused(front, stand_in, namespace):
+    """Otherwise it would be a part of the path that each model is asked at."""
+    stand = await stand_in("m")
+    there = route("m", stand.route)
+    front.routes(type(there)(namespace="team", name="m", targets=there.targets))
+    answer = await front.client.post(
+        "/v2/query",
+        json={"models": ["m"], "instances": [1]},
+        headers={"penstock-namespace": namespace.encode("latin-1")},
+    )
+    assert answer.status_code == 400, answer.text
+    assert "no namespace" in answer.json()["error"]
+    assert not stand.seen
+
+
+@pytest.mark.parametrize("path", ["/v2/query", "/v2/models/m0/infer"])
+async def test_a_deadline_of_thousands_of_digits_is_the_clients_mistake(front, stand_in, path):
+    await fleet(front, stand_in, 1)
+    body = {"models": ["m0"], "instances": [1]} if path == "/v2/query" else {"inputs": INPUTS}
+    answer = await front.client.post(path, json=body, headers={"x-request-timeout-ms": "9" * 5000})
+    assert answer.status_code == 400, answer.text
+
+
+async def test_as_many_header_fields_as_a_client_may_send(front, stand_in):
+    (stand,) = await fleet(front, stand_in, 1)
+    headers = {f"x-mine-{i}": "yes" for i in range(98)}
+    body = {"models": ["m0"], "instances": [1]}
+    request = front.client.build_request("POST", "/v2/query", json=body, headers=headers)
+    for name in {"accept", "accept-encoding", "connection", "user-agent", "content-type"}:
+        del request.headers[name]
+    assert len(request.headers) == 100
+    answer = await front.client.send(request)
+    assert answer.status_code == 200, answer.text
+    assert stand.seen[0].headers["x-mine-0"] == "yes"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "identity", "br"])
+async def test_a_compressed_question(front, stand_in, coding):
+    (stand,) = await fleet(front, stand_in, 1)
+    plain = json.dumps({"models": ["m0"], "inputs": INPUTS}).encode()
+    body = {"gzip": gzip.compress, "deflate": zlib.compress}.get(coding, bytes)(plain)
+    headers = {"content-encoding": coding}
+    answer = await front.client.post("/v2/query", content=body, headers=headers)
+    if coding == "br":
+        assert answer.status_code == 501
+    else:
+        assert answer.json()["results"][0]["status"] == 200
+        assert "content-encoding" not in stand.seen[0].headers
+    broken = await front.client.post(
+        "/v2/query", content=plain, headers={"content-encoding": "gzip"}
+    )
+    assert broken.status_code == 400
+    bomb = gzip.compress(b" " * (MOST_INFLATED + 1))
+    large = await front.client.post("/v2/query", content=bomb, headers={"content-encoding": "gzip"})
+    assert large.status_code == 413
+
+
+async def test_an_id_goes_along(front, stand_in):
+    (stand,) = await fleet(front, stand_in, 1)
+    await ask(front, models=["m0"], inputs=INPUTS, id="q7")
+    assert json.loads(stand.seen[0].body)["id"] == "q7"
+
+
+async def test_an_id_that_is_no_text_is_not_handed_on(front, stand_in):
+    async def says(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b'{"id":7,"outputs":[]}'))
+
+    await fleet(front, stand_in, 1, says)
+    (result,) = await ask(front, models=["m0"], inputs=INPUTS)
+    assert "id" not in result
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"parameters": {"binary_data_output": True}},
+        {"outputs": [{"name": "y", "parameters": {"binary_data": True}}]},
+    ],
+)
+async def test_raw_tensors_cannot_be_asked_for(front, stand_in, more):
+    """Several models' answers are one JSON document."""
+    stands = await fleet(front, stand_in, 1)
+    body = {"models": ["m0"], "inputs": INPUTS, **more}
+    answer = await front.client.post("/v2/query", json=body)
+    assert answer.status_code == 400
+    assert "binary" in answer.json()["error"]
+    assert not stands[0].seen
+    harmless = {"parameters": {"binary_data_output": False}}
+    (result,) = await ask(front, models=["m0"], inputs=INPUTS, **harmless)
+    assert result["status"] == 200
+
+
+async def test_parameters_take_no_place_of_the_rows(front, stand_in):
+    (stand,) = await fleet(front, stand_in, 1)
+    body = {"models": ["m0"], "instances": [1], "parameters": {"instances": [2]}}
+    answer = await front.client.post("/v2/query", json=body)
+    assert answer.status_code == 400
+    assert "instances" in answer.json()["error"]
+    assert not stand.seen
+
+
+@pytest.mark.parametrize("by", ["header", "query"])
+async def test_each_result_has_its_trace_where_one_is_asked_for(front, stand_in, by):
+    stands = await fleet(front, stand_in, 2)
+    flow = Flow("main", (Step("m0", Call("m0")),), Inputs((Source("m0"),)))
+    graph = Graph("default", "g", (flow,))
+    front.routes(
+        *(route(f"m{i}", s.route) for i, s in enumerate(stands)),
+        Route(namespace="default", name="g", graph=graph),
+    )
+    answer = await front.client.post(
+        "/v2/query" + ("?trace=1" if by == "query" else ""),
+        json={"models": ["g", "m1"], "inputs": INPUTS},
+        headers={"x-penstock-trace": "1"} if by == "header" else {},
+    )
+    of_graph, of_model = answer.json()["results"]
+    assert of_graph["status"] == of_model["status"] == 200
+    assert [s["step"] for s in of_graph["trace"]["steps"]] == ["main.m0"]
+    assert "trace" not in of_model
+
+
+async def test_answers_that_come_in_pieces_share_what_all_may_have(front, stand_in, monkeypatch):
+    """Or dozens of large answers would be held before they are found to be too many."""
+    monkeypatch.setattr(query, "MOST_BYTES", 1000)
+    forever = asyncio.Event()
+
+    async def streams(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%b\r\n" % (600, b"x" * 600))
+        await writer.drain()
+        await forever.wait()  # held, not ended
+
+    await fleet(front, stand_in, 2, streams)
+    results = await ask(front, models=["m0", "m1"], instances=[1], timeout=1)
+    assert 413 in [r["status"] for r in results]
+    forever.set()

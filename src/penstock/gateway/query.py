@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections import deque
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from penstock.domain.names import label_problem
 from penstock.domain.selectors import LabelSelector
 from penstock.errors import (
     DeadlineExceeded,
@@ -25,9 +26,12 @@ from penstock.errors import (
 )
 from penstock.gateway.choosing import REVISION_HEADER
 from penstock.gateway.proxy import error_answer, internal, refuse
-from penstock.gateway.resolve import HOP_BY_HOP, namespace_of
+from penstock.gateway.resolve import HOP_BY_HOP, namespace_of, suffixed
 from penstock.http.head import JSON_TYPE, parse_request_head
 from penstock.http.limits import Limits
+from penstock.protocols.content_coding import plain_body
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,21 +41,26 @@ if TYPE_CHECKING:
 
 PATH: Final = "/v2/query"
 #: Models of one query, and how many of them are asked at a time.
-MOST_MODELS: Final = 256
+MOST_MODELS: Final = 1000
 AT_ONCE: Final = 64
 #: Bytes that all answers together may have.
 MOST_BYTES: Final = 256 * 1024 * 1024
+#: Bytes of a question that came compressed: it is read where everybody's requests pass.
+MOST_INFLATED: Final = 32 * 1024 * 1024
 DEFAULT_TIMEOUT_S: Final = 60.0
 MOST_TIMEOUT_S: Final = 3600.0
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+#: A service, as Seldon's clients call it, too (`NAME.pipeline`), and one revision of it (`NAME@latest`).
+_NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,252})(@[A-Za-z0-9][A-Za-z0-9-]{0,127})?")
 #: Fields of the client's that mean this question, not those that it becomes.
 _OWN: Final = HOP_BY_HOP | {
     b"content-type", b"content-encoding", b"accept-encoding", b"inference-header-content-length",
     b"x-request-timeout-ms", b"seldon-model", b"penstock-namespace", b"x-penstock-component",
     REVISION_HEADER, b"x-penstock-route", b"x-seldon-route", b"cookie",
 }  # fmt: skip
-_LIMITS: Final = Limits()
+#: A client's head within its limits stays so with the lines that it gets here.
+_LIMITS: Final = Limits(max_line=16384, max_head=2 * 65536, max_headers=200)
+_TOLD: Final = (REVISION_HEADER, b"x-penstock-arm", b"x-request-id", b"x-penstock-trace")
 _encode: Final = msgspec.json.encode
 _UNSET: Final = msgspec.UNSET
 
@@ -60,6 +69,8 @@ class Query(msgspec.Struct, forbid_unknown_fields=True):
     """The question's body."""
 
     models: list[str] | msgspec.UnsetType = _UNSET
+    #: V2's id, which every answer has again.
+    id: str | msgspec.UnsetType = _UNSET
     #: Labels, as Kubernetes' list calls take them.
     selector: str | msgspec.UnsetType = _UNSET
     #: V2's input tensors, or V1's rows.
@@ -81,7 +92,21 @@ class _Answer(msgspec.Struct):
     id: msgspec.Raw | msgspec.UnsetType = _UNSET
 
 
+class _Binary(msgspec.Struct, frozen=True):
+    """What in parameters asks for raw tensors."""
+
+    binary_data: bool = False
+    binary_data_output: bool = False
+
+
+class _Output(msgspec.Struct):
+    parameters: _Binary = _Binary()
+
+
 _decode: Final = msgspec.json.Decoder(Query).decode
+_binary: Final = msgspec.json.Decoder(_Binary).decode
+_outputs: Final = msgspec.json.Decoder(list[_Output]).decode
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _answer: Final = msgspec.json.Decoder(_Answer).decode
 
 
@@ -90,6 +115,8 @@ def handle(exchange: Any, gateway: Gateway, path: str) -> None:
     try:
         query = _read(exchange)
         namespace = path.split("/")[2] if path != PATH else namespace_of(exchange.head)
+        if label_problem(namespace):  # it becomes a part of each model's path
+            raise InvalidInput(f"{namespace!r} is no namespace.")
         names = _names(query, namespace, gateway)
         timeout_s = _timeout_s(query, exchange.head)
         _Asking(exchange, gateway, namespace, names, query, timeout_s).begin()
@@ -99,7 +126,7 @@ def handle(exchange: Any, gateway: Gateway, path: str) -> None:
 
 def _read(exchange: Any) -> Query:
     try:
-        query = _decode(exchange.body or b"")
+        query = _decode(plain_body(exchange.head, exchange.body, MOST_INFLATED))
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise InvalidInput(f"The body is no query: {exc}.") from None
     if (query.models is _UNSET) == (query.selector is _UNSET):
@@ -118,7 +145,32 @@ def _read(exchange: Any) -> Query:
             raise InvalidInput(f"`{field}` has to be {kind}.")
     if query.outputs is not _UNSET and query.inputs is _UNSET:
         raise InvalidInput("`outputs` are asked for beside `inputs` (V2).")
+    if query.inputs is not _UNSET:
+        _refuse_binary(query)
+    elif query.parameters is not _UNSET and "instances" in _parsed(_members, query.parameters):
+        raise InvalidInput("`parameters` stand beside `instances`, and cannot have that name.")
     return query
+
+
+def _refuse_binary(query: Query) -> None:
+    """One document has all answers, so none of them can be raw bytes behind it."""
+    asked = []
+    if query.parameters is not _UNSET:
+        asked.append(_parsed(_binary, query.parameters).binary_data_output)
+    if query.outputs is not _UNSET:
+        asked += [o.parameters.binary_data for o in _parsed(_outputs, query.outputs)]
+    if any(asked):
+        raise InvalidInput(
+            "A query's answers are JSON; binary outputs cannot be asked for.",
+            hint="Leave out binary_data and binary_data_output.",
+        )
+
+
+def _parsed(decode: Callable[[bytes], T], raw: msgspec.Raw) -> T:
+    try:
+        return decode(bytes(raw))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise InvalidInput(f"The body is no query: {exc}.") from None
 
 
 def _names(query: Query, namespace: str, gateway: Gateway) -> list[str]:
@@ -142,7 +194,7 @@ def _timeout_s(query: Query, head: RequestHead) -> float:
         raise InvalidInput(f"`timeout` is in seconds, more than 0 and at most {MOST_TIMEOUT_S:g}.")
     asked = head.get(b"x-request-timeout-ms")
     if asked is not None:
-        if not asked.isdigit() or not int(asked):
+        if not asked.isdigit() or len(asked) > 12 or not int(asked):
             raise InvalidInput(
                 "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
             )
@@ -175,6 +227,9 @@ class _Asking:
             for name, value in exchange.head.headers
             if name not in _OWN
         )
+        head = exchange.head
+        #: Behind each model's path: a trace, say, is asked for so.
+        self._query = b"?" + head.query.encode("latin-1") if head.query else b""
         self._waiting = deque(range(len(names)))
         self._under_way: set[ModelExchange] = set()
         self._results: list[bytes] = [b""] * len(names)
@@ -202,7 +257,8 @@ class _Asking:
     def _ask(self, index: int) -> None:
         name = self._names[index]
         left_s = self._deadline - self._gateway.now()
-        if not _NAME.fullmatch(name):
+        found = _NAME.fullmatch(name)
+        if found is None:
             self._failed(index, NotFound(f"Model with name {name!r} does not exist."))
             return
         if left_s <= 0:
@@ -211,10 +267,16 @@ class _Asking:
             )
             self._failed(index, late)
             return
-        verb = f"v2/models/{name}/infer" if self._is_v2 else f"v1/models/{name}:predict"
-        raw = b"POST /serving/%b/%b/%b HTTP/1.0\r\nhost: query\r\n%b%bx-request-timeout-ms: %d\r\n%b" % (
-            self._namespace.encode("latin-1"), name.encode(), verb.encode(), self._fields, JSON_TYPE,
-            max(1, round(left_s * 1000)), b"content-length: %d\r\n\r\n" % len(self._body),
+        model, revision = found[1], found[2] or ""
+        table = self._gateway.table
+        if table.get(self._namespace, model) is None:
+            called = suffixed(model, self._namespace, table)
+            model = called.name if called is not None else model
+        verb = f"v2/models/{model}/infer" if self._is_v2 else f"v1/models/{model}:predict"
+        raw = b"POST /serving/%b/%b/%b%b HTTP/1.0\r\nhost: query\r\n%b%bx-request-timeout-ms: %d\r\n%b" % (
+            self._namespace.encode(), (model + revision).encode(), verb.encode(), self._query,
+            self._fields, JSON_TYPE, max(1, round(left_s * 1000)),
+            b"content-length: %d\r\n\r\n" % len(self._body),
         )  # fmt: skip
         since = perf_counter()
         inner = ModelExchange(
@@ -223,6 +285,7 @@ class _Asking:
             lambda one, status, headers, body: self._answered(
                 index, since, one, status, headers, body
             ),
+            self._room,
         )
         self._under_way.add(inner)
         self._gateway.handle(inner)  # type: ignore[arg-type]
@@ -246,15 +309,21 @@ class _Asking:
         if self._over:
             return
         try:
-            self._size += len(body)
-            if self._size > MOST_BYTES:
-                self._failed(index, TooLarge(f"The answers together are over {MOST_BYTES} bytes."))
+            if not self._room(len(body) - inner.held):
+                self._failed(index, _too_large())
             else:
                 seconds = perf_counter() - since
                 self._results[index] = _result(self._names[index], status, headers, body, seconds)
         except Exception as exc:  # noqa: BLE001 - one model's border: the others are answered
             self._failed(index, internal(exc))
         self._go_on()
+
+    def _room(self, size: int) -> bool:
+        """Whether so many bytes more of answers may be kept."""
+        if self._size + size > MOST_BYTES:
+            return False
+        self._size += size
+        return True
 
     def _gone(self) -> None:
         """The client hung up: nobody wants the answers."""
@@ -265,10 +334,16 @@ class _Asking:
             inner.hang_up()
 
 
+def _too_large() -> TooLarge:
+    return TooLarge(f"The answers together are over {MOST_BYTES} bytes.")
+
+
 def _body_of(query: Query) -> bytes:
     """The body that every model gets."""
     if query.inputs is not _UNSET:
         members = [b'"inputs":%b' % bytes(query.inputs)]
+        if query.id is not _UNSET:
+            members.append(b'"id":%b' % _encode(query.id))
         for name in ("parameters", "outputs"):
             value = getattr(query, name)
             if value is not _UNSET:
@@ -305,7 +380,7 @@ def _result(name: str, status: int, headers: bytes, body: bytes, seconds: float)
     lines = {
         field: value
         for field, _, value in (line.partition(b": ") for line in headers.split(b"\r\n"))
-        if field in (REVISION_HEADER, b"x-penstock-arm", b"x-request-id")
+        if field in _TOLD
     }
     if (revision := lines.get(REVISION_HEADER)) is not None:
         members.append(b'"revision":%b' % _encode(revision.decode("latin-1")))
@@ -313,8 +388,10 @@ def _result(name: str, status: int, headers: bytes, body: bytes, seconds: float)
         # By this the answer can be rewarded.
         members.append(b'"arm":%b' % _encode(arm.decode("latin-1")))
         members.append(b'"id":%b' % _encode(lines.get(b"x-request-id", b"").decode("latin-1")))
-    elif told.id is not _UNSET:
+    elif told.id is not _UNSET and bytes(told.id)[:1] == b'"':
         members.append(b'"id":%b' % bytes(told.id))
+    if (trace := lines.get(b"x-penstock-trace")) is not None:
+        members.append(b'"trace":%b' % _json(trace))
     members.append(b'"seconds":%.6f' % seconds)
     return b"{%b}" % b",".join(members)
 
@@ -331,7 +408,9 @@ def _json(body: bytes) -> bytes:
 class ModelExchange:
     """A request of the gateway's own, as its handler sees one: no connection, its answer goes to `done`."""
 
-    __slots__ = ("_done", "_headers", "_pieces", "_status", "body", "head", "on_abort", "on_drain")
+    __slots__ = (
+        "_done", "_headers", "_pieces", "_room", "_status", "body", "head", "held", "on_abort", "on_drain",
+    )  # fmt: skip
 
     scheme = "http"
     peer = ""
@@ -341,12 +420,16 @@ class ModelExchange:
         head: RequestHead,
         body: bytes,
         done: Callable[[ModelExchange, int, bytes, bytes], None],
+        room: Callable[[int], bool],
     ) -> None:
         self.head = head
         self.body = body
         self.on_abort: Callable[[], None] | None = None
         self.on_drain: Callable[[], None] | None = None
+        #: Bytes of the answer that `room` was asked for.
+        self.held = 0
         self._done: Callable[[ModelExchange, int, bytes, bytes], None] | None = done
+        self._room = room
         self._status = 0
         self._headers = b""
         self._pieces: list[Any] = []
@@ -377,11 +460,14 @@ class ModelExchange:
 
     def write(self, data: Any) -> bool:
         """A piece. More than all answers may have ends it."""
-        self._pieces.append(bytes(data))
-        if sum(map(len, self._pieces)) > MOST_BYTES:
+        if self._done is None:
+            return True
+        if self._room(len(data)):
+            self.held += len(data)
+            self._pieces.append(bytes(data))
+        else:
             self.hang_up()
-            too_large = TooLarge(f"The answer is over {MOST_BYTES} bytes.")
-            self._end(*error_answer(too_large))
+            self._end(*error_answer(_too_large()))
         return True
 
     def end(self) -> None:

@@ -255,7 +255,7 @@ def _make(
     timeout_s = service.route.timeout_s
     asked = head.get(b"x-request-timeout-ms")
     if asked is not None:
-        if not asked.isdigit() or not 0 < int(asked) <= 86_400_000:
+        if not asked.isdigit() or len(asked) > 12 or not 0 < int(asked) <= 86_400_000:
             raise InvalidInput(
                 "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
             )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.errors import InvalidInput, ModelError, NotFound, PenstockError, Unsupported
 from penstock.http.server import Exchange, RequestHead
 from penstock.protocols.codecs import Coded, coded
+from penstock.protocols.content_coding import coding_of
 from penstock.protocols.grpc.wire import decompress
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.v1 import (
@@ -62,7 +63,7 @@ class Target(ABC):
         self.fault: PenstockError | None = None
         self.timeout_s: float | None = None
         try:
-            self.coding = _coding(head)
+            self.coding = coding_of(head)
             self.timeout_s = requested_timeout_s(head)
         except PenstockError as error:
             self.fault = error
@@ -436,19 +437,6 @@ def requested_timeout_s(head: RequestHead) -> float | None:
             "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
         )
     return int(value) / 1000
-
-
-def _coding(head: RequestHead) -> bytes | None:
-    """How the body is compressed; None when it is not. Unsupported."""
-    coding = (head.get(b"content-encoding") or b"").lower()
-    if coding in (b"", b"identity"):
-        return None
-    if coding in (b"gzip", b"deflate"):
-        return coding
-    raise Unsupported(
-        "The request's body has a content-encoding that is not served.",
-        hint="Use gzip or deflate, or send it as it is.",
-    )
 
 
 def unencodable(name: str) -> ModelError:
