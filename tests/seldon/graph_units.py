@@ -94,3 +94,33 @@ class Slow:
 
         time.sleep(3)
         return X
+
+
+class Weighs:
+    """A number for each row: its columns by their weights. Counts its calls."""
+
+    def __init__(self, weights):
+        self.weights = np.array([float(w) for w in weights.split()])
+        self.seen = []
+
+    def predict(self, X, names):
+        self.seen.append(len(X))
+        return np.asarray(X) @ self.weights[:, None]
+
+    transform_input = predict
+
+
+class Lowers:
+    def transform_input(self, X, names):
+        return np.array([_text(x).lower() for x in np.asarray(X).ravel()])
+
+
+class Finds:
+    """1 where a text is good."""
+
+    def predict(self, X, names):
+        return np.array([[float("good" in _text(x))] for x in np.asarray(X).ravel()])
+
+
+def _text(x):
+    return x.decode() if isinstance(x, bytes) else str(x)

@@ -15,6 +15,7 @@ from seldon_oracle import HERE
 
 from penstock import dialects
 from penstock.domain.assembly import Assembly
+from penstock.domain.process import Neighbour
 from penstock.domain.routes import Address, Put, Replica, Route, Target
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.grpc_front import GrpcFront
@@ -22,6 +23,7 @@ from penstock.http.h2.server import Http2Server
 from penstock.http.server import HttpServer, Limits
 from penstock.protocols.grpc.wire import refusal
 from penstock.runtimes.base import LoadOptions
+from penstock.runtimes.explainer import load as load_explainer
 from penstock.runtimes.seldon_python import load
 
 sys.path.insert(0, str(HERE.parent / "server"))
@@ -129,14 +131,28 @@ async def deployed(
                 continue
             folder = tmp_path / str(i)
             folder.mkdir()
-            options = dict(dialects.translate(part).object.predictor.model.options)
+            model = dialects.translate(part).object.predictor.model
+            options = dict(model.options)
+            asked = options.pop("predictor", "")
+            graph_at = Neighbour(
+                (f"tcp:127.0.0.1:{port}",), f"/serving/default/{asked}", asked.partition("@")[0]
+            )
+            files = Path(model.storage.uri)
 
-            def make(name: str = name, options: dict[str, Any] = options) -> Any:
+            def make(
+                name: str = name,
+                options: dict[str, Any] = options,
+                at: Neighbour = graph_at,
+                files: Path = files,
+            ) -> Any:
+                if at.model:
+                    return load_explainer(files, LoadOptions(name, options=options, predictor=at))
                 if "unit" not in options:
                     return Doubler()
                 return load(HERE, LoadOptions(name, options=options))
 
-            served = await stack.enter_async_context(serving(folder, {name: make}))
+            models = {model.served_name or name: make}
+            served = await stack.enter_async_context(serving(folder, models))
             found.parts[name] = served
             replica = Replica(f"{name}-0", f"unix:{served.socket}")
             found.put(Route("default", name, (Target(f"{name}-00001", 100, (replica,)),)))

@@ -31,12 +31,21 @@ def split(path: str) -> tuple[str, str]:
 
 
 def reached(
-    head: RequestHead, service: Service, table: Table, *, path: str = "", role: str = ""
+    head: RequestHead,
+    service: Service,
+    table: Table,
+    *,
+    path: str = "",
+    role: str = "",
+    flow: str = "",
 ) -> Service:
-    """The component that answers. `service` is what the address names; `role` what its path asks for."""
+    """The component that answers. `service` is what the address names; `role` what its path asks for.
+
+    `flow` is the part of a graph whose explainer is meant; empty: any.
+    """
     asked = role or (head.get(COMPONENT_HEADER) or b"").decode("latin-1").strip().lower()
     if asked:
-        found = table.component(service, asked) if asked in ROLES else None
+        found = table.component(service, asked, flow) if asked in ROLES else None
         if found is None:
             raise NotFound(
                 f"{service.key} has no component {asked}.",
@@ -44,7 +53,7 @@ def reached(
             )
         return found
     if explains(path):
-        found = table.component(service, _EXPLAINER)
+        found = table.component(service, _EXPLAINER, flow)
         if found is not None:
             return found
     entry = service.route.entry

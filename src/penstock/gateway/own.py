@@ -73,7 +73,7 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
         if plan.verb == FEEDBACK:
             _feedback(exchange, gateway, plan)
         elif plan.verb == EXPLAIN:
-            _explain(exchange, gateway, service)
+            _explain(exchange, gateway, plan)
         elif plan.verb == STATISTICS:
             if _allowed(exchange, _READS):
                 _gather(exchange, gateway, [service], plan.own)
@@ -109,11 +109,11 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
             _send(exchange, status, document)
 
 
-def _explain(exchange: Exchange, gateway: Gateway, service: Service) -> None:
+def _explain(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
     # Seldon's messages know numpy.
     from penstock.gateway import seldon_explain
 
-    seldon_explain.handle(exchange, gateway, service)
+    seldon_explain.handle(exchange, gateway, plan)
 
 
 def extensions(gateway: Gateway) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ EXPLAIN: Final = "explain"
 _QUERY: Final = ["v2", "query"]
 _REPOSITORY: Final = "/v2/repository/models/"
 #: Seldon V1's call of an explainer, and what the name of an explainer's deployment ends with.
-_SELDON_EXPLAIN: Final = frozenset(("/api/v1.0/explain", "/api/v0.1/explain"))
+EXPLAIN_PATHS: Final = frozenset(("/api/v1.0/explain", "/api/v0.1/explain"))
 _EXPLAINER: Final = "-explainer"
 _ROLE: Final = "explainer"
 #: Seldon's address of a pipeline.
@@ -102,7 +102,7 @@ def plan(head: RequestHead, table: Table) -> Plan:
         if service is None and path.startswith("/seldon/"):
             explained = _seldon_explainer(parts, table)
             if explained is not None:
-                service, rest = explained
+                service, rest, tag = explained
         if service is None:
             raise unknown_service(name, parts[2])
         role, path = components.split(rest)
@@ -132,23 +132,29 @@ def plan(head: RequestHead, table: Table) -> Plan:
     return Plan(None, b"", protocol_of(path), 0, own=path)
 
 
-def _seldon_explainer(parts: list[str], table: Table) -> tuple[Service, str] | None:
-    """The service whose explainer `/seldon[/NAMESPACE]/NAME-explainer/PREDICTOR/...` is, and its path."""
+def _seldon_explainer(parts: list[str], table: Table) -> tuple[Service, str, str] | None:
+    """Whose explainer `/seldon[/NAMESPACE]/NAME-explainer/PREDICTOR/...` is, its path, and the predictor.
+
+    That counts for graphs only: a service's explainer asks the service, whichever predictor answers.
+    """
     rest = parts[4] if len(parts) == 5 else ""
-    for namespace, name, path in (
-        (parts[2], parts[3], rest.partition("/")[2]),
-        (DEFAULT_NAMESPACE, parts[2], rest),
+    first, _, after = rest.partition("/")
+    for namespace, name, predictor, path in (
+        (parts[2], parts[3], first, after),
+        (DEFAULT_NAMESPACE, parts[2], parts[3], rest),
     ):
         service = table.get(namespace, name.removesuffix(_EXPLAINER))
         if not name.endswith(_EXPLAINER) or service is None:
             continue
-        if table.component(service, _ROLE) is None:
+        if service.route.graph is None:
+            predictor = ""
+        if table.component(service, _ROLE, predictor) is None:
             continue
         # The explainer's deployment has one model, under a name that is made of the deployment's.
         model = model_in(f"/{path}")
         if model:
             path = path.replace(f"/models/{model}", f"/models/{service.name}", 1)
-        return service, f"/components/explainer/{path}"
+        return service, f"/components/explainer/{path}", predictor
     return None
 
 
@@ -250,8 +256,10 @@ def _make(
             hint="The variable PENSTOCK_LOG_LEVEL in its manifest sets the level.",
         )
     named = table.child(named, model_in(path)) or named
-    verb = _verb(path, named, table)
-    service = named if verb else components.reached(head, named, table, path=path, role=role)
+    verb = _verb(path, named, table, tag)
+    service = (
+        named if verb else components.reached(head, named, table, path=path, role=role, flow=tag)
+    )
     timeout_s = service.route.timeout_s
     asked = head.get(b"x-request-timeout-ms")
     if asked is not None:
@@ -261,7 +269,7 @@ def _make(
             )
         timeout_s = min(timeout_s, int(asked) / 1000)
     if verb:
-        return Plan(service, b"", protocol_of(path), timeout_s, own=path, verb=verb)
+        return Plan(service, b"", protocol_of(path), timeout_s, path, tag, verb=verb)
     choice = choose(head, service, named, tag)
     head_bytes = render(head, service, path, choice.passed_on)
     own = path if service.graph is not None else ""
@@ -276,12 +284,12 @@ def _make(
     )
 
 
-def make(head: RequestHead, service: Service, path: str, table: Table) -> Plan:
+def make(head: RequestHead, service: Service, path: str, table: Table, tag: str = "") -> Plan:
     """The plan for a head, when it is known already which service is meant."""
-    return _make(head, service, path, table)
+    return _make(head, service, path, table, tag)
 
 
-def _verb(path: str, service: Service, table: Table) -> str:
+def _verb(path: str, service: Service, table: Table, tag: str) -> str:
     """What the gateway shall do itself, if this is a call that one replica cannot answer for all."""
     if path.startswith(_REPOSITORY):
         verb = path.rstrip("/").rpartition("/")[2]
@@ -293,7 +301,7 @@ def _verb(path: str, service: Service, table: Table) -> str:
         service.learner is not None or service.route.graph is not None
     ):
         return FEEDBACK
-    if path.rstrip("/") in _SELDON_EXPLAIN and table.component(service, _ROLE) is not None:
+    if path.rstrip("/") in EXPLAIN_PATHS and table.component(service, _ROLE, tag) is not None:
         return EXPLAIN
     return ""
 

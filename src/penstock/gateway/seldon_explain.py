@@ -1,6 +1,7 @@
 """Seldon V1's explain call: a message in, the explanation of its rows out.
 
-Seldon runs an explainer as a deployment of its own, `NAME-explainer`; here it is a component of the service.
+Seldon runs an explainer as a deployment of its own, `NAME-explainer`; here it is a component of the service,
+or, where the deployment is a graph, a service that asks the graph.
 The message becomes the request that `:explain` takes, and the explainer's answer goes back as it is, in
 Alibi's shape. Errors are Seldon's.
 """
@@ -28,7 +29,7 @@ from penstock.protocols.seldon_message import ARRAY_KINDS, SeldonMessage, messag
 
 if TYPE_CHECKING:
     from penstock.gateway.gateway import Gateway
-    from penstock.gateway.table import Service
+    from penstock.gateway.resolve import Plan
     from penstock.http.server import Exchange
 
 #: Lines of the client's own body.
@@ -37,22 +38,22 @@ _OF_BODY: Final = (
 )  # fmt: skip
 
 
-def handle(exchange: Exchange, gateway: Gateway, service: Service) -> None:
+def handle(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
     """Take a call whose head is here, for a service that may have an explainer."""
     if exchange.head.method != "POST":
         exchange.send(405, JSON_TYPE + b"allow: POST\r\n", b'{"error":"Use POST."}')
     elif exchange.body is None:
-        exchange.gather(lambda whole: _begin(whole, gateway, service))
+        exchange.gather(lambda whole: _begin(whole, gateway, plan))
     else:
-        _begin(exchange, gateway, service)
+        _begin(exchange, gateway, plan)
 
 
-def _begin(exchange: Exchange, gateway: Gateway, service: Service) -> None:
+def _begin(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
     try:
         if exchange.head.get(b"content-encoding") not in (None, b"identity"):
             raise Unsupported("The message is compressed.", hint="Send it as it is.")
         document = decode_body(exchange.body or b"", exchange.head.get(b"content-type"))
-        _ask(exchange, gateway, service, request_of(message_of(document)))
+        _ask(exchange, gateway, plan, request_of(message_of(document)))
     except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
         _refuse(exchange, exc if isinstance(exc, PenstockError) else internal(exc))
 
@@ -71,9 +72,11 @@ def request_of(message: SeldonMessage) -> dict[str, Any]:
     raise InvalidInput(f"{message.kind} cannot be explained; data, strData and jsonData can.")
 
 
-def _ask(exchange: Exchange, gateway: Gateway, service: Service, request: dict[str, Any]) -> None:
+def _ask(exchange: Exchange, gateway: Gateway, call: Plan, request: dict[str, Any]) -> None:
+    service = call.service
+    assert service is not None  # noqa: S101 - the path is one of a service
     path = f"/v1/models/{service.name}:explain"
-    plan = copy(resolve.make(exchange.head, service, path, gateway.table))
+    plan = copy(resolve.make(exchange.head, service, path, gateway.table, call.wanted))
     explainer = plan.service
     assert explainer is not None  # noqa: S101 - the path is one of the service's
     data = msgspec.json.encode(request)

@@ -18,11 +18,13 @@ from penstock.domain.graph import (
     Verb,
     Wire,
 )
-from penstock.errors import InvalidInput, PenstockError
+from penstock.errors import InvalidInput, NotFound, PenstockError, Unsupported
+from penstock.gateway.components import explains
 from penstock.gateway.graph_answers import error_of
 from penstock.gateway.graph_front import GraphFront
 from penstock.gateway.graph_requests import GraphRequest
-from penstock.gateway.proxy import internal
+from penstock.gateway.proxy import internal, refuse
+from penstock.gateway.resolve import EXPLAIN_PATHS
 from penstock.gateway.seldon_walk import Walk
 from penstock.graphs import seldon as values
 from penstock.graphs.calls import Context
@@ -58,6 +60,8 @@ class SeldonFront(GraphFront):
         super().__init__(graphs, graph)
         self.typed = True
         self.walk = Walk(graph)
+        #: By name, once somebody has asked one of them.
+        self._predictors: dict[str, SeldonFront] = {}
 
     def run(self, *arguments: Any, **options: Any) -> Execution:
         # What each step did is what the answer's meta is made of.
@@ -68,14 +72,44 @@ class SeldonFront(GraphFront):
     ) -> GraphRequest:
         return SeldonRequest(self, gateway, exchange, plan, service, gateway.now())
 
+    def of(self, plan: Plan) -> SeldonFront:
+        """What takes a plan's requests: the predictor that it names, whatever its share, or all of them."""
+        predictor = plan.wanted
+        if not predictor or plan.soft:
+            return self
+        found = self._predictors.get(predictor)
+        if found is None:
+            flow = self.graph.flow(predictor)
+            if flow is None or flow.name.startswith(":"):
+                known = ", ".join(f.name for f in self.graph.flows if not f.name.startswith(":"))
+                raise NotFound(
+                    f"{self.graph.key} has no predictor {predictor}.", hint=f"It has {known}."
+                )
+            alone = msgspec.structs.replace(self.graph, flows=(flow,))
+            found = self._predictors[predictor] = SeldonFront(self.graphs, alone)
+        return found
+
     def handle(self, exchange: Any, plan: Plan, service: Service, more: bytes = b"") -> None:
-        if exchange.head.method == "POST" and plan.own.rstrip("/") in FEEDBACK:
+        front = self.of(plan)
+        if exchange.head.method == "POST":
+            front._take(exchange, plan, service, more)
+        else:
+            front._about(exchange, plan, service)
+
+    def _take(self, exchange: Any, plan: Plan, service: Service, more: bytes) -> None:
+        path = plan.own.rstrip("/")
+        if path in FEEDBACK:
             if exchange.body is None:
                 exchange.gather(lambda whole: self.feedback(whole, plan, service))
             else:
                 self.feedback(exchange, plan, service)
-            return
-        super().handle(exchange, plan, service, more)
+        elif explains(path) or path in EXPLAIN_PATHS:
+            # Where there is an explainer, the request has gone there.
+            _refuse(exchange, path, Unsupported(f"{service.name} has no explainer."))
+        elif path.startswith("/api/") and path not in PREDICTIONS:
+            _refuse(exchange, path, NotFound(f"There is no {path}."))
+        else:
+            super().handle(exchange, plan, service, more)
 
     def feedback(self, exchange: Any, plan: Plan, service: Service) -> None:
         """Hand a feedback whose body is here on to the units that its answer came from."""
@@ -86,7 +120,7 @@ class SeldonFront(GraphFront):
     ) -> None:
         from penstock.gateway.seldon_grpc import handle_grpc
 
-        if not handle_grpc(self, exchange, plan, service, method, more):
+        if not handle_grpc(self.of(plan), exchange, plan, service, method, more):
             super().handle_grpc(exchange, plan, service, method, more)
 
     def _about(self, exchange: Any, plan: Plan, service: Service) -> None:
@@ -229,6 +263,14 @@ class SeldonRequest(GraphRequest):
         """An error in Seldon's shape."""
         self._send(*seldon_answer(error))
         self._finish(error.status)
+
+
+def _refuse(exchange: Any, path: str, error: PenstockError) -> None:
+    """An error in the shape of the path's protocol."""
+    if path.startswith("/api/"):
+        exchange.send(*seldon_answer(error))
+    else:
+        refuse(exchange, error)
 
 
 def seldon_answer(error: PenstockError) -> tuple[int, bytes, bytes]:

@@ -16,7 +16,16 @@ from math import gcd
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from penstock.domain.headers import REVISION
-from penstock.domain.routes import EXPLAINER, PREDICTOR, ROLES, Put, Remove, Route, Snapshot, TableMessage
+from penstock.domain.routes import (
+    EXPLAINER,
+    PREDICTOR,
+    ROLES,
+    Put,
+    Remove,
+    Route,
+    Snapshot,
+    TableMessage,
+)
 from penstock.domain.routes import Target as TargetRoute
 from penstock.gateway.choosing import Matcher
 from penstock.gateway.proxy import Forward
@@ -83,7 +92,7 @@ class Service:
 
     __slots__ = (
         "_turn", "call", "current", "entries", "forward", "graph", "key", "learner", "matcher", "name",
-        "namespace", "route", "shadow", "targets", "waiting", "waiting_bytes", "weighted",
+        "namespace", "route", "shadow", "targets", "trial", "waiting", "waiting_bytes", "weighted",
     )  # fmt: skip
 
     def __init__(self, route: Route, targets: list[Target]) -> None:
@@ -111,6 +120,8 @@ class Service:
         self.call: Any = None
         #: A `bandits.Learner` where the service has a bandit.
         self.learner: Any = None
+        #: A `trial.Trial` where a revision is rolled out beside the bandit's arms.
+        self.trial: Any = None
 
     def named(self, name: str) -> Target | None:
         """The target with that tag, or of that revision, whatever its share."""
