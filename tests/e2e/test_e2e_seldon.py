@@ -277,3 +277,60 @@ def test_seldons_bandit_learns_over_rest_and_grpc(flowers: Platform) -> None:
     assert sum(taken) > 28
     shown = flowers.run("bandit", "show", "mab")
     assert "xgb" in shown
+
+
+def test_an_explainer_of_a_graph_from_apply_to_delete(flowers: Platform, folder: Path) -> None:
+    """It asks the graph; its change, its failing, its being left out and coming back are seen to."""
+    rows = "sepal,width,petal,thin\n" + "\n".join(
+        f"{a},{a / 2},{a / 4},0.1" for a in (1.0, 1.5, 2.0, 2.5, 3.0)
+    )
+    training = folder / "models" / "asks"
+    training.mkdir(parents=True)
+    (training / "train.csv").write_text(rows)
+    document = yaml.safe_load((EXAMPLES / "seldon_graph.yaml").read_text())
+    document["metadata"]["name"] = "told"
+    predictor = document["spec"]["predictors"][0]
+    # One model, so that the answer is the same each time.
+    predictor["graph"]["children"] = [
+        {"name": "one", "implementation": "SKLEARN_SERVER", "modelUri": "models/iris"}
+    ]
+    explainer = {"type": "KernelShap", "modelUri": "models/asks", "config": {"seed": "1"}}
+    predictor["explainer"] = explainer
+    apply(flowers, document)
+    flowers.run("wait", "sdep/told", "--for=condition=Ready", "--timeout=60s")
+    url = f"{flowers.http}/seldon/default/told-explainer/main/api/v1.0/explain"
+
+    def explained() -> Any:
+        answer = httpx.post(url, json=ROW, timeout=60)
+        return answer.json() if answer.status_code == 200 else None
+
+    data = until(explained, "the explanation")["data"]
+    assert len(data["shap_values"]) == 3, "one for each class"
+    assert data["feature_names"] == ["sepal", "width", "petal", "thin"]
+
+    def status() -> Any:
+        path = "/apis/machinelearning.seldon.io/v1/namespaces/default/seldondeployments/told"
+        return flowers.get(path)["status"]
+
+    predictor["explainer"] = {**explainer, "type": "Counterfactuals", "config": {}}
+    apply(flowers, document)
+    until(lambda: (explained() or {}).get("meta", {}).get("name") == "Counterfactuals", "a change")
+
+    (training / "train.csv").unlink()
+    predictor["explainer"] = {**explainer, "config": {"seed": "2"}}
+    apply(flowers, document)
+    until(lambda: "told-main-explainer" in status().get("description", ""), "what is wrong")
+    assert predict(flowers, "told", ROW)["meta"]["tags"] == {"unit": "cm"}
+
+    predictor["explainer"] = None
+    apply(flowers, document)
+    until(lambda: "told-main-explainer" not in services(flowers), "the explainer to go")
+    until(lambda: status()["state"] == "Available", "the rest to be all there is")
+    until(lambda: httpx.post(url, json=ROW, timeout=60).status_code == 404, "its address to go")
+
+    (training / "train.csv").write_text(rows)
+    predictor["explainer"] = explainer
+    apply(flowers, document)
+    assert until(explained, "it to be back")["meta"]["name"] == "KernelShap"
+    flowers.run("delete", "sdep", "told")
+    until(lambda: not any(n.startswith("told-") for n in services(flowers)), "everything to go")

@@ -1,8 +1,8 @@
 """The explainer of a SeldonDeployment's graph: a service of its own, which asks the graph.
 
-Where a deployment is one model, its explainer is a component of the same service (`seldon_v1_reader`). A graph
-has no files and no process that one could stand beside; so its explainer is one more service that is made for
-the deployment, with the graph's address to ask. Explainers that look into a model have nothing to look into.
+Where a deployment is one model, its explainer is a component of the same service (`seldon_v1_reader`). A
+graph has no files and no process that one could stand beside; so its explainer is one more service that is
+made for the deployment, with the graph's address to ask. What looks into a model has nothing to look into.
 """
 
 from __future__ import annotations
