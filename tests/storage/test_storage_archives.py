@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from penstock.errors import LoadError, PenstockError, TooLarge
 from penstock.storage import Settings
-from penstock.storage.archive import Packing, packing_of, unpack
+from penstock.storage.archive import unpack
+from penstock.storage.packing import Packing, packing_of
 
 SETTINGS = Settings(unpack_floor_bytes=1_000_000)
 

@@ -5,17 +5,12 @@ created. Refused are names that climb out or are absolute, two members of one na
 links to anything but a file of the archive (those become copies: a model folder holds no links), archives
 that grow beyond their bounds, and archives that end before their end. Permissions and owners in an archive
 are ignored.
-
-A tar is read as a stream by `_Forward`, which inflates as far as it is asked and no further: a header that
-claims gigabytes is caught before they are in memory.
 """
 
 from __future__ import annotations
 
-import bz2
 import errno
 import hashlib
-import io
 import lzma
 import posixpath
 import struct
@@ -25,89 +20,17 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from threading import Event
-from typing import IO, Any, Final, Protocol, cast
+from typing import IO, Final, cast
 
 from penstock.errors import LoadError, TooLarge
+from penstock.storage.forward import BLOCK_BYTES, Forward
+from penstock.storage.packing import Packing
 from penstock.storage.settings import Settings
 from penstock.storage.source import relative_path
 
-_BLOCK: Final = 1024 * 1024
-#: A tar header with longer extensions (names, attributes) than this is an attack.
-_MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
 _MAX_LINKS: Final = 16
-
-
-class Packing(StrEnum):
-    """The archives that are unpacked."""
-
-    TAR = "tar"
-    TAR_GZ = "tar.gz"
-    TAR_BZ2 = "tar.bz2"
-    TAR_XZ = "tar.xz"
-    ZIP = "zip"
-
-
-_SUFFIXES: Final = {
-    ".tar": Packing.TAR,
-    ".tar.gz": Packing.TAR_GZ,
-    ".tgz": Packing.TAR_GZ,
-    ".tar.bz2": Packing.TAR_BZ2,
-    ".tbz2": Packing.TAR_BZ2,
-    ".tar.xz": Packing.TAR_XZ,
-    ".txz": Packing.TAR_XZ,
-    ".zip": Packing.ZIP,
-}
-_MEDIA_TYPES: Final = {
-    "application/x-tar": Packing.TAR,
-    "application/x-gtar": Packing.TAR,
-    "application/zip": Packing.ZIP,
-    "application/x-zip-compressed": Packing.ZIP,
-    "application/zip-compressed": Packing.ZIP,
-}
-_GZIP_TYPES: Final = frozenset(
-    ("application/gzip", "application/x-gzip", "application/x-gtar-compressed", "application/x-tgz")
-)
-
-
-#: How an exported model of BentoML's is packed, which its name does not say.
-_MAGIC: Final = (
-    (b"\x1f\x8b", Packing.TAR_GZ),
-    (b"\xfd7zXZ\x00", Packing.TAR_XZ),
-    (b"BZh", Packing.TAR_BZ2),
-    (b"PK\x03\x04", Packing.ZIP),
-)
-
-
-def packing_of(name: str, media_type: str, head: bytes) -> Packing | None:
-    """How a file is packed: by its name; by its media type where the name ends in nothing known.
-
-    `head` is its first bytes (512 or more where there are as many): servers call a gzipped tar a tar and
-    say gzip of anything. None: it is a file to be kept as it is, `model.joblib.gz` and torch's
-    zip-in-all-but-name files included.
-    """
-    lower = name.lower()
-    if lower.endswith(".bentomodel"):
-        return next((p for magic, p in _MAGIC if head.startswith(magic)), Packing.TAR)
-    by_name = next((p for s, p in _SUFFIXES.items() if lower.endswith(s)), None)
-    media = media_type.partition(";")[0].strip().lower()
-    packing = by_name
-    if packing is None and "." not in lower.rpartition("/")[2].lstrip("."):
-        packing = _MEDIA_TYPES.get(media)
-        if packing is None and media in _GZIP_TYPES:
-            packing = Packing.TAR_GZ if _holds_tar(head) else None
-    if packing is Packing.TAR and head.startswith(b"\x1f\x8b"):
-        return Packing.TAR_GZ
-    return packing
-
-
-def _holds_tar(head: bytes) -> bool:
-    try:
-        return zlib.decompressobj(wbits=31).decompress(head, 512)[257:262] == b"ustar"
-    except zlib.error:
-        return False
 
 
 @dataclass(slots=True)
@@ -274,7 +197,7 @@ def unpack(
 
 
 def _untar(f: IO[bytes], packing: Packing, target: _Target) -> None:
-    stream = _Forward(f, packing, target)
+    stream = Forward(f, packing, target.grow)
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:", errorlevel=2) as tar:
         while True:
             member = tar.next()
@@ -289,7 +212,7 @@ def _untar(f: IO[bytes], packing: Packing, target: _Target) -> None:
 
 
 def _one_member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, target: _Target, stream: _Forward
+    tar: tarfile.TarFile, member: tarfile.TarInfo, target: _Target, stream: Forward
 ) -> None:
     name = target.name(member.name)
     if member.isdir():
@@ -372,131 +295,10 @@ def _zip_link(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, target
 
 def _chunks(data: IO[bytes], *, exactly: int | None = None) -> Iterator[bytes]:
     seen = 0
-    while chunk := data.read(_BLOCK):
+    while chunk := data.read(BLOCK_BYTES):
         seen += len(chunk)
         if exactly is not None and seen > exactly:
             raise EOFError("a member is longer than it says")
         yield chunk
     if exactly is not None and seen != exactly:
         raise EOFError("a member is shorter than it says")
-
-
-class _Inflater(Protocol):
-    eof: bool
-    unused_data: bytes
-
-    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
-
-
-class _Forward(io.RawIOBase):
-    """A (compressed) file that is read forward only, as far as asked; what `tarfile` needs of a file."""
-
-    def __init__(self, f: IO[bytes], packing: Packing, target: _Target) -> None:
-        self._f = f
-        self._packing = packing
-        self._target = target
-        self._inflater = self._new()
-        self._pending = b""
-        self._at = 0
-        self._member_depth = 0
-        self._last = b""
-
-    @property
-    def ended(self) -> bool:
-        """The last header read was a block of zeros: a tar's own end."""
-        return len(self._last) == 512 and not any(self._last)
-
-    def in_member(self) -> _Forward:
-        """A context in which long reads are the member's own bytes, which are bounded elsewhere."""
-        return self
-
-    def __enter__(self) -> _Forward:
-        self._member_depth += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._member_depth -= 1
-
-    def drain(self) -> None:
-        """Read what is behind the end: the checksum of a compressed file comes last."""
-        while self._read(_BLOCK):
-            pass
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        if whence != 0 or offset < self._at:
-            raise tarfile.ReadError("the archive's headers lead backwards")
-        while self._at < offset:
-            before = self._at
-            self._read(min(_BLOCK, offset - self._at))
-            if self._at == before:
-                break
-        return self._at
-
-    def read(self, size: int = -1, /) -> bytes:
-        if size < 0 or (not self._member_depth and size > _MAX_HEADER_BYTES):
-            raise tarfile.ReadError("a header is longer than any header is")
-        data = self._read(size)
-        if size == 512 and not self._member_depth:
-            self._last = data
-        return data
-
-    def _read(self, size: int) -> bytes:
-        pieces = []
-        wanted = size
-        while wanted > 0:
-            piece = self._some(wanted)
-            if not piece:
-                break
-            pieces.append(piece)
-            wanted -= len(piece)
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._at += len(data)
-        if (
-            not self._member_depth
-        ):  # headers and padding count, too: they are inflated like the rest
-            self._target.grow(len(data))
-        return data
-
-    def _some(self, wanted: int) -> bytes:
-        if self._inflater is None:
-            return self._f.read(wanted)
-        while True:
-            if self._inflater.eof:
-                # Another member of the same file, as `cat a.gz b.gz` and pigz make them.
-                rest = self._leftover() or self._f.read(_BLOCK)
-                if not rest.strip(b"\0"):
-                    return b""
-                self._inflater = self._new()
-                self._pending = rest
-            if not self._pending and self._wants_input():
-                self._pending = self._f.read(_BLOCK)
-                if not self._pending:
-                    raise EOFError("it is cut short")
-            data = cast(_Inflater, self._inflater).decompress(self._pending, wanted)
-            self._pending = getattr(self._inflater, "unconsumed_tail", b"")
-            if data:
-                return data
-
-    def _leftover(self) -> bytes:
-        return bytes(cast(_Inflater, self._inflater).unused_data)
-
-    def _wants_input(self) -> bool:
-        return bool(getattr(self._inflater, "needs_input", True))
-
-    def _new(self) -> Any:
-        if self._packing is Packing.TAR_GZ:
-            return zlib.decompressobj(wbits=31)
-        if self._packing is Packing.TAR_BZ2:
-            return bz2.BZ2Decompressor()
-        if self._packing is Packing.TAR_XZ:
-            return lzma.LZMADecompressor(memlimit=256 * 1024 * 1024)
-        return None

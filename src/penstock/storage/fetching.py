@@ -21,11 +21,12 @@ from typing import TypeAlias
 import msgspec
 
 from penstock.errors import PenstockError, Unavailable
-from penstock.storage.archive import Packing, packing_of, unpack
+from penstock.storage.archive import unpack
 from penstock.storage.cache import Cache, Fetched
 from penstock.storage.credentials import Credentials
 from penstock.storage.download import Meter, download, in_thread, retried
 from penstock.storage.locks import held
+from penstock.storage.packing import Packing, packing_of
 from penstock.storage.settings import Settings
 from penstock.storage.source import Changed, Listing, Source
 from penstock.storage.tree import Manifest, remove, seal
