@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import process_time
 from xml.etree import ElementTree
 
 import pytest
@@ -80,6 +81,79 @@ def test_text_of_users_cannot_leave_its_element() -> None:
     drawn = svg.draw([layout(flow, title="</text><script>")])
     assert "<script>" not in drawn
     ElementTree.fromstring(drawn)
+
+
+def test_what_would_drive_a_terminal_or_break_xml_is_not_drawn() -> None:
+    flow = graph(step("a\x1b[31m", action=Switch(("x\x00\x07", ""))), step("\ud800b")).flows[0]
+    diagram = layout(flow, title="g\x1b")
+    for text in (drawing.draw(diagram), drawing.listed(diagram)):
+        assert all(c.isprintable() or c == "\n" for c in text)
+    ElementTree.fromstring(svg.draw([diagram]).encode())
+
+
+def test_characters_of_two_columns_keep_boxes_straight() -> None:
+    drawn = drawing.draw(layout(graph(step("日本語"), step("e\u0301", "日本語")).flows[0]))
+    assert drawn == (
+        "╭─────────╮     ┌────────┐     ┌───┐     ╭────────╮\n"
+        "│ request │────▶│ 日本語 │────▶│ e\u0301 │────▶│ answer │\n"
+        "╰─────────╯     └────────┘     └───┘     ╰────────╯"
+    )
+
+
+def test_steps_named_like_the_ends_are_steps() -> None:
+    flow = graph(step("request"), step("answer", "request")).flows[0]
+    drawn = drawing.draw(layout(flow))
+    assert drawn.count("│ request │") == drawn.count("│ answer │") == 2
+
+
+def dense(count: int) -> Flow:
+    names = [f"s{i}" for i in range(count)]
+    return graph(*(step(n, *names[:i]) for i, n in enumerate(names))).flows[0]
+
+
+def test_a_picture_that_no_terminal_shows_is_a_list() -> None:
+    """What would be wrapped is written a step a line, with what it is made of; so is what is too large."""
+    flow = graph(
+        step("a"),
+        step("b", "a.y:z"),
+        step("c", "a", "b", action=Switch(("x", ""))),
+        step("d", gates=(Gate("c", 1),)),
+        output=sources("d", "c", join=Join.ANY),
+    ).flows[0]
+    diagram = layout(flow, {"a": Numbers({"ok": 3}, 0.001, 0.002)})
+    assert drawing.draw(diagram, width=200) == drawing.draw(diagram)
+    listed = drawing.draw(diagram, width=60)
+    assert listed == drawing.listed(diagram)
+    assert listed.splitlines() == [
+        "request",
+        "a · 3 ok · 1.00 ms · p99 2.00 ms ◀ request",
+        "b ◀ a (y→z)",
+        "c · switch ◀ a, b",
+        "d ◀ c (else)",
+        "answer · any ◀ d, c",
+    ]
+    many = layout(dense(100))
+    drawn = drawing.draw(many)
+    assert drawn == drawing.listed(many)
+    assert len(svg.draw([many])) < 2_000_000
+
+
+def test_the_largest_graph_is_drawn_in_no_time() -> None:
+    began = process_time()
+    diagram = layout(dense(256))
+    drawing.draw(diagram)
+    svg.draw([diagram])
+    assert process_time() - began < 20  # it took minutes and gigabytes
+
+
+def test_a_cycle_in_a_list() -> None:
+    flow = graph(
+        step("work", "", "again", join=Join.ANY),
+        step("again", "work.more", action=HandOn()),
+        step("end", "work.done"),
+        max_revisits=3,
+    ).flows[0]
+    assert "work · any ◀ request, again (back)" in drawing.listed(layout(flow))
 
 
 def test_numbers_are_those_of_the_graph() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from penstock import dialects
 from penstock.cli.client import Client, Kinds, Served
 from penstock.cli.exits import FAILED, CliError
 from penstock.cli.getting import find
-from penstock.cli.output import say
+from penstock.cli.output import clean, say
 from penstock.cli.top import Snapshot, quantile
 from penstock.domain.assembly import Assembly
 from penstock.domain.graph import Graph
@@ -117,9 +119,10 @@ def _print(graph: Graph, numbers: Mapping[str, Numbers], output: str, head: str)
     if output == "svg":
         say(svg.draw(diagrams).rstrip())
         return
-    say(head)
+    say(clean(head))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for diagram in diagrams:
         say("")
         if len(diagrams) > 1:
             say(f"{diagram.title}:")
-        say(drawing.draw(diagram))
+        say(drawing.draw(diagram, width=width))

@@ -50,7 +50,7 @@ def table(
 ) -> str:
     """Columns with three spaces between them; words like True and Failed in colour on a terminal."""
     lines = [list(headers)] if with_headers else []
-    lines += [[_clean(c) for c in row] for row in rows]
+    lines += [[clean(c) for c in row] for row in rows]
     if not lines:
         return ""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -66,7 +66,7 @@ def table(
     return "\n".join(out)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """No control characters: what a model's error says must not drive the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
@@ -136,7 +136,7 @@ class StatusLine:
             self.show(text)
 
     def show(self, text: str) -> None:
-        text = _clean(text)
+        text = clean(text)
         if text == self._last:
             return
         self._last = text

@@ -1,21 +1,36 @@
 """A laid-out flow as text for a terminal: boxes, and edges of line characters between the layers.
 
 Lines are kept as sets of directions per character cell; where two meet, the character with all of their
-directions is drawn. Each source has a vertical lane of its own between two layers.
+directions is drawn. Each source has a vertical lane of its own between two layers. What is wider than the
+terminal, or too large for any, is a list instead: a step a line, with what it is made of.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import Final
+from unicodedata import combining, east_asian_width
 
-from penstock.graphs.layout import Diagram, Node
+from penstock.graphs.layout import Diagram, Edge, Node, shown
 
 _UP, _RIGHT, _DOWN, _LEFT = 1, 2, 4, 8
 _LINES: Final = " ╵╶└╷│┌├╴┘─┴┐┤┬┼"
 #: Space between two boxes of a layer.
 _GAP: Final = 1
 _NARROW: Final = 36
+#: Character cells of a picture.
+_MOST_CELLS: Final = 500_000
+#: Behind a character that takes two cells.
+_TAKEN: Final = "\0"
+
+
+def columns(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    return len(text) if text.isascii() else sum(map(_wide, text))
+
+
+def _wide(c: str) -> int:
+    return 0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1
 
 
 class _Canvas:
@@ -35,28 +50,67 @@ class _Canvas:
             self.lines[y][x] |= (_UP if y > top else 0) | (_DOWN if y < bottom else 0)
 
     def write(self, x: int, y: int, text: str) -> None:
-        for i, c in enumerate(text):
-            self.text[y][x + i] = c
+        for c in text:
+            wide = _wide(c)
+            if not wide:
+                self.text[y][x - 1] += c
+                continue
+            self.text[y][x] = c
+            if wide == 2:
+                self.text[y][x + 1] = _TAKEN
+            x += wide
 
     def box(self, x: int, y: int, width: int, lines: list[str], round_: bool) -> None:
         corners = "╭╮╰╯" if round_ else "┌┐└┘"
         self.write(x, y, corners[0] + "─" * (width - 2) + corners[1])
         for i, line in enumerate(lines):
-            self.write(x, y + 1 + i, "│" + line.center(width - 2) + "│")
+            self.write(x, y + 1 + i, "│" + _centred(line, width - 2) + "│")
         self.write(x, y + 1 + len(lines), corners[2] + "─" * (width - 2) + corners[3])
 
     def render(self) -> str:
         rows = []
         for text, lines in zip(self.text, self.lines, strict=True):
             row = "".join(t or _LINES[d] for t, d in zip(text, lines, strict=True))
-            rows.append(row.rstrip())
+            rows.append(row.replace(_TAKEN, "").rstrip())
         return "\n".join(rows)
 
 
-def draw(diagram: Diagram) -> str:
-    """The picture, and below it what it does not show: labels of edges, and edges that go back."""
-    shown = {n: _fit(node) for n, node in diagram.nodes.items()}
-    heights = {n: len(lines) + 2 if lines else 1 for n, lines in shown.items()}
+def _centred(text: str, width: int) -> str:
+    free = width - columns(text)
+    # As str.center divides what is odd.
+    left = free // 2 + (free & width & 1)
+    return " " * left + text + " " * (free - left)
+
+
+def draw(diagram: Diagram, *, width: int | None = None) -> str:
+    """The picture, and below it what it does not show: labels of edges, and edges that go back.
+
+    `listed` instead, if it is wider than `width` columns or too large to be looked at.
+    """
+    drawn = None if diagram.crowded else _picture(diagram, width)
+    return listed(diagram) if drawn is None else "\n".join([drawn, *_told(diagram)])
+
+
+def listed(diagram: Diagram) -> str:
+    """A line for each step, from the request to the answer."""
+    edges: dict[str, list[str]] = {}
+    known = [(edge, "") for edge, _ in diagram.paths] + [(edge, " (back)") for edge in diagram.back]
+    for edge, back in known:
+        label = f" ({edge.label})" if edge.label else ""
+        edges.setdefault(edge.target, []).append(f"{shown(edge.source)}{label}{back}")
+    lines = []
+    for names in diagram.layers:
+        for node in (diagram.nodes[n] for n in names):
+            if node.lines:
+                made_of = f" ◀ {', '.join(edges[node.name])}" if node.name in edges else ""
+                lines.append(" · ".join(node.lines) + made_of)
+    return "\n".join(lines)
+
+
+def _picture(diagram: Diagram, most: int | None) -> str | None:
+    """The picture; None if it is wider than `most` columns or has too many cells."""
+    texts = {n: _fit(node) for n, node in diagram.nodes.items()}
+    heights = {n: len(lines) + 2 if lines else 1 for n, lines in texts.items()}
     total = max(sum(heights[n] + _GAP for n in names) - _GAP for names in diagram.layers)
     tops: dict[str, int] = {}
     for names in diagram.layers:
@@ -70,16 +124,18 @@ def draw(diagram: Diagram) -> str:
     x = 0
     lanes: list[dict[str, int]] = []
     for number, names in enumerate(diagram.layers):
-        width = max((max(map(len, shown[n]), default=0) + 4 if shown[n] else 1) for n in names)
+        width = max(_box_width(texts[n]) for n in names)
         lefts.append(x)
         widths.append(width)
         sources = _sources(diagram, number)
         lanes.append({s: x + width + 1 + i for i, s in enumerate(sources)})
         x += width + len(sources) + 4
+    if x * total > _MOST_CELLS or (most is not None and lefts[-1] + widths[-1] > most):
+        return None
     canvas = _Canvas(x, total)
     for number, names in enumerate(diagram.layers):
         for name in names:
-            if not shown[name]:
+            if not texts[name]:
                 canvas.across(middle[name], lefts[number], lefts[number] + widths[number] - 1)
     for _, path in diagram.paths:
         for a, b in pairwise(path):
@@ -89,26 +145,38 @@ def draw(diagram: Diagram) -> str:
             canvas.across(middle[a], start - 1, lane)
             canvas.down(lane, middle[a], middle[b])
             end = lefts[number + 1]
-            canvas.across(middle[b], lane, end if not shown[b] else end - 1)
-            if shown[b]:
+            canvas.across(middle[b], lane, end if not texts[b] else end - 1)
+            if texts[b]:
                 canvas.write(end - 1, middle[b], "▶")
     for number, names in enumerate(diagram.layers):
         for name in names:
-            if shown[name]:
-                own = max(map(len, shown[name])) + 4
+            if texts[name]:
+                own = _box_width(texts[name])
                 if number + 1 < len(diagram.layers):
                     canvas.across(
                         middle[name], lefts[number] + own - 1, lefts[number] + widths[number]
                     )
                 node = diagram.nodes[name]
                 canvas.box(
-                    lefts[number], tops[name], own, shown[name], node.kind in ("choice", "end")
+                    lefts[number], tops[name], own, texts[name], node.kind in ("choice", "end")
                 )
-    return "\n".join([canvas.render(), *_told(diagram)])
+    return canvas.render()
+
+
+def _box_width(lines: list[str]) -> int:
+    return max(map(columns, lines)) + 4 if lines else 1
 
 
 def _fit(node: Node) -> list[str]:
-    return [t if len(t) <= _NARROW else t[: _NARROW - 1] + "…" for t in node.lines]
+    return [_cut(t) for t in node.lines]
+
+
+def _cut(text: str) -> str:
+    if columns(text) <= _NARROW:
+        return text
+    while columns(text) > _NARROW - 1:
+        text = text[:-1]
+    return text + "…"
 
 
 def _sources(diagram: Diagram, layer: int) -> list[str]:
@@ -118,13 +186,12 @@ def _sources(diagram: Diagram, layer: int) -> list[str]:
 
 
 def _told(diagram: Diagram) -> list[str]:
-    lines = []
-    for edge, _ in diagram.paths:
-        if edge.label:
-            lines.append(
-                f"  {edge.source} {'╌' if edge.dashed else '─'}▶ {edge.target}: {edge.label}"
-            )
-    for edge in diagram.back:
-        label = f": {edge.label}" if edge.label else ""
-        lines.append(f"  {edge.source} ─▶ {edge.target} (back){label}")
+    lines = [_line(e, e.dashed, f": {e.label}") for e, _ in diagram.paths if e.label]
+    lines += [
+        _line(e, False, " (back)" + (f": {e.label}" if e.label else "")) for e in diagram.back
+    ]
     return lines
+
+
+def _line(edge: Edge, dashed: bool, more: str) -> str:
+    return f"  {shown(edge.source)} {'╌' if dashed else '─'}▶ {shown(edge.target)}{more}"

@@ -2,7 +2,8 @@
 
 Layers by the longest way from the request (Sugiyama's method: edges that close a cycle are turned, long edges
 go over places that are kept free in each layer, and the order in a layer follows the neighbours' mean
-position, a few times to and fro).
+position, a few times to and fro). A graph whose long edges would need more places than anybody could look at
+is `crowded`: its edges go straight.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from penstock.domain.graph import (
     Verb,
 )
 
-REQUEST = "request"
-ANSWER = "answer"
+#: Names that no step has, as long as what is shown of them is what follows the NUL.
+REQUEST = "\0request"
+ANSWER = "\0answer"
 #: Times that the order of layers is improved.
 _SWEEPS = 6
+#: Places that long edges may take.
+_MOST_PLACES = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,13 @@ class Diagram:
     paths: list[tuple[Edge, list[str]]]
     #: Edges that close a cycle; they are told in words.
     back: list[Edge]
+    crowded: bool = False
+
+
+def shown(name: str) -> str:
+    """A node's name, or any text of a user's, as it may go to a terminal and into XML."""
+    name = name.removeprefix("\0")
+    return name if name.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in name)
 
 
 def layout(
@@ -86,20 +97,23 @@ def layout(
     external: External | None = None,
 ) -> Diagram:
     """The picture of a flow; `numbers` by step name, `external` what it is run for besides requests."""
-    nodes = {REQUEST: Node(REQUEST, (REQUEST, *_heard(external)), "end")}
+    nodes = {REQUEST: _node(REQUEST, _heard(external), "end")}
     for step in flow.steps:
-        lines = (step.name, *_does(step), *_measured((numbers or {}).get(step.name)))
-        nodes[step.name] = Node(step.name, lines, _kind(step))
-    nodes[ANSWER] = Node(ANSWER, (ANSWER, *_how(flow.output)), "end")
+        lines = [*_does(step), *_measured((numbers or {}).get(step.name))]
+        nodes[step.name] = _node(step.name, lines, _kind(step))
+    nodes[ANSWER] = _node(ANSWER, _how(flow.output), "end")
     edges, back = _turn(_edges(flow), list(nodes))
     _assign_layers(nodes, edges)
     layers: list[list[str]] = [[] for _ in range(1 + max(n.layer for n in nodes.values()))]
     for name, node in nodes.items():
         layers[node.layer].append(name)
     paths: list[tuple[Edge, list[str]]] = []
+    places = sum(nodes[e.target].layer - nodes[e.source].layer - 1 for e in edges)
+    crowded = places > _MOST_PLACES
     for number, edge in enumerate(edges):
         path = [edge.source]
-        for layer in range(nodes[edge.source].layer + 1, nodes[edge.target].layer):
+        first = nodes[edge.target].layer if crowded else nodes[edge.source].layer + 1
+        for layer in range(first, nodes[edge.target].layer):
             name = f"\0{number}.{layer}"
             nodes[name] = Node(name, kind="pass", layer=layer)
             layers[layer].append(name)
@@ -109,7 +123,11 @@ def layout(
     for layer_names in layers:
         for row, name in enumerate(layer_names):
             nodes[name].row = row
-    return Diagram(title or flow.name, nodes, layers, paths, back)
+    return Diagram(shown(title or flow.name), nodes, layers, paths, back, crowded)
+
+
+def _node(name: str, more: list[str], kind: str) -> Node:
+    return Node(name, tuple(map(shown, (name, *more))), kind)
 
 
 def _heard(external: External | None) -> list[str]:
@@ -221,7 +239,9 @@ def _edges(flow: Flow) -> list[Edge]:
         if not step.inputs.sources and not any(t == step.name for _, t in found):
             add(REQUEST, step.name, "", False)
     join(flow.output, ANSWER, False)
-    return [Edge(s, t, ", ".join(labels), dashed) for (s, t), (labels, dashed) in found.items()]
+    return [
+        Edge(s, t, shown(", ".join(labels)), dashed) for (s, t), (labels, dashed) in found.items()
+    ]
 
 
 def _branch(action: object, branch: int) -> str:
@@ -255,19 +275,24 @@ def _turn(edges: list[Edge], names: list[str]) -> tuple[list[Edge], list[Edge]]:
             elif found.target not in state:
                 state[found.target] = 1
                 stack.append((found.target, iter(following[found.target])))
-    return [e for e in edges if e not in back], back
+    closing = set(back)
+    return [e for e in edges if e not in closing], back
 
 
 def _assign_layers(nodes: dict[str, Node], edges: list[Edge]) -> None:
-    for _ in nodes:
-        moved = False
-        for edge in edges:
-            least = nodes[edge.source].layer + 1
-            if nodes[edge.target].layer < least:
-                nodes[edge.target].layer = least
-                moved = True
-        if not moved:
-            break
+    """Each node one layer behind the last of those that it needs. The edges close no cycle."""
+    following: dict[str, list[str]] = {}
+    needs = dict.fromkeys(nodes, 0)
+    for edge in edges:
+        following.setdefault(edge.source, []).append(edge.target)
+        needs[edge.target] += 1
+    placed = [name for name, count in needs.items() if not count]
+    for name in placed:
+        for target in following.get(name, ()):
+            nodes[target].layer = max(nodes[target].layer, nodes[name].layer + 1)
+            needs[target] -= 1
+            if not needs[target]:
+                placed.append(target)
     nodes[ANSWER].layer = max(n.layer for n in nodes.values() if n.name != ANSWER) + 1
 
 

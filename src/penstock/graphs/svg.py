@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from xml.sax.saxutils import escape
 
-from penstock.graphs.layout import Diagram, Node
+from penstock.graphs.drawing import columns
+from penstock.graphs.layout import Diagram, Node, shown
 
 _CHAR = 7.2
 _LINE = 17
@@ -42,7 +43,7 @@ def draw(diagrams: Sequence[Diagram]) -> str:
 def _size(node: Node) -> tuple[float, float]:
     if not node.lines:
         return 0.0, 0.0
-    return max(map(len, node.lines)) * _CHAR + 2 * _PAD, len(node.lines) * _LINE + 2 * _PAD - 4
+    return max(map(columns, node.lines)) * _CHAR + 2 * _PAD, len(node.lines) * _LINE + 2 * _PAD - 4
 
 
 def _one(diagram: Diagram, top: float) -> tuple[str, float, float]:
@@ -93,7 +94,7 @@ def _one(diagram: Diagram, top: float) -> tuple[str, float, float]:
             parts.append(_box(node, at[name], sizes[name]))
     below = top + 44 + height + 20
     for edge in diagram.back:
-        text = f"{edge.source} goes back to {edge.target} {edge.label}".strip()
+        text = f"{shown(edge.source)} goes back to {shown(edge.target)} {edge.label}".strip()
         parts.append(f'<text x="20" y="{below:.0f}" fill="#475569">{escape(text)}</text>\n')
         below += _LINE
     return "".join(parts), x - _BETWEEN_LAYERS + 20, below + 6 - top
