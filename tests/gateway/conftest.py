@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from gateway_stand_in import Answer, Front, StandIn, say_ok
+from learning_plane import Plane
 
 from penstock.domain.routes import Address, Wake
 from penstock.gateway.gateway import Gateway
@@ -41,3 +43,17 @@ async def stand_in(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Stan
             return made
 
         yield make
+
+
+@pytest.fixture
+async def plane(front: Front) -> Plane:
+    """Answers what the gateway says, as soon as it has said it."""
+    made = Plane(front)
+    saying = front.gateway._wake
+
+    def say(message: Any) -> None:
+        saying(message)
+        asyncio.get_running_loop().call_soon(made.hear)
+
+    front.gateway._wake = say
+    return made

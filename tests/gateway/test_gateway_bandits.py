@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections import Counter
 from typing import Any
@@ -11,8 +12,7 @@ import numpy as np
 import pytest
 from gateway_stand_in import Seen, reply, route
 
-from penstock.domain.bandit import Arm, Bandit, PolicyName
-from penstock.domain.learning import Credited, Feedback, Learned, Outcome, Pulls
+from penstock.domain.bandit import Bandit, PolicyName
 from penstock.domain.routes import Remove, Sticky, Target
 from penstock.gateway.request_ids import RequestIds
 
@@ -22,48 +22,6 @@ V1_PATH = "/v1/models/iris:predict"
 V2_BODY = (
     b'{"model_name":"iris","outputs":[{"name":"y","shape":[1],"datatype":"FP64","data":[1.5]}]}'
 )
-
-
-class Plane:
-    """A control plane that counts: what a gateway says comes here, what it is told goes back."""
-
-    def __init__(self, front: Any) -> None:
-        self.front = front
-        self.seen: dict[int, int] = {}
-        self.arms: dict[tuple[str, str], Arm] = {}
-        self.pulls: dict[tuple[str, str], int] = {}
-        self.away = False
-
-    def hear(self) -> None:
-        said, self.front.wakes[:] = list(self.front.wakes), []
-        for message in said:
-            if isinstance(message, Pulls):
-                self.pulls.update({(key, arm): n for key, arm, n in message.counts})
-            elif isinstance(message, Feedback) and not self.away:
-                self.front.gateway.apply(Credited(tuple(self._count(r) for r in message.rewards)))
-
-    def _count(self, reward: Any) -> tuple[int, Outcome]:
-        if self.seen.setdefault(reward.id, reward.attempt) != reward.attempt:
-            return reward.attempt, Outcome.DOUBLE
-        for credit in reward.credits:
-            arm = self.arms.setdefault((credit.key, credit.arm), Arm(credit.arm))
-            arm.credit(reward.reward, credit.features)
-            self.front.gateway.apply(Learned(credit.key, (arm,)))
-        return reward.attempt, Outcome.COUNTED
-
-
-@pytest.fixture
-async def plane(front: Any) -> Any:
-    """Answers what the gateway says, as soon as it has said it."""
-    made = Plane(front)
-    saying = front.gateway._wake
-
-    def say(message: Any) -> None:
-        saying(message)
-        asyncio.get_running_loop().call_soon(made.hear)
-
-    front.gateway._wake = say
-    return made
 
 
 async def learning(
@@ -321,7 +279,7 @@ async def test_features_choose_the_arm(front, stand_in, plane):
         assert "x-user" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("protocol", ["v1", "v2", "v2-binary"])
+@pytest.mark.parametrize("protocol", ["v1", "v2", "v2-binary", "v2-binary-gzip"])
 async def test_features_may_be_an_input_tensor(front, stand_in, plane, protocol):
     bandit = Bandit(PolicyName.LINUCB, features=2, tensor="x")
     await learning(front, stand_in, bandit)
@@ -337,6 +295,8 @@ async def test_features_may_be_an_input_tensor(front, stand_in, plane, protocol)
         tensor = {"name": "x", "shape": [1, 3], "datatype": "FP64", "parameters": size}
         head = json.dumps({"inputs": [tensor]}).encode()
         body, headers = head + row.tobytes(), {"inference-header-content-length": str(len(head))}
+    if protocol.endswith("gzip"):
+        body, headers["content-encoding"] = gzip.compress(body), "gzip"
     answer = await front.client.post(path, content=body, headers=headers)
     assert answer.headers["x-penstock-arm"]
     assert (await rewarded(front, answer, 1.0)).status_code == 200

@@ -16,7 +16,8 @@ from penstock.domain.experiment import Candidate, Experiment
 from penstock.domain.graph import Call, Flow, Graph, Inputs, Source, Step
 from penstock.domain.routes import Route, Target
 from penstock.gateway import query
-from penstock.gateway.query import MOST_INFLATED, MOST_MODELS
+from penstock.gateway.query import MOST_MODELS
+from penstock.protocols.content_coding import MOST_INFLATED
 
 INPUTS = [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1.0]}]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import subprocess
 import sys
+import zlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from penstock.domain.graph import Answers, Batch, CallUrl, Graph, HandOn, Join, 
 from penstock.domain.routes import Address, Route
 from penstock.http.client import Upstream
 from penstock.http.server import HttpServer, Limits
+from penstock.protocols.content_coding import MOST_INFLATED
 
 JSON_V2 = {"id": "7", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}]}
 
@@ -67,6 +70,41 @@ async def test_binary_tensors_in_and_out(front: GraphFrontUnderTest) -> None:
     )
     length = int(answer.headers["inference-header-content-length"])
     assert np.frombuffer(answer.content[length:], np.float32).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_compressed_request(front: GraphFrontUnderTest, coding: str) -> None:
+    await front.serve(a=add(1))
+    front.graph(chain("a"))
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
+    header = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "x",
+                    "shape": [2],
+                    "datatype": "FP32",
+                    "parameters": {"binary_data_size": 8},
+                }
+            ]
+        }
+    ).encode()
+    coded = {"content-encoding": coding}
+    binary = {**coded, "inference-header-content-length": str(len(header))}
+    for body, headers in (
+        (json.dumps(JSON_V2).encode(), coded),
+        (header + np.array([1, 2], np.float32).tobytes(), binary),
+    ):
+        answer = await front.client.post("/v2/models/g/infer", content=pack(body), headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["outputs"][0]["data"] == [2.0, 3.0]
+    for exchange in front.services["a"].seen:
+        assert exchange.head.get(b"content-encoding") is None
+    broken = await front.client.post("/v2/models/g/infer", content=b"{}", headers=coded)
+    assert broken.status_code == 400
+    bomb = pack(b" " * (MOST_INFLATED + 1))
+    large = await front.client.post("/v2/models/g/infer", content=bomb, headers=coded)
+    assert large.status_code == 413
 
 
 async def test_v1_stays_v1(front: GraphFrontUnderTest) -> None:

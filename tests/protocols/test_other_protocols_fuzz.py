@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import InvalidInput
 from penstock.protocols.mlflow import FORMATS, UnsupportedType, decode_invocation
-from penstock.protocols.seldon import KINDS, decode_feedback, decode_message
+from penstock.protocols.seldon import KINDS, decode_message, decode_object, reward_of
 from penstock.runtimes.base import TensorSpec
 
 SPECS: list[tuple[TensorSpec, ...]] = [
@@ -52,7 +52,7 @@ def _only_our_errors(call: Any) -> None:
 def test_any_json_as_a_seldon_message(message: Any, specs: Any) -> None:
     body = msgspec.json.encode(message)
     _only_our_errors(lambda: decode_message(body, specs))
-    _only_our_errors(lambda: decode_feedback(body))
+    _only_our_errors(lambda: reward_of(decode_object(body)))
 
 
 @given(

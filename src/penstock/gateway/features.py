@@ -15,6 +15,7 @@ import msgspec
 from penstock.domain.bandit import MOST_VALUE
 from penstock.errors import InvalidInput, PenstockError
 from penstock.gateway.request_ids import rounded
+from penstock.protocols.content_coding import plain_body
 
 if TYPE_CHECKING:
     from penstock.domain.bandit import Bandit
@@ -64,6 +65,8 @@ def _checked(row: list[float]) -> tuple[float, ...]:
 
 def _row(body: bytes, tensor: str, head: Any, protocol: str) -> list[float]:
     """The first row of an input, flat."""
+    if protocol != "grpc" and head.get(b"content-encoding") is not None:
+        body = bytes(plain_body(head, body, MOST_BODY))
     if protocol == "v1":
         document = msgspec.json.decode(body)
         first = document["instances"][0]

@@ -28,6 +28,8 @@ from penstock.gateway.request_ids import PREFIX, Issued
 from penstock.http.client import UpstreamError, fetch
 from penstock.http.head import JSON_TYPE
 from penstock.protocols import seldon
+from penstock.protocols.content_coding import plain_body
+from penstock.protocols.seldon_forms import decode_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +160,8 @@ class _Call:
         own = service.learner if service is not None else None
         if own is not None and all(c.learner.key != own.key for c in credits):
             raise NotFound(f"The request {given.id} was not one of {given.service}.")
+        if service is None and given.service and not self._said_rightly():
+            raise NotFound(f"The request {given.id} was not one of {given.service}.")
         window_s = min(c.learner.bandit.window_s for c in credits)
         for credit in credits:
             problem = problem_with_reward(credit.learner.bandit, given.reward)
@@ -174,6 +178,17 @@ class _Call:
             self._ended(Outcome.LATE)
             return
         bandits.reward(reward, self._ended)
+
+    def _said_rightly(self) -> bool:
+        """Whether the body's `model` can have given this answer."""
+        namespace, _, name = self._given.service.partition("/")
+        said = self._gateway.table.get(namespace, name)
+        if said is None:
+            return False
+        if said.graph is not None:
+            return True  # the arms may be those of any service behind it
+        keys = (parse_key(c.learner.key) for c in self._credits)
+        return any(k[:2] == (said.namespace, said.name) for k in keys)
 
     # -- ends -------------------------------------------------------------------------------------
 
@@ -274,11 +289,12 @@ def _unknown(given: Given) -> NotFound:
 
 def read(exchange: Any, is_seldon: bool, service: Service | None) -> Given:
     """What a feedback says. InvalidInput."""
-    body = exchange.body or b""
+    head = exchange.head
+    body = plain_body(head, exchange.body)
     name = f"{service.namespace}/{service.name}" if service is not None else ""
     if is_seldon:
-        reward = seldon.decode_feedback(body)
-        return Given(_puid(seldon.decode_object(body), exchange.head), reward, name)
+        message = decode_body(body, head.get(b"content-type"))
+        return Given(_puid(message, head), seldon.reward_of(message), name)
     try:
         found = _decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:

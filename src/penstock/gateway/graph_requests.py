@@ -46,6 +46,7 @@ from penstock.graphs.values import (
 )
 from penstock.http.head import JSON_TYPE
 from penstock.protocols import v1, v2
+from penstock.protocols.content_coding import plain_body
 from penstock.protocols.grpc import infer as grpc_infer
 from penstock.protocols.grpc.wire import OK, error_lines, reply, unframe
 from penstock.protocols.infer import InferRequest, InferResponse
@@ -132,6 +133,8 @@ class GraphRequest(Forward):
         head = self.exchange.head
         body = self.exchange.body
         data = body if type(body) is bytes else bytes(body or b"")
+        if head.get(b"content-encoding") is not None:
+            data = bytes(plain_body(head, data))
         length = v2.parse_header_length(head.get(b"inference-header-content-length"), len(data))
         content_type = head.get(b"content-type") or JSON
         whole = Body(data, JSON if v1.is_json(content_type) else content_type)

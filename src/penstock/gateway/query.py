@@ -45,8 +45,6 @@ MOST_MODELS: Final = 1000
 AT_ONCE: Final = 64
 #: Bytes that all answers together may have.
 MOST_BYTES: Final = 256 * 1024 * 1024
-#: Bytes of a question that came compressed: it is read where everybody's requests pass.
-MOST_INFLATED: Final = 32 * 1024 * 1024
 DEFAULT_TIMEOUT_S: Final = 60.0
 MOST_TIMEOUT_S: Final = 3600.0
 
@@ -126,7 +124,7 @@ def handle(exchange: Any, gateway: Gateway, path: str) -> None:
 
 def _read(exchange: Any) -> Query:
     try:
-        query = _decode(plain_body(exchange.head, exchange.body, MOST_INFLATED))
+        query = _decode(plain_body(exchange.head, exchange.body))
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise InvalidInput(f"The body is no query: {exc}.") from None
     if (query.models is _UNSET) == (query.selector is _UNSET):

@@ -31,6 +31,7 @@ from penstock.graphs.calls import Context
 from penstock.graphs.results import Result
 from penstock.graphs.values import Body, Failure, Tensors, Value, tensors_of
 from penstock.http.head import JSON_TYPE
+from penstock.protocols.content_coding import plain_body
 from penstock.protocols.seldon import checked_puid, new_puid, seldon_error
 from penstock.protocols.seldon_forms import decode_body
 from penstock.protocols.seldon_message import (
@@ -183,7 +184,7 @@ class SeldonRequest(GraphRequest):
         given = head.get(b"seldon-puid")
         self._puid = checked_puid(given.decode("latin-1")) if given else ""
         if self._speaks:
-            body = self.exchange.body
+            body = plain_body(head, self.exchange.body)
             if not body:
                 raise InvalidInput("The request has no body.")
             return self.taken(message_of(decode_body(body, head.get(b"content-type")), self._puid))
@@ -309,7 +310,8 @@ class FeedbackCall:
     def read(self) -> Feedback:
         """What the body says. InvalidInput."""
         head = self.exchange.head
-        return feedback_of(decode_body(self.exchange.body or b"", head.get(b"content-type")))
+        body = plain_body(head, self.exchange.body)
+        return feedback_of(decode_body(body, head.get(b"content-type")))
 
     def answer(self, error: PenstockError | None) -> None:
         """Tell the client."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from penstock.errors import Unsupported
 from penstock.protocols.grpc.wire import decompress
@@ -10,6 +10,9 @@ from penstock.protocols.grpc.wire import decompress
 if TYPE_CHECKING:
     from penstock.http.head import RequestHead
     from penstock.http.incoming import Buffer
+
+#: Bytes of a compressed body that is read where everybody's requests pass.
+MOST_INFLATED: Final = 32 * 1024 * 1024
 
 
 def coding_of(head: RequestHead) -> bytes | None:
@@ -25,7 +28,7 @@ def coding_of(head: RequestHead) -> bytes | None:
     )
 
 
-def plain_body(head: RequestHead, body: Buffer | None, most: int) -> Buffer:
+def plain_body(head: RequestHead, body: Buffer | None, most: int = MOST_INFLATED) -> Buffer:
     """The body as it was before it was compressed, if it was. InvalidInput, TooLarge, Unsupported."""
     coding = coding_of(head) if head.get(b"content-encoding") is not None else None
     return (body or b"") if coding is None else decompress(body or b"", coding, most)

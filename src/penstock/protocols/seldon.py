@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
+import sys
 from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
@@ -217,14 +218,20 @@ def encode_message(outputs: dict[str, Array], message: Message, model: str) -> b
     return encode_result({"data": data, "meta": meta})
 
 
-def decode_feedback(body: Buffer) -> float:
+def reward_of(message: dict[str, Any]) -> float:
     """The reward of a Feedback message; 0 when it has none. Raises InvalidInput."""
-    message = decode_object(body)
     for name in ("request", "response", "truth"):
         if type(message.get(name)) not in (dict, type(None)):
             raise InvalidInput(f"'{name}' is no SeldonMessage")
-    reward = message.get("reward") or 0.0
-    if type(reward) not in (int, float):
+    return finite(message.get("reward"))
+
+
+def finite(reward: Any) -> float:
+    """A reward as JSON has it; 0 for none. Raises InvalidInput."""
+    if reward is None:
+        return 0.0
+    # A whole number of JSON's may have any number of digits.
+    if type(reward) not in (int, float) or not abs(reward) <= sys.float_info.max:
         raise InvalidInput("'reward' is no number")
     return float(reward)
 

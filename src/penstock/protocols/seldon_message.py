@@ -22,7 +22,15 @@ from penstock.errors import InvalidInput, ModelError
 from penstock.protocols import v2
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.json_faults import JSON_FAULTS
-from penstock.protocols.seldon import KINDS, data_of, decode_object, meta_of, names_of, tensor_of
+from penstock.protocols.seldon import (
+    KINDS,
+    data_of,
+    decode_object,
+    finite,
+    meta_of,
+    names_of,
+    tensor_of,
+)
 from penstock.protocols.v1 import encode_result, rows_of_json
 
 if TYPE_CHECKING:
@@ -168,11 +176,7 @@ def feedback_of(document: Any) -> Feedback:
     """The Feedback in decoded JSON. Raises InvalidInput."""
     if type(document) is not dict:
         raise InvalidInput("a Feedback is a JSON object")
-    reward = document.get("reward")
-    if reward is None:
-        reward = 0.0
-    if type(reward) not in (int, float) or not abs(reward) < float("inf"):
-        raise InvalidInput("'reward' is no number")
+    reward = finite(document.get("reward"))
     parts: list[SeldonMessage | None] = []
     for name in ("request", "response", "truth"):
         given = document.get(name)
@@ -187,7 +191,7 @@ def feedback_of(document: Any) -> Feedback:
                 raise InvalidInput(f"'{name}': {exc.message}") from None
         else:
             parts.append(SeldonMessage(None, "", (), meta_of(given)))
-    return Feedback(document, parts[0], parts[1], parts[2], float(reward))
+    return Feedback(document, parts[0], parts[1], parts[2], reward)
 
 
 # -- binary ---------------------------------------------------------------------------------------------
