@@ -16,7 +16,15 @@ from penstock._version import __version__
 from penstock.errors import NotFound, PenstockError
 from penstock.gateway import repository
 from penstock.gateway.proxy import internal, refuse
-from penstock.gateway.resolve import EXPLAIN, FEEDBACK, LOAD, STATISTICS, Plan, namespace_of
+from penstock.gateway.resolve import (
+    DOCUMENT,
+    EXPLAIN,
+    FEEDBACK,
+    LOAD,
+    STATISTICS,
+    Plan,
+    namespace_of,
+)
 from penstock.http.head import JSON_TYPE
 from penstock.protocols import documents
 from penstock.protocols.json_object import json_object
@@ -74,6 +82,9 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
             _feedback(exchange, gateway, plan)
         elif plan.verb == EXPLAIN:
             _explain(exchange, gateway, plan)
+        elif plan.verb == DOCUMENT:
+            if _allowed(exchange, ("GET",)):
+                _describe(exchange, gateway, plan)
         elif plan.verb == STATISTICS:
             if _allowed(exchange, _READS):
                 _gather(exchange, gateway, [service], plan.own)
@@ -114,6 +125,12 @@ def _explain(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
     from penstock.gateway import seldon_explain
 
     seldon_explain.handle(exchange, gateway, plan)
+
+
+def _describe(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
+    from penstock.gateway import seldon_explain
+
+    seldon_explain.describe(exchange, gateway, plan)
 
 
 def extensions(gateway: Gateway) -> tuple[str, ...]:

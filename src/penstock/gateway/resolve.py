@@ -39,6 +39,7 @@ UNLOAD: Final = "unload"
 STATISTICS: Final = "stats"
 FEEDBACK: Final = "feedback"
 EXPLAIN: Final = "explain"
+DOCUMENT: Final = "document"
 #: What follows a namespace where many models are asked.
 _QUERY: Final = ["v2", "query"]
 _REPOSITORY: Final = "/v2/repository/models/"
@@ -46,6 +47,8 @@ _REPOSITORY: Final = "/v2/repository/models/"
 EXPLAIN_PATHS: Final = frozenset(("/api/v1.0/explain", "/api/v0.1/explain"))
 _EXPLAINER: Final = "-explainer"
 _ROLE: Final = "explainer"
+#: Where Seldon V1 describes its calls.
+SELDON_DOCUMENTS: Final = frozenset(("/api/v1.0/doc/seldon.json", "/api/v0.1/doc/seldon.json"))
 #: Seldon's address of a pipeline.
 _PIPELINES: Final = "/v2/pipelines/"
 
@@ -247,8 +250,16 @@ def _named_by(first: str, second: str, table: Table) -> Service | None:
 
 
 def _make(
-    head: RequestHead, named: Service, path: str, table: Table, tag: str = "", role: str = ""
+    head: RequestHead,
+    named: Service,
+    path: str,
+    table: Table,
+    tag: str = "",
+    role: str = "",
+    *,
+    plain: bool = False,
 ) -> Plan:
+    """`plain`: for a process, whatever the gateway answers of it by itself."""
     if path == "/v2/logging" and head.method == "POST":
         # One replica would change, and the others not.
         raise Unsupported(
@@ -256,7 +267,7 @@ def _make(
             hint="The variable PENSTOCK_LOG_LEVEL in its manifest sets the level.",
         )
     named = table.child(named, model_in(path)) or named
-    verb = _verb(path, named, table, tag)
+    verb = "" if plain else _verb(path, named, table, tag, role)
     service = (
         named if verb else components.reached(head, named, table, path=path, role=role, flow=tag)
     )
@@ -269,7 +280,8 @@ def _make(
             )
         timeout_s = min(timeout_s, int(asked) / 1000)
     if verb:
-        return Plan(service, b"", protocol_of(path), timeout_s, path, tag, verb=verb)
+        own = f"/components/{role}{path}" if verb == DOCUMENT and role else path
+        return Plan(service, b"", protocol_of(path), timeout_s, own, tag, verb=verb)
     choice = choose(head, service, named, tag)
     head_bytes = render(head, service, path, choice.passed_on)
     own = path if service.graph is not None else ""
@@ -284,12 +296,21 @@ def _make(
     )
 
 
-def make(head: RequestHead, service: Service, path: str, table: Table, tag: str = "") -> Plan:
+def make(
+    head: RequestHead,
+    service: Service,
+    path: str,
+    table: Table,
+    tag: str = "",
+    role: str = "",
+    *,
+    plain: bool = False,
+) -> Plan:
     """The plan for a head, when it is known already which service is meant."""
-    return _make(head, service, path, table, tag)
+    return _make(head, service, path, table, tag, role, plain=plain)
 
 
-def _verb(path: str, service: Service, table: Table, tag: str) -> str:
+def _verb(path: str, service: Service, table: Table, tag: str, role: str) -> str:
     """What the gateway shall do itself, if this is a call that one replica cannot answer for all."""
     if path.startswith(_REPOSITORY):
         verb = path.rstrip("/").rpartition("/")[2]
@@ -297,12 +318,17 @@ def _verb(path: str, service: Service, table: Table, tag: str) -> str:
     if path.startswith("/v2/models/") and path.rstrip("/").endswith("/stats"):
         # A sleeping service is woken like by any request; one replica answers for itself.
         return STATISTICS if sum(len(t.replicas) for t in service.targets) > 1 else ""
-    if path.endswith("/feedback") and (
-        service.learner is not None or service.route.graph is not None
+    if (
+        path.endswith("/feedback")
+        and role != _ROLE
+        and (service.learner is not None or service.route.graph is not None)
     ):
         return FEEDBACK
     if path.rstrip("/") in EXPLAIN_PATHS and table.component(service, _ROLE, tag) is not None:
         return EXPLAIN
+    if path in SELDON_DOCUMENTS and (role == _ROLE or (not role and service.graph is None)):
+        # Its process does not know of an explainer.
+        return DOCUMENT if table.component(service, _ROLE, tag) is not None else ""
     return ""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from penstock.errors import InvalidInput, PenstockError, Unsupported
-from penstock.gateway import resolve
+from penstock.gateway import components, resolve
 from penstock.gateway.graph_answers import error_of
 from penstock.gateway.graph_calls import StepForward
 from penstock.gateway.proxy import internal
@@ -24,6 +24,7 @@ from penstock.graphs.encoding import Encoded
 from penstock.graphs.results import Result
 from penstock.graphs.values import Body, Failure
 from penstock.http.head import JSON_TYPE
+from penstock.protocols import seldon_openapi
 from penstock.protocols.seldon_forms import decode_body
 from penstock.protocols.seldon_message import ARRAY_KINDS, SeldonMessage, message_of
 
@@ -94,6 +95,30 @@ def _ask(exchange: Exchange, gateway: Gateway, call: Plan, request: dict[str, An
 
     context = Context(service.namespace, gateway.now() + plan.timeout_s)
     forward = StepForward(gateway, plan, explainer, Encoded(path, b"", data, False), context, told)
+    exchange.on_abort = forward.cancel
+    gateway.admit(forward)
+
+
+def describe(exchange: Exchange, gateway: Gateway, call: Plan) -> None:
+    """The OpenAPI document of a service that has an explainer: its process's, and the explain call."""
+    service = call.service
+    assert service is not None  # noqa: S101 - the path is one of a service
+    role, path = components.split(call.own)
+    plan = resolve.make(exchange.head, service, path, gateway.table, call.wanted, role, plain=True)
+    asked = plan.service
+    assert asked is not None  # noqa: S101 - as above
+
+    def told(outcome: Any) -> None:
+        if isinstance(outcome, Body) and outcome.status == 200:
+            found = seldon_openapi.with_explain(msgspec.json.decode(outcome.data))
+            exchange.send(200, JSON_TYPE, msgspec.json.encode(found))
+        elif isinstance(outcome, Body):
+            exchange.send(outcome.status, JSON_TYPE, outcome.data)
+        else:
+            _refuse(exchange, error_of(service.key, Result(failure=outcome)))
+
+    context = Context(service.namespace, gateway.now() + plan.timeout_s)
+    forward = StepForward(gateway, plan, asked, Encoded(path, b"", b"", False), context, told)
     exchange.on_abort = forward.cancel
     gateway.admit(forward)
 

@@ -18,6 +18,7 @@ from penstock.domain.graph import (
     Verb,
     Wire,
 )
+from penstock.domain.routes import EXPLAINER
 from penstock.errors import InvalidInput, NotFound, PenstockError, Unsupported
 from penstock.gateway.components import explains
 from penstock.gateway.graph_answers import error_of
@@ -31,6 +32,7 @@ from penstock.graphs.calls import Context
 from penstock.graphs.results import Result
 from penstock.graphs.values import Body, Failure, Tensors, Value, tensors_of
 from penstock.http.head import JSON_TYPE
+from penstock.protocols import seldon_openapi
 from penstock.protocols.content_coding import plain_body
 from penstock.protocols.seldon import checked_puid, new_puid, seldon_error
 from penstock.protocols.seldon_forms import decode_body
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from penstock.graphs.execution import Execution
 
 PREDICTIONS: Final = frozenset(("/api/v1.0/predictions", "/api/v0.1/predictions", "/predict"))
+OF_UNITS: Final = frozenset(("/transform-input", "/transform-output", "/route", "/aggregate"))
 FEEDBACK: Final = frozenset(("/api/v1.0/feedback", "/api/v0.1/feedback", "/send-feedback"))
 _encode = msgspec.json.Encoder().encode
 
@@ -107,6 +110,9 @@ class SeldonFront(GraphFront):
         elif explains(path) or path in EXPLAIN_PATHS:
             # Where there is an explainer, the request has gone there.
             _refuse(exchange, path, Unsupported(f"{service.name} has no explainer."))
+        elif path in OF_UNITS:
+            message = f"{service.name} is a graph; {path[1:]} is for one of its units."
+            _refuse(exchange, path, Unsupported(message))
         elif path.startswith("/api/") and path not in PREDICTIONS:
             _refuse(exchange, path, NotFound(f"There is no {path}."))
         else:
@@ -137,10 +143,20 @@ class SeldonFront(GraphFront):
             if missing:
                 document["missing"] = missing
             exchange.send(status, JSON_TYPE, _encode(document))
+        elif path == "/doc":
+            exchange.send(200, seldon_openapi.PAGE_HEADERS, seldon_openapi.PAGE)
+        elif path == "/doc/seldon.json":
+            exchange.send(200, JSON_TYPE, _encode(self._document(plan, service)))
         elif path == "/metadata" or path.startswith("/metadata/"):
             self._metadata(exchange, path.removeprefix("/metadata").strip("/"))
         else:
             super()._about(exchange, plan, service)
+
+    def _document(self, plan: Plan, service: Service) -> dict[str, Any]:
+        abilities = {seldon_openapi.GRAPH, seldon_openapi.PREDICT, seldon_openapi.FEEDBACK}
+        if self.graphs.gateway.table.component(service, EXPLAINER, plan.wanted) is not None:
+            abilities.add(seldon_openapi.EXPLAIN)
+        return seldon_openapi.document(service.name, abilities)
 
     def _metadata(self, exchange: Any, node: str) -> None:
         """The graph's nodes, or one of them: what it is and which service runs it."""
@@ -268,7 +284,7 @@ class SeldonRequest(GraphRequest):
 
 def _refuse(exchange: Any, path: str, error: PenstockError) -> None:
     """An error in the shape of the path's protocol."""
-    if path.startswith("/api/"):
+    if path.startswith("/api/") or path in OF_UNITS:
         exchange.send(*seldon_answer(error))
     else:
         refuse(exchange, error)

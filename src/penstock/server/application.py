@@ -83,6 +83,7 @@ _PATHS: Final = Paths[TargetType | tuple[str, str]](
         (rf"/v1/models/{_NAME}/versions/([^/:]+)/metadata", ("GET", "_tensorflow_metadata")),
         (r"(?:/api/v(?:1\.0|0\.1))?/(health/(?:status|ping)|metadata)", ("GET", "_seldon")),
         (r"/api/v(?:1\.0|0\.1)/(metadata|status)/([^/]+)", ("GET", "_seldon")),
+        (r"/api/v(?:1\.0|0\.1)/(doc(?:/seldon\.json)?)", ("GET", "_seldon")),
         (r"/live", ("GET", "_live")),
         (r"/ping|/health|/ready", ("GET", "_ready")),
         (r"/version", ("GET", "_version")),

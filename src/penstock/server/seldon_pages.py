@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.errors import NotFound, PenstockError
+from penstock.protocols import seldon_openapi
 from penstock.protocols.seldon import seldon_error
-from penstock.runtimes.base import CallContext, UnitRuntime
+from penstock.runtimes.base import CallContext, PayloadRuntime, UnitRuntime
 from penstock.server.other_protocols import only_model
 from penstock.server.replies import send_error, send_json
 from penstock.server.seldon import metadata_of
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class SeldonPages:
-    """Answers `health/...`, `metadata` and `status`."""
+    """Answers `health/...`, `metadata`, `status` and `doc`."""
 
     def __init__(self, app: Application) -> None:
         self._app = app
@@ -37,6 +38,10 @@ class SeldonPages:
                 exchange.send(200, b"content-type: text/plain\r\n", b"pong")
             elif what == "health/status":
                 self._health(exchange)
+            elif what == "doc":
+                exchange.send(200, seldon_openapi.PAGE_HEADERS, seldon_openapi.PAGE)
+            elif what == "doc/seldon.json":
+                self._document(exchange, self._model(name))
             elif what == "status":
                 self._status(exchange, self._model(name))
             else:
@@ -49,6 +54,17 @@ class SeldonPages:
         if name is not None and name not in (only, self._app.spec.service):
             raise NotFound(f"There is no model {name} here.")
         return only
+
+    def _document(self, exchange: Exchange, name: str) -> None:
+        loaded = self._app.repository.get(name).runtime
+        abilities = {seldon_openapi.PROCESS}
+        if isinstance(loaded, UnitRuntime):
+            # A reward is counted whether it learns or not.
+            abilities |= {*loaded.verbs, seldon_openapi.FEEDBACK}
+        elif not isinstance(loaded, PayloadRuntime):
+            abilities |= {seldon_openapi.PREDICT, seldon_openapi.FEEDBACK}
+        found = seldon_openapi.document(self._app.spec.service or name, abilities)
+        send_json(exchange, msgspec.json.encode(found))
 
     def _metadata(self, exchange: Exchange, name: str) -> None:
         loaded = self._app.repository.get(name)
