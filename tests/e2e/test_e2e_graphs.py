@@ -247,7 +247,10 @@ def test_inspect_shows_what_passed_each_step(served: Platform, folder: Path) -> 
     refused = served.run("graph", "inspect", "watched", "-f", "-", code=1, stdin=json.dumps(V1))
     assert "double" in refused
     served.run("graph", "inspect", "watched", "-f", "gone.json", code=2)
-    served.run("graph", "inspect", "iris", "-f", "v2.json", code=4)
+    for command in (("inspect", "iris", "-f", "v2.json"), ("show", "iris")):
+        assert "is one service, not a graph" in served.run("graph", *command, code=1)
+        gone = [w.replace("iris", "nothing") for w in command]
+        assert "There is no graph nothing" in served.run("graph", *gone, code=4)
     single = {
         "apiVersion": "machinelearning.seldon.io/v1",
         "kind": "SeldonDeployment",

@@ -122,6 +122,28 @@ async def test_each_step_tells_what_it_was_given_and_gave(
         assert service.seen[0].head.get(b"x-penstock-inspect") is None
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/v2/models/a/infer?inspect=1", {}, 400),
+        ("/v1/models/a:predict?inspect=3", {}, 400),
+        ("/serving/default/a/v2/models/a/infer", {"x-penstock-inspect": "1"}, 400),
+        ("/v2/models/a/infer?inspect=0", {}, 200),
+        ("/v2/models/a/infer", {"x-penstock-inspect": "0"}, 200),
+        # A model's own paths have their own parameters.
+        ("/serving/default/a/report?inspect=1", {}, 200),
+    ],
+)
+async def test_a_service_has_no_steps_to_be_shown(
+    front: GraphFrontUnderTest, path: str, headers: dict[str, str], status: int
+) -> None:
+    await front.serve(a=lambda given: given)
+    answer = await front.client.post(path, json=JSON_V2, headers=headers)
+    assert answer.status_code == status
+    if status == 400:
+        assert "default/a is no graph" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("headers", [{}, {"x-penstock-inspect": "0"}, {"x-penstock-trace": "1"}])
 async def test_who_does_not_ask_gets_the_answer_alone(
     front: GraphFrontUnderTest, headers: dict[str, str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Mapping
@@ -11,9 +12,9 @@ from typing import Any
 import yaml
 
 from penstock import dialects
-from penstock.cli.client import Client, Kinds, Served
+from penstock.cli.client import ApiFailure, Client, Kinds, Served
 from penstock.cli.exits import FAILED, CliError
-from penstock.cli.getting import find
+from penstock.cli.getting import Object, find
 from penstock.cli.output import clean, say
 from penstock.cli.top import Snapshot, quantile
 from penstock.domain.assembly import Assembly
@@ -28,7 +29,7 @@ SECONDS = "penstock_graph_step_seconds"
 
 def show(client: Client, name: str, *, namespace: str, output: str) -> None:
     """Draw a graph that was applied, with its numbers since the gateways started."""
-    _, obj = find(client, graph_kinds(client), namespace, name.rpartition("/")[2])
+    _, obj = find_graph(client, namespace, name.rpartition("/")[2])
     graph = graph_of(obj)
     numbers = numbers_of(client.get("/metrics.json"), graph)
     status = obj.get("status") or {}
@@ -38,6 +39,21 @@ def show(client: Client, name: str, *, namespace: str, output: str) -> None:
     word = {"True": "ready", "False": "not ready"}.get(ready.get("status", ""), "coming up")
     why = ready.get("message", "")
     _print(graph, numbers, output, f"{graph.key} is {word}{': ' + why if why else ''}")
+
+
+def find_graph(client: Client, namespace: str, name: str) -> tuple[Served, Object]:
+    """The graph of that name, whatever its dialect. CliError says so where the name is a service's."""
+    kinds = graph_kinds(client)
+    try:
+        return find(client, kinds, namespace, name)
+    except CliError as exc:
+        others = [k for k in Kinds(client).services() if k not in kinds]
+        for kind in others:
+            with contextlib.suppress(ApiFailure):
+                client.get(kind.path(namespace, name))
+                said = f"{kind.singular} {name} is one service, not a graph: it has no steps."
+                raise CliError(said, FAILED) from None
+        raise CliError(f"There is no graph {name} in namespace {namespace}.", exc.code) from None
 
 
 def graph_kinds(client: Client) -> list[Served]:

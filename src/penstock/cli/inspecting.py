@@ -10,8 +10,7 @@ from penstock import dialects
 from penstock.cli import payloads
 from penstock.cli.client import Client
 from penstock.cli.exits import FAILED, CliError
-from penstock.cli.getting import find
-from penstock.cli.graphs import graph_kinds
+from penstock.cli.graphs import find_graph
 from penstock.cli.output import say
 
 #: Characters of a value in a line.
@@ -31,7 +30,7 @@ def inspect(
     """Send a payload and print what each step was given and answered. Fails when the graph did."""
     name = name.rpartition("/")[2]
     payload = payloads.parse(payloads.read(file), file)
-    kind, obj = find(client, graph_kinds(client), namespace, name)
+    kind, obj = find_graph(client, namespace, name)
     if not dialects.find(obj["apiVersion"], obj["kind"]).means_graph(obj):
         raise CliError(
             f"{kind.singular} {name} is one service, not a graph: it has no steps.", FAILED

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from penstock.domain.headers import ANY, PREFER, REVISION
 from penstock.domain.patterns import MOST_VALUE
 from penstock.errors import NotFound
+from penstock.gateway.inspected import refuse_inspection
 from penstock.gateway.sticky import preferred
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def choose(head: RequestHead, service: Service, named: Service, tag: str = "") -
     """The choice for a head. `named` is the predictor of the service, `service` the component that answers.
 
     A component in front of the predictor is told what to ask it for: revisions, rules and stickiness are the
-    predictor's. NotFound for a revision that is asked for and not there.
+    predictor's. NotFound for a revision that is asked for and not there, InvalidInput for steps.
     """
+    if service.graph is None:
+        refuse_inspection(head, named)
     if service is not named:
         asked = (head.get(REVISION_HEADER) or b"").decode("latin-1").strip()
         if any(t.revision == (tag or asked) for t in service.targets):

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from penstock.http.head import RequestHead
 
 TRACE_HEADER: Final = b"x-penstock-trace"
-INSPECT_HEADER: Final = b"x-penstock-inspect"
 #: The parameter of a gRPC answer that has the same.
 TRACE_PARAMETER: Final = "penstock_trace"
 #: A trace is a header, and clients refuse long ones.
@@ -115,19 +114,6 @@ def wants_trace(head: RequestHead) -> bool:
     if asked is not None and asked.strip() not in (b"", b"0", b"false"):
         return True
     return "trace=1" in head.query.split("&") if head.query else False
-
-
-def wants_values(head: RequestHead) -> str:
-    """What a request says that asks for what passed its steps; empty for one that does not."""
-    asked = head.get(INSPECT_HEADER)
-    if asked is not None:
-        said = asked.decode("latin-1").strip()
-    elif head.query:
-        fields = (f.partition("=") for f in head.query.split("&"))
-        said = next((value for name, _, value in fields if name == "inspect"), "")
-    else:
-        return ""
-    return "" if said in ("0", "false") else said
 
 
 def trace_line(text: str) -> bytes:

@@ -19,14 +19,11 @@ from penstock.errors import (
     Unavailable,
     Unsupported,
 )
-from penstock.gateway.graph_answers import (
-    INSPECT_HEADER,
-    TRACE_HEADER,
-    error_of,
-)
+from penstock.gateway.graph_answers import TRACE_HEADER, error_of
 from penstock.gateway.graph_calls import GatewayCaller, failure_of
 from penstock.gateway.graph_metrics import GraphMetrics
 from penstock.gateway.graph_requests import GraphRequest, GrpcGraphRequest
+from penstock.gateway.inspected import INSPECT_HEADER
 from penstock.gateway.proxy import internal, refuse
 from penstock.gateway.resolve import HOP_BY_HOP, Plan
 from penstock.graphs.batches import Batches

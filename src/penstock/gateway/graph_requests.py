@@ -23,9 +23,9 @@ from penstock.gateway.graph_answers import (
     trace_line,
     trace_of,
     wants_trace,
-    wants_values,
 )
 from penstock.gateway.graph_calls import failure_of
+from penstock.gateway.inspected import wants_values
 from penstock.gateway.proxy import Forward, refuse
 from penstock.gateway.resolve import Plan
 from penstock.graphs.calls import Context
