@@ -262,3 +262,65 @@ def test_a_missing_number_is_one() -> None:
     proto = seldon.MessageProto()
     proto.data.ndarray.values.add().list_value.values.add(number_value=float("nan"))
     assert np.isnan(seldon.from_proto(proto).value).all()
+
+
+def named_steps(trace: str) -> list[str]:
+    return [step["step"] for step in json.loads(trace)["steps"]]
+
+
+async def test_a_graphs_steps_are_told_to_who_asks(tmp_path: Path) -> None:
+    """In a tag of the answer's meta, where Seldon's clients look, and the trace in a trailer, too."""
+    graph = node("t", "TRANSFORMER", "Plus", children=[node("m", "MODEL", "Tagged")])
+    async with deployed(tmp_path, deployment(graph)) as d, channel(d.port) as c:
+        stub = c.unary_unary(
+            "/seldon.protos.Seldon/Predict",
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=seldon.MessageProto.FromString,
+        )
+        meant = (("seldon", "dep"), ("namespace", "default"))
+        call = stub(rows([1.0]), metadata=(*meant, ("x-penstock-trace", "1")), timeout=20)
+        answer = await call
+        tags = {k: v.string_value or v.bool_value for k, v in answer.meta.tags.items()}
+        assert named_steps(tags.pop("penstock_trace")) == ["main.t", "main.m"]
+        assert tags == {"by1": True}
+        trailers = dict(await call.trailing_metadata())
+        assert named_steps(str(trailers["x-penstock-trace"])) == ["main.t", "main.m"]
+
+        call = stub(rows([1.0]), metadata=(*meant, ("x-penstock-inspect", "1")), timeout=20)
+        told = json.loads((await call).meta.tags["penstock_inspect"].string_value)
+        assert [s["step"] for s in told["steps"]] == ["main.t", "main.m"]
+        assert told["graph"] == "default/dep"
+        assert "1.0" in json.dumps(told["request"])
+        assert "x-penstock-trace" not in dict(await call.trailing_metadata())
+
+        call = stub(rows([1.0]), metadata=meant, timeout=20)
+        assert set((await call).meta.tags) == {"by1"}
+
+
+async def test_a_failed_call_tells_its_steps_in_the_trailer(tmp_path: Path) -> None:
+    graph = node("t", "TRANSFORMER", "Plus", children=[node("m", "MODEL", "Fails")])
+    async with deployed(tmp_path, deployment(graph)) as d, channel(d.port) as c:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call(c, "Seldon/Predict", rows([1.0]), seldon="dep", **{"x-penstock-trace": "1"})
+        trailers = dict(failed.value.trailing_metadata())
+        assert named_steps(str(trailers["x-penstock-trace"])) == ["main.t", "main.m"]
+
+
+async def test_v2s_call_of_a_seldon_graph_shows_its_steps_as_a_parameter(tmp_path: Path) -> None:
+    graph = node("t", "TRANSFORMER", "Plus", children=[node("m", "MODEL", "Plus")])
+    async with deployed(tmp_path, deployment(graph)) as d, channel(d.port) as c:
+        takes, gives = METHODS["ModelInfer"]
+        request = takes(model_name="dep")
+        tensor = request.inputs.add(name="x", datatype="FP64", shape=[1, 1])
+        tensor.contents.fp64_contents.append(1.0)
+        stub = c.unary_unary(
+            f"/{SERVICE}/ModelInfer",
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=gives.FromString,
+        )
+        metadata = (("x-penstock-trace", "1"), ("x-penstock-inspect", "1"))
+        answer = await stub(request, metadata=metadata, timeout=20)
+        trace = answer.parameters["penstock_trace"].string_param
+        assert named_steps(trace) == ["main.t", "main.m"]
+        told = json.loads(answer.parameters["penstock_inspect"].string_param)
+        assert [s["step"] for s in told["steps"]] == ["main.t", "main.m"]

@@ -12,7 +12,7 @@ import msgspec
 
 from penstock.errors import InvalidInput, PenstockError, Unsupported
 from penstock.gateway import feedback
-from penstock.gateway.graph_answers import error_of
+from penstock.gateway.graph_answers import TRACE_PARAMETER, error_of, trace_of
 from penstock.gateway.grpc_calls import ModelCall
 from penstock.gateway.proxy import internal
 from penstock.gateway.resolve import Plan, by_header, by_host, unknown_service
@@ -23,6 +23,8 @@ from penstock.protocols.grpc import infer as grpc_infer
 from penstock.protocols.grpc.seldon import parse, to_proto, verb_of
 from penstock.protocols.grpc.wire import (
     INTERNAL,
+    OK,
+    error_lines,
     frame,
     reply,
     reply_error,
@@ -33,6 +35,8 @@ from penstock.protocols.seldon import new_puid
 from penstock.protocols.seldon_message import ARRAY_KINDS, Feedback
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from penstock.gateway.gateway import Gateway
     from penstock.gateway.grpc_front import GrpcFront
     from penstock.gateway.table import Service
@@ -136,6 +140,7 @@ class _GraphCall(SeldonRequest):
         self._puid = ""
 
     def begin(self) -> None:
+        self._look()
         self._start(self.read())
 
     def _ended(self, result: Result) -> None:
@@ -148,20 +153,32 @@ class _GraphCall(SeldonRequest):
             self.fail(error_of(self.service.key, result))
             return
         try:
-            pieces = self.pieces(result.value)
+            pieces = self.pieces(result.value, self._shown())
         except PenstockError as exc:
             self.fail(exc)
             return
-        reply(self.exchange, pieces, self.more + self.rewardable())
+        reply(self.exchange, pieces, self.more + self.rewardable(), OK + self._traced())
         self._finish(200)
 
-    def pieces(self, value: Value) -> Any:
-        """The answer's message, framed."""
+    def _shown(self) -> dict[str, str]:
+        """What the client asked to be told beside the answer, by the names that the answer has it under."""
+        shown = {}
+        execution = self._execution
+        if execution is not None and self._trace:
+            shown[TRACE_PARAMETER] = trace_of(execution)
+        if execution is not None and self._inspector is not None:
+            inspecting = self._inspecting()
+            told = inspecting.document_of(execution, self._given, {})
+            shown[inspecting.INSPECT_PARAMETER] = told.decode()
+        return shown
+
+    def pieces(self, value: Value, shown: Mapping[str, str]) -> Any:
+        """The answer's message, framed; it has what is `shown`, too."""
         raise NotImplementedError
 
     def fail(self, exc: PenstockError) -> None:
         if not self.done:
-            reply_error(self.exchange, exc)
+            reply(self.exchange, b"", b"", error_lines(exc) + self._traced())
             self._finish(exc.status)
 
 
@@ -175,9 +192,12 @@ class _PredictCall(_GraphCall):
         assert not isinstance(given, Feedback)  # noqa: S101 - by the verb
         return self.taken(given[0])
 
-    def pieces(self, value: Value) -> Any:
+    def pieces(self, value: Value, shown: Mapping[str, str]) -> Any:
         self._identify()
-        return frame(to_proto(self.message(value)).SerializeToString())
+        made = self.message(value)
+        if shown:
+            made.meta = {**made.meta, "tags": {**(made.meta.get("tags") or {}), **shown}}
+        return frame(to_proto(made).SerializeToString())
 
 
 class _InferCall(_GraphCall):
@@ -191,7 +211,7 @@ class _InferCall(_GraphCall):
         given = Tensors(asked.inputs, asked.datatypes, asked.id, asked.parameters)
         return values.of_tensors(given, {"puid": self._puid})
 
-    def pieces(self, value: Value) -> Any:
+    def pieces(self, value: Value, shown: Mapping[str, str]) -> Any:
         asked = self._asked
         assert asked is not None  # noqa: S101 - set by `read`
         if not isinstance(value, Tensors):
@@ -202,7 +222,9 @@ class _InferCall(_GraphCall):
                 else tensors_of(value)
             )
         bare = Tensors(value.arrays, value.datatypes, value.id)
-        return grpc_infer.encode_infer(self.response(bare), asked)
+        response = self.response(bare)
+        response.parameters.update(shown)
+        return grpc_infer.encode_infer(response, asked)
 
 
 class _AsRest:
