@@ -10,7 +10,7 @@ import pytest
 from penstock import dialects
 from penstock.domain.bandit import Bandit, PolicyName
 from penstock.domain.graph import Splitter
-from penstock.domain.traffic import Sticky
+from penstock.domain.traffic import Rollout, Sticky, Traffic
 from penstock.errors import InvalidManifest
 
 NOTE = "penstock.dev/bandit"
@@ -158,18 +158,42 @@ def test_what_does_not_fit_is_refused_with_its_path(given: Any, where: str, said
     ("spec", "said"),
     [
         ({"traffic": {"bandit": "ucb1", "sticky": {"header": "x-user"}}}, "x-user"),
+        ({"rollout": {}}, "beside traffic.bandit, which makes arms of named predictors, it may"),
         (
-            {"traffic": {"bandit": "ucb1"}, "rollout": {}, "canary": None},
-            "Roll the new revision out first and give the bandit then",
+            {"traffic": {"bandit": "ucb1"}, "rollout": {"steps": [50, 99]}},
+            "must leave 1% for each of the 2 arms: 98 at most",
+        ),
+        (
+            {
+                "traffic": {"bandit": "ucb1"},
+                "rollout": {},
+                "canary": None,
+                "predictor": {"canaryTrafficPercent": 5, "sklearn": {"storageUri": "models/iris"}},
+            },
+            "may not be given together with canaryTrafficPercent",
+        ),
+        (
+            {"traffic": {"bandit": "ucb1", "shadow": {}}, "rollout": {}, "canary": None},
+            "may not be given together with traffic.shadow",
         ),
     ],
 )
-def test_what_leaves_nothing_to_choose_is_refused(spec: dict[str, Any], said: str) -> None:
+def test_what_does_not_go_together_is_refused(spec: dict[str, Any], said: str) -> None:
     manifest = service(**spec)
     if manifest["spec"]["canary"] is None:
         del manifest["spec"]["canary"]
     with pytest.raises(InvalidManifest, match=said):
         meant(manifest)
+
+
+def test_a_rollout_goes_together_with_a_bandit_and_its_arms() -> None:
+    for manifest in (service("ucb1", rollout={}), noted(service(rollout={}), "ucb1")):
+        found = meant(manifest)
+        assert found.traffic == Traffic(rollout=Rollout(), bandit=Bandit(PolicyName.UCB1))
+        assert [c.percent for c in found.canaries] == [50]
+    alone = service("ucb1", rollout={"steps": [99]})
+    del alone["spec"]["canary"]
+    assert meant(alone).traffic.rollout == Rollout((99,))
 
 
 def test_a_bandit_goes_with_clients_that_keep_their_arm_and_with_a_transformer() -> None:

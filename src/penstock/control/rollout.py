@@ -6,7 +6,8 @@ Three numbers decide: the newest revision that was ever ready (`latest`), the on
 itself took all requests before, `stable` is the one that did so before it: a rollback is possible after a
 promotion too. This is what `canaryTrafficPercent` means in KServe on Knative. An annotation pins one kept
 revision instead, whatever the manifest asks for. Where several workloads share a role (named canaries), each
-divides its own part of the requests.
+divides its own part of the requests. Beside a bandit, whose arms they are, `spec.rollout` is the predictor's
+alone, and its percents are of all requests (`of_all`): the others keep what they are to each other.
 
 A share is only worth something when its revision answers: `effective` gives the share of a revision that is
 not up to one that is, so traffic never leaves a revision before another one is ready to take it.
@@ -15,12 +16,12 @@ not up to one that is, so traffic never leaves a revision before another one is 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.control.revisions import Kept, Stage
 from penstock.domain.annotations import PINNED, PROMOTED
 from penstock.domain.service import Role, Scaling, Service
-from penstock.domain.workload import Workload
+from penstock.domain.workload import Workload, id_of
 
 LATEST = "latest"
 PREVIOUS = "previous"
@@ -70,13 +71,18 @@ def pinned(service: Service, revisions: tuple[Kept, ...]) -> Kept | None:
     return next((k for k in revisions if k.name == name and k.ready_at is not None), None)
 
 
+def _has_policy(service: Service, workload: Workload) -> bool:
+    """Its new revisions go up in steps: the predictor's, and not those of named canaries."""
+    return service.traffic.rollout is not None and workload.id == id_of(service.predictor)
+
+
 def percent_of(service: Service, workload: Workload, latest: Kept) -> int | None:
     """The percent of its workload's requests that the newest revision shall have; None: all of them."""
     if workload.id.role is Role.PREDICTOR:
         if service.traffic.shadow is not None and not service.traffic.shadow.to:
             return 0  # it gets copies
         policy = service.traffic.rollout
-        if policy is not None:
+        if policy is not None and _has_policy(service, workload):
             if latest.rollout or service.annotations.get(PROMOTED) == latest.name:
                 return None
             stage = latest.stage or Stage()
@@ -92,11 +98,35 @@ def divide(
 ) -> tuple[Share, ...]:
     """The shares that a workload's revisions are asked to take, with `latest` first."""
     percent = percent_of(service, workload, latest)
+    if _has_policy(service, workload) and not any(k.rollout for k in revisions):
+        percent = None  # the first, or of a named predictor that is the service's now
     stable = stable_of(revisions, latest) if percent is not None else None
-    if percent is None or stable is None:
+    if percent is None or stable is None or not workload.percent:
         return (Share(latest, workload.percent, LATEST),)
-    part = round(workload.percent * percent / 100)
+    # Never all of it: that would be a promotion.
+    part = min(round(workload.percent * percent / 100), workload.percent - 1)
     return (Share(latest, part, LATEST), Share(stable, workload.percent - part, PREVIOUS))
+
+
+def of_all(shares: tuple[Share, ...], percent: int) -> tuple[Share, ...]:
+    """The same shares, with `percent` of all requests for the first, which takes it from everybody.
+
+    The second is of the first one's workload and stands for all of that. Who has a share keeps 1 at least,
+    and somebody beside the first has one.
+    """
+    first, second, *rest = shares
+    weights = [first.percent + second.percent, *(s.percent for s in rest)]
+    total = sum(weights)
+    room = 100 - min(percent, 100 - sum(w > 0 for w in weights))
+    exact = [room * w / total for w in weights]
+    parts = [max(1, int(x)) if w else 0 for x, w in zip(exact, weights, strict=True)]
+    while sum(parts) != room:
+        change = 1 if sum(parts) < room else -1
+        among = [i for i, part in enumerate(parts) if weights[i] and part + change > 0]
+        at = max(among, key=lambda i: change * (exact[i] - parts[i]))
+        parts[at] += change
+    others = (replace(s, percent=p) for s, p in zip(shares[1:], parts, strict=True))
+    return (replace(first, percent=100 - room), *others)
 
 
 def replicas_for(percent: int, scaling: Scaling, count: int) -> int:
@@ -116,13 +146,15 @@ def effective(
     ready: Collection[str],
     serving: Mapping[str, int],
     spare: str = "",
+    tried: str = "",
 ) -> dict[str, int]:
     """Percent by revision's name, with the shares of those that are not up given to one that is.
 
     `up` are revisions that can take their share, `ready` those with at least one replica that answers,
     `serving` what gateways were told last. One that is not up keeps what it serves now, up to its share; the
     rest goes to one that serves and is not waited for, if there is one. A revision with a share of 0 that
-    does not serve never gets any, but for `spare` when nobody else answers.
+    does not serve never gets any, but for `spare` when nobody else answers. `tried` gets no more than its own
+    while another one answers.
     """
     percents = {s.name: s.percent for s in shares}
     late = {
@@ -134,7 +166,8 @@ def effective(
     if not missing:
         return percents
     answering = [n for n in serving if serving[n] > 0 and n in ready]
-    holders = [n for n in answering if n not in late] or answering
+    whole = [n for n in answering if n not in late]
+    holders = [n for n in whole if n != tried] or whole or answering
     weights: Mapping[str, int] = serving
     if not holders:
         holders = [s.name for s in shares if s.percent and s.name in up]

@@ -169,12 +169,6 @@ def problems_of(service: Service, traffic: Traffic) -> list[str]:
             f"cannot keep clients by the hash of {traffic.sticky.header}, which knows nothing of rewards;"
             " with `sticky: {}` a client is told its arm, and keeps it"
         )
-    if traffic.rollout is not None:
-        found.append(
-            "may not be given together with rollout: both divide the same requests. Roll the new revision out"
-            " first and give the bandit then; or give the revision as a canary: an arm gets fewer requests"
-            " the less it earns"
-        )
     return found
 
 

@@ -325,10 +325,16 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
         problems.append(FieldProblem("spec.traffic.shadow", _ONE_WAY.format(canary)))
     rollout = None
     if spec.get("rollout") is not None:
-        if canary or fields.shadow is not None:
+        learns = fields.bandit is not None or ANNOTATION in service.annotations
+        if fields.shadow is not None or (canary and not (service.canaries and learns)):
             other = canary or "traffic.shadow"
-            problems.append(FieldProblem("spec.rollout", _ONE_WAY.format(other)))
+            said = _ONE_WAY.format(other) + (_ARMS if service.canaries else "")
+            problems.append(FieldProblem("spec.rollout", said))
         rollout = _rollout(RolloutFields.model_validate(spec["rollout"]), problems)
+        arms = 1 + sum(c.percent > 0 for c in service.canaries)
+        if arms > 1 and max(rollout.steps) > 100 - arms:
+            said = f"must leave 1% for each of the {arms} arms: {100 - arms} at most"
+            problems.append(FieldProblem("spec.rollout.steps", said))
     traffic = Traffic(
         shadow=Shadow(fields.shadow.percent) if fields.shadow is not None else None,
         sticky=Sticky((fields.sticky.header or "").lower()) if fields.sticky is not None else None,
@@ -352,6 +358,8 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
 
 
 _ONE_WAY = "may not be given together with {}: one of them says what the newest revision gets"
+
+_ARMS = "; beside traffic.bandit, which makes arms of named predictors, it may"
 
 
 def _rollout(given: RolloutFields, problems: list[FieldProblem]) -> Rollout:

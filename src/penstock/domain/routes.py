@@ -122,6 +122,8 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: tuple[tuple[str, str], ...] = ()
     #: Who gets a request is learned from rewards; the targets with a weight are the arms.
     bandit: Bandit | None = None
+    #: Beside a bandit: a revision that is being rolled out. It is no arm, and gets just its weight's part.
+    trial: str = ""
     #: The manifest's, where something is learned that a later service of this name shall not have.
     uid: str = ""
 

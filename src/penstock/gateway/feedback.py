@@ -150,6 +150,12 @@ class _Call:
         given = self._given
         if issued is None:
             raise _unknown(given)
+        if not issued.chosen:
+            raise NotFound(
+                f"The request {given.id} was answered by a revision that is being rolled out,"
+                " which was no arm of a bandit then.",
+                hint="Answers that may be rewarded have x-penstock-arm.",
+            )
         found = [(c, bandits.find(c.key, c.arm)) for c in issued.chosen]
         credits = self._credits = [
             Credited(f[0], f[1], c.features) for c, f in found if f is not None

@@ -22,6 +22,7 @@ from penstock.gateway.proxy import Forward, render_fields
 from penstock.gateway.request_ids import Choice
 from penstock.gateway.sticky import answer_lines, preferred
 from penstock.gateway.through import ANSWERED_HEADER
+from penstock.gateway.trial import trial_of
 from penstock.protocols.grpc.wire import frame, peek_strings, varint
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from penstock.gateway.bandits import Bandits, Learner
     from penstock.gateway.gateway import Gateway
     from penstock.gateway.table import Service, Target
+    from penstock.gateway.trial import Trial
     from penstock.http.head import RequestHead, ResponseHead
 
 _PREDICTS: Final = "predicts"
@@ -56,6 +58,7 @@ def equip(service: Service, bandits: Bandits) -> None:
     assert route.bandit is not None  # noqa: S101 - the table has looked
     key = bandit_key(route.namespace, route.name, route.uid)
     service.learner = bandits.learner(key, route.bandit)
+    service.trial = trial_of(service)
     service.learner.retain([t.revision for t in service.targets])
 
 
@@ -67,6 +70,9 @@ class Learned:
     own_id: str
     #: The arm is chosen already, of a component in front of them.
     _aimed = False
+    #: Whether it is the turn of a revision that is rolled out; None: nobody has asked. Found out once, or
+    #: requests that wait for an arm would use up turns.
+    _its_turn: bool | None = None
     exchange: Any
     plan: Any
     service: Service
@@ -90,10 +96,12 @@ class Learned:
             preferred = service.named(plan.wanted)
             if preferred is not None and preferred.pick() is not None:
                 return preferred
-        free = [t for t in service.weighted if t.pick() is not None]
-        if not free:
-            return None
-        return self._arm(learner, service, free)
+        trial: Trial | None = service.trial
+        arms = service.weighted if trial is None else trial.arms
+        free = [t for t in arms if t.pick() is not None]
+        if trial is not None and self._is_tried(trial, learner, service):
+            return trial.target
+        return self._arm(learner, service, free) if free else None
 
     def _aim_before(self, service: Service) -> Target | None:
         """A target of the component; once, which of the predictor's arms it shall ask."""
@@ -107,14 +115,34 @@ class Learned:
             # What names a revision, by the client's wish or by a rule, is not the bandit's.
             told = _REVISION_LINE in plan.head or _PREFER_LINE in plan.head
             if learner is not None and predictor is not None and not told and self.predicts():
+                trial: Trial | None = predictor.trial
+                arms = predictor.weighted if trial is None else trial.arms
                 # Where all sleep, one of them is waited for.
-                arms = [t for t in predictor.weighted if t.pick() is not None] or predictor.weighted
-                if arms:
+                arms = [t for t in arms if t.pick() is not None] or arms
+                arm = None
+                if trial is not None and self._is_tried(trial, learner, predictor):
+                    arm = trial.target
+                elif arms:
                     arm = self._arm(learner, predictor, arms)
+                if arm is not None:
                     self.plan = copy(plan)
                     line = b"%b: %b\r\n\r\n" % (PREFER_HEADER, arm.revision.encode())
                     self.plan.head = plan.head[:-2] + line
         return super().aim()  # type: ignore[misc,no-any-return]
+
+    def _is_tried(self, trial: Trial, learner: Learner, predictor: Service) -> bool:
+        """Whether the revision that is rolled out gets this: in its turn, or from who stays with it."""
+        new = trial.target
+        if self._its_turn is None:
+            if learner.bandit.header:  # a malformed one is refused, whoever's turn it is
+                features_of(learner.bandit, self.exchange, self.plan)
+            sticky = predictor.route.sticky
+            kept = preferred(self.exchange.head, predictor, sticky) if sticky is not None else ""
+            self._its_turn = kept == new.revision if kept else trial.next()
+        if new.pick() is None or not (self._its_turn or trial.arms_are_gone()):
+            return False
+        self.choice = Choice(learner.key, "")
+        return True
 
     def _arm(self, learner: Learner, predictor: Service, arms: list[Target]) -> Target:
         """The one of some arms that gets this request: the client's own, or the bandit's choice."""
@@ -139,11 +167,16 @@ class Learned:
         if choice is None or service.route.component == PREDICTOR:
             return choice
         answered = (head.get(ANSWERED_HEADER) or b"").decode("latin-1")
-        if answered != choice.arm:
-            if answered not in service.learner.arms:
-                return None  # the component answered by itself
-            choice = choice._replace(arm=answered)
+        if not answered:
+            return None  # the component answered by itself
         predictor = self._gateway.table.component(service, PREDICTOR)
+        trial: Trial | None = predictor.trial if predictor is not None else None
+        if trial is not None and answered == trial.target.revision:
+            choice = Choice(choice.key, "")
+        elif answered != choice.arm:
+            if answered not in service.learner.arms:
+                return None
+            choice = choice._replace(arm=answered)
         sticky = predictor.route.sticky if predictor is not None else None
         if sticky is not None and self.target is not None:
             self.target = self.target.with_lines(answer_lines(answered, service.name))
@@ -238,8 +271,9 @@ def _name(service: Service) -> str:
 
 
 def _new_id(service: Service, choice: Choice) -> str:
+    """An id of the choice; one of nothing where no arm was chosen."""
     bandits: Bandits = service.learner.owner
-    return bandits.ids.make((choice,), bandits.now())
+    return bandits.ids.make((choice,) if choice.arm else (), bandits.now())
 
 
 def _plain_fields(head: ResponseHead) -> bytes:
@@ -253,14 +287,13 @@ def _plain_fields(head: ResponseHead) -> bytes:
 
 
 def id_lines(request: RequestHead, bandits: Bandits, name: str, arm: str, own: str) -> bytes:
-    """Header lines that tell arm and id; a client's own id is remembered and told back."""
+    """Header lines that tell arm (if it is one) and id; a client's own id is remembered and told back."""
+    lines = b"x-penstock-arm: %b\r\n" % arm.encode() if arm else b""
     chosen = request.get(b"x-request-id")
     if not chosen:
-        return b"x-penstock-arm: %b\r\nx-request-id: %b\r\n" % (arm.encode(), own.encode())
+        return b"%bx-request-id: %b\r\n" % (lines, own.encode())
     bandits.know(name, chosen.decode("latin-1"), own)
-    return b"x-penstock-arm: %b\r\nx-request-id: %b\r\nx-penstock-feedback: %b\r\n" % (
-        arm.encode(), chosen, own.encode(),
-    )  # fmt: skip
+    return b"%bx-request-id: %b\r\nx-penstock-feedback: %b\r\n" % (lines, chosen, own.encode())
 
 
 class _Identity(msgspec.Struct):

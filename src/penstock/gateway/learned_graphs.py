@@ -70,7 +70,7 @@ def equip(gateway: Gateway, route: Route) -> None:
 def new_id(gateway: Gateway, choices: list[Choice]) -> str:
     """An id for all that was chosen for a request."""
     bandits = gateway.bandits
-    return bandits.ids.make(choices, bandits.now())
+    return bandits.ids.make([c for c in choices if c.arm], bandits.now())
 
 
 def told(
@@ -85,7 +85,7 @@ def told(
     bandits = gateway.bandits
     if asked:
         bandits.know(key, asked, own)
-    return id_lines(head, bandits, key, ", ".join(c.arm for c in choices), own)
+    return id_lines(head, bandits, key, ", ".join(c.arm for c in choices if c.arm), own)
 
 
 def identified(

@@ -38,6 +38,7 @@ class Choice(NamedTuple):
     """What a bandit chose for a request."""
 
     key: str
+    #: Empty: none of them, the request was a revision's that is being rolled out.
     arm: str
     features: tuple[float, ...] = ()
 

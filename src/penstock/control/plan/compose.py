@@ -53,7 +53,12 @@ def compose(o: Observed, roles: Sequence[RolePlan], *, uid: str, now: float) -> 
         took_all=tuple(r.took_all for r in asked if r.took_all is not None),
         events=events_of(o, status),
         in_use=frozenset().union(*(r.kept for r in roles), (r.revision for r in o.replicas)),
-        shares=predictor.lines[0].shares,
+        shares=tuple(
+            share
+            for own in predictor.lines[0].shares
+            for share in predictor.shares
+            if share.name == own.name
+        ),
     )
 
 

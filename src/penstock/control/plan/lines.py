@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from penstock.control.plan.observed import ObservedWorkload
 from penstock.control.revisions import Kept
-from penstock.control.rollout import Share, divide, latest_of, replicas_for
+from penstock.control.rollout import Share, divide, latest_of, percent_of, replicas_for
 from penstock.domain.service import Scaling, Service
 from penstock.domain.workload import Workload
 
@@ -74,3 +74,13 @@ def line_of(
             first_ready, latest, candidate = candidate, candidate, None
     shares = divide(service, workload, revisions, latest) if latest is not None else ()
     return Line(seen, latest, candidate, first_ready, shares, proving)
+
+
+def trial_percent(service: Service, line: Line) -> int:
+    """Percent of all requests that the newest revision is tried with beside a bandit's arms; 0: it is not."""
+    traffic = service.traffic
+    if traffic.bandit is None or traffic.rollout is None or len(line.shares) < 2:
+        return 0
+    if line.latest is None:
+        return 0
+    return percent_of(service, line.workload, line.latest) or 0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from penstock.backends.base import ReplicaStatus
-from penstock.control.plan.lines import Line, line_of
+from penstock.control.plan.lines import Line, line_of, trial_percent
 from penstock.control.plan.observed import LIVE, Observed, is_of, ready_of, replica_id, worth
 from penstock.control.plan.wanted import Start
 from penstock.control.revisions import Kept
@@ -20,6 +20,7 @@ from penstock.control.rollout import (
     Share,
     effective,
     latest_of,
+    of_all,
     pinned,
     replicas_for,
     rolled_out,
@@ -103,12 +104,17 @@ def plan_role(o: Observed, role: Role, *, uid: str) -> RolePlan:
     pin = pinned(service, tuple(by_name.values())) if role is Role.PREDICTOR else None
     lines = tuple(line_of(w, service, ready=ready, count=count, pin=pin) for w in seen)
     scalings = {s.name: line.scaling for line in lines for s in line.shares}
+    tried = ""
     if pin is not None:
         shares: tuple[Share, ...] = (
             Share(pin, 100, LATEST if pin is lines[0].latest else PREVIOUS),
         )
     else:
         shares = _shares(lines)
+        percent = trial_percent(service, lines[0])
+        if percent:
+            shares = of_all(shares, percent)
+            tried = shares[0].name
     numbers = {
         s.name: replicas_for(s.percent, scalings.get(s.name, scaling), count) for s in shares
     }
@@ -129,6 +135,7 @@ def plan_role(o: Observed, role: Role, *, uid: str) -> RolePlan:
         spare=lines[0].shares[0].name
         if pin is None and len(lines[0].shares) == 1 and service.canaries
         else "",
+        tried=tried,
     )
     # Replicas follow the requests: nobody is taken away from before its share has gone elsewhere.
     want = {
