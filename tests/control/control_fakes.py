@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.backends.base import Backend, Phase, ReplicaGone, ReplicaList, ReplicaStatus
 from penstock.control.clock import Clock, Timer
+from penstock.control.fetches import Progress
 from penstock.control.loop import Loop
 from penstock.domain.process import ProcessSpec
 from penstock.domain.service import Component
@@ -224,7 +225,7 @@ class FakeFiles:
         self,
         namespace: str,
         component: Component,
-        progress: Callable[[int, int | None], None],
+        progress: Progress,
         *,
         revision: str,
     ) -> FakeFetched:
@@ -232,7 +233,7 @@ class FakeFiles:
         self.fetched.append(uri)
         found = self.by_uri.get(uri, f"sha256:{uri}")
         if isinstance(found, asyncio.Event):
-            progress(1_000_000, 2_000_000)
+            progress(1_000_000, 2_000_000, None)
             await found.wait()
             found = f"sha256:{uri}"
         if isinstance(found, PenstockError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from control_fakes import FakeClock, FakeFetched, drain_ready
 
 from penstock import dialects, storage
-from penstock.control.fetches import Fetches, Files
+from penstock.control.fetches import Fetches, Files, Progress
 from penstock.control.files import write_atomic
 from penstock.control.loop import Backoff
 from penstock.control.model_files import CachedFiles, NoFiles
@@ -29,9 +29,9 @@ class Jobs:
 
     def __init__(self) -> None:
         self.gates: list[asyncio.Future[str]] = []
-        self.progress: Callable[[int, int | None], None] | None = None
+        self.progress: Progress | None = None
 
-    async def job(self, progress: Callable[[int, int | None], None]) -> Files:
+    async def job(self, progress: Progress) -> Files:
         self.progress = progress
         gate: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.gates.append(gate)
@@ -104,7 +104,7 @@ async def test_only_so_many_run_at_a_time_and_progress_is_told_now_and_then() ->
     assert len(jobs.gates) == 2
     assert jobs.progress is not None
     for n in range(100):
-        jobs.progress(n, 1000)
+        jobs.progress(n, 1000, None)
     await drain_ready()
     assert len(told) == 1
     state = fetches.state(("default", "1"))

@@ -151,6 +151,22 @@ def test_while_files_are_fetched_nothing_starts_and_requests_wait() -> None:
     assert "12.0 MB of 98.0 MB" in w.status.conditions[-1].message
 
 
+@pytest.mark.parametrize(
+    ("unpacked", "words"),
+    [
+        ((1234, 100_000), "unpacking 1,234 of 100,000 files"),
+        ((1234, None), "unpacking, 1,234 files so far"),
+    ],
+)
+def test_while_an_archive_is_unpacked_the_status_says_so(
+    unpacked: tuple[int, int | None], words: str
+) -> None:
+    """It has been fetched, and takes a minute more: that is not nothing."""
+    w = decide(fetch=FetchState(FetchPhase.RUNNING, "s3://b/m", 98, 98, unpacked))
+    assert ready(w) == (Truth.UNKNOWN, "Fetching")
+    assert w.status.conditions[-1].message == f"The model is being fetched: {words}."
+
+
 def test_a_new_revision_gets_its_replicas_and_serves_when_one_answers() -> None:
     s = service(min_replicas=2)
     w = decide(s, (kept(1),))

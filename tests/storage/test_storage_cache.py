@@ -155,7 +155,7 @@ async def test_the_same_bytes_by_two_urls_are_kept_once(
 
 async def leave_in_the_middle(bring: Any, name: str, file: File) -> None:
     arrived = asyncio.Event()
-    task = asyncio.create_task(bring(name, progress=lambda done, _: done and arrived.set()))
+    task = asyncio.create_task(bring(name, progress=lambda done, *_: done and arrived.set()))
     await arrived.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -23,7 +23,7 @@ import asyncio, sys
 from penstock.errors import PenstockError
 from penstock.storage import Cache, Settings, fetch
 uri, root = sys.argv[1:]
-def progress(done, total):
+def progress(done, total, _):
     print("done", done, flush=True)
 async def main():
     try:

@@ -164,7 +164,7 @@ async def test_what_has_no_validator_starts_anew_also_after_a_cancelled_try(
     file = web.files["/m.bin"] = File(BIG, etag="", stall_after=6_000_000)
     assert isinstance(file, File)
     arrived = asyncio.Event()
-    task = asyncio.create_task(bring("/m.bin", progress=lambda done, _: done and arrived.set()))
+    task = asyncio.create_task(bring("/m.bin", progress=lambda done, *_: done and arrived.set()))
     await arrived.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -195,7 +195,7 @@ async def test_a_body_without_length_is_taken(web: Files, bring: Any) -> None:
     """Chunked: its end is its end."""
     web.files["/m.bin"] = File(BIG, lengthless=True)
     totals: list[int | None] = []
-    found = await bring("/m.bin", progress=lambda done, total: totals.append(total))
+    found = await bring("/m.bin", progress=lambda done, total, _: totals.append(total))
     assert read(found) == {"m.bin": BIG}
     assert totals[-1] == len(BIG)
 
@@ -278,7 +278,7 @@ async def test_the_last_caller_who_leaves_ends_the_download(
     arrived = [asyncio.Event(), asyncio.Event()]
 
     def caller(number: int) -> Any:
-        def progress(done: int, total: int | None) -> None:
+        def progress(done: int, total: int | None, _: object) -> None:
             if done >= 4_000_000:
                 arrived[number].set()
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from penstock.control.clock import Clock, Timer
 from penstock.control.loop import Backoff
@@ -42,6 +42,10 @@ class Files(Protocol):
     def size_bytes(self) -> int: ...
 
 
+#: Told of bytes, of how many, and of the files of an archive that are unpacked, of how many; None: unknown.
+Progress: TypeAlias = Callable[[int, int | None, tuple[int, int | None] | None], None]
+
+
 class ModelFiles(Protocol):
     """Where models' files come from (`control.model_files` over `penstock.storage`)."""
 
@@ -49,7 +53,7 @@ class ModelFiles(Protocol):
         self,
         namespace: str,
         component: Component,
-        progress: Callable[[int, int | None], None],
+        progress: Progress,
         *,
         revision: str,
     ) -> Files:
@@ -74,7 +78,7 @@ class ModelFiles(Protocol):
 
 
 #: Fetches: (progress callback) -> files. Made by the controller, credentials inside.
-Job = Callable[[Callable[[int, int | None], None]], Awaitable[Files]]
+Job = Callable[[Progress], Awaitable[Files]]
 
 
 @dataclass
@@ -170,8 +174,8 @@ class Fetches:
         uri = entry.state.uri
         loop = asyncio.get_running_loop()
 
-        def progress(done: int, total: int | None) -> None:
-            entry.state = FetchState(FetchPhase.RUNNING, uri, done, total)
+        def progress(done: int, total: int | None, unpacked: tuple[int, int | None] | None) -> None:
+            entry.state = FetchState(FetchPhase.RUNNING, uri, done, total, unpacked)
             now = self._clock.monotonic()
             if now - entry.reported_at >= REPORT_EVERY_S:
                 entry.reported_at = now

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock import storage
-from penstock.control.fetches import Files
+from penstock.control.fetches import Files, Progress
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
 from penstock.domain.local_model import LocalModel
 from penstock.domain.service import Component, Storage
@@ -72,7 +72,7 @@ class CachedFiles:
         self,
         namespace: str,
         component: Component,
-        progress: Callable[[int, int | None], None],
+        progress: Progress,
         *,
         revision: str,
     ) -> Files:
@@ -104,7 +104,7 @@ class CachedFiles:
         namespace: str,
         where: Storage,
         pin: str,
-        progress: Callable[[int, int | None], None] | None,
+        progress: Progress | None,
     ) -> Files:
         uri, credentials = await self._open(namespace, where)
         if self._environment:

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.backends.base import Backend
 from penstock.control.clock import Clock
-from penstock.control.fetches import Fetches, Files, ModelFiles
+from penstock.control.fetches import Fetches, Files, ModelFiles, Progress
 from penstock.control.plan import (
     Event,
     FetchPhase,
@@ -180,7 +180,7 @@ class Workloads:
         owner = owner_of(key, name, state.uid)
         fetching = fetch_key(key, asked.id)
 
-        async def job(progress: Callable[[int, int | None], None]) -> Files:
+        async def job(progress: Progress) -> Files:
             files = await self._files.fetch(service.namespace, component, progress, revision=owner)
             return await with_models(
                 files, component, asked.selection.framework, served_name(component, service)

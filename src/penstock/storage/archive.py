@@ -12,12 +12,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import lzma
+import os
 import posixpath
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from penstock.storage.forward import BLOCK_BYTES, Forward
 from penstock.storage.packing import Packing
 from penstock.storage.settings import Settings
 from penstock.storage.source import relative_path
+from penstock.storage.tree import FILE_MODE
 
 _MAX_LINKS: Final = 16
 
@@ -43,9 +45,14 @@ class _Target:
     packed_bytes: int
     most_bytes: int
     stop: Event
+    tell: Callable[[int, int | None], None]
+    #: Members that the archive says it has; a tar does not say.
+    expected: int | None = None
     written: int = 0
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
+    #: Folders that are there; one that is named, and has no file, is not made.
+    made: set[Path] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
@@ -57,6 +64,7 @@ class _Target:
             self.files.clear()
             self.folders.clear()
             self.links.clear()
+            self.made.clear()
             raise
 
     def name(self, raw: str) -> str:
@@ -91,16 +99,22 @@ class _Target:
     def fill(self, name: str, data: Iterator[bytes]) -> None:
         """Write a new file."""
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in self.made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.made.add(path.parent)
         h = hashlib.sha256()
         size = 0
-        with open(path, "xb") as f:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(path, flags, FILE_MODE), "wb", buffering=0) as f:
             for chunk in data:
                 self.grow(len(chunk))
-                f.write(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[f.write(view) :]
                 h.update(chunk)
                 size += len(chunk)
         self.files[name] = (size, h.hexdigest())
+        self.tell(len(self.files), self.expected)
 
     def grow(self, more: int) -> None:
         """Count bytes before they are written; TooLarge over the bounds."""
@@ -151,14 +165,16 @@ def unpack(
     settings: Settings,
     most_bytes: int,
     stop: Event,
+    tell: Callable[[int, int | None], None] = lambda files, total: None,
 ) -> dict[str, tuple[int, str]]:
     """Unpack into the new folder `folder`; size and SHA-256 of each file by its path. Blocking, long.
 
     LoadError (TooLarge among them is InvalidInput) says what is wrong with the archive. InterruptedError
-    soon after `stop` is set.
+    soon after `stop` is set. `tell` is told after each file how many there are, and of how many (None: the
+    archive does not say).
     """
     folder.mkdir(parents=True)
-    target = _Target(folder, shown, settings, archive.stat().st_size, most_bytes, stop)
+    target = _Target(folder, shown, settings, archive.stat().st_size, most_bytes, stop, tell)
     with open(archive, "rb") as f, target.forgotten_if_it_fails():
         try:
             if packing is Packing.ZIP:
@@ -258,6 +274,7 @@ def _unzip(f: IO[bytes], target: _Target) -> None:
             raise TooLarge(f"{target.shown}: the archive has more than {most} files.")
         if len(infos) > most * 2:
             raise TooLarge(f"{target.shown}: the archive has more than {most * 2} members.")
+        target.expected = sum(not i.is_dir() for i in infos)
         for info in infos:
             # `filename` is cut at a zero byte and has the system's separators; take what is in the file.
             if "\0" in info.orig_filename:

@@ -36,6 +36,8 @@ class Meter:
 
     done: int = 0
     total: int | None = None
+    #: Files of its archive that are unpacked, and of how many (None: a tar does not say).
+    unpacked: tuple[int, int | None] | None = None
 
 
 async def in_thread(function: Callable[..., T], *args: object) -> T:

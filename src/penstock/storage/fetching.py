@@ -36,8 +36,9 @@ __all__ = ["Fetched", "Progress", "fetch"]
 
 log = logging.getLogger(__name__)
 
-#: Called with bytes done and bytes in all (None: nobody knows yet), at most ten times a second, on the loop.
-Progress: TypeAlias = Callable[[int, int | None], None]
+#: Called with bytes done, bytes in all (None: nobody knows yet), and where an archive is being unpacked how
+#: many of its files are and of how many (None: nobody knows); at most ten times a second, on the loop.
+Progress: TypeAlias = Callable[[int, int | None, tuple[int, int | None] | None], None]
 
 _PROGRESS_S = 0.1
 #: Listings, when the place changes while it is read.
@@ -192,16 +193,16 @@ class _Job:
             self.owners.add(pin)
         self.waiting += 1
         try:
-            told: tuple[int, int | None] | None = None
+            told: tuple[int, int | None, tuple[int, int | None] | None] | None = None
             while not self.task.done():
                 await asyncio.wait({self.task}, timeout=_PROGRESS_S if progress else None)
-                now = (self.meter.done, self.meter.total)
+                now = (self.meter.done, self.meter.total, self.meter.unpacked)
                 if progress is not None and now != told and not self.task.done():
                     told = now
                     progress(*now)
             found = self.task.result()
             if progress is not None:
-                progress(found.size_bytes, found.size_bytes)
+                progress(found.size_bytes, found.size_bytes, None)
             return found
         finally:
             self.waiting -= 1
@@ -309,6 +310,10 @@ class _Job:
         self, archive: Path, packing: Packing, files: Path
     ) -> dict[str, tuple[int, str]]:
         stop = Event()
+        self.meter.unpacked = (0, None)
+
+        def tell(files: int, total: int | None) -> None:
+            self.meter.unpacked = (files, total)
 
         def blocking() -> dict[str, tuple[int, str]]:
             return unpack(
@@ -319,6 +324,7 @@ class _Job:
                 settings=self.settings,
                 most_bytes=self.cache.max_bytes,
                 stop=stop,
+                tell=tell,
             )
 
         task = asyncio.ensure_future(in_thread(blocking))

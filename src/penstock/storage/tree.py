@@ -6,17 +6,28 @@ Names and bytes count, times and permissions do not.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from penstock.storage.source import CHUNK_BYTES
+
+#: Of a file that is in the cache.
+FILE_MODE: Final = 0o444
+#: Files and folders that are synced one by one.
+FEW_FILES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +74,64 @@ def seal(folder: Path, hashes: dict[str, tuple[int, str]]) -> Manifest:
 
     `hashes` holds size and SHA-256 by relative path, of every file there is.
     """
-    records = []
-    for root, _, names in os.walk(folder):
-        for name in names:
-            file = Path(root, name)
-            relative = file.relative_to(folder).as_posix()
-            size, digest = hashes[relative]
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fchmod(descriptor, 0o444)
-                os.fsync(descriptor)
-                records.append(FileRecord(relative, size, digest, os.fstat(descriptor).st_mtime_ns))
-            finally:
-                os.close(descriptor)
-    for root, _, _ in os.walk(folder, topdown=False):
-        sync_folder(Path(root))
-        os.chmod(root, 0o555)  # noqa: S103 - readable, and writable by nobody
+    records: list[FileRecord] = []
+    folders = [""]
+    for at in folders:  # grows while it is walked
+        with os.scandir(folder / at) as found:
+            for entry in found:
+                relative = f"{at}/{entry.name}" if at else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(relative)
+                    continue
+                size, digest = hashes[relative]
+                status = entry.stat()
+                if stat.S_IMODE(status.st_mode) != FILE_MODE:
+                    os.chmod(entry.path, FILE_MODE)
+                records.append(FileRecord(relative, size, digest, status.st_mtime_ns))
+    for at in reversed(folders):
+        os.chmod(folder / at, 0o555)  # noqa: S103 - readable, and writable by nobody
+    _sync(folder, [*(r.path for r in records), *reversed(folders)])
     return Manifest.of(records)
+
+
+def _sync(folder: Path, names: list[str]) -> None:
+    """Make these files and folders below `folder` durable.
+
+    An fsync takes half a millisecond or more, and each waits for the one before: of a hundred thousand files
+    it was a minute. Many are synced by one call for their file system, where the kernel has it and tells of
+    failed writes (Linux 5.8).
+    """
+    if len(names) > FEW_FILES and (syncfs := _syncfs()) is not None:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if syncfs(descriptor) == 0:
+                return
+            error = ctypes.get_errno()
+        finally:
+            os.close(descriptor)
+        if error != errno.ENOSYS:
+            raise OSError(error, os.strerror(error), str(folder))
+    for name in names:
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@cache
+def _syncfs() -> Callable[[int], int] | None:
+    if sys.platform != "linux":
+        return None
+    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < (5, 8):
+        return None
+    try:
+        function = ctypes.CDLL(None, use_errno=True).syncfs
+    except (OSError, AttributeError):
+        return None
+    function.argtypes, function.restype = (ctypes.c_int,), ctypes.c_int
+    return function
 
 
 def sync_folder(path: Path) -> None:

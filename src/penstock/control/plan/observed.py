@@ -39,13 +39,20 @@ class FetchState:
     uri: str
     done_bytes: int = 0
     total_bytes: int | None = None
+    #: Files of its archive that are unpacked, and of how many (None: nobody knows).
+    unpacked: tuple[int, int | None] | None = None
     #: Why it failed last; stays while it is tried again, until bytes arrive.
     message: str = ""
     retry_at: float | None = None
 
     @property
     def progress(self) -> str:
-        """`12 of 98 MB`, for people."""
+        """`12 of 98 MB`, `unpacking 3 of 70 files`, for people."""
+        if self.unpacked is not None:
+            files, total = self.unpacked
+            if total is None:
+                return f"unpacking, {files:,} files so far"
+            return f"unpacking {files:,} of {total:,} files"
         if not self.done_bytes:
             return ""
         if self.total_bytes:
