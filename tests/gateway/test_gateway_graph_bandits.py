@@ -8,7 +8,8 @@ from collections import Counter
 from typing import Any
 
 from gateway_stand_in import Seen, reply, route
-from test_gateway_bandits import V2_BODY, Plane, plane  # noqa: F401 - a fixture
+from learning_plane import Plane
+from test_gateway_bandits import V2_BODY
 
 from penstock import dialects
 from penstock.domain.bandit import Bandit, PolicyName
@@ -70,7 +71,7 @@ async def say_v2(seen: Seen, writer: asyncio.StreamWriter) -> None:
 async def test_a_splitter_takes_the_branch_that_rewards_speak_for(
     front: Any,
     stand_in: Any,
-    plane: Plane,  # noqa: F811
+    plane: Plane,
 ) -> None:
     stands = [await stand_in(n, say_v2) for n in ("a", "b")]
     front.routes(route("a", stands[0].route), route("b", stands[1].route), graph_route(SPLIT))
@@ -94,7 +95,7 @@ async def test_a_splitter_takes_the_branch_that_rewards_speak_for(
 async def test_one_reward_goes_to_all_bandits_that_had_a_part(
     front: Any,
     stand_in: Any,
-    plane: Plane,  # noqa: F811
+    plane: Plane,
 ) -> None:
     """A splitter, a service behind it, and a graph around both."""
     stand = await stand_in("a", say_v2)
@@ -121,7 +122,7 @@ async def test_one_reward_goes_to_all_bandits_that_had_a_part(
 async def test_an_id_of_the_clients_own_and_graphs_without_bandits(
     front: Any,
     stand_in: Any,
-    plane: Plane,  # noqa: F811
+    plane: Plane,
 ) -> None:
     stand = await stand_in("a", say_v2)
     plain = copy.deepcopy(SPLIT)
@@ -143,7 +144,7 @@ async def test_an_id_of_the_clients_own_and_graphs_without_bandits(
 async def test_seldons_learning_routers_are_rewarded_by_its_feedback(
     front: Any,
     stand_in: Any,
-    plane: Plane,  # noqa: F811
+    plane: Plane,
 ) -> None:
     front.routes(graph_route(SELDON))
     path = "/seldon/default/mab/api/v1.0"
