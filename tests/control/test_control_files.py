@@ -156,7 +156,7 @@ def service(uri: str | None = "models/iris", **predictor: Any) -> Service:
     return found
 
 
-def ignore(done: int, total: int | None) -> None:
+def ignore(done: int, total: int | None, unpacked: object) -> None:
     return None
 
 
