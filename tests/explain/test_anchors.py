@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +388,140 @@ def test_a_long_text_stays_within_its_budget() -> None:
     assert found["anchor"] == ["great"]
     assert max(sizes) <= 5_000
     assert sum(sizes) <= 30_000
+
+
+# -- against exact figures
+
+
+def discrete(seed: int) -> tuple[Training, np.ndarray, Any]:
+    """A table of categories, a row of it, and a model that is a table of random labels."""
+    random = np.random.default_rng(seed)
+    d = int(random.integers(2, 6))
+    rows = np.column_stack([random.integers(0, random.integers(2, 4), 400) for _ in range(d)])
+    labels = random.integers(0, random.integers(2, 4), 4**d)
+
+    def model(r: np.ndarray) -> np.ndarray:
+        at = (r.astype(int) * 4 ** np.arange(d)).sum(1)
+        return (r[:, 0] + r[:, 1] > 1).astype(int) if seed % 2 else labels[at]
+
+    names = {i: ["a", "b", "c"] for i in range(d)}
+    training = Training(rows.astype(float), [f"f{i}" for i in range(d)], names)
+    return training, training.rows[int(random.integers(400))], model
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_precision_and_coverage_are_the_exact_ones(seed: int) -> None:
+    """Of a small table every anchor's figures can be counted, and the best is no worse than ours."""
+    training, row, model = discrete(seed)
+    label = model(row[None])[0]
+
+    def exact(features: Any) -> tuple[float, float]:
+        kept = list(features)
+        changed = training.rows.copy()
+        changed[:, kept] = row[kept]
+        covered = np.all(training.rows[:, kept] == row[kept], axis=1)
+        return float(np.mean(model(changed) == label)), float(np.mean(covered))
+
+    found = AnchorTabular(training).explain(row, model).data
+    p, c = exact(found["features"])
+    assert found["threshold_met"]
+    assert p >= 0.9
+    assert found["precision"] == pytest.approx(p, abs=0.05)
+    assert found["precision_lower_bound"] <= p
+    assert found["coverage"] == pytest.approx(c)
+    every = [
+        s for k in range(training.features + 1) for s in combinations(range(training.features), k)
+    ]
+    best = max(exact(s)[1] for s in every if exact(s)[0] >= 0.97)
+    assert c >= best - 0.02
+
+
+def test_coverage_is_measured_over_so_many_rows() -> None:
+    """A tenth of the rows tells the same, less exactly."""
+    training = plant()
+    e = AnchorTabular(training, Settings(coverage_samples=200))
+    found = e.explain(np.array([9.0, 2, 0, 0, 0]), planted).data
+    assert found["coverage"] * 200 == pytest.approx(round(found["coverage"] * 200))
+    assert found["coverage"] == pytest.approx(coverage_of_plant(training, found), abs=0.1)
+
+
+def coverage_of_plant(training: Training, found: dict[str, Any]) -> float:
+    size, colour = training.rows[:, 0], training.rows[:, 1]
+    low = float(next(a for a in found["anchor"] if a.startswith("size")).split()[-1])
+    return float(np.mean((size > low) & (colour == 2)))
+
+
+def test_the_first_anchor_will_do_when_that_is_asked_for() -> None:
+    """One condition is an anchor of small coverage; of two others together, a more general one."""
+    random = np.random.default_rng(3)
+    rows = (random.random((4000, 3)) < [0.02, 0.8, 0.8]).astype(float)
+    names = {i: ["no", "yes"] for i in range(3)}
+    training = Training(rows, ["rare", "b", "c"], names)
+
+    def model(r: np.ndarray) -> np.ndarray:
+        return ((r[:, 0] == 1) | ((r[:, 1] == 1) & (r[:, 2] == 1))).astype(int)
+
+    row = np.array([1.0, 1.0, 1.0])
+    first = AnchorTabular(training, Settings(stop_on_first=True)).explain(row, model).data
+    best = AnchorTabular(training).explain(row, model).data
+    assert first["anchor"] == ["rare = yes"]
+    assert sorted(best["anchor"]) == ["b = yes", "c = yes"]
+    assert first["samples"] < best["samples"]
+
+
+def test_bounds_of_small_numbers_are_told_apart() -> None:
+    """Two decimals of a feature between 0 and 0.001 say nothing."""
+    rows = np.random.default_rng(0).random((500, 2)) * 1e-3
+    found = AnchorTabular(Training(rows, ["a", "b"])).explain(
+        np.array([0.9e-3, 0.0]), lambda r: (r[:, 0] > 0.7e-3).astype(int)
+    )
+    assert len(found.data["anchor"]) == 1
+    assert 0.6e-3 < float(found.data["anchor"][0].removeprefix("a > ")) < 0.8e-3
+
+
+def test_a_value_between_two_categories_has_neithers_name() -> None:
+    training = plant()
+    assert training.category(1, 1.0) == "green"
+    assert training.category(1, 1.5) == "1.5"
+    assert training.category(1, -0.5) == "-0.5"
+
+
+def test_a_number_beyond_any_float_is_the_callers_fault() -> None:
+    training, model = iris()
+    row = np.array([10**400, 1, 1, 1], dtype=object)
+    with pytest.raises(InvalidInput, match="row of numbers"):
+        AnchorTabular(training).explain(row, model.predict)
+
+
+# -- images, in more forms
+
+
+def test_flat_pixels_of_channels_first_reach_the_model_in_their_order() -> None:
+    image = np.arange(24.0).reshape(2, 3, 4)
+    seen: list[np.ndarray] = []
+
+    def spy(images: np.ndarray) -> np.ndarray:
+        seen.extend(images)
+        return np.zeros(len(images), dtype=int)
+
+    e = AnchorImages(image_shape=[2, 3, 4], channels="first", segmentation="grid", segments=4)
+    e.explain(image.reshape(-1), spy)
+    np.testing.assert_array_equal(seen[0], image.reshape(-1))
+
+
+def test_an_image_of_noughts_and_ones_has_means_between() -> None:
+    """JSON has them as whole numbers; the mean colour of a patch is none."""
+    image = np.array([[1, 0, 1, 1]] * 4)
+    seen: list[np.ndarray] = []
+
+    def spy(images: np.ndarray) -> np.ndarray:
+        seen.extend(images)
+        return np.zeros(len(images), dtype=int)
+
+    AnchorImages(segmentation="grid", segments=4).explain(image, spy)
+    assert 0.5 in np.unique(np.stack(seen))
+
+
+def test_an_image_too_large_to_be_asked_for_hundreds_of_times_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="12000000"):
+        AnchorImages().explain(np.zeros((4000, 4000), dtype=np.uint8), bright_corner)

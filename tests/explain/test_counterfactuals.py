@@ -109,3 +109,92 @@ def test_nothing_to_change_is_refused() -> None:
         Counterfactuals(training, immutable=["f0", "f1"])
     with pytest.raises(InvalidInput, match="no feature"):
         Counterfactuals(training, immutable=["f7"])
+
+
+# -- the class asked for
+
+
+@pytest.mark.parametrize("form", ["str", "bytes"])
+@pytest.mark.parametrize("target", [1, "1"])
+def test_a_number_may_ask_for_a_label_that_is_a_text(form: str, target: Any) -> None:
+    """Manifests read "1" as a number; the model's labels are texts."""
+    training = Training(cloud().rows, ["f0", "f1", "f2", "f3"])
+    labels = np.array([b"0", b"1"] if form == "bytes" else ["0", "1"], dtype=object)
+    found = Counterfactuals(training, target_class=target).explain(
+        np.full(4, -1.0), lambda rows: labels[plane(rows)]
+    )
+    assert found.data["cf"]["class"] == "1"
+
+
+def test_a_class_that_there_is_not_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="none of low, high"):
+        Counterfactuals(cloud(), target_class="hihg")
+    nameless = Training(cloud().rows, ["f0", "f1", "f2", "f3"])
+    with pytest.raises(InvalidInput, match="the model answers numbers"):
+        Counterfactuals(nameless, target_class="high").explain(np.full(4, -1.0), plane)
+
+
+# -- where it may be
+
+
+def test_rows_stay_within_the_range_that_is_given() -> None:
+    training = cloud()
+    ranges = {"f0": [-1.5, 0.5], "f1": [-2.0, 0.8]}
+    seen: list[Any] = []
+
+    def spy(rows: Any) -> Any:
+        seen.append(rows)
+        return plane(rows)
+
+    found = Counterfactuals(training, ranges=ranges).explain(np.full(4, -1.0), spy).data
+    rows = np.concatenate(seen)
+    assert rows[:, 0].max() <= 0.5
+    assert rows[:, 1].max() <= 0.8
+    assert found["found"]
+    impossible = Counterfactuals(training, ranges={"f0": [-1.5, 0.1], "f1": [-2.0, 0.8]})
+    assert not impossible.explain(np.full(4, -1.0), plane).data["found"]
+    with pytest.raises(InvalidInput, match="no feature"):
+        Counterfactuals(training, ranges={"f9": [0, 1]})
+
+
+def test_whole_numbers_stay_whole() -> None:
+    """Nobody has 2.4 children; and the nearest whole number is found."""
+    random = np.random.default_rng(0)
+    rows = np.column_stack([random.integers(0, 8, 500), random.normal(size=500)])
+    training = Training(rows, ["children", "x"])
+    seen: list[Any] = []
+
+    def model(r: Any) -> Any:
+        seen.append(r)
+        return (r[:, 0] >= 3).astype(int)
+
+    found = Counterfactuals(training).explain(np.array([1.0, 0.0]), model).data
+    assert found["cf"]["X"] == [3.0, 0.0]
+    asked = np.concatenate(seen)[:, 0]
+    assert (asked == np.rint(asked)).all()
+    with pytest.raises(InvalidInput, match="whole number"):
+        Counterfactuals(training, ranges={"children": [1.2, 1.8]})
+
+
+def test_a_row_of_another_class_is_found_wherever_it_stands_in_the_data() -> None:
+    """5,000 rows, sorted by class, and a model that only a training row's values can turn."""
+    random = np.random.default_rng(0)
+    rows = np.sort(random.normal(size=(5000, 1)), axis=0) + random.normal(size=(5000, 30)) * 0.01
+    training = Training(rows, [f"f{i}" for i in range(30)])
+
+    def model(r: Any) -> Any:
+        return (r.min(1) > 1.0).astype(int)
+
+    found = Counterfactuals(training, samples=10).explain(rows[0], model).data
+    assert found["found"]
+
+
+# -- what it costs
+
+
+def test_setting_features_back_takes_few_calls() -> None:
+    """200 features of which two matter: not a question for each."""
+    training = cloud(200)
+    found = Counterfactuals(training, samples=200).explain(np.full(200, -1.0), plane).data
+    assert {c["feature"] for c in found["changes"]} <= {"f0", "f1"}
+    assert found["predictor_calls"] < 45

@@ -45,9 +45,16 @@ EXPLAINER_BLOCKS: Final[Mapping[str, Block]] = {
 
 
 def explained(
-    component: Component, name: str, at: At, predictor: Component
+    component: Component,
+    name: str,
+    at: At,
+    predictor: Component,
+    warnings: list[FieldProblem],
 ) -> tuple[Component, list[FieldProblem]]:
-    """An explainer with its settings read and its files found, and what is wrong with them."""
+    """An explainer with its settings read and its files found, and what is wrong with them.
+
+    `warnings` gets the settings without effect.
+    """
     model = component.model
     if model is None:
         return component, []
@@ -57,7 +64,8 @@ def explained(
     kind, problems = _kind(model.options.get("type"), name, at)
     if kind is None:
         return component, problems
-    config, wrong = explainers.read(kind, model.options.get("config") or {}, path((*at, "config")))
+    given = model.options.get("config") or {}
+    config, wrong = explainers.read(kind, given, path((*at, "config")), warnings)
     problems += wrong
     options: dict[str, Any] = {"type": kind.name, "config": config}
     behind = predictor.model

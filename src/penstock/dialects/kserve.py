@@ -141,7 +141,7 @@ def _around(
         problems += components.collocation_problems(spec[role], at)
         return component and components.transformed(component, predictor)
     name = next((n for n, b in blocks.items() if getattr(given, b.attribute, None)), "")
-    component, wrong = components.explained(component, name, (*at, name), predictor)
+    component, wrong = components.explained(component, name, (*at, name), predictor, warnings)
     problems += wrong
     return component
 

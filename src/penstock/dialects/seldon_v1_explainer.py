@@ -34,15 +34,22 @@ def service_name(deployment: str, predictor: str) -> str:
 
 
 def convert(
-    manifest: Manifest, index: int, nodes: list[Node], problems: list[FieldProblem]
+    manifest: Manifest,
+    index: int,
+    nodes: list[Node],
+    problems: list[FieldProblem],
+    warnings: list[FieldProblem],
 ) -> Converted:
-    """The service of a predictor's explainer. `problems` gets what is wrong with it."""
+    """The service of a predictor's explainer.
+
+    `problems` gets what is wrong with it, `warnings` what has no effect.
+    """
     spec, metadata = manifest["spec"], manifest["metadata"]
     predictor: Mapping[str, Any] = spec["predictors"][index]
     given: Mapping[str, Any] = predictor["explainer"]
     at = f"spec.predictors[{index}].explainer"
     deployment = metadata.get("name") or ""
-    options = _options(given, at, problems)
+    options = _options(given, at, problems, warnings)
     options["predictor"] = deployment
     if len(spec["predictors"]) > 1:
         options["predictor"] += f"@{predictor['name']}"
@@ -82,7 +89,9 @@ def convert(
     )
 
 
-def _options(given: Mapping[str, Any], at: str, problems: list[FieldProblem]) -> dict[str, Any]:
+def _options(
+    given: Mapping[str, Any], at: str, problems: list[FieldProblem], warnings: list[FieldProblem]
+) -> dict[str, Any]:
     kind = explainers.find(given["type"])
     if kind is None:
         problems.append(FieldProblem(f"{at}.type", explainers.unknown(given["type"])))
@@ -94,7 +103,7 @@ def _options(given: Mapping[str, Any], at: str, problems: list[FieldProblem]) ->
                 f"{kind.name} looks into the model, and a graph is none; KernelShap asks it instead",
             )
         )
-    values, wrong = explainers.read(kind, given.get("config") or {}, f"{at}.config")
+    values, wrong = explainers.read(kind, given.get("config") or {}, f"{at}.config", warnings)
     problems += wrong
     return {"type": kind.name, "config": values}
 

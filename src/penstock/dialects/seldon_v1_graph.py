@@ -162,13 +162,14 @@ class _Reading:
     def _explainer(self, index: int, predictor: str, every: list[Node]) -> None:
         """The service of what explains the predictor's answers."""
         part = explainer.service_name(self._name, predictor)
-        converted = explainer.convert(self.manifest, index, every, self.problems)
+        told: list[FieldProblem] = []
+        converted = explainer.convert(self.manifest, index, every, self.problems, told)
         if part in self.parts:
             at = f"spec.predictors[{index}].explainer"
             message = f"its service would be a second {part}; give the node another name"
             self.problems.append(FieldProblem(at, message))
         self.explainers.append((predictor, part))
-        self._add(part, converted, [])
+        self._add(part, converted, told)
 
     def _add(self, part: str, converted: Converted, told: list[FieldProblem]) -> None:
         """Take in a service, as its own dialect reads it."""

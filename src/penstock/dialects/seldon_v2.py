@@ -202,7 +202,7 @@ def translate_model(manifest: Manifest, *, runs_containers: bool = False) -> Tra
     if spec.memory is not None:
         model["resources"] = {"requests": {"memory": spec.memory}}
     options = (
-        _explainer(spec.explainer, spec, unsupported)
+        _explainer(spec.explainer, spec, unsupported, warnings)
         if spec.explainer is not None
         else _options(spec, format_, unsupported)
     )
@@ -261,7 +261,10 @@ def _format(spec: ModelSpec, problems: list[FieldProblem]) -> str:
 
 
 def _explainer(
-    given: ModelExplainer, spec: ModelSpec, problems: list[FieldProblem]
+    given: ModelExplainer,
+    spec: ModelSpec,
+    problems: list[FieldProblem],
+    warnings: list[FieldProblem],
 ) -> dict[str, Any]:
     """The options of an explainer that stands by itself; its parameters are the settings."""
     if not given.model_ref and not given.pipeline_ref:
@@ -285,9 +288,11 @@ def _explainer(
             )
         )
     config = {p.name: p.value for p in spec.parameters or ()}
-    values, wrong = explainers.read(kind, config)
+    ignored: list[FieldProblem] = []
+    values, wrong = explainers.read(kind, config, warnings=ignored)
     names = [p.name for p in spec.parameters or ()]
-    problems += [FieldProblem(f"spec.parameters[{names.index(w.path)}]", w.message) for w in wrong]
+    for told, found in ((problems, wrong), (warnings, ignored)):
+        told += [FieldProblem(f"spec.parameters[{names.index(w.path)}]", w.message) for w in found]
     return {
         "type": kind.name,
         "config": values,

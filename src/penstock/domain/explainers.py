@@ -7,7 +7,8 @@ manifest, so that a typo is found when it is applied; what they do is told in `p
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,13 +19,17 @@ from penstock.errors import FieldProblem
 class Setting:
     """One key of `config`: its kind, and what may be said."""
 
-    #: `number`, `whole`, `flag`, `text`, `texts`, `numbers`, `value`.
+    #: `number`, `whole`, `flag`, `text`, `texts`, `numbers`, `class` (a number or a text), `ranges` (a
+    #: feature's name to [least, most]), `array` (a number, or lists of them).
     kind: str
     choices: tuple[str, ...] = ()
+    #: Bounds of a number, and of how many `numbers` there are.
     least: float | None = None
     most: float | None = None
     #: The bounds themselves are out.
     open: bool = False
+    #: Alibi has it, here it changes nothing: why. Dialects warn of it, and it is not read.
+    without_effect: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +57,19 @@ _COMMON: Final[Mapping[str, Setting]] = {
     "output_name": Setting("text"),
     "class_names": Setting("texts"),
 }
+_CACHE: Final = Setting("whole", without_effect="no samples are cached here")
+_NO_PROGRESS: Final = "progress is not printed here"
 _ANCHORS: Final[Mapping[str, Setting]] = {
     **_COMMON,
     "output": _OUTPUT,
+    "coverage_samples": Setting("whole", least=100, most=1_000_000),
+    "stop_on_first": Setting("flag"),
+    "binary_cache_size": _CACHE,
+    "cache_margin": _CACHE,
+    "max_samples_start": Setting("whole", without_effect="how long to look is told by delta here"),
+    "n_covered_ex": Setting("whole", without_effect="explanations here have no example rows"),
+    "verbose": Setting("flag", without_effect=_NO_PROGRESS),
+    "verbose_every": Setting("whole", without_effect=_NO_PROGRESS),
     "threshold": _SHARE,
     "delta": _SHARE,
     "epsilon": Setting("number", least=0, most=1),
@@ -92,6 +107,10 @@ TYPES: Final[Mapping[str, ExplainerType]] = {
                 "sample_prob": _SHARE,
                 "mask": Setting("text"),
                 "top_n": _COUNT,
+                "use_similarity_proba": Setting(
+                    "flag",
+                    without_effect="the more similar of vectors.txt's words are drawn more often",
+                ),
                 "temperature": Setting("number", least=0, open=True),
             },
             renamed=_ANCHOR_NAMES,
@@ -101,7 +120,7 @@ TYPES: Final[Mapping[str, ExplainerType]] = {
             "AnchorImages",
             {
                 **_ANCHORS,
-                "image_shape": Setting("numbers"),
+                "image_shape": Setting("numbers", least=2, most=3),
                 "channels": Setting("text", choices=("first", "last")),
                 "segmentation": Setting("text", choices=("slic", "grid")),
                 "segments": Setting("whole", least=2, most=500),
@@ -137,7 +156,7 @@ TYPES: Final[Mapping[str, ExplainerType]] = {
             {
                 **_COMMON,
                 "n_steps": Setting("whole", least=1, most=10_000),
-                "baseline": Setting("value"),
+                "baseline": Setting("array"),
                 "target": Setting("whole", least=0),
                 "internal_batch_size": Setting("whole", least=1, most=10_000),
             },
@@ -150,8 +169,9 @@ TYPES: Final[Mapping[str, ExplainerType]] = {
                 **_COMMON,
                 **_TRAINING,
                 "output": _OUTPUT,
-                "target_class": Setting("value"),
+                "target_class": Setting("class"),
                 "immutable": Setting("texts"),
+                "feature_range": Setting("ranges"),
                 "samples": Setting("whole", least=10, most=100_000),
             },
             aliases=("Counterfactual",),
@@ -181,48 +201,59 @@ def unknown(name: str) -> str:
 
 
 def read(
-    kind: ExplainerType, config: Mapping[str, Any], path: str = ""
+    kind: ExplainerType,
+    config: Mapping[str, Any],
+    path: str = "",
+    warnings: list[FieldProblem] | None = None,
 ) -> tuple[dict[str, Any], list[FieldProblem]]:
     """The settings in `config` under their own names, and what is wrong with it.
 
-    Values may be texts, as Alibi's `config` in KServe has them: "0.95", "true", "a, b".
+    Values may be texts, as Alibi's `config` in KServe has them: "0.95", "True", "a, b". `warnings` gets what
+    is of Alibi and has no effect.
     """
     values: dict[str, Any] = {}
     problems: list[FieldProblem] = []
-    for given, value in config.items():
+    for key, value in config.items():
+        given = str(key)
         where = f"{path}.{given}" if path else given
         name = kind.renamed.get(given, given)
         setting = kind.settings.get(name)
         if setting is None:
-            near = difflib.get_close_matches(given, kind.settings, n=1)
-            guess = f"did you mean {near[0]}?" if near else f"it has {', '.join(kind.settings)}"
+            known = [n for n, s in kind.settings.items() if not s.without_effect]
+            near = difflib.get_close_matches(given, known, n=1)
+            guess = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             problems.append(FieldProblem(where, f"{kind.name} has no such setting; {guess}"))
             continue
         try:
-            values[name] = _read(setting, value)
+            read = _read(setting, value)
         except ValueError as e:
             problems.append(FieldProblem(where, str(e)))
+            continue
+        if not setting.without_effect:
+            values[name] = read
+        elif warnings is not None:
+            warnings.append(FieldProblem(where, f"has no effect: {setting.without_effect}"))
     return values, problems
 
 
 def _read(setting: Setting, value: Any) -> Any:
     kind = setting.kind
-    if kind == "value":
-        return _number(value) if isinstance(value, str) else value
+    if kind in _READERS:
+        return _READERS[kind](value)
     if kind == "flag":
         read = {"true": True, "false": False}.get(str(value).lower())
         if read is None:
             raise ValueError(f"has to be true or false, not {value!r}")
         return read
     if kind in ("texts", "numbers"):
-        return _listed(kind, value)
+        return _listed(setting, value)
     if kind == "text":
         if not isinstance(value, str) or (setting.choices and value not in setting.choices):
             wanted = f"one of {', '.join(setting.choices)}" if setting.choices else "a text"
             raise ValueError(f"has to be {wanted}, not {value!r}")
         return value
     number = _number(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or number != number:
+    if not _finite(number):
         raise ValueError(f"has to be a number, not {value!r}")
     if kind == "whole":
         if number != int(number):
@@ -239,7 +270,60 @@ def _read(setting: Setting, value: Any) -> Any:
     return number
 
 
-def _listed(kind: str, value: Any) -> list[Any]:
+def _class(value: Any) -> Any:
+    """A label: a number where it can be one, else a text."""
+    found = _number(value) if isinstance(value, str) else value
+    if isinstance(found, str | bool) or _finite(found):
+        return found
+    raise ValueError(f"has to be a class's number or name, not {value!r}")
+
+
+def _array(value: Any) -> Any:
+    """A number, or lists of numbers that are all of one length on each level."""
+    if isinstance(value, list | tuple):
+        items = [_array(v) for v in value]
+        if not items or len({_shape(v) for v in items}) > 1:
+            raise ValueError("has to be a number, or numbers of the instance's shape")
+        return items
+    number = _number(value) if isinstance(value, str) else value
+    if not _finite(number):
+        raise ValueError(f"has to be a number, or numbers of the instance's shape, not {value!r}")
+    return number
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return (len(value), *_shape(value[0])) if isinstance(value, list) else ()
+
+
+def _ranges(value: Any) -> dict[str, list[float]]:
+    """Of features by name, the least and the most they may become."""
+    if not isinstance(value, Mapping):
+        raise ValueError('has to be an object such as {"age": [18, 99]}')
+    found: dict[str, list[float]] = {}
+    for name, pair in value.items():
+        ends = list(pair) if isinstance(pair, list | tuple) else []
+        if len(ends) != 2 or not all(map(_finite, ends)) or ends[0] > ends[1]:
+            raise ValueError(f"{name} has to be [least, most], not {pair!r}")
+        found[str(name)] = [float(e) for e in ends]
+    return found
+
+
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "class": _class, "array": _array, "ranges": _ranges,
+}  # fmt: skip
+
+
+def _finite(number: Any) -> bool:
+    """Whether it is a number that any algorithm can work with."""
+    return (
+        isinstance(number, int | float)
+        and not isinstance(number, bool)
+        and -sys.float_info.max <= number <= sys.float_info.max
+    )
+
+
+def _listed(setting: Setting, value: Any) -> list[Any]:
+    kind = setting.kind
     items = [v.strip() for v in value.split(",")] if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
         raise ValueError(f"has to be a list, not {value!r}")
@@ -250,6 +334,10 @@ def _listed(kind: str, value: Any) -> list[Any]:
     numbers = [_number(v) if isinstance(v, str) else v for v in items]
     if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in numbers):
         raise ValueError("has to be a list of whole numbers above 0")
+    if setting.least is not None and len(numbers) < setting.least:
+        raise ValueError(f"has to have at least {setting.least:g} numbers")
+    if setting.most is not None and len(numbers) > setting.most:
+        raise ValueError(f"has to have at most {setting.most:g} numbers")
     return numbers
 
 

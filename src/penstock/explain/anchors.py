@@ -67,6 +67,10 @@ class Settings:
     max_check: int = 5_000
     #: Rows of the first look at each candidate, where there are many.
     first: int = 20
+    #: Rows that coverage is measured over, at most.
+    coverage_samples: int = 10_000
+    #: The first anchor that is found will do, though a larger one may cover more.
+    stop_on_first: bool = False
     seed: int = 0
 
     @property
@@ -136,6 +140,10 @@ class _Search:
         return toss
 
     @property
+    def found(self) -> bool:
+        return self.best is not None
+
+    @property
     def exhausted(self) -> bool:
         return self.spent >= self.settings.max_samples
 
@@ -193,7 +201,7 @@ class _Search:
     def run(self) -> Anchor:
         nothing: list[Conditions] = [()]
         self.level(nothing)
-        if self.best is not None:
+        if self.best:
             return self.best  # whatever is changed, the answer stays
         conditions = len(self.space.held)
         size = min(conditions, self.settings.max_size or conditions)
@@ -203,6 +211,8 @@ class _Search:
             if not candidates or self.exhausted:
                 break
             beam = self.level(candidates)
+            if self.settings.stop_on_first and self.found:
+                break
         found = self.best or self.closest
         assert found is not None  # noqa: S101 the empty anchor was checked
         return found

@@ -17,10 +17,11 @@ from penstock.errors import InvalidInput
 from penstock.explain.anchors import Conditions, Settings, search
 from penstock.explain.anchors_tabular import report
 from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation
-from penstock.explain.labels import Labelled, plain
+from penstock.explain.labels import Labelled, class_name, plain
 from penstock.explain.superpixels import Segments, grid, slic
 
-_COVERAGE_ROWS: Final = 10_000
+#: Numbers of an image, 2,000 x 2,000 pixels in three colours: hundreds of images like it are asked for.
+MAX_NUMBERS: Final = 12_000_000
 #: Bytes of painted images that exist at a time.
 _CHUNK_BYTES: Final = 16 * 1024 * 1024
 
@@ -67,6 +68,11 @@ class AnchorImages(Explainer):
         output: str = "auto",
     ) -> None:
         self.settings = settings or Settings()
+        if image_shape and len(image_shape) not in (2, 3):
+            raise InvalidInput(
+                f"image_shape has {len(image_shape)} numbers; height and width, or three with the channels,"
+                " are expected"
+            )
         self.image_shape = tuple(image_shape) if image_shape else None
         self.channels = channels
         self.segmentation = segmentation
@@ -88,12 +94,17 @@ class AnchorImages(Explainer):
         """`instance` as `[height, width, channels]`, a view. InvalidInput when it is no image."""
         try:
             pixels = np.asarray(instance)
-            if pixels.dtype.kind not in "fiub":
+            # Whole numbers of JSON are numbers all the same: the mean of a patch of 0 and 1 is neither.
+            if pixels.dtype.kind not in "fiub" or pixels.dtype == np.int64:
                 pixels = pixels.astype(np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InvalidInput(
                 "an instance is an image of numbers; this one holds something else"
             ) from None
+        if pixels.size > MAX_NUMBERS:
+            raise InvalidInput(
+                f"the image has {pixels.size} numbers; {MAX_NUMBERS} can be explained"
+            )
         if self.image_shape is not None:
             if pixels.size != int(np.prod(self.image_shape)):
                 raise InvalidInput(
@@ -135,7 +146,9 @@ class AnchorImages(Explainer):
 
     def explain(self, instance: Array, ask: Ask) -> Explanation:
         image = self.image(instance)
-        shape, dtype = np.shape(instance), np.asarray(instance).dtype
+        shape = np.shape(instance)
+        # As the image is given, unless it is flat.
+        first = self.channels == "first" and len(self.image_shape or shape) == 3
         patches = self.cut(image)
         blank = self.painted(image, patches)
         model = Labelled(ask, self.output)
@@ -143,9 +156,9 @@ class AnchorImages(Explainer):
 
         def rows(kept: Bools) -> Array:
             shown = np.where(kept[:, patches][..., None], image, blank)
-            if self.channels == "first" and len(shape) == 3:
+            if first:
                 shown = np.moveaxis(shown, -1, 1)
-            return np.ascontiguousarray(shown.reshape(len(kept), *shape), dtype=dtype)
+            return np.ascontiguousarray(shown.reshape(len(kept), *shape))
 
         label = model.labels(rows(np.ones((1, count), dtype=np.bool_)))[0]
         chunk = max(1, _CHUNK_BYTES // max(1, image.nbytes))
@@ -157,12 +170,9 @@ class AnchorImages(Explainer):
             return np.concatenate(parts)
 
         random = np.random.default_rng(self.settings.seed)
-        held = random.random((count, _COVERAGE_ROWS)) >= self.sample_prob
+        held = random.random((count, self.settings.coverage_samples)) >= self.sample_prob
         space = PatchSpace(count, random, self.sample_prob, held)
         anchor = search(space, same, self.settings)
-        name = plain(label)
-        if isinstance(name, int) and 0 <= name < len(self.classes):
-            name = self.classes[name]
         shown = np.isin(patches, anchor.conditions)
         return Explanation(
             self.kind,
@@ -172,7 +182,7 @@ class AnchorImages(Explainer):
                 "segments": patches.tolist(),
                 **report(anchor, model),
                 "prediction": plain(label),
-                "prediction_name": str(name),
+                "prediction_name": class_name(label, self.classes),
             },
             self.params,
         )

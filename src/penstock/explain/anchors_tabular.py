@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import floor, log10
 from typing import Any, Final
 
 import numpy as np
@@ -19,8 +20,6 @@ from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation
 from penstock.explain.labels import Labelled, plain
 from penstock.explain.training import Training
 
-#: Training rows that coverage is measured over, at most.
-_COVERAGE_ROWS: Final = 10_000
 _QUANTILES: Final[Mapping[str, tuple[float, ...]]] = {
     "quartile": (25, 50, 75),
     "decile": (10, 20, 30, 40, 50, 60, 70, 80, 90),
@@ -115,6 +114,7 @@ class AnchorTabular(Explainer):
             else np.unique(np.percentile(training.rows[:, f], percentiles))
             for f in range(training.features)
         ]
+        self._decimals = [_decimals(edges) for edges in self._edges]
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -132,9 +132,9 @@ class AnchorTabular(Explainer):
                 found.append(Condition(f, np.nextafter(value, -np.inf), value, text))
             else:
                 found += [
-                    Condition(f, -np.inf, float(e), f"{name} <= {e:.2f}")
+                    Condition(f, -np.inf, float(e), f"{name} <= {e:.{self._decimals[f]}f}")
                     if value <= e
-                    else Condition(f, float(e), np.inf, f"{name} > {e:.2f}")
+                    else Condition(f, float(e), np.inf, f"{name} > {e:.{self._decimals[f]}f}")
                     for e in edges
                 ]
         return [c for c in found if 0 < np.count_nonzero(c.holds(rows[:, c.feature])) < len(rows)]
@@ -147,8 +147,8 @@ class AnchorTabular(Explainer):
         random = np.random.default_rng(self.settings.seed)
         rows = self.training.rows
         sample = rows
-        if len(rows) > _COVERAGE_ROWS:
-            sample = rows[random.choice(len(rows), _COVERAGE_ROWS, replace=False)]
+        if len(rows) > self.settings.coverage_samples:
+            sample = rows[random.choice(len(rows), self.settings.coverage_samples, replace=False)]
         held = np.zeros((len(conditions), len(sample)), dtype=np.bool_)
         for i, c in enumerate(conditions):
             held[i] = c.holds(sample[:, c.feature])
@@ -167,6 +167,14 @@ class AnchorTabular(Explainer):
             },
             self.params,
         )
+
+
+def _decimals(edges: Array) -> int:
+    """Decimals that tell the bounds of a feature apart: two, or down to a tenth of their distance."""
+    apart = (
+        float(np.min(np.diff(edges))) if len(edges) > 1 else float(np.max(np.abs(edges), initial=0))
+    )
+    return 2 if apart >= 1 or apart == 0 else min(17, max(2, 1 - floor(log10(apart))))
 
 
 def _tightest(conditions: Sequence[Condition], chosen: Conditions) -> list[int]:

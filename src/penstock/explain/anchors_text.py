@@ -1,6 +1,6 @@
 """Anchors for texts: the words that decide, whatever stands in the places of the others.
 
-Words are found by a regular expression, so no language model is needed. A row from D(z | A) keeps the
+Words are found by `tokens`, so no language model is needed. A row from D(z | A) keeps the
 words of A and changes each other one with probability `sample_prob`: to a mask (`use_unk`), or to a word
 that is similar to it, chosen in proportion to its similarity (section "Anchors for text" of the paper, whose
 perturbation uses embeddings the same way).
@@ -8,7 +8,6 @@ perturbation uses embeddings the same way).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,27 +18,33 @@ from penstock.errors import InvalidInput
 from penstock.explain.anchors import Conditions, Settings, search
 from penstock.explain.anchors_tabular import report
 from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation
-from penstock.explain.labels import Labelled, plain
+from penstock.explain.labels import Labelled, class_name, plain
+from penstock.explain.tokens import spans_of
 from penstock.explain.words import Similar
 
-_WORD: Final = re.compile(r"\w+(?:['’]\w+)*")
-_COVERAGE_ROWS: Final = 10_000
 #: Words of a text that are looked at; each is a condition, and the search is quadratic in them.
 MAX_WORDS: Final = 500
+#: Characters of a text, with all that stands between its words: thousands of texts like it are asked for.
+MAX_CHARACTERS: Final = 100_000
+#: Bytes of changed texts that exist at a time.
+_CHUNK_BYTES: Final = 16 * 1024 * 1024
+
+
+#: For a word in a drawn row: it stays. Other numbers are of what may stand in its place.
+_KEPT: Final = -1
 
 
 @dataclass(slots=True)
 class TextSpace:
-    """The words of one text."""
+    """The words of one text; a row is a number per word, a text only when it is asked for."""
 
     #: What stands before each word, and after the last: one more than words.
     gaps: Sequence[str]
     words: Sequence[str]
     random: np.random.Generator
     sample_prob: float
-    #: What may stand in a word's place and how probably; None: the mask does.
-    choices: Sequence[tuple[Sequence[str], Array]] | None
-    mask: str
+    #: What may stand in each word's place, and how probably; nothing: the word stays.
+    choices: Sequence[tuple[Sequence[str], Array]]
     held: Bools
 
     def draw(self, anchors: Sequence[Conditions], counts: Sequence[int]) -> Array:
@@ -48,27 +53,25 @@ class TextSpace:
         for anchor, count in zip(anchors, counts, strict=True):
             kept[start : start + count, list(anchor)] = True
             start += count
-        return self.texts(kept)
-
-    def texts(self, kept: Bools) -> Array:
-        """A text per row of `kept`, in which words that are not kept are replaced."""
-        gaps, words = self.gaps, self.words
-        columns: list[list[str]] = []
-        for i, word in enumerate(words):
-            column = [gaps[i] + word] * len(kept)
+        picks = np.full(kept.shape, _KEPT, dtype=np.int32)
+        for i, (others, weights) in enumerate(self.choices):
             lost = np.flatnonzero(~kept[:, i])
-            if self.choices is None:
-                masked = gaps[i] + self.mask
-                for row in lost:
-                    column[row] = masked
-            elif self.choices[i][0]:
-                others, weights = self.choices[i]
-                picked = self.random.choice(len(others), len(lost), p=weights)
-                for row, pick in zip(lost, picked, strict=True):
-                    column[row] = gaps[i] + others[pick]
-            columns.append(column)
-        out = np.empty(len(kept), dtype=object)
-        last = gaps[-1]
+            if len(others) == 1:
+                picks[lost, i] = 0
+            elif others:
+                picks[lost, i] = self.random.choice(len(others), len(lost), p=weights)
+        return picks
+
+    def texts(self, picks: Array) -> Array:
+        """A text per row of `picks`, which says for each word what stands in its place."""
+        columns: list[list[str]] = []
+        for i, word in enumerate(self.words):
+            others, _ = self.choices[i]
+            # The word itself is the last, which is where _KEPT points.
+            parts = [self.gaps[i] + other for other in (*others, word)]
+            columns.append([parts[pick] for pick in picks[:, i].tolist()])
+        out = np.empty(len(picks), dtype=object)
+        last = self.gaps[-1]
         out[:] = ["".join(parts) + last for parts in zip(*columns, strict=True)]
         return out
 
@@ -117,7 +120,11 @@ class AnchorText(Explainer):
 
     def space(self, text: str) -> TextSpace:
         """The words of `text`. InvalidInput where it has none, or too many."""
-        spans = [m.span() for m in _WORD.finditer(text)]
+        if len(text) > MAX_CHARACTERS:
+            raise InvalidInput(
+                f"the text has {len(text)} characters; {MAX_CHARACTERS} can be explained"
+            )
+        spans = spans_of(text)
         if not spans:
             raise InvalidInput("the text has no words to explain")
         if len(spans) > MAX_WORDS:
@@ -126,12 +133,13 @@ class AnchorText(Explainer):
         ends = [0, *(b for _, b in spans)]
         starts = [*(a for a, _ in spans), len(text)]
         gaps = [text[e:s] for e, s in zip(ends, starts, strict=True)]
-        choices = None
-        if not self.use_unk and self.similar is not None:
+        if self.use_unk or self.similar is None:
+            choices: list[tuple[Sequence[str], Array]] = [((self.mask,), np.ones(1))] * len(words)
+        else:
             choices = [self.similar.to(word) for word in words]
         random = np.random.default_rng(self.settings.seed)
-        held = random.random((len(words), _COVERAGE_ROWS)) >= self.sample_prob
-        return TextSpace(gaps, words, random, self.sample_prob, choices, self.mask, held)
+        held = random.random((len(words), self.settings.coverage_samples)) >= self.sample_prob
+        return TextSpace(gaps, words, random, self.sample_prob, choices, held)
 
     def explain(self, instance: Array, ask: Ask) -> Explanation:
         text = plain(np.asarray(instance, dtype=object).reshape(-1)[0]) if np.size(instance) else ""
@@ -142,10 +150,13 @@ class AnchorText(Explainer):
         row = np.empty(1, dtype=object)
         row[0] = text
         label = model.labels(row)[0]
-        anchor = search(space, lambda drawn: model.same(drawn, label), self.settings)
-        name = plain(label)
-        if isinstance(name, int) and 0 <= name < len(self.classes):
-            name = self.classes[name]
+        chunk = max(1, _CHUNK_BYTES // len(text.encode("utf-8", "surrogatepass")))
+
+        def same(picks: Array) -> Bools:
+            parts = (picks[i : i + chunk] for i in range(0, len(picks), chunk))
+            return np.concatenate([model.same(space.texts(part), label) for part in parts])
+
+        anchor = search(space, same, self.settings)
         at = np.cumsum(
             [0] + [len(g) + len(w) for g, w in zip(space.gaps, space.words, strict=False)]
         )
@@ -156,7 +167,7 @@ class AnchorText(Explainer):
                 "positions": [int(at[i]) + len(space.gaps[i]) for i in anchor.conditions],
                 **report(anchor, model),
                 "prediction": plain(label),
-                "prediction_name": str(name),
+                "prediction_name": class_name(label, self.classes),
                 "instance": text,
             },
             self.params,

@@ -7,21 +7,26 @@ features, least changed first, while the class stays the other one (feature sele
 Nothing but labels is asked of the model.
 
 Here distance is in units of each feature's spread over the training data, the nearest training row of
-another class bounds the search from the start, features that are fixed or categories keep their value, and
-rows stay within the training data's range.
+another class bounds the search from the start, features that are fixed or categories keep their value, rows
+stay within the training data's range or one that is given, and what was always a whole number stays one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from penstock.errors import InvalidInput
 from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation, Floats
-from penstock.explain.labels import Labelled, plain
+from penstock.explain.labels import Labelled, class_name, plain
 from penstock.explain.training import Training
+
+#: Training rows among which the nearest of another class is looked for, at most.
+_KNOWN: Final = 2000
+#: Features that are set back in one question.
+_TRIALS: Final = 64
 
 
 class Counterfactuals(Explainer):
@@ -35,6 +40,7 @@ class Counterfactuals(Explainer):
         *,
         target_class: Any = None,
         immutable: Sequence[str] = (),
+        ranges: Mapping[str, Sequence[float]] | None = None,
         samples: int = 1000,
         rounds: int = 30,
         output: str = "auto",
@@ -43,9 +49,18 @@ class Counterfactuals(Explainer):
         unknown = [n for n in immutable if n not in training.names]
         if unknown:
             raise InvalidInput(f"immutable names {unknown[0]!r}, which is no feature")
+        unknown = [n for n in ranges or () if n not in training.names]
+        if unknown:
+            raise InvalidInput(f"feature_range names {unknown[0]!r}, which is no feature")
+        classes = training.classes
+        if isinstance(target_class, str) and classes and target_class not in classes:
+            raise InvalidInput(
+                f"target_class is {target_class!r}, which is none of {', '.join(classes)}"
+            )
         self.training = training
         self.target_class = target_class
         self.immutable = tuple(immutable)
+        self.ranges = {name: list(pair) for name, pair in (ranges or {}).items()}
         self.samples = samples
         self.rounds = rounds
         self.output = output
@@ -64,11 +79,25 @@ class Counterfactuals(Explainer):
         spread = rows.std(0)
         self._scale = np.where(spread > 0, spread, 1.0)
         self._low, self._high = rows.min(0), rows.max(0)
+        # Half a child is nobody's answer: a column of whole numbers stays one.
+        self._whole = self._free[
+            np.all(rows[:, self._free] == np.rint(rows[:, self._free]), axis=0)
+        ]
+        for name, (low, high) in (ranges or {}).items():
+            i = training.names.index(name)
+            self._low[i], self._high[i] = low, high
+            if i in self._whole and np.ceil(low) > np.floor(high):
+                raise InvalidInput(
+                    f"feature_range of {name} has no whole number, which it always is"
+                )
+        self._low[self._whole] = np.ceil(self._low[self._whole])
+        self._high[self._whole] = np.floor(self._high[self._whole])
 
     @property
     def params(self) -> Mapping[str, Any]:
         return {
             "target_class": self.target_class, "immutable": list(self.immutable),
+            "feature_range": self.ranges,
             "samples": self.samples, "output": self.output, "seed": self.seed,
         }  # fmt: skip
 
@@ -115,15 +144,18 @@ class Counterfactuals(Explainer):
     def _wanted(self, labels: Array) -> Any:
         """The class asked for, in the form that the model's labels have."""
         target = self.target_class
-        if (
-            isinstance(target, str)
-            and target in self.training.classes
-            and labels.dtype.kind in "iuf"
-        ):
-            return list(self.training.classes).index(target)
-        if labels.dtype == object and len(labels) and isinstance(labels[0], bytes):
-            return str(target).encode()
-        return target
+        if labels.dtype.kind in "OSU":
+            text = target if isinstance(target, str) else class_name(target, ())
+            of_bytes = labels.dtype.kind == "S" or (len(labels) and isinstance(labels[0], bytes))
+            return text.encode() if of_bytes else text
+        if not isinstance(target, str):
+            return target
+        if target not in self.training.classes:
+            raise InvalidInput(
+                f"target_class is {target!r}, but the model answers numbers.",
+                hint="Give the class's number, or class_names.",
+            )
+        return list(self.training.classes).index(target)
 
     def _distance(self, rows: Floats, row: Floats) -> Floats:
         """L2 in units of spread; `[n]`."""
@@ -133,8 +165,11 @@ class Counterfactuals(Explainer):
         random = np.random.default_rng(self.seed)
         best: Floats | None = None
         # The nearest training row of another class, in its changeable features only.
-        known = np.tile(row, (min(len(self.training.rows), 2000), 1))
-        known[:, self._free] = self.training.rows[: len(known)][:, self._free]
+        rows = self.training.rows
+        if len(rows) > _KNOWN:  # of all of them: data is often sorted by class
+            rows = rows[random.choice(len(rows), _KNOWN, replace=False)]
+        known = np.tile(row, (len(rows), 1))
+        known[:, self._free] = self._inside(rows[:, self._free])
         enemies = known[other(known)]
         if len(enemies):
             best = enemies[np.argmin(self._distance(enemies, row))]
@@ -185,20 +220,32 @@ class Counterfactuals(Explainer):
         radius = high * (inner + u * (1 - inner)) ** (1 / d)
         rows = np.tile(row, (self.samples, 1))
         rows[:, free] += direction * radius[:, None] * self._scale[free]
-        inside = np.clip(rows[:, free], self._low[free], self._high[free])
-        # An instance outside of the training data's range is not moved by that alone.
-        rows[:, free] = np.where(rows[:, free] == row[free], row[free], inside)
+        # Whole numbers by chance: by rounding alone, steps below a half would never be taken.
+        drift = random.random((self.samples, len(self._whole))) - 0.5
+        rows[:, self._whole] = np.rint(rows[:, self._whole] + drift)
+        rows[:, free] = self._inside(rows[:, free])
         return rows
 
+    def _inside(self, values: Floats) -> Floats:
+        """Values of the free features, `[n, free]`, where they may be."""
+        return np.clip(values, self._low[self._free], self._high[self._free])
+
     def _sparse(self, found: Floats, row: Floats, other: Any) -> Floats:
-        """Algorithm 3: features go back to the instance's, least changed first, while the class is other."""
+        """Algorithm 3: features go back to the instance's, least changed first, while the class is other.
+
+        Many are asked for at once, each with those before it set back: up to the first that has to stay, the
+        answers are those of asking one by one.
+        """
         best = found.copy()
         order = np.argsort(np.abs(found - row) / self._scale, kind="stable")
-        for i in order:
-            if best[i] == row[i]:
-                continue
-            trial = best.copy()
-            trial[i] = row[i]
-            if not np.array_equal(trial, row) and bool(other(trial[None])[0]):
-                best = trial
+        left = order[found[order] != row[order]]
+        while len(left):
+            part = left[:_TRIALS]
+            back = np.tri(len(part), dtype=np.bool_)
+            trials = np.tile(best, (len(part), 1))
+            trials[:, part] = np.where(back, row[part], trials[:, part])
+            still = other(trials) & np.any(trials != row, axis=1)
+            count = len(part) if bool(np.all(still)) else int(np.argmin(still))
+            best[part[:count]] = row[part[:count]]
+            left = left[count + 1 :] if count < len(part) else left[count:]
         return best

@@ -8,12 +8,14 @@ subfolder `explainer`, so that they can be kept beside a model.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from penstock.errors import LoadError
 from penstock.explain.base import Floats
@@ -48,7 +50,7 @@ def describe(folder: Path) -> Description:
         return Description()
     try:
         return msgspec.json.decode(file.read_bytes(), type=Description)
-    except msgspec.MsgspecError as e:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
         raise LoadError(f"{DESCRIPTION} cannot be read: {e}") from None
 
 
@@ -73,6 +75,8 @@ def training(folder: Path, description: Description, config: Mapping[str, Any]) 
             f"The explainer's folder has no training data: one of {', '.join(_ROWS)} is expected."
         )
     names, rows = _csv(file) if file.suffix == ".csv" else (None, _numpy(file))
+    if not rows.shape[1]:
+        raise LoadError(f"{file.name} has no columns")
     given = config.get("feature_names") or description.feature_names
     drop = config.get("drop") or []
     if drop:
@@ -88,13 +92,18 @@ def training(folder: Path, description: Description, config: Mapping[str, Any]) 
     if not bool(np.all(np.isfinite(rows))):
         raise LoadError(f"{file.name} holds NaN or infinity")
     columns: Sequence[str] = given or names or [f"feature-{i}" for i in range(rows.shape[1])]
+    if len(set(columns)) < len(columns):
+        twice = next(n for i, n in enumerate(columns) if n in columns[:i])
+        raise LoadError(f"there are two features of the name {twice!r}")
     if len(columns) != rows.shape[1]:
         raise LoadError(
             f"{file.name} has {rows.shape[1]} columns, but there are {len(columns)} feature names"
         )
     categories: dict[int, list[str]] = {}
     for key, values in description.categorical_names.items():
-        index = int(key) if key.isdigit() else (list(columns).index(key) if key in columns else -1)
+        index = (
+            int(key) if key.isdecimal() else (list(columns).index(key) if key in columns else -1)
+        )
         if not 0 <= index < rows.shape[1]:
             raise LoadError(f"categorical_names has {key!r}, which is no column of {file.name}")
         categories[index] = values
@@ -104,13 +113,15 @@ def training(folder: Path, description: Description, config: Mapping[str, Any]) 
 
 def _numpy(file: Path) -> Floats:
     try:
-        loaded = np.load(file, allow_pickle=False)
-        if file.suffix == ".npz":
-            with loaded:
+        with file.open("rb") as opened:
+            loaded = np.load(opened, allow_pickle=False)
+            if isinstance(loaded, NpzFile):
                 names = loaded.files
                 loaded = loaded["X" if "X" in names else names[0]]
+        if loaded.dtype.kind not in "fiub":
+            raise ValueError(f"its numbers are {loaded.dtype}")
         rows = np.asarray(loaded, dtype=np.float64)
-    except (ValueError, OSError, KeyError, IndexError, TypeError) as e:
+    except (ValueError, OSError, EOFError, BadZipFile, KeyError, IndexError, TypeError) as e:
         raise LoadError(f"{file.name} cannot be read as an array of numbers: {e}") from None
     if rows.ndim != 2:
         raise LoadError(
@@ -120,25 +131,33 @@ def _numpy(file: Path) -> Floats:
 
 
 def _csv(file: Path) -> tuple[list[str], Floats]:
-    rows: list[list[float]] = []
-    with file.open(newline="", encoding="utf-8") as lines:
-        reader = csv.reader(lines)
+    # Spreadsheets put a byte order mark before the first name.
+    with file.open(newline="", encoding="utf-8-sig") as lines:
         try:
-            names = next(reader)
-        except StopIteration:
-            raise LoadError(f"{file.name} is empty") from None
-        for number, line in enumerate(reader, 2):
-            if not line:
-                continue
-            if len(line) != len(names):
-                raise LoadError(
-                    f"{file.name}, line {number}: {len(line)} values for {len(names)} columns"
-                )
-            try:
-                rows.append([float(v) for v in line])
-            except ValueError:
-                raise LoadError(
-                    f"{file.name}, line {number}: a value is no number.",
-                    hint="Write categories as 0, 1, ... and their names to explainer.json.",
-                ) from None
-    return [n.strip() for n in names], np.array(rows, dtype=np.float64).reshape(-1, len(names))
+            names, rows = _lines(file.name, csv.reader(lines))
+        except UnicodeDecodeError as e:
+            raise LoadError(f"{file.name} is no UTF-8: {e.reason} at byte {e.start}") from None
+        except csv.Error as e:
+            raise LoadError(f"{file.name} is no CSV: {e}") from None
+    return names, np.array(rows, dtype=np.float64).reshape(-1, len(names))
+
+
+def _lines(file: str, reader: Iterator[list[str]]) -> tuple[list[str], list[list[float]]]:
+    """Names and rows of a CSV file, and where it has none."""
+    rows: list[list[float]] = []
+    names = [n.strip() for n in next(reader, [])]
+    if not names:
+        raise LoadError(f"{file} is empty")
+    for number, line in enumerate(reader, 2):
+        if not line:
+            continue
+        if len(line) != len(names):
+            raise LoadError(f"{file}, line {number}: {len(line)} values for {len(names)} columns")
+        try:
+            rows.append([float(v) for v in line])
+        except ValueError:
+            hint = "Write categories as 0, 1, ... and their names to explainer.json."
+            if len(names) == 1 and ";" in line[0]:
+                hint = "Put commas between values."
+            raise LoadError(f"{file}, line {number}: a value is no number.", hint=hint) from None
+    return names, rows

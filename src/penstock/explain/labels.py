@@ -7,6 +7,7 @@ asked, so it is read off the first answer, and only where that leaves no doubt.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,8 @@ class Labelled:
     def __init__(self, ask: Ask, output: str = "auto") -> None:
         self._ask = ask
         self._output = output
+        #: `output` was read off an answer; nobody said it.
+        self._guessed = False
         self.rows = 0
         self.calls = 0
 
@@ -33,6 +36,11 @@ class Labelled:
         answer = self.raw(rows)
         if self._output == "auto":
             self._output = kind_of(answer)
+            self._guessed = True
+        elif self._guessed and self._output == "label" and answer.ndim == 1:
+            kind_of(
+                answer
+            )  # a probability of exactly 1 looks like a label; those of other rows do not
         return to_labels(answer, self._output)
 
     def raw(self, rows: Array) -> Array:
@@ -43,8 +51,10 @@ class Labelled:
         if answer.ndim == 0 or len(answer) != len(rows):
             got = len(answer) if answer.ndim else "one value"
             raise ModelError(f"the model answered {got} rows where {len(rows)} were asked for")
-        if answer.ndim == 2 and answer.shape[1] == 1:
+        if answer.ndim == 2 and answer.shape[1] == 1 and self._output != "scores":
             answer = answer[:, 0]
+        if answer.dtype.kind == "f" and bool(np.any(np.isnan(answer))):
+            raise ModelError("the model answered NaN, which is no class and no number")
         if answer.ndim > 2:
             raise ModelError(
                 f"the model answers arrays of shape {list(answer.shape[1:])} per row, which is no class"
@@ -58,6 +68,11 @@ class Labelled:
 
 def kind_of(answer: Array) -> str:
     """`label`, `scores` or `positive`; InvalidInput when the answer is a regression's."""
+    if answer.ndim == 2 and answer.dtype.kind in "iub":
+        raise InvalidInput(
+            f"The model answers {answer.shape[1]} whole numbers per row, which may be several labels.",
+            hint="Where they are one per class, set the explainer's config to output: scores.",
+        )
     if answer.ndim == 2:
         return "scores"
     if answer.dtype.kind in "OSUb" or answer.dtype.kind in "iu":
@@ -96,6 +111,16 @@ def to_scores(answer: Array) -> Floats:
         )
     values = answer.astype(np.float64)
     return values[:, None] if values.ndim == 1 else values
+
+
+def class_name(label: Any, classes: Sequence[str]) -> str:
+    """The name of a class by its number; a label that is a text is its own."""
+    label = plain(label)
+    if not isinstance(label, bool | int | float) or not float(label).is_integer():
+        return str(label)
+    if 0 <= label < len(classes):
+        return str(classes[int(label)])
+    return str(label) if isinstance(label, bool) else f"{label:.15g}"
 
 
 def plain(value: Any) -> Any:

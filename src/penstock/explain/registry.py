@@ -60,6 +60,8 @@ def _settings(config: Mapping[str, Any]) -> Settings:
         batch=config.get("batch_size", plain.batch),
         max_size=config.get("max_anchor_size"),
         max_samples=config.get("max_samples", plain.max_samples),
+        coverage_samples=config.get("coverage_samples", plain.coverage_samples),
+        stop_on_first=config.get("stop_on_first", plain.stop_on_first),
         seed=config.get("seed", plain.seed),
     )
 
@@ -145,7 +147,16 @@ def _counterfactuals(s: Sources) -> Explainer:
 
     rows = files.training(s.folder, s.description, s.config)
     return Counterfactuals(
-        rows, **_picked(s.config, "target_class", "immutable", "samples", "output", "seed")
+        rows,
+        **_picked(
+            s.config,
+            "target_class",
+            "immutable",
+            "samples",
+            "output",
+            "seed",
+            ranges="feature_range",
+        ),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from penstock.errors import InvalidInput
 from penstock.explain.base import Array, Floats
-from penstock.explain.labels import plain
+from penstock.explain.labels import class_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +29,18 @@ class Training:
 
     def category(self, feature: int, value: float) -> str:
         names = self.categories[feature]
-        index = int(value)
-        return str(names[index]) if 0 <= index < len(names) else f"{value:g}"
+        known = value.is_integer() and 0 <= value < len(names)
+        return str(names[int(value)]) if known else f"{value:.15g}"
 
     def class_name(self, label: Any) -> str:
         """The name of a class by its number; a label that is a text is its own."""
-        label = plain(label)
-        if isinstance(label, bool) or not isinstance(label, int | float) or label != int(label):
-            return str(label)
-        return str(self.classes[int(label)]) if 0 <= label < len(self.classes) else f"{label:g}"
+        return class_name(label, self.classes)
 
     def check(self, instance: Array) -> Floats:
         """`instance` as a row of so many finite numbers; InvalidInput otherwise."""
         try:
             row = np.asarray(instance, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # a whole number may be beyond any float
             raise InvalidInput(
                 "an instance is a row of numbers; this one holds something else"
             ) from None

@@ -65,7 +65,7 @@ def read_similar(folder: Path, *, top_n: int, temperature: float) -> Similar | N
     if file.is_file():
         try:
             listed = msgspec.json.decode(file.read_bytes(), type=dict[str, list[str]])
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
             raise LoadError(f"similar.json is no object of words to lists of words: {e}") from None
     file = folder / "vectors.txt"
     if file.is_file():
@@ -89,6 +89,8 @@ def _read_vectors(file: Path) -> dict[str, Floats]:
                 raise LoadError(
                     f"vectors.txt, line {number}: a word and its numbers are expected"
                 ) from None
+            if not bool(np.all(np.isfinite(values))):
+                raise LoadError(f"vectors.txt, line {number}: holds NaN or infinity")
             width = width or len(values)
             if len(values) != width:
                 raise LoadError(
