@@ -44,7 +44,7 @@ def test_all_that_failed_are_named_and_the_others_are_waited_for(
 
 
 class Deletes:
-    """A control plane where `last` is deleted while the others fail."""
+    """A control plane where `last` is deleted while the others fail, each second one in its transformer."""
 
     def __init__(self, others: int) -> None:
         self.others = [f"bad-{i}" for i in range(others)]
@@ -53,10 +53,14 @@ class Deletes:
         raise ApiFailure(404, {"message": "there is none"})
 
     def lines(self, path: str, **_: Any) -> Iterator[Any]:
-        for name in self.others:
+        blocked = {"transitionStatus": "BlockedByFailedLoad"}
+        beside = {"transitionStatus": "UpToDate"}, {"components": {"transformer": blocked}}
+        for i, name in enumerate(self.others):
+            model, own = (blocked, {}) if i % 2 else beside
             status = {
                 "observedGeneration": 1,
-                "modelStatus": {"transitionStatus": "BlockedByFailedLoad"},
+                "modelStatus": model,
+                "penstock": own,
                 "conditions": [{"type": "Ready", "status": "False", "message": "no file"}],
             }
             metadata = {"name": name, "namespace": "default", "generation": 1}

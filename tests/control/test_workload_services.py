@@ -68,9 +68,20 @@ async def test_a_component_whose_files_are_missing_holds_up_only_itself(world: W
     conditions = (await world.get())["status"]["conditions"]
     assert {c["type"]: c["status"] for c in conditions}["PredictorReady"] == "True"
     assert ready["message"].startswith("The transformer: There is nothing at models/t.")
+    status = (await world.get())["status"]
+    # The model's own status is the predictor's, as KServe has it.
+    assert status["modelStatus"] == {
+        "transitionStatus": "UpToDate",
+        "states": {"activeModelState": "Loaded", "targetModelState": "Loaded"},
+        "copies": {"failedCopies": 0, "totalCopies": 1},
+    }
+    beside = status["penstock"]["components"]["transformer"]
+    assert beside["transitionStatus"] == "BlockedByFailedLoad"
+    assert beside["lastFailureInfo"]["message"] == "There is nothing at models/t."
     world.files.by_uri["models/t"] = "sha256:t"
     world.plane.services.refresh(("default", "iris"))
     await world.ready()
+    assert "components" not in (await world.get())["status"].get("penstock", {})
 
 
 async def test_a_change_of_one_component_leaves_the_other_alone(world: World) -> None:

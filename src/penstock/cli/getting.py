@@ -235,7 +235,11 @@ def _describe_service(client: Client, name: str, namespace: str, status: Object)
     failure = model.get("lastFailureInfo")
     if failure:
         lines.append(f"Failure:     {failure.get('reason')}: {failure.get('message')}")
-    warnings = (status.get("penstock") or {}).get("warnings") or ()
+    own = status.get("penstock") or {}
+    for role, component in (own.get("components") or {}).items():
+        if failure := component.get("lastFailureInfo"):
+            lines.append(f"Failure:     {role}: {failure.get('reason')}: {failure.get('message')}")
+    warnings = own.get("warnings") or ()
     lines += [f"Warning:     {warning}" for warning in warnings]
     conditions = status.get("conditions") or []
     if conditions:

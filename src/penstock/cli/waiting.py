@@ -220,7 +220,9 @@ def _is_hopeless(obj: dict[str, Any]) -> bool:
     status = obj.get("status") or {}
     if status.get("observedGeneration") != obj["metadata"].get("generation"):
         return False
-    return (status.get("modelStatus") or {}).get("transitionStatus") in _HOPELESS
+    beside = (status.get("penstock") or {}).get("components") or {}
+    components = (status.get("modelStatus") or {}, *beside.values())
+    return any(c.get("transitionStatus") in _HOPELESS for c in components)
 
 
 def wait_for_deletion(client: Client, targets: Iterable[Target], timeout_s: float) -> None:

@@ -188,7 +188,7 @@ class GraphController:
                 not_ready.append(f"{shown} is not ready yet")
             elif ready.status is Truth.FALSE:
                 gone.add((namespace, name))
-                why = one_line(ready.message or ready.reason)
+                why = one_line(ready.message or ready.reason).removesuffix(".")
                 not_ready.append(f"{shown} is not ready: {why}" if why else f"{shown} is not ready")
         if not not_ready:
             return Truth.TRUE, "", ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from penstock.dialects.base import Manifest
@@ -14,6 +15,7 @@ from penstock.domain.status import (
     Failure,
     RevisionTraffic,
     ServiceStatus,
+    Transition,
     Truth,
     rfc3339,
 )
@@ -60,6 +62,8 @@ def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     limits = {str(role): c.limits for role, c in status.components.items() if c.limits}
     if limits:
         own["limits"] = limits
+    if beside := _beside(status):
+        own["components"] = beside
     if own:
         rendered["penstock"] = own
     return rendered
@@ -117,6 +121,20 @@ def _canary(canary: CanaryStatus) -> dict[str, Any]:
     }
 
 
+def _beside(status: ServiceStatus) -> dict[str, Any]:
+    """What is not as it was asked for beside the predictor, whose own is `modelStatus`."""
+    found = {}
+    for role, component in status.components.items():
+        if role is Role.PREDICTOR or component.transition is None:
+            continue
+        if component.transition is not Transition.UP_TO_DATE or component.failure is not None:
+            rendered: dict[str, Any] = {"transitionStatus": str(component.transition)}
+            if component.failure is not None:
+                rendered["lastFailureInfo"] = _failure(component.failure)
+            found[str(role)] = rendered
+    return found
+
+
 def _states(status: ServiceStatus | CanaryStatus) -> dict[str, Any]:
     states: dict[str, str] = {"targetModelState": str(status.target)}
     if status.active is not None:
@@ -128,8 +146,10 @@ def _states(status: ServiceStatus | CanaryStatus) -> dict[str, Any]:
 
 
 def _model_status(status: ServiceStatus) -> dict[str, Any]:
-    rendered = _states(status)
     predictor = status.components.get(Role.PREDICTOR)
+    if predictor is not None and predictor.transition is not None:
+        status = replace(status, transition=predictor.transition, failure=predictor.failure)
+    rendered = _states(status)
     if predictor is not None:
         rendered["copies"] = {
             "failedCopies": predictor.failed_replicas,

@@ -110,6 +110,9 @@ class ComponentStatus:
     replicas: int = 0
     ready_replicas: int = 0
     failed_replicas: int = 0
+    #: Its own; None where nobody has told them apart from the service's.
+    transition: Transition | None = None
+    failure: Failure | None = None
     #: How limits are enforced (`cgroup-v2`, `rlimit`, ...), as the backend says; empty when none is set.
     limits: str = ""
 
@@ -152,6 +155,7 @@ class ServiceStatus:
         default_factory=lambda: MappingProxyType({Role.PREDICTOR: ComponentStatus()})
     )
     canaries: tuple[CanaryStatus, ...] = ()
+    #: Of all components: that of the first which is not up to date, and the first one's failure.
     transition: Transition = Transition.IN_PROGRESS
     #: State of the revision that serves; None when none has ever served.
     active: ModelState | None = None

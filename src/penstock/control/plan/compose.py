@@ -175,6 +175,8 @@ def _component(o: Observed, role: RolePlan, j: Judgement) -> ComponentStatus:
         else 0,
         ready_replicas=ready_of(role.replicas(role.shares)),
         failed_replicas=sum(r.phase in (Phase.FAILED, Phase.BACKOFF) for r in everyone),
+        transition=j.transition,
+        failure=j.failure,
         limits=next((r.limits for r in everyone if r.limits), ""),
     )
 
