@@ -10,12 +10,24 @@ import sys
 import zlib
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from graph_services import Answer, GraphFrontUnderTest
 from graph_stand_in import graph, sources, step
 
-from penstock.domain.graph import Answers, Batch, CallUrl, Graph, HandOn, Join, OnFailure, Switch
+from penstock.domain.graph import (
+    Answers,
+    Batch,
+    CallUrl,
+    Combine,
+    Graph,
+    HandOn,
+    Join,
+    OnFailure,
+    RunGraph,
+    Switch,
+)
 from penstock.domain.routes import Address, Route
 from penstock.http.client import Upstream
 from penstock.http.server import HttpServer, Limits
@@ -330,6 +342,38 @@ async def test_a_trace_tells_what_each_step_did(
     assert steps["root.b"]["detail"] == "a has no tensor gone"
     plain = await front.client.post("/v2/models/g/infer", json=JSON_V2)
     assert "x-penstock-trace" not in plain.headers
+
+
+async def test_a_trace_says_inside_of_which_step_another_graphs_steps_ran(
+    front: GraphFrontUnderTest,
+) -> None:
+    await front.serve(a=add(1))
+    inner = msgspec.structs.replace(graph(step("a")), name="inner")
+    middle = msgspec.structs.replace(graph(step("deep", action=RunGraph("inner"))), name="middle")
+    front.graph(inner)
+    front.graph(middle)
+    one, two = step("one", action=RunGraph("middle")), step("two", action=RunGraph("inner"))
+    front.graph(graph(one, two, output=sources("one", "two", combine=Combine.OBJECT)))
+    answer = await front.client.post("/v2/models/g/infer?trace=1", json=JSON_V2)
+    steps = json.loads(answer.headers["x-penstock-trace"])["steps"]
+    assert {(s.get("within", ""), s["step"]) for s in steps} == {
+        ("", "root.one"),
+        ("", "root.two"),
+        ("root.one", "root.deep"),
+        ("root.one/root.deep", "root.a"),
+        ("root.two", "root.a"),
+    }
+    told = (await front.client.post("/v2/models/g/infer?inspect=1", json=JSON_V2)).json()
+    assert [s["within"] for s in told["steps"] if s["step"] == "root.deep"] == ["root.one"]
+
+
+async def test_an_error_inside_of_another_graph_says_where(front: GraphFrontUnderTest) -> None:
+    front.graph(msgspec.structs.replace(graph(step("a")), name="inner"))
+    front.graph(graph(step("one", action=RunGraph("inner"))))
+    answer = await front.client.post("/v2/models/g/infer", json=JSON_V2)
+    assert answer.status_code == 503
+    assert answer.json()["step"] == "root.one/root.a"
+    assert "The step root.one/root.a failed: " in answer.json()["error"]
 
 
 async def test_a_trace_of_many_steps_stays_a_header(front: GraphFrontUnderTest) -> None:

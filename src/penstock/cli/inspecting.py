@@ -87,7 +87,8 @@ def _print(document: dict[str, Any]) -> None:
         target = step.get("target", "")
         where = f" ({target})" if target and target != step["step"].rpartition(".")[2] else ""
         say("")
-        say(f"{step['step']}{where}: {step['outcome']}, {step['ms']:.1f} ms{_branch(step)}")
+        inside = f"{step['within']}/" if "within" in step else ""
+        say(f"{inside}{step['step']}{where}: {step['outcome']}, {step['ms']:.1f} ms{_branch(step)}")
         if step.get("detail"):
             say(f"  {step['detail']}")
         for side in ("given", "gave"):

@@ -132,6 +132,8 @@ def steps_of(execution: Execution) -> tuple[float, list[dict[str, Any]]]:
             "start_ms": round(r.started_s * 1000, 3),
             "ms": round((r.ended_s - r.started_s) * 1000, 3),
         }
+        if r.within:
+            step["within"] = r.within
         if r.target:
             step["target"] = r.target
         if r.branch is not None:

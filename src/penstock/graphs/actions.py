@@ -135,6 +135,8 @@ def _run_flow(
     inner = run.execution.run_flow(
         program, flow, value, lambda result: _inner_ended(run, step, result), run.depth + 1
     )
+    if run.execution.records is not None:
+        inner.within = f"{run.within}/{step.path}" if run.within else step.path
     run.under[step.index] = inner
     run.execution.post(inner.begin)
 
@@ -161,6 +163,8 @@ def _inner_ended(run: FlowRun, step: CompiledStep, result: Result) -> None:
     if result.value is not None:
         run.settle(step, result.value)
     elif result.failure is not None:
+        if isinstance(step.action, RunGraph):
+            result.failure.step = f"{step.path}/{result.failure.step}"
         run.failed(step, result.failure)
     else:
         run.forget_limit(step.index)

@@ -60,6 +60,8 @@ class FlowRun:
         #: Writes down what passes, where somebody asked and this graph's manifest allows it.
         self.inspector = execution.inspector if program.graph.inspect else None
         self.depth = 0
+        #: Paths of the steps that it is inside of; empty where nobody wants to know.
+        self.within = ""
         self.program = program
         self.flow = flow
         self.value = value
@@ -288,7 +290,8 @@ class FlowRun:
         self._since[index] = perf_counter()
         action = step.action
         if execution.records is not None:
-            record = StepRecord(step.path, target_of(action), self._since[index] - execution.since)
+            since_s = self._since[index] - execution.since
+            record = StepRecord(step.path, target_of(action), since_s, self.within)
             self._records[index] = record
             execution.records.append(record)
         try:
@@ -418,7 +421,8 @@ class FlowRun:
             return
         record = self._records.get(index)
         if record is None:
-            record = StepRecord(step.path, target_of(step.action), now - self.execution.since)
+            since_s = now - self.execution.since
+            record = StepRecord(step.path, target_of(step.action), since_s, self.within)
             records.append(record)
         record.ended_s = now - self.execution.since
         record.outcome = outcome

@@ -12,10 +12,13 @@ class StepRecord:
 
     __slots__ = (
         "branch", "detail", "ended_s", "gave", "given", "outcome", "path", "started_s", "target",
+        "within",
     )  # fmt: skip
 
-    def __init__(self, path: str, target: str, started_s: float) -> None:
+    def __init__(self, path: str, target: str, started_s: float, within: str = "") -> None:
         self.path = path
+        #: Paths of the steps that it ran inside of, from the outermost, with slashes between.
+        self.within = within
         self.target = target
         self.started_s = started_s
         self.ended_s = started_s
