@@ -19,14 +19,32 @@ PenstockError
     └── Damaged           a file of Penstock's own cannot be trusted; not changed   500 / DATA_LOSS
 
 Each carries one sentence for the caller (`message`) and, where there is something to do about it, a
-second one (`hint`). Protocols map the classes to their own statuses and shapes, in one place per
+second one (`hint`). Both quote callers' names, which may be megabytes long: they are cut here, in one place.
+Protocols map the classes to their own statuses and shapes, in one place per
 protocol; nothing else in the tree decides on a status code.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+#: The longest word (name, path, URI) that is quoted whole, and what is left of a longer one.
+LONGEST_WORD: Final = 256
+_BEGINNING, _END = 160, 60
+#: The longest sentence; a manifest may have a hundred problems.
+LONGEST_MESSAGE: Final = 16_384
+_LONG_WORD: Final = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+
+
+def quotable(text: str) -> str:
+    """`text` with long words cut in the middle, and cut at its end where it is longer than anybody reads."""
+    if len(text) <= LONGEST_WORD:
+        return text
+    cut = _LONG_WORD.sub(lambda m: f"{m[0][:_BEGINNING]}...{m[0][-_END:]}", text)
+    return cut if len(cut) <= LONGEST_MESSAGE else f"{cut[: LONGEST_MESSAGE - 3]}..."
 
 
 class PenstockError(Exception):
@@ -38,9 +56,9 @@ class PenstockError(Exception):
     reason: str = "InternalError"
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = quotable(message)
+        self.hint = None if hint is None else quotable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message
