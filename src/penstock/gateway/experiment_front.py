@@ -37,6 +37,8 @@ ROUTE_HEADER: Final = b"x-seldon-route"
 MODEL_HEADER: Final = b"x-penstock-model"
 _TOLD: Final = re.compile(rb":([a-z0-9][-a-z0-9]*)(?:_[0-9]+|\.pipeline):")
 _MODEL_PATH: Final = re.compile(r"(/v[12]/models/|/v2/pipelines/)([^/:]+)")
+#: Calls over gRPC that ask about a model, and ask it nothing.
+_ABOUT: Final = frozenset(("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"))
 #: Targets remembered with the line that tells of them.
 _MOST_TOLD: Final = 256
 
@@ -80,7 +82,7 @@ class ExperimentFront:
     def _whole(self, exchange: Any, plan: Plan) -> None:
         try:
             head: RequestHead = exchange.head
-            member, name = self._member(head)
+            member, name = self._member(head) if head.method == "POST" else self._asked_about()
             own = self._plan_for(head, member, plan.own or head.path)
             gateway = self.gateway
             if own.verb:  # what the gateway answers by itself of any service
@@ -112,7 +114,8 @@ class ExperimentFront:
         """Take a gRPC call about this experiment, its message all here."""
         try:
             head: RequestHead = exchange.head
-            member, name = self._member(head)
+            asks = method not in _ABOUT
+            member, name = self._member(head) if asks else self._asked_about()
             own = self._grpc_plan(head, member, len(exchange.body))
             gateway = self.gateway
             reached = own.service or member
@@ -155,9 +158,6 @@ class ExperimentFront:
     def _member(self, head: RequestHead) -> tuple[Service, str]:
         """Who gets this request. Unavailable when nobody can."""
         candidates = self.experiment.candidates
-        if head.method != "POST":
-            name = self.experiment.default or candidates[0].name
-            return self._service(name), name
         told = head.get(ROUTE_HEADER)
         if told is not None:
             known = {c.name for c in candidates if c.weight}
@@ -168,6 +168,11 @@ class ExperimentFront:
                     if found is not None and _may_answer(found):
                         return found, name
         name = self._next(candidates)
+        return self._service(name), name
+
+    def _asked_about(self) -> tuple[Service, str]:
+        """Who is told of when somebody asks what this is, and takes no turn."""
+        name = self.experiment.default or self.experiment.candidates[0].name
         return self._service(name), name
 
     def _next(self, candidates: tuple[Candidate, ...]) -> str:

@@ -83,15 +83,23 @@ def failure_answer(key: str, answers: Answers, result: Result) -> tuple[int, byt
     error = error_of(key, result)
     if failure is not None and answers is Answers.KSERVE:
         return _kserve(failure, error)
-    if answers is Answers.SELDON_V2 and failure is not None and failure.status not in (503, 504):
-        step = failure.step.rpartition(".")[2]
-        text = f"{step} : {failure.message.removeprefix(f'{step}: ')}".encode()
-        return 400, b"content-type: text/plain; charset=utf-8\r\n", text
+    if answers is Answers.SELDON_V2 and failure is not None:
+        text = of_step(failure)
+        if text:
+            return 400, b"content-type: text/plain; charset=utf-8\r\n", text.encode()
     status, headers, _ = error_answer(error)
     document: dict[str, Any] = {"error": str(error)}
     if failure is not None and failure.step:
         document["step"] = failure.step
     return status, headers, _encode(document)
+
+
+def of_step(failure: Failure) -> str:
+    """`STEP : error`, as Seldon's pipelines say that a model failed; empty for what else went wrong."""
+    if not failure.step or failure.status in (503, 504):
+        return ""
+    step = failure.step.rpartition(".")[2]
+    return f"{step} : {failure.message.removeprefix(f'{step}: ')}"
 
 
 def _kserve(failure: Failure, error: PenstockError) -> tuple[int, bytes, bytes]:

@@ -7,6 +7,7 @@ module. `graph_requests` are the requests under way.
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -67,6 +68,7 @@ _NEVER: Final = HOP_BY_HOP | {
 }  # fmt: skip
 
 _HEADERS: Final = "graph-headers"
+_METADATA: Final = re.compile(r"/v2/(models|pipelines)/[^/]+(/versions/[^/]+)?")
 
 
 class Graphs:
@@ -156,6 +158,8 @@ class GraphFront:
             for f in graph.flows
             for s in f.steps
         )
+        #: Answers have an `x-request-id`, and so do steps: the client's, or a new one.
+        self.tells_ids = graph.answers is Answers.SELDON_V2
         #: The other graphs' values that it is run for.
         self.listening: Listening | None = None
         if graph.external is not None:
@@ -297,7 +301,7 @@ class GraphFront:
         elif path.startswith("/v2/pipelines/") and path.endswith("/ready"):
             # Seldon's word for what a pipeline needs and is not there.
             exchange.send(200 if ready else 424, JSON_TYPE, documents.model_ready(name, ready))
-        elif path.startswith(("/v2/models/", "/v2/pipelines/")) and path.count("/") == 3:
+        elif _METADATA.fullmatch(path):
             exchange.send(200, JSON_TYPE, self.metadata(name))
         elif path.startswith("/v1/models/") and path.count("/") == 3:
             exchange.send(status, JSON_TYPE, msgspec.json.encode({"name": name, "ready": ready}))

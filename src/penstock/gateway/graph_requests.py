@@ -6,10 +6,13 @@ client's hanging up are seen to in the same places.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from penstock.domain.graph import Answers
 from penstock.errors import (
     DeadlineExceeded,
     Forbidden,
@@ -20,6 +23,7 @@ from penstock.gateway.graph_answers import (
     TRACE_PARAMETER,
     error_of,
     failure_answer,
+    of_step,
     trace_line,
     trace_of,
     wants_trace,
@@ -48,7 +52,14 @@ from penstock.http.head import JSON_TYPE
 from penstock.protocols import v1, v2
 from penstock.protocols.content_coding import plain_body
 from penstock.protocols.grpc import infer as grpc_infer
-from penstock.protocols.grpc.wire import OK, error_lines, reply, unframe
+from penstock.protocols.grpc.wire import (
+    OK,
+    UNKNOWN,
+    error_lines,
+    reply,
+    status_lines,
+    unframe,
+)
 from penstock.protocols.infer import InferRequest, InferResponse
 
 if TYPE_CHECKING:
@@ -57,12 +68,21 @@ if TYPE_CHECKING:
     from penstock.gateway.table import Service
     from penstock.graphs.inspection import Inspector
 
+#: Ids of requests that came without one: where this process began to count.
+_NUMBERS: Final = count(int.from_bytes(os.urandom(12), "big"))
+
+
+def new_id() -> str:
+    """An id for a request that has none, of as many characters as Seldon's."""
+    return f"{next(_NUMBERS):024x}"[-24:]
+
 
 class GraphRequest(Forward):
     """A request for a graph between its arrival and the end of its answer."""
 
     __slots__ = (
-        "_asked", "_context", "_execution", "_front", "_given", "_inspector", "_own_id", "_trace", "more",
+        "_asked", "_context", "_execution", "_front", "_given", "_inspector", "_own_id", "_request_id",
+        "_trace", "more",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +105,8 @@ class GraphRequest(Forward):
         self._given: Any = None
         self._context: Context | None = None
         self._own_id = ""
+        #: What the answer's `x-request-id` says, where the dialect's users know one.
+        self._request_id = ""
         #: Header lines that the answer has besides its own.
         self.more = b""
 
@@ -110,13 +132,15 @@ class GraphRequest(Forward):
     def _start(self, value: Value) -> None:
         front = self._front
         head = self.exchange.head
+        headers = front.headers(head)
         asked_id = head.get(b"x-request-id")
-        context = Context(
-            self.service.namespace,
-            self.deadline,
-            front.headers(head),
-            asked_id.decode("latin-1") if asked_id is not None else "",
-        )
+        request_id = asked_id.decode("latin-1") if asked_id is not None else ""
+        if front.tells_ids:
+            if not request_id:
+                request_id = new_id()
+                headers += b"x-request-id: %b\r\n" % request_id.encode()
+            self._request_id = request_id
+        context = Context(self.service.namespace, self.deadline, headers, request_id)
         context.client = self.exchange
         self._context = context
         # A graph that asks nobody ends before `run` is back.
@@ -182,7 +206,14 @@ class GraphRequest(Forward):
         if self._inspector is not None and execution is not None:
             made = self._inspecting().answer(execution, self._given, status, headers, body)
             headers, body = made
-        self.exchange.send(status, headers + self.more + self._traced(), body)
+        headers = self._with_id(headers + self.more)
+        self.exchange.send(status, headers + self._traced(), body)
+
+    def _with_id(self, headers: bytes) -> bytes:
+        # Where a bandit had a part in the answer, there is the id that it is rewarded by.
+        if not self._request_id or b"x-request-id: " in headers:
+            return headers
+        return headers + b"x-request-id: %b\r\n" % self._request_id.encode("latin-1")
 
     @staticmethod
     def _learned() -> Any:
@@ -302,6 +333,12 @@ class GrpcGraphRequest(GraphRequest):
         if self.done:
             return
         if result.value is None:
+            failure = result.failure
+            if failure is not None and self._front.graph.answers is Answers.SELDON_V2:
+                text = of_step(failure)
+                if text:
+                    self._refuse(status_lines(UNKNOWN, text), 400)
+                    return
             self.fail(error_of(self.service.key, result))
             return
         asked = self._asked
@@ -325,11 +362,14 @@ class GrpcGraphRequest(GraphRequest):
         except PenstockError as exc:
             self.fail(exc)
             return
-        reply(self.exchange, pieces, self.more + self.rewardable(), OK + trace)
+        reply(self.exchange, pieces, self._with_id(self.more + self.rewardable()), OK + trace)
         self._finish(200)
 
     def fail(self, exc: PenstockError) -> None:
         if self.done:
             return
-        reply(self.exchange, b"", b"", error_lines(exc) + self._traced())
-        self._finish(exc.status)
+        self._refuse(error_lines(exc), exc.status)
+
+    def _refuse(self, lines: bytes, status: int) -> None:
+        reply(self.exchange, b"", b"", lines + self._traced())
+        self._finish(status)

@@ -115,7 +115,7 @@ def plan(head: RequestHead, table: Table) -> Plan:
         return _make(head, service, path, table, tag, role)
     named = head.get(b"seldon-model")
     if named is not None:
-        return _make(head, by_header(named, table), path, table)
+        return _make(head, by_header(named, table, namespace_of(head)), path, table)
     service, tag = by_host(head, table)
     if service is not None:
         return _make(head, service, path, table, tag)
@@ -167,14 +167,13 @@ def namespace_of(head: RequestHead) -> str:
     return DEFAULT_NAMESPACE if value is None else value.decode("latin-1").strip()
 
 
-def by_header(value: bytes, table: Table) -> Service:
+def by_header(value: bytes, table: Table, namespace: str) -> Service:
     """The service that Seldon's header `seldon-model` names, whatever the path and Host say."""
     name = value.decode("latin-1").strip()
-    service = table.get(DEFAULT_NAMESPACE, name)
-    service = service or suffixed(name, DEFAULT_NAMESPACE, table)
+    service = table.get(namespace, name) or suffixed(name, namespace, table)
     if service is not None:
         return service
-    raise unknown_service(name, DEFAULT_NAMESPACE)
+    raise unknown_service(name, namespace)
 
 
 def suffixed(name: str, namespace: str, table: Table) -> Service | None:

@@ -15,7 +15,7 @@ from penstock.gateway import feedback
 from penstock.gateway.graph_answers import TRACE_PARAMETER, error_of, trace_of
 from penstock.gateway.grpc_calls import ModelCall
 from penstock.gateway.proxy import internal
-from penstock.gateway.resolve import Plan, by_header, by_host, unknown_service
+from penstock.gateway.resolve import Plan, by_header, by_host, namespace_of, unknown_service
 from penstock.gateway.seldon_front import SeldonFront, SeldonRequest
 from penstock.graphs import seldon as values
 from penstock.graphs.values import Tensors, Value, tensors_of
@@ -70,7 +70,7 @@ class SeldonCall(ModelCall):
         head, table = self._head, self._front.gateway.table
         model = head.get(b"seldon-model")
         if model is not None:
-            return by_header(model, table), ""
+            return by_header(model, table, namespace_of(head)), ""
         deployment = head.get(b"seldon")
         if deployment is None:
             return by_host(head, table)

@@ -48,6 +48,7 @@ _STATUS: Final[tuple[tuple[type[PenstockError], int], ...]] = (
     (DeadlineExceeded, 4),
     (Damaged, 15),
 )
+UNKNOWN: Final = 2
 INTERNAL: Final = 13
 UNIMPLEMENTED: Final = 12
 #: What a status of HTTP means where a server answered no gRPC (gRPC's own table).
