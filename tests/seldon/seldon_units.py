@@ -112,3 +112,93 @@ class Broken:
 
     def aggregate(self, Xs, names):
         return sum(Xs)
+
+
+def seldon_error(message, status_code, reason):
+    from seldon_core.flask_utils import SeldonMicroserviceException
+
+    return SeldonMicroserviceException(message, status_code=status_code, reason=reason)
+
+
+class Refuses:
+    """Says no in its own words; how is the first number."""
+
+    def predict(self, X, names):
+        status = int(X[0][0])
+        raise seldon_error("rows are bad", status, "MY_REASON")
+
+    def health_status(self):
+        raise seldon_error("ill", 503, "ILL")
+
+
+class RawFails:
+    """Answers a failure as a message."""
+
+    def predict_raw(self, msg):
+        return {"status": {"code": 418, "info": "teapot", "reason": "TEA", "status": "FAILURE"}}
+
+
+class RawOrNot:
+    """Has a raw method in name only."""
+
+    def predict_raw(self, msg):
+        from seldon_core.user_model import SeldonNotImplementedError
+
+        raise SeldonNotImplementedError("not raw")
+
+    def predict(self, X, names):
+        return X
+
+
+class RawCounts:
+    """A raw method with metrics, beside those that came."""
+
+    def predict_raw(self, msg):
+        meta = dict(msg.get("meta") or {})
+        own = {"key": "raw", "type": "COUNTER", "value": 3}
+        return {"data": msg["data"], "meta": {**meta, "metrics": [*meta.get("metrics", []), own]}}
+
+    def health_status_raw(self):
+        return {"strData": "raw and well"}
+
+
+class Mixed:
+    """Text beside numbers, and truth."""
+
+    def predict(self, X, names):
+        return [["a", 1], ["b", 2.5]]
+
+    def transform_input(self, X, names):
+        return np.array([[True, False]])
+
+    def transform_output(self, X, names):
+        return ["x", "y"]
+
+    def tags(self):
+        return None
+
+
+class Told:
+    """Says what it was told of the request, and keeps it."""
+
+    def predict(self, X, names, meta=None):
+        return {"meta": meta}
+
+
+class Days:
+    def predict(self, X, names):
+        return np.array(["2020-01-31", "NaT"], dtype="datetime64[D]")
+
+    def transform_input(self, X, names):
+        return np.array([1 + 2j])
+
+
+class Described:
+    def __init__(self, what="inputs"):
+        self.what = what
+
+    def predict(self, X, names):
+        return X
+
+    def init_metadata(self):
+        return {"name": "mine", self.what: 3}

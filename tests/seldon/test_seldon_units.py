@@ -60,6 +60,23 @@ ALIKE: list[tuple[str, str, Any]] = [
     ("Raw", "/predict", ROWS),
     ("Raw", "/aggregate", {"seldonMessages": [ROWS, ROWS, ROWS]}),
     ("Tuned", "/predict", ROWS),
+    ("RawOrNot", "/predict", ROWS),
+    ("RawOrNot", "/predict", {"strData": "x"}),
+    ("RawCounts", "/health/status", None),
+    ("Bare", "/health/status", None),
+    ("Mixed", "/predict", ROWS),
+    ("Mixed", "/predict", TENSOR),
+    ("Mixed", "/transform-input", TENSOR),
+    ("Mixed", "/transform-output", ROWS),
+    ("Told", "/predict", {**ROWS, "meta": FULL_META}),
+]
+#: Answered with the same status, text and reason.
+REFUSED: list[tuple[str, str, Any]] = [
+    ("Refuses", "/predict", {"data": {"ndarray": [[403]]}}),
+    ("Refuses", "/predict", {"data": {"ndarray": [[400]]}}),
+    ("Refuses", "/predict", {"data": {"ndarray": [[503]]}}),
+    ("Refuses", "/health/status", None),
+    ("RawFails", "/predict", ROWS),
 ]
 
 
@@ -113,6 +130,50 @@ async def test_answers_are_the_real_wrappers(
                     if isinstance(document.get("data"), dict):
                         document["data"].setdefault("names", [])
             assert ours == expected, (cls, path, body)
+
+
+@pytest.mark.timeout(300)
+async def test_refusals_are_the_classes_own(tmp_path: Path) -> None:
+    """Status, text and reason of Seldon's exception and of a raw method's failure."""
+    for number, (case, (status, expected)) in enumerate(zip(REFUSED, oracle(REFUSED), strict=True)):
+        cls, path, body = case
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with unit(folder, cls) as s:
+            answer = await (s.client.get(path) if body is None else s.client.post(path, json=body))
+        assert answer.status_code == status, (case, answer.text)
+        ours = answer.json()["status"]
+        assert (ours["code"], ours["status"]) == (status, "FAILURE")
+        for key in ("info", "reason"):
+            assert ours[key] == expected["status"][key], case
+
+
+async def test_metrics_of_a_raw_method_are_exported_once(tmp_path: Path) -> None:
+    """Its own, not those that came with the request."""
+    async with unit(tmp_path, "RawCounts") as s:
+        for _ in range(2):
+            await s.client.post("/predict", json={**ROWS, "meta": FULL_META})
+        text = (await s.client.get("/metrics")).text
+    (own,) = [x for x in text.splitlines() if x.startswith("penstock_unit_counter_total{")]
+    assert 'key="raw"' in own
+    assert own.endswith(" 6.0")
+
+
+async def test_days_are_text(tmp_path: Path) -> None:
+    async with unit(tmp_path, "Days") as s:
+        answer = await s.client.post("/predict", json=TENSOR)
+        assert answer.json()["data"]["ndarray"] == ["2020-01-31", "NaT"]
+        answer = await s.client.post("/transform-input", json=TENSOR)
+        assert answer.status_code == 500
+        assert "complex128" in answer.json()["status"]["info"]
+
+
+@pytest.mark.parametrize("what", ["inputs", "outputs", "versions", "custom", "platform"])
+async def test_metadata_that_is_none_is_refused(tmp_path: Path, what: str) -> None:
+    async with unit(tmp_path, "Described", {"what": what}) as s:
+        answer = await s.client.get("/metadata")
+        assert answer.status_code == 500
+        assert f"init_metadata's {what} is no" in answer.json()["status"]["info"]
 
 
 async def test_typed_parameters_go_to_the_constructor(tmp_path: Path) -> None:

@@ -238,6 +238,6 @@ def finite(reward: Any) -> float:
 
 def seldon_error(error: PenstockError) -> bytes:
     """Seldon's `status` object for an error."""
-    reason = "MICROSERVICE_BAD_DATA" if error.status == 400 else error.reason
+    reason = "MICROSERVICE_BAD_DATA" if error.reason == InvalidInput.reason else error.reason
     status = {"code": error.status, "info": str(error), "reason": reason, "status": "FAILURE"}
     return _encode({"status": status})

@@ -39,6 +39,7 @@ from penstock.runtimes.seldon_classes import (
     Method,
     implements,
 )
+from penstock.runtimes.seldon_errors import failure_in, not_there, own_error
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ PLATFORM: Final = "seldon_python"
 _METRIC_TYPES: Final = ("COUNTER", "GAUGE", "TIMER")
 #: Metrics that one answer may bring.
 _MOST_METRICS: Final = 100
+
+
+class _NotThere(InvalidInput):
+    """A method says that it is not there."""
 
 
 class SeldonUnit(UnitRuntime):
@@ -61,11 +66,16 @@ class SeldonUnit(UnitRuntime):
         self._threads: ThreadPoolExecutor | None = None
         #: Verb -> (the method, whether it takes the message itself).
         self._methods: dict[str, tuple[Method, bool]] = {}
+        #: Verb -> the method besides a raw one, which may say that it is not there.
+        self._besides: dict[str, Method] = {}
         for verb, method in METHODS.items():
             for found, raw in ((f"{method}_raw", True), (method, False)):
-                if implements(cls, found):
+                if not implements(cls, found):
+                    continue
+                if verb in self._methods:
+                    self._besides[verb] = Method(getattr(instance, found))
+                else:
                     self._methods[verb] = (Method(getattr(instance, found)), raw)
-                    break
         self.verbs = frozenset(self._methods)
 
     # -- calls
@@ -90,11 +100,15 @@ class SeldonUnit(UnitRuntime):
         return answer
 
     async def health(self, context: CallContext) -> SeldonMessage | None:
-        if not implements(type(self._instance), "health_status"):
+        cls = type(self._instance)
+        raw = implements(cls, "health_status_raw")
+        if not raw and not implements(cls, "health_status"):
             return None
         run = context.run or self._in_thread
 
         def ask() -> SeldonMessage:
+            if raw:
+                return self._raw(self._called("health", self._instance.health_status_raw))
             result = self._called("health_status", self._instance.health_status)
             return self._message(result, None, "health")[0]
 
@@ -102,11 +116,19 @@ class SeldonUnit(UnitRuntime):
         return found
 
     def metadata(self) -> Mapping[str, Any]:
-        known: dict[str, Any] = {"name": self._name, "versions": [], "platform": "seldon"}
+        known: dict[str, Any] = {
+            "name": self._name, "versions": [], "platform": "seldon", "inputs": [], "outputs": [],
+            "custom": {},
+        }  # fmt: skip
         if implements(type(self._instance), "init_metadata"):
             given = self._called("init_metadata", self._instance.init_metadata)
             if not isinstance(given, Mapping):
                 raise ModelError(f"model '{self._name}': init_metadata returned no mapping.")
+            for key, default in known.items():
+                if not isinstance(given.get(key, default), type(default)):
+                    kind = type(default).__name__
+                    message = f"model '{self._name}': init_metadata's {key} is no {kind}."
+                    raise ModelError(message)
             known |= given
         return known
 
@@ -120,8 +142,14 @@ class SeldonUnit(UnitRuntime):
                 if verb == "aggregate"
                 else messages[0].document()
             )
-            result = self._called(f"{name}_raw", partial(method, given))
-            return UnitAnswer(self._raw(result), ())
+            try:
+                answer = self._raw(self._called(f"{name}_raw", partial(method, given)))
+            except _NotThere:
+                if verb not in self._besides:
+                    raise
+                method = self._besides[verb]
+            else:
+                return UnitAnswer(answer, self._own(answer, messages))
         if verb == "aggregate":
             result = self._called(
                 name,
@@ -131,7 +159,8 @@ class SeldonUnit(UnitRuntime):
         else:
             first = messages[0]
             meta = dict(first.meta)
-            call = partial(method, first.value, list(first.names), meta=meta or None)
+            # A copy: what the class keeps of it shall stay what it was.
+            call = partial(method, first.value, list(first.names), meta=dict(meta) or None)
             result = self._called(name, call)
         # Who chose which branch is for the graph to say.
         meta.pop("routing", None)
@@ -175,11 +204,13 @@ class SeldonUnit(UnitRuntime):
         except PenstockError:
             raise
         except (Exception, SystemExit) as error:
-            status = getattr(error, "status_code", None)
-            if isinstance(status, int) and 400 <= status < 500:
-                raise InvalidInput(
-                    str(error) or f"The unit refused the request in {what}."
-                ) from error
+            if not_there(error):
+                raise _NotThere(f"{type(self._instance).__name__} has no {what}.") from error
+            own = own_error(error, what)
+            if own is not None:
+                if own.status >= 500:
+                    log.error("model %s: %s raised", self._name, what, exc_info=error)
+                raise own from error
             log.error("model %s: %s raised", self._name, what, exc_info=error)
             raise ModelError(
                 f"model '{self._name}' failed in {what}: {type(error).__name__}.",
@@ -209,7 +240,7 @@ class SeldonUnit(UnitRuntime):
         if isinstance(value, bytes | bytearray):
             return SeldonMessage(bytes(value), "binData", (), out), own
         array = self._array(value)
-        numeric = array.dtype.kind in "biuf"
+        numeric = array.dtype.kind in "iuf"
         if request is not None and request.kind in ARRAY_KINDS:
             kind = request.kind if numeric else "ndarray"
         else:
@@ -223,9 +254,21 @@ class SeldonUnit(UnitRuntime):
                 " or a dict is expected."
             )
         try:
-            return np.asarray(value)
+            array = np.asarray(value)
+            if array.dtype.kind in "US" and not isinstance(value, np.ndarray):
+                # Numbers beside text stay numbers.
+                each = np.asarray(value, dtype=object)
+                if any(not isinstance(v, str) for v in each.ravel()):
+                    return each
         except (ValueError, TypeError) as error:
             raise ModelError(f"model '{self._name}' answered rows of different lengths.") from error
+        if array.dtype.kind in "mM":
+            return array.astype(str)
+        if array.dtype.kind in "cV":
+            raise ModelError(
+                f"model '{self._name}' answered {array.dtype}, which a SeldonMessage cannot say."
+            )
+        return array
 
     def _names(self, array: np.ndarray[Any, Any]) -> list[str]:
         """Names of the answer's columns."""
@@ -246,7 +289,7 @@ class SeldonUnit(UnitRuntime):
     def _tags(self, result: Any) -> dict[str, Any]:
         tags: dict[str, Any] = {}
         if implements(type(self._instance), "tags"):
-            given = self._called("tags", self._instance.tags)
+            given = self._called("tags", self._instance.tags) or {}
             if not isinstance(given, Mapping):
                 raise ModelError(f"model '{self._name}': tags returned no mapping.")
             tags |= given
@@ -307,10 +350,29 @@ class SeldonUnit(UnitRuntime):
                 f"model '{self._name}' answered a {type(result).__name__}; a SeldonMessage, as a dict, is"
                 " expected of a raw method."
             )
+        failure = failure_in(result)
+        if failure is not None:
+            raise failure
         try:
             return message_of(result)
         except InvalidInput as error:
             raise ModelError(f"model '{self._name}' answered no SeldonMessage: {error}") from error
+
+    def _own(
+        self, answer: SeldonMessage, given: Sequence[SeldonMessage]
+    ) -> Sequence[Mapping[str, Any]]:
+        """The metrics in a raw method's answer that did not come with its request."""
+        before = [m for message in given for m in message.meta.get("metrics") or ()]
+        own = list(answer.meta.get("metrics") or ())
+        if own[: len(before)] == before:
+            own = own[len(before) :]
+        for metric in own:
+            self._check_metric(metric)
+        if len(own) > _MOST_METRICS:
+            raise ModelError(
+                f"model '{self._name}' answered {len(own)} metrics; {_MOST_METRICS} are possible."
+            )
+        return own
 
     # -- V1 and V2
 
@@ -357,7 +419,8 @@ class SeldonUnit(UnitRuntime):
 
 def _is_response(value: Any) -> bool:
     """SeldonResponse, by whatever package's class."""
-    return hasattr(value, "data") and hasattr(value, "tags") and hasattr(value, "metrics")
+    # Arrays have data, too, and some raise when they are asked for it.
+    return hasattr(value, "tags") and hasattr(value, "metrics") and hasattr(value, "data")
 
 
 def _features(message: SeldonMessage | None) -> Any:

@@ -12,6 +12,7 @@ import msgspec
 from penstock.errors import NotFound, PenstockError
 from penstock.protocols import seldon_openapi
 from penstock.protocols.seldon import seldon_error
+from penstock.protocols.seldon_message import SeldonMessage
 from penstock.runtimes.base import CallContext, PayloadRuntime, UnitRuntime
 from penstock.server.other_protocols import only_model
 from penstock.server.replies import send_error, send_json
@@ -100,10 +101,9 @@ class SeldonPages:
         context = CallContext(run=workers.call if workers is not None else None)
         async with asyncio.timeout(self._app.spec.timeout_s):
             message = await runtime.health(context)
-        if message is None:
-            self._plain(exchange, True)
-        else:
-            send_json(exchange, message.encoded())
+        # What Seldon's wrapper says of a class that does not know.
+        message = message or SeldonMessage("healthy", "strData")
+        send_json(exchange, message.encoded())
 
     def _run(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         async def run() -> None:
