@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from penstock.errors import InvalidInput, ModelError
+from penstock.protocols.infer import InferRequest
+from penstock.sdk.client import Client
 from penstock.sdk.query import query_body, query_results
 
 
@@ -31,9 +34,23 @@ def test_arrays_become_tensors_and_rows_stay_rows() -> None:
     assert sent(models="a", instances=[1])["models"] == ["a"]
 
 
+def test_what_a_request_has_besides_its_tensors_goes_along() -> None:
+    """`binary_output` does not: all answers are one JSON document."""
+    request = InferRequest(
+        {"x": np.ones(1)}, id="mine", parameters={"a": 1, "b": 1}, binary_output=True
+    )
+    body = sent(models=["m"], inputs=request, parameters={"b": 2}, outputs=["y"])
+    assert body["id"] == "mine"
+    assert body["parameters"] == {"a": 1, "b": 2}
+    assert body["outputs"] == [{"name": "y"}]
+    assert sent(models=["m"], inputs=request, id="other")["id"] == "other"
+
+
 @pytest.mark.parametrize(
     "given",
     [
+        {"models": ["a"], "instances": [1], "outputs": ["y"]},
+        {"models": ["a"], "instances": [1], "id": "i"},
         {"instances": [1]},
         {"models": ["a"]},
         {"models": ["a"], "selector": "b", "instances": [1]},
@@ -64,6 +81,42 @@ def test_each_result_has_what_its_model_said() -> None:
     assert (good.seconds, good.id) == (0.5, "i")
     assert (rows.predictions, rows.arm, dict(rows.outputs)) == ([1], "b-00001", {})
     assert (bad.ok, bad.error) == (False, "no such model")
+
+
+def test_one_models_answer_that_cannot_be_read_is_that_models_alone() -> None:
+    tensor = {"name": "y", "shape": [2], "datatype": "INT64", "data": [1, 2]}
+    results = [
+        {"model": "a", "status": 200, "outputs": [{**tensor, "shape": [3]}], "seconds": 0},
+        {
+            "model": "b",
+            "status": 200,
+            "outputs": [tensor],
+            "revision": "b-00001",
+            "trace": {"ms": 1},
+        },
+        {"model": "c", "status": 200, "answer": {"any": "thing"}},
+        {"model": "d", "status": 422, "error": [{"msg": "no"}]},
+    ]
+    bad, good, other, refused = query_results(json.dumps({"results": results}).encode())
+    assert not bad.ok
+    assert "y" in bad.error
+    assert (good.ok, good.revision, good.trace) == (True, "b-00001", {"ms": 1})
+    assert (other.ok, other.answer) == (True, {"any": "thing"})
+    assert json.loads(refused.error) == [{"msg": "no"}]
+
+
+def test_the_answer_is_waited_for_as_long_as_the_models_have() -> None:
+    waited: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        waited.append(request.extensions["timeout"]["read"])
+        return httpx.Response(200, json={"results": []})
+
+    with Client("http://x", timeout_s=10) as client:
+        client._http = httpx.Client(transport=httpx.MockTransport(answer))
+        for timeout_s in (None, 300.0, 1.0):
+            client.query(["a"], instances=[1], timeout_s=timeout_s)
+    assert waited == [65.0, 305.0, 10.0]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"results":[{}]}', b'{"results":1}'])

@@ -147,7 +147,8 @@ GATEWAY_SCHEMAS: Final[dict[str, Any]] = {
     "Query": {
         **_object(
             (),
-            models=_list(_TEXT, minItems=1, maxItems=256),
+            models=_list(_TEXT, minItems=1, maxItems=1000),
+            id=_TEXT,
             selector={**_TEXT, "description": "Labels, as Kubernetes' list calls take them."},
             inputs=_list(_ref("RequestInput")),
             instances=_ROWS,
@@ -173,6 +174,7 @@ GATEWAY_SCHEMAS: Final[dict[str, Any]] = {
                 id=_ANY,
                 arm=_TEXT,
                 revision=_TEXT,
+                trace=_ANY,
             )
         ),
     ),

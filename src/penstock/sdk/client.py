@@ -55,6 +55,16 @@ _BY_STATUS: Final[dict[int, type[PenstockError]]] = {
 }
 
 
+#: Seconds that a query has if it does not say, and what its answer may come later than that.
+_QUERY_S: Final = 60.0
+_LATER_S: Final = 5.0
+
+
+def _waits_s(timeout_s: float | None) -> float:
+    """How long the answer to a query is waited for."""
+    return (_QUERY_S if timeout_s is None else timeout_s) + _LATER_S
+
+
 class _Shared:
     """What both clients do alike: addresses, bodies, errors."""
 
@@ -84,6 +94,15 @@ class _Shared:
 
     def _open(self) -> None:
         raise NotImplementedError
+
+    def _waiting(self, wait_s: float) -> httpx.Timeout:
+        """The client's own limits, but for an answer that may take longer."""
+        limits = self._timeout
+        if limits.read is None or limits.read >= wait_s:
+            return limits
+        return httpx.Timeout(
+            connect=limits.connect, read=wait_s, write=limits.write, pool=limits.pool
+        )
 
     def _base(self, model: str) -> str:
         if self._namespace is None:
@@ -212,15 +231,18 @@ class Client(_Shared):
         inputs: Mapping[str, Any] | InferRequest | None = None,
         instances: Any = None,
         parameters: Mapping[str, Any] | None = None,
+        outputs: Sequence[str] | None = None,
+        id: str | None = None,
         timeout_s: float | None = None,
     ) -> list[QueryResult]:
         """Ask many models, by name or by a selector of labels, the same at once.
 
-        `inputs` are arrays by name (V2), `instances` rows (V1). Each result has its own status; raises only
-        what is wrong with the question as a whole.
+        `inputs` are arrays by name (V2), `instances` rows (V1); `outputs` are the names of V2's outputs that
+        are wanted. `timeout_s` is for all of them together, 60 if it is not given. Each result has its own
+        status; raises only what is wrong with the question as a whole.
         """
-        body = query_body(models, selector, inputs, instances, parameters, timeout_s)
-        response = self._send("POST", self._query_url(), _JSON, body)
+        body = query_body(models, selector, inputs, instances, parameters, timeout_s, outputs, id)
+        response = self._send("POST", self._query_url(), _JSON, body, wait_s=_waits_s(timeout_s))
         _check(response)
         return query_results(response.content)
 
@@ -262,10 +284,18 @@ class Client(_Shared):
         return document
 
     def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        wait_s: float = 0.0,
     ) -> httpx.Response:
         try:
-            return self._http.request(method, url, headers=headers, content=body or None)
+            return self._http.request(
+                method, url, headers=headers, content=body or None, timeout=self._waiting(wait_s)
+            )
         except httpx.HTTPError as e:
             raise _unreachable(e) from e
 
@@ -337,11 +367,15 @@ class AsyncClient(_Shared):
         inputs: Mapping[str, Any] | InferRequest | None = None,
         instances: Any = None,
         parameters: Mapping[str, Any] | None = None,
+        outputs: Sequence[str] | None = None,
+        id: str | None = None,
         timeout_s: float | None = None,
     ) -> list[QueryResult]:
         """As `Client.query`."""
-        body = query_body(models, selector, inputs, instances, parameters, timeout_s)
-        response = await self._send("POST", self._query_url(), _JSON, body)
+        body = query_body(models, selector, inputs, instances, parameters, timeout_s, outputs, id)
+        response = await self._send(
+            "POST", self._query_url(), _JSON, body, wait_s=_waits_s(timeout_s)
+        )
         _check(response)
         return query_results(response.content)
 
@@ -383,10 +417,18 @@ class AsyncClient(_Shared):
         return document
 
     async def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        wait_s: float = 0.0,
     ) -> httpx.Response:
         try:
-            return await self._http.request(method, url, headers=headers, content=body or None)
+            return await self._http.request(
+                method, url, headers=headers, content=body or None, timeout=self._waiting(wait_s)
+            )
         except httpx.HTTPError as e:
             raise _unreachable(e) from e
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from penstock.errors import InvalidInput, ModelError
-from penstock.protocols.infer import InferRequest
+from penstock.protocols.infer import InferRequest, RequestedOutput
 from penstock.protocols.v1 import encode_result
 from penstock.protocols.v2_client import decode_response, encode_request
 
@@ -26,6 +27,8 @@ class QueryResult:
     outputs: Mapping[str, Any] = field(default_factory=dict)
     #: V1's predictions; None without.
     predictions: Any = None
+    #: What it answered when that is neither, as decoded JSON or as text.
+    answer: Any = None
     #: What went wrong; empty when nothing did.
     error: str = ""
     seconds: float = 0.0
@@ -33,11 +36,15 @@ class QueryResult:
     id: str = ""
     #: The revision that the bandit chose; empty without one.
     arm: str = ""
+    #: Which revision answered; empty for a graph.
+    revision: str = ""
+    #: What each step of a graph did, where the client's headers ask for it (`x-penstock-trace: 1`).
+    trace: Any = None
 
     @property
     def ok(self) -> bool:
         """It answered a prediction."""
-        return self.status < 400
+        return self.status < 400 and not self.error
 
 
 class _Result(msgspec.Struct):
@@ -46,9 +53,12 @@ class _Result(msgspec.Struct):
     seconds: float = 0.0
     outputs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     predictions: Any = None
+    answer: Any = None
     error: Any = ""
     id: str = ""
     arm: str = ""
+    revision: str = ""
+    trace: Any = None
 
 
 class _Results(msgspec.Struct):
@@ -62,12 +72,16 @@ def query_body(
     instances: Any,
     parameters: Mapping[str, Any] | None,
     timeout_s: float | None,
+    outputs: Sequence[str] | None = None,
+    id: str | None = None,
 ) -> bytes:
     """The body of `POST /v2/query`. InvalidInput when it names nobody, or nothing to ask."""
     if (models is None) == (selector is None):
         raise InvalidInput("either models or a selector is expected")
     if (inputs is None) == (instances is None):
         raise InvalidInput("either inputs or instances are expected")
+    if inputs is None and (outputs is not None or id is not None):
+        raise InvalidInput("outputs and an id are asked for beside inputs (V2)")
     members: dict[str, Any] = {}
     if models is not None:
         members["models"] = [models] if isinstance(models, str) else list(models)
@@ -75,16 +89,23 @@ def query_body(
         members["selector"] = selector
     if timeout_s is not None:
         members["timeout"] = timeout_s
-    if parameters:
-        members["parameters"] = dict(parameters)
     if inputs is None:
+        if parameters:
+            members["parameters"] = dict(parameters)
         try:
             return bytes(encode_result({**members, "instances": instances}))
         except ModelError as e:
             raise InvalidInput("the instances cannot be sent as JSON") from e
     if not isinstance(inputs, InferRequest):
         inputs = InferRequest({name: np.asarray(value) for name, value in inputs.items()})
-    _, pieces = encode_request(inputs, binary=False)
+    request = structs.replace(
+        inputs,
+        parameters={**inputs.parameters, **(parameters or {})},
+        outputs=inputs.outputs if outputs is None else tuple(map(RequestedOutput, outputs)),
+        id=inputs.id if id is None else id,
+        binary_output=False,  # all answers are one JSON document
+    )
+    _, pieces = encode_request(request, binary=False)
     tensors = b"".join(pieces)
     return msgspec.json.encode(members)[:-1] + b"," + tensors[1:]
 
@@ -93,21 +114,32 @@ def query_results(body: bytes) -> list[QueryResult]:
     """What the models answered. ModelError when it is no such answer."""
     try:
         found = msgspec.json.decode(body, type=_Results).results
-        return [
-            QueryResult(
-                r.model,
-                r.status,
-                {} if r.outputs is msgspec.UNSET else _outputs(r.outputs),
-                r.predictions,
-                str(r.error),
-                r.seconds,
-                r.id,
-                r.arm,
-            )
-            for r in found
-        ]
     except (msgspec.MsgspecError, ValueError, RecursionError) as e:
         raise ModelError(f"the answer is none to a query: {e}") from None
+    return [_made(r) for r in found]
+
+
+def _made(told: _Result) -> QueryResult:
+    outputs: Mapping[str, Any] = {}
+    error = told.error if isinstance(told.error, str) else msgspec.json.encode(told.error).decode()
+    if told.outputs is not msgspec.UNSET:
+        try:
+            outputs = _outputs(told.outputs)
+        except ModelError as e:  # one model's: the others' are read
+            error = e.message
+    return QueryResult(
+        told.model,
+        told.status,
+        outputs,
+        told.predictions,
+        told.answer,
+        error,
+        told.seconds,
+        told.id,
+        told.arm,
+        told.revision,
+        told.trace,
+    )
 
 
 def _outputs(raw: msgspec.Raw) -> Mapping[str, Any]:
