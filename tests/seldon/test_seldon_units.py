@@ -309,6 +309,36 @@ async def test_forms_hold_messages(tmp_path: Path) -> None:
         assert answer.status_code == 400
 
 
+async def test_a_query_holds_a_message(tmp_path: Path) -> None:
+    """Of the wrapper's own paths, by GET and by POST, as Seldon's wrapper has it."""
+    async with unit(tmp_path, "Doubler") as s:
+        asked = {"json": '{"data": {"ndarray": [[1, 2]]}}'}
+        for path, expected in (
+            ("/predict", [[2, 4]]),
+            ("/transform-input", [[2, 3]]),
+            ("/transform-output", [[0, 1]]),
+            ("/route", [[1]]),
+        ):
+            for answer in (
+                await s.client.get(path, params=asked),
+                await s.client.post(path, params=asked),
+            ):
+                assert answer.status_code == 200, answer.text
+                assert answer.json()["data"]["ndarray"] == expected
+        rewarded = await s.client.get("/send-feedback", params={"json": '{"reward": 1}'})
+        assert rewarded.status_code == 200
+        assert (await s.client.get("/predict")).status_code == 405
+        assert (await s.client.get("/api/v1.0/predictions", params=asked)).status_code == 405
+        assert (await s.client.get("/predict", params={"json": "{"})).status_code == 400
+        many = "&".join(f"a{i}=1" for i in range(100))
+        assert (await s.client.get(f"/predict?{many}&json=1")).status_code == 400
+        # A body is what counts where there is one, and `json` need not be a form's first field.
+        answer = await s.client.post("/predict", params=asked, json={"strData": "body"})
+        assert answer.json()["strData"] == "body"
+        answer = await s.client.post("/predict", data={"a": "1", "json": '{"strData": "form"}'})
+        assert answer.json()["strData"] == "form"
+
+
 async def test_metadata_and_health(tmp_path: Path) -> None:
     async with unit(tmp_path, "Doubler") as s:
         for path in ("/metadata", "/api/v1.0/metadata", "/api/v1.0/metadata/m"):

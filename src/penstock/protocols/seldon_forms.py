@@ -29,17 +29,33 @@ def is_form(content_type: bytes | None) -> bool:
     return content_type is not None and content_type.lower().startswith(b"multipart/form-data")
 
 
+def in_query(query: str) -> bytes:
+    """The message that a query has as `json=...`, as Seldon's wrapper takes it; empty: none. InvalidInput."""
+    if "json=" not in query:
+        return b""
+    return _field(query)
+
+
+def _field(text: str) -> bytes:
+    try:
+        fields = parse_qs(text, max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise InvalidInput("the form cannot be read") from None
+    return fields["json"][0].encode() if fields.get("json") else b""
+
+
 def decode_body(body: Buffer, content_type: bytes | None) -> dict[str, Any]:
     """The JSON object in a body, whatever way it came. Raises InvalidInput."""
     if is_form(content_type):
         return _multipart(body, content_type or b"")
     kind = (content_type or b"").lower()
-    if kind.startswith(b"application/x-www-form-urlencoded") and bytes(body[:5]) == b"json=":
+    # Tools call any body a form that is given no type; JSON's begins with a brace.
+    if kind.startswith(b"application/x-www-form-urlencoded") and bytes(body[:1]).isalpha():
         try:
-            fields = parse_qs(bytes(body).decode("ascii"), max_num_fields=_MOST_FIELDS)
-        except (ValueError, UnicodeDecodeError):
+            text = bytes(body).decode("ascii")
+        except UnicodeDecodeError:
             raise InvalidInput("the form cannot be read") from None
-        return decode_object(fields["json"][0].encode() if fields.get("json") else b"")
+        return decode_object(_field(text))
     return decode_object(body)
 
 

@@ -172,7 +172,9 @@ class Application:
         explains = target in (V1Explain, V2Explain)
         if explains and head.method in ("GET", "HEAD"):
             return partial(self._page, self._explainer, parts[:1])
-        if head.method != "POST":
+        # Seldon's wrapper takes a message in the query of a GET.
+        asks = head.method == "GET" and "json=" in head.query and not head.path.startswith("/api/")
+        if head.method != "POST" and not (asks and target in (SeldonPredict, SeldonVerb)):
             return partial(send_not_allowed, allow="GET, POST" if explains else "POST")
         name, version = (*parts, None, None)[:2]
         found = target(self, head, name or "", version)

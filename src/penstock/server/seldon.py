@@ -23,7 +23,7 @@ from penstock.protocols.seldon import (
     new_puid,
     seldon_error,
 )
-from penstock.protocols.seldon_forms import decode_body, is_form
+from penstock.protocols.seldon_forms import decode_body, in_query, is_form
 from penstock.protocols.seldon_message import (
     Feedback,
     SeldonMessage,
@@ -63,6 +63,18 @@ class SeldonPredict(Foreign):
         self._puid = puid.decode("latin-1") if puid else ""
         self._content_type = head.get(b"content-type")
         self._length = head.get(b"inference-header-content-length")
+        #: The message where the query has it.
+        self._query = b""
+        if head.query and not head.path.startswith("/api/"):
+            try:
+                self._query = in_query(head.query)
+            except InvalidInput as error:
+                self.fault = self.fault or error
+
+    def __call__(self, exchange: Exchange) -> None:
+        if self._query and not exchange.body:
+            exchange.body = self._query
+        super().__call__(exchange)
 
     # -- models that take arrays
 
