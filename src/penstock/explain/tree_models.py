@@ -1,0 +1,104 @@
+"""What models made of trees say of themselves: their columns, and what attributions of theirs must add up to.
+
+`shap` reads models by their innards, and some of them wrongly: scikit-learn's splits of categories as if they
+were of numbers, LightGBM's random forests without their mean. Local accuracy (Lundberg et al., property 1)
+tells: attributions and their base add up to what the model itself says of the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from penstock.explain.base import Floats
+
+#: Rows `[n, features]` to the numbers that attributions are of, `[n, outputs]`.
+Own = Callable[[Floats], Floats]
+#: Losses of regressors whose trees add up to the logarithm of what they answer.
+_LOGARITHMIC: Final = frozenset({"poisson", "gamma"})
+
+
+def family(model: Any) -> str:
+    """The package that a model is of."""
+    return type(model).__module__.partition(".")[0]
+
+
+def columns(model: Any) -> tuple[int, tuple[str, ...]]:
+    """How many features a model has, 0 where it does not say, and their names where it knows them."""
+    kind = f"{family(model)}.{type(model).__name__}"
+    if kind == "xgboost.Booster":
+        return int(model.num_features()), tuple(model.feature_names or ())
+    if kind == "lightgbm.Booster":
+        return int(model.num_feature()), tuple(model.feature_name())
+    if kind.startswith("catboost."):
+        names = tuple(model.feature_names_ or ())
+        return len(names), names
+    own_names = getattr(model, "feature_names_in_", ())
+    return int(getattr(model, "n_features_in_", 0) or 0), tuple(map(str, own_names))
+
+
+def unreadable(model: Any) -> str:
+    """What of a model shap reads wrongly without noticing, or not at all; empty: nothing that is known."""
+    package = family(model)
+    categories = "splits of categories"
+    if package == "sklearn":
+        marked = getattr(model, "is_categorical_", None)
+        return categories if marked is not None and bool(np.any(marked)) else ""
+    if package == "catboost":
+        return categories if model.get_cat_feature_indices() else ""
+    if package == "lightgbm":
+        booster = getattr(model, "booster_", model)
+        head = booster.model_to_string(num_iteration=1).partition("\nTree=")[0]
+        return "mean of trees" if "\naverage_output" in head else ""
+    return ""
+
+
+def own(model: Any, model_output: str) -> Own | None:
+    """What the model itself says, raw or as probabilities; None where it has no call for that."""
+    call = _call(model, raw=model_output == "raw")
+    if call is None:
+        return None
+
+    def told(rows: Floats) -> Floats:
+        answer = np.asarray(call(rows), dtype=np.float64)
+        return answer.reshape(len(rows), -1)
+
+    return told
+
+
+def _call(model: Any, *, raw: bool) -> Callable[[Floats], Any] | None:
+    package, kind = family(model), type(model).__name__
+    if package == "xgboost" and kind == "Booster":
+        return lambda rows: model.predict(_matrix(model, rows), output_margin=raw)
+    if package == "lightgbm" and kind == "Booster":
+        return lambda rows: model.predict(rows, raw_score=raw)
+    if not raw:
+        found: Callable[[Floats], Any] | None = getattr(model, "predict_proba", None)
+        return found
+    if package == "catboost":
+        return lambda rows: model.predict(rows, prediction_type="RawFormulaVal")
+    if package in ("xgboost", "lightgbm"):
+        keyword = "output_margin" if package == "xgboost" else "raw_score"
+        return lambda rows: model.predict(rows, **{keyword: True})
+    if package != "sklearn" or getattr(model, "loss", None) in _LOGARITHMIC:
+        return None
+    names = ["predict_proba"] if hasattr(model, "predict_proba") else ["predict"]
+    if hasattr(model, "decision_function"):  # an IsolationForest's is no sum of its trees
+        names = ["decision_function"] if hasattr(model, "predict_proba") else []
+    if not names or (names[0] != "predict" and int(getattr(model, "n_outputs_", 1)) > 1):
+        return None
+    method: Callable[[Floats], Any] = getattr(model, names[0])
+    return method
+
+
+def _matrix(model: Any, rows: Floats) -> Any:
+    import xgboost
+
+    return xgboost.DMatrix(
+        rows,
+        feature_names=model.feature_names,
+        feature_types=model.feature_types,
+        enable_categorical=True,
+    )
