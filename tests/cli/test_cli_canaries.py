@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from cli_harness import Penstock
 
 from penstock.backends.base import Phase
+from penstock.domain.annotations import PINNED
 
 
 def manifest(**canaries: int) -> str:
@@ -116,3 +118,83 @@ def test_a_number_that_several_revisions_have_needs_a_name(penstock: Penstock) -
     ran = penstock("rollout", "rollback", "iris", "--to-revision", "1")
     assert "several revisions 1; say iris-00001 or iris-v2-00001" in ran.err
     assert penstock("rollout", "rollback", "iris", "--to-revision", "iris-00001").code == 0
+
+
+def learning(penstock: Penstock, uri: str) -> None:
+    """A bandit's two arms; the predictor's changes go up in steps."""
+    obj = yaml.safe_load(manifest(v2=50))
+    obj["spec"]["predictor"]["sklearn"]["storageUri"] = uri
+    obj["spec"] |= {"traffic": {"bandit": "ucb1"}, "rollout": {"steps": [10]}}
+    Path("iris.yaml").write_text(yaml.safe_dump(obj))
+    ran = penstock("apply", "-f", "iris.yaml", "--wait")
+    assert ran.code == 0, ran.err
+
+
+def shares(penstock: Penstock) -> dict[str, int]:
+    obj = yaml.safe_load(penstock("get", "isvc", "iris", "-o", "yaml").out)
+    traffic = obj["status"]["components"]["predictor"]["traffic"]
+    return {t["revisionName"]: t["percent"] for t in traffic}
+
+
+def wait_for(penstock: Penstock, expected: dict[str, int]) -> None:
+    until = time.monotonic() + 20
+    while shares(penstock) != expected:
+        assert time.monotonic() < until, shares(penstock)
+        time.sleep(0.02)
+
+
+def test_beside_a_bandit_the_newest_is_promoted_or_given_up_and_the_arms_stay(
+    penstock: Penstock,
+) -> None:
+    learning(penstock, "models/a")
+    ran = penstock("rollout", "rollback", "iris")
+    assert ran.err == "error: iris has no earlier revision of its predictor that is kept.\n"
+    learning(penstock, "models/b")
+    wait_for(penstock, {"iris-00002": 10, "iris-00001": 45, "iris-v2-00001": 45})
+    assert "iris-00002 is given up, the arms stay" in penstock("rollout", "rollback", "iris").out
+    wait_for(penstock, {"iris-00002": 0, "iris-00001": 50, "iris-v2-00001": 50})
+    assert "iris-00002 was given up by the annotation" in penstock("rollout", "status", "iris").out
+    ran = penstock("rollout", "promote", "iris")
+    assert ran.out.endswith("promoted: iris-00002 takes the predictor's place among the arms\n")
+    wait_for(penstock, {"iris-00002": 50, "iris-v2-00001": 50})
+    # After that, too: the one before starts again, and takes its place when it answers.
+    penstock("rollout", "rollback", "iris")
+    wait_for(penstock, {"iris-00002": 0, "iris-00001": 50, "iris-v2-00001": 50})
+    # An apply that does not speak of it leaves it so; the next change is tried as any.
+    learning(penstock, "models/c")
+    wait_for(penstock, {"iris-00003": 10, "iris-00001": 45, "iris-v2-00001": 45})
+    assert penstock("rollout", "promote", "iris", "--canary", "v2").code == 0
+    assert spec(penstock)["predictor"]["name"] == "v2"
+
+
+def test_a_pin_outlives_an_apply(penstock: Penstock) -> None:
+    """The manifest's file does not know of it."""
+    apply(penstock)
+    changed = yaml.safe_load(manifest())
+    for uri in ("models/b", "models/c"):
+        changed["spec"]["predictor"]["sklearn"]["storageUri"] = uri
+        Path("iris.yaml").write_text(yaml.safe_dump(changed))
+        if uri == "models/c":
+            assert penstock("rollout", "rollback", "iris").code == 0
+            wait_for(penstock, {"iris-00001": 100})
+        assert penstock("apply", "-f", "iris.yaml").code == 0
+        if uri == "models/b":
+            wait_for(penstock, {"iris-00002": 100})
+    wait_for_revision(penstock, "iris-00003")
+    assert shares(penstock) == {"iris-00001": 100}
+    assert penstock("rollout", "promote", "iris").code == 0
+    wait_for(penstock, {"iris-00003": 100})
+    # One that the file had goes with its line.
+    changed["metadata"]["annotations"] = {PINNED: "iris-00001"}
+    for revision in ("iris-00001", "iris-00003"):
+        Path("iris.yaml").write_text(yaml.safe_dump(changed))
+        assert penstock("apply", "-f", "iris.yaml").code == 0
+        wait_for(penstock, {revision: 100})
+        changed["metadata"].pop("annotations", None)
+
+
+def wait_for_revision(penstock: Penstock, name: str) -> None:
+    until = time.monotonic() + 20
+    while name not in penstock("rollout", "history", "iris").out:
+        assert time.monotonic() < until
+        time.sleep(0.02)

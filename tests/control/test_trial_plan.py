@@ -16,7 +16,7 @@ from penstock.backends.base import Phase
 from penstock.control.plan import Wanted
 from penstock.control.revisions import Kept, Stage
 from penstock.control.rollout import Share, divide, of_all
-from penstock.domain.annotations import PINNED, PROMOTED
+from penstock.domain.annotations import GIVEN_UP, PINNED, PROMOTED
 from penstock.domain.bandit import Bandit, PolicyName
 from penstock.domain.service import Canary, Service
 from penstock.domain.traffic import Rollout, Traffic
@@ -91,6 +91,16 @@ def test_a_promotion_and_a_pin_end_it() -> None:
     assert (weights(promoted), entry(promoted).trial) == ({NEW.name: 60, V2.name: 40}, "")
     pinned = look(replace(service(), annotations={PINNED: ONE.name}), at(0))
     assert (weights(pinned).get(ONE.name), entry(pinned).trial) == (100, "")
+
+
+@pytest.mark.parametrize("rollout", [0, 2], ids=["in its steps", "after them"])
+def test_it_is_given_up_by_hand_and_the_arms_stay(rollout: int) -> None:
+    s = replace(service(), annotations={GIVEN_UP: NEW.name, PROMOTED: NEW.name})
+    w = settled(s, replace(NEW, rollout=rollout))
+    assert (weights(w), entry(w).trial) == ({NEW.name: 0, ONE.name: 60, V2.name: 40}, "")
+    assert "was given up by the annotation" in w.status.conditions[-1].message
+    elsewhere = replace(s, annotations={GIVEN_UP: "iris-00001"})
+    assert weights(look(elsewhere, NEW))[NEW.name] == 10
 
 
 def test_with_one_arm_alone_it_divides_the_requests_with_that() -> None:

@@ -21,7 +21,7 @@ from penstock.api.selections import Selection
 from penstock.api.wire import ApiError, details_of, invalid, missing
 from penstock.api.write_options import STRICT, WriteOptions
 from penstock.control.plane import ControlPlane
-from penstock.domain.annotations import RESTARTED_AT
+from penstock.domain.annotations import GIVEN_UP, PINNED, PROMOTED, RESTARTED_AT
 from penstock.errors import Conflict, InvalidInput, NotFound
 from penstock.store.base import Key, Kind, Listing, Object
 from penstock.store.objects import updated, with_name
@@ -34,7 +34,7 @@ _NAME_TRIES = 8
 #: Tries of a read-modify-write against faster writers; the controllers are some, too, with their status.
 TRIES = 32
 #: Annotations that are set beside a manifest and outlive an apply that does not mention them.
-_BESIDE = (RESTARTED_AT,)
+_BESIDE = (RESTARTED_AT, PINNED, PROMOTED, GIVEN_UP)
 #: Metadata that does, too.
 _OUTLIVE_APPLY = ("finalizers", "ownerReferences")
 #: How a patch is done, by its media type.
@@ -69,7 +69,7 @@ class Objects:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._store = plane.store
-        self._quotas = QuotaGate(plane.store, plane.quotas.usages)
+        self._quotas = QuotaGate(plane.store, plane.quotas)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -431,10 +431,18 @@ def check_version(resource: Resource, stored: Object, given: Any) -> None:
 
 
 def _beside(config: Object, stored: Object) -> Object:
-    """`config` in the place of all that is stored, but for what is set beside a manifest."""
+    """`config` in the place of all that is stored, but for what is set beside a manifest.
+
+    An annotation that a manifest had is none of that: it goes with its line.
+    """
     old = stored["metadata"]
     metadata = {**{k: old[k] for k in _OUTLIVE_APPLY if k in old}, **config["metadata"]}
-    beside = {k: v for k, v in (old.get("annotations") or {}).items() if k in _BESIDE}
+    applied = {f for o, of in ownership.owners_of(stored).items() if o.applies for f in of.fields}
+    beside = {
+        k: v
+        for k, v in (old.get("annotations") or {}).items()
+        if k in _BESIDE and ("f:metadata", "f:annotations", f"f:{k}") not in applied
+    }
     if beside:
         metadata["annotations"] = {**beside, **(metadata.get("annotations") or {})}
     return {**config, "metadata": metadata}

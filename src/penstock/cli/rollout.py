@@ -12,7 +12,7 @@ from penstock.cli.exits import FAILED, CliError
 from penstock.cli.getting import find
 from penstock.cli.output import age, say, size, table
 from penstock.cli.waiting import Target, wait_for_condition
-from penstock.domain.annotations import PINNED, PROMOTED, RESTARTED_AT
+from penstock.domain.annotations import GIVEN_UP, PINNED, PROMOTED, RESTARTED_AT
 
 
 def _service(client: Client, namespace: str, name: str) -> tuple[Served, dict[str, Any]]:
@@ -94,12 +94,14 @@ def restart(client: Client, name: str, *, namespace: str) -> None:
 def promote(client: Client, name: str, *, namespace: str, canary: str | None = None) -> None:
     """All requests to the newest revision, or to a named canary.
 
-    Takes `canaryTrafficPercent` and a pin away; a canary of the manifest becomes its predictor.
+    Takes `canaryTrafficPercent` and a pin away; a canary of the manifest becomes its predictor. Beside a
+    bandit's arms the newest revision skips the steps of its rollout.
     """
     kind, obj = _service(client, namespace, name)
     service = obj["metadata"]["name"]
     names = canaries.names(obj)
-    if names or canary is not None:
+    in_steps = (obj.get("spec") or {}).get("rollout") is not None
+    if canary is not None or (names and not in_steps):
         chosen = canaries.choose(service, names, canary)
         canaries.promote(client, kind, namespace, obj, chosen)
         say(f"{kind.singular}.{kind.group}/{service} promoted: {chosen} takes all requests")
@@ -109,13 +111,14 @@ def promote(client: Client, name: str, *, namespace: str, canary: str | None = N
         raise CliError(f"{service} has no revision that is ready.", FAILED)
     patch: dict[str, Any] = {"metadata": {"annotations": {PINNED: None}}}
     given = (obj.get("spec") or {}).get("predictor")
-    if (obj.get("spec") or {}).get("rollout") is not None:
-        patch["metadata"]["annotations"][PROMOTED] = latest
+    if in_steps:
+        patch["metadata"]["annotations"] |= {PROMOTED: latest, GIVEN_UP: None}
     if isinstance(given, dict) and "canaryTrafficPercent" in given:
         patch["spec"] = {"predictor": {"canaryTrafficPercent": None}}
     _patch(client, kind, namespace, service, patch)
     created = _predictor(obj).get("latestCreatedRevision") or latest
-    say(f"{kind.singular}.{kind.group}/{service} promoted: {created} takes all requests"
+    takes = "all requests" if not names else "the predictor's place among the arms"
+    say(f"{kind.singular}.{kind.group}/{service} promoted: {created} takes {takes}"
         + (" when it is ready" if created != latest else ""))  # fmt: skip
 
 
@@ -125,11 +128,19 @@ def rollback(
     """All requests to a revision that is kept: the one before, or the one given by number or name.
 
     An annotation pins it; `promote` takes the pin away. Named canaries are taken out instead: all of them,
-    or the one given.
+    or the one given. Beside a bandit's arms the newest revision is given up, and the arms stay.
     """
     kind, obj = _service(client, namespace, name)
     service = obj["metadata"]["name"]
     names = canaries.names(obj)
+    if (
+        to is None
+        and canary is None
+        and names
+        and (obj.get("spec") or {}).get("rollout") is not None
+    ):
+        _give_up(client, kind, namespace, obj)
+        return
     if to is None and (names or canary is not None):
         gone = names if canary is None else [canaries.choose(service, names, canary)]
         canaries.take_out(client, kind, namespace, obj, gone)
@@ -170,6 +181,26 @@ def rollback(
         raise CliError(f"{target} was never ready, so nothing is rolled back to it.", FAILED)
     _patch(client, kind, namespace, service, {"metadata": {"annotations": {PINNED: target}}})
     say(f"{kind.singular}.{kind.group}/{service} rolled back: {target} takes all requests; "
+        f"`penstock rollout promote {service}` ends that")  # fmt: skip
+
+
+def _give_up(client: Client, kind: Served, namespace: str, obj: dict[str, Any]) -> None:
+    """The predictor's revision before takes the place of its newest one, among the arms of a bandit."""
+    service = obj["metadata"]["name"]
+    latest = _predictor(obj).get("latestReadyRevision")
+    own = ((obj.get("spec") or {}).get("predictor") or {}).get("name")
+    names = [
+        r["metadata"]["name"]
+        for r in _revisions(client, namespace, service)
+        if (r["spec"].get("component") or {}).get("role", "predictor") == "predictor"
+        and (r["spec"].get("component") or {}).get("name") == own
+        and (r.get("status") or {}).get("readyAt")
+    ]
+    if latest not in names or len(names) < 2:
+        raise CliError(f"{service} has no earlier revision of its predictor that is kept.", FAILED)
+    notes = {GIVEN_UP: latest, PROMOTED: None, PINNED: None}
+    _patch(client, kind, namespace, service, {"metadata": {"annotations": notes}})
+    say(f"{kind.singular}.{kind.group}/{service} rolled back: {latest} is given up, the arms stay; "
         f"`penstock rollout promote {service}` ends that")  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from penstock.control.revisions import Kept, Stage
-from penstock.domain.annotations import PINNED, PROMOTED
+from penstock.domain.annotations import GIVEN_UP, PINNED, PROMOTED
 from penstock.domain.service import Role, Scaling, Service
 from penstock.domain.workload import Workload, id_of
 
@@ -83,6 +83,8 @@ def percent_of(service: Service, workload: Workload, latest: Kept) -> int | None
             return 0  # it gets copies
         policy = service.traffic.rollout
         if policy is not None and _has_policy(service, workload):
+            if service.annotations.get(GIVEN_UP) == latest.name:
+                return 0
             if latest.rollout or service.annotations.get(PROMOTED) == latest.name:
                 return None
             stage = latest.stage or Stage()

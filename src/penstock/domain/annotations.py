@@ -6,6 +6,8 @@ from typing import Final
 PINNED: Final = "penstock.dev/pinned-revision"
 #: Names a revision that skips the steps of `spec.rollout`.
 PROMOTED: Final = "penstock.dev/promoted-revision"
+#: Names a revision that is given up beside a bandit's arms, though the steps would let it go on.
+GIVEN_UP: Final = "penstock.dev/given-up-revision"
 #: Any new text makes a new revision, and so new processes, of the same manifest.
 RESTARTED_AT: Final = "penstock.dev/restartedAt"
 #: "false": what passes a graph's steps is shown to nobody, whoever asks.

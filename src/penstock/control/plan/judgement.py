@@ -10,7 +10,7 @@ from penstock.control.plan.observed import Observed, ready_of
 from penstock.control.plan.roles import RolePlan
 from penstock.control.plan.words import one_line, sentence
 from penstock.control.rollout import LATEST, PREVIOUS
-from penstock.domain.annotations import PINNED
+from penstock.domain.annotations import GIVEN_UP, PINNED
 from penstock.domain.status import Failure, FailureReason, ModelState, Transition, Truth
 
 
@@ -174,6 +174,8 @@ def _remarks(o: Observed, role: RolePlan, line: Line, ready: int, count: int) ->
             said.append(f"The pin to {name} has no effect: it is not kept, or was never ready.")
         elif line.latest is not None and line.latest.stage and line.latest.stage.back:
             said.append(f"{line.latest.name} was given up: {line.latest.stage.back}.")
+        elif line.latest is not None and o.service.annotations.get(GIVEN_UP) == line.latest.name:
+            said.append(f"{line.latest.name} was given up by the annotation {GIVEN_UP}.")
         if role.pin is None and len(role.percents) > 1:
             shares = sorted(role.percents.items(), key=lambda item: -item[1])
             said.append(", ".join(f"{name} takes {percent}%" for name, percent in shares) + ".")
