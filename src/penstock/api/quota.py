@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from penstock.api.kinds import Resource, service_kinds
-from penstock.control.quotas import QUOTA, Usages, quota_of
+from penstock.control.quota_sums import QuotaSums
+from penstock.control.quotas import QUOTA, QuotaKeeper, quota_of
 from penstock.domain.quantity import format_quantity
 from penstock.domain.quota import Quota, Undeclared, exceeded
 from penstock.errors import Forbidden
@@ -22,9 +23,9 @@ from penstock.store.base import Object, Store
 class QuotaGate:
     """`passing` lets a write through, or raises Forbidden with the sums."""
 
-    def __init__(self, store: Store, usages: Usages) -> None:
+    def __init__(self, store: Store, keeper: QuotaKeeper) -> None:
         self._store = store
-        self._usages = usages
+        self._keeper = keeper
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
@@ -46,26 +47,41 @@ class QuotaGate:
         async with lock:
             listing = await self._store.list(QUOTA, namespace=namespace)
             if listing.items:
-                await self._check([quota_of(o) for o in listing.items], resource, obj, stored)
+                sums = await self._sums(namespace, listing.version)
+                self._check([quota_of(o) for o in listing.items], sums, resource, obj, stored)
             yield
 
-    async def _check(
-        self, quotas: list[Quota], resource: Resource, obj: Object, stored: Object | None
-    ) -> None:
-        new = self._usages.of_new(obj)
-        old = self._usages.of(stored) if stored is not None else None
-        uid = stored["metadata"]["uid"] if stored is not None else None
+    async def _sums(self, namespace: str, version: int) -> QuotaSums:
+        """What there is of a namespace at a version of the store, or later."""
+        if await self._keeper.caught_up(namespace, version):
+            return self._keeper.sums
+        # Nothing is known yet, or the changes are slow to come: read it all.
         there: list[Object] = []
         for kind in service_kinds():
-            listing = await self._store.list(kind, namespace=obj["metadata"]["namespace"])
-            there += listing.items
-        others = self._usages.of_all(there, new=obj, uid=uid)
+            there += (await self._store.list(kind, namespace=namespace)).items
+        sums = QuotaSums(self._keeper.usages)
+        sums.open(namespace, there)
+        return sums
+
+    def _check(
+        self,
+        quotas: list[Quota],
+        sums: QuotaSums,
+        resource: Resource,
+        obj: Object,
+        stored: Object | None,
+    ) -> None:
+        usages = self._keeper.usages
+        uid = stored["metadata"]["uid"] if stored is not None else None
+        others = sums.beside(obj["metadata"]["namespace"], obj, uid)
         if others is None:
             return  # a part of what was admitted as a whole
+        new = usages.of_new(obj)
+        old = usages.of(stored)[0] if stored is not None else None
         name = obj["metadata"].get("name", "")
         for quota in quotas:
             try:
-                over = exceeded(quota, others, new, old)
+                over = exceeded(quota, (others,), new, old)
             except Undeclared as exc:
                 raise Forbidden(
                     f'{resource.qualified} "{name}" is forbidden: failed quota: {quota.name}: '

@@ -199,7 +199,7 @@ class ControlPlane:
         await self.bandits.load(
             {_name(obj["metadata"]): obj["metadata"]["uid"] for _, obj in self.manifests.all()}
         )
-        await self.quotas.load()
+        await self.quotas.load(version)
         await self._load_owners()
         if self.local_models is not None:
             await self.local_models.load()
@@ -298,6 +298,7 @@ class ControlPlane:
         def reopened() -> None:
             nonlocal since
             since = None  # all that exists, as ADDED
+            self.quotas.lost()
             self._resync_soon()
 
         await follow(
@@ -317,8 +318,8 @@ class ControlPlane:
 
     async def _reload(self) -> None:
         before = self.manifests.names()
-        await self.manifests.load(self.store)
-        await self.quotas.load()
+        version = await self.manifests.load(self.store)
+        await self.quotas.load(version)
         await self._load_owners()
         for key in before | self.manifests.names():
             self.loop.enqueue(key)
