@@ -16,7 +16,7 @@ from penstock.domain.experiment import Candidate, Experiment
 from penstock.domain.graph import Call, Flow, Graph, Inputs, Source, Step
 from penstock.domain.routes import Route, Target
 from penstock.gateway import query
-from penstock.gateway.query import MOST_MODELS
+from penstock.gateway.query_question import MOST_MODELS
 from penstock.protocols.content_coding import MOST_INFLATED
 
 INPUTS = [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1.0]}]
@@ -453,4 +453,22 @@ async def test_answers_that_come_in_pieces_share_what_all_may_have(front, stand_
     await fleet(front, stand_in, 2, streams)
     results = await ask(front, models=["m0", "m1"], instances=[1], timeout=1)
     assert 413 in [r["status"] for r in results]
+    forever.set()
+
+
+async def test_many_that_hang_keep_nobody_from_being_asked(front, stand_in):
+    forever = asyncio.Event()
+
+    async def hangs(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await forever.wait()
+
+    quick, slow = await stand_in("quick"), await stand_in("slow", hangs)
+    count = 3 * query.AT_ONCE
+    front.routes(
+        *(route(f"slow{i}", slow.route) for i in range(count)),
+        *(route(f"quick{i}", quick.route) for i in range(8)),
+    )
+    names = [f"slow{i}" for i in range(count)] + [f"quick{i}" for i in range(8)]
+    results = await ask(front, models=names, instances=[1], timeout=2)
+    assert [r["status"] for r in results] == [504] * count + [200] * 8
     forever.set()
