@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -200,6 +202,131 @@ async def test_kfserving_writes_list_and_passes_a_dict(tmp_path: Path) -> None:
     async with pair(tmp_path, code) as (_, front):
         answer = (await front.v1({"instances": [[1, 2]]})).json()
         assert answer == {"by": "m", "predictions": [[2.0, 4.0]]}
+
+
+#: What a class uses of KServe's package, as that package has it.
+KSERVE = """
+import sys, types
+import numpy as np
+
+class _Tensor:
+    def __init__(self, name, shape, datatype, data=None, parameters=None):
+        self.name, self.shape, self.datatype = name, shape, datatype
+        self._data, self.parameters = data, parameters or {}
+    def as_numpy(self):
+        kinds = {"FP64": np.float64, "INT64": np.int64, "BYTES": np.object_}
+        return np.array(self._data, dtype=kinds[self.datatype]).reshape(self.shape)
+    def set_data_from_numpy(self, array, binary_data=True):
+        self._data = array
+        self.parameters["binary_data_size"] = array.nbytes
+
+class InferInput(_Tensor): pass
+class InferOutput(_Tensor): pass
+
+class InferRequest:
+    def __init__(self, model_name, infer_inputs, request_id=None, parameters=None):
+        self.id, self.model_name, self.inputs = request_id, model_name, infer_inputs
+        self.parameters = parameters or {}
+
+class InferResponse:
+    def __init__(self, response_id, model_name, infer_outputs, parameters=None):
+        self.id, self.model_name, self.outputs = response_id, model_name, infer_outputs
+        self.parameters = parameters or {}
+
+class Model:
+    def __init__(self, name):
+        self.name, self.ready = name, False
+    def load(self):
+        self.ready = True
+        return True
+    async def preprocess(self, payload, headers=None):
+        return payload
+    async def postprocess(self, result, headers=None, response_headers=None):
+        return result
+    async def predict(self, payload, headers=None):
+        raise NotImplementedError("would ask predictor_host over HTTP")
+    async def explain(self, payload, headers=None):
+        raise NotImplementedError
+
+errors = types.ModuleType("kserve.errors")
+class InvalidInput(ValueError):
+    def __init__(self, reason):
+        self.reason = reason
+errors.InvalidInput = InvalidInput
+sys.modules["kserve.errors"] = errors
+"""
+
+
+@pytest.fixture
+def kserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "site" / "kserve").mkdir(parents=True)
+    (tmp_path / "site" / "kserve" / "__init__.py").write_text(KSERVE)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    yield
+    for name in ("kserve", "kserve.errors"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("kserve")
+@pytest.mark.parametrize("kind", ["def", "async def"])
+async def test_a_class_that_extends_kserves_gets_and_gives_its_types(
+    tmp_path: Path, kind: str
+) -> None:
+    code = """
+    import numpy as np
+    from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model
+    from kserve.errors import InvalidInput
+
+    class Driver(Model):
+        def __init__(self, name: str, predictor_host: str):
+            super().__init__(name)
+            self.predictor_host = predictor_host
+            self.ready = True
+
+        KIND preprocess(self, payload, headers=None):
+            if isinstance(payload, InferRequest):
+                x = payload.inputs[0].as_numpy()
+            else:
+                x = np.array(payload["instances"], np.float64)
+            if x.shape[-1] != 2:
+                raise InvalidInput("two columns are wanted")
+            made = InferInput("input-0", list(x.shape), "FP64")
+            made.set_data_from_numpy(x + 1)
+            return InferRequest(self.name, [made])
+
+        KIND postprocess(self, result, headers=None):
+            assert isinstance(result, InferResponse), type(result)
+            y = result.outputs[0].as_numpy()
+            out = InferOutput("sum", [len(y)], "FP64", y.sum(axis=1))
+            words = InferOutput("words", [1], "BYTES", np.array(["ä"], object))
+            return InferResponse(result.id, self.name, [out, words])
+    """.replace("KIND", kind)
+    async with pair(tmp_path, code) as (_, front):
+        assert (await front.v1({"instances": [[1, 2]]})).json() == {
+            "predictions": [{"sum": 10.0, "words": "ä"}]
+        }
+        answer = (await front.v2({**V2, "id": "7"})).json()
+        assert answer["id"] == "7"
+        outputs = {o["name"]: o["data"] for o in answer["outputs"]}
+        assert outputs["words"] == ["ä"]
+        refused = await front.v1({"instances": [[1, 2, 3]]})
+        assert refused.status_code == 400
+        assert "two columns are wanted" in refused.json()["error"]
+        explained = await front.v1({"instances": [[1, 2]]}, "explain")
+        assert explained.status_code == 501
+
+
+@pytest.mark.usefixtures("kserve")
+async def test_kserves_own_steps_are_none_of_a_class(tmp_path: Path) -> None:
+    code = """
+    import kserve
+
+    class Before(kserve.Model):
+        def preprocess(self, payload, headers=None):
+            return {"instances": [[v + 1 for v in row] for row in payload["instances"]]}
+    """
+    async with pair(tmp_path, code) as (_, front):
+        assert (await front.v1({"instances": [[1, 2]]})).json() == {"predictions": [[4.0, 6.0]]}
 
 
 async def test_predict_may_ask_more_than_once(tmp_path: Path) -> None:

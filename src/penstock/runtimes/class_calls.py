@@ -29,6 +29,7 @@ from penstock.runtimes.base import (
     StreamReply,
     TensorSpec,
 )
+from penstock.runtimes.kserve_classes import types_for
 from penstock.runtimes.user_model import PLATFORM, UserModel
 from penstock.sdk.model import Model
 from penstock.sdk.results import is_stream, to_outputs, to_response, to_v1, to_v2
@@ -72,6 +73,7 @@ class ClassPayloadRuntime(PayloadRuntime):
             if (method := getattr(model, name)) is not None
         }
         self._plans["predict"] = model.predict
+        self._kserve = types_for(type(model.instance))
         self.takes_raw = self._plans["preprocess" if model.preprocess else "predict"].raw
         #: `async def`: quick by its own promise, so no thread is asked.
         self._awaited = frozenset(
@@ -145,6 +147,9 @@ class ClassPayloadRuntime(PayloadRuntime):
         method = getattr(self._model.instance, name)
         plan = self._plans[name]
         if not plan.typed:
+            # What is no method of the class is the predictor that it was lent.
+            if self._kserve is not None and inspect.ismethod(method):
+                method = self._kserve.around(method)
             return lambda value: plan.call(method, value, context)
 
         def bound(value: Any) -> Any:

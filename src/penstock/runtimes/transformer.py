@@ -25,18 +25,18 @@ from penstock.runtimes.base import (
     StreamReply,
 )
 from penstock.runtimes.class_calls import ClassPayloadRuntime
-from penstock.runtimes.user_model import UserModel, instantiate, load_here
+from penstock.runtimes.kserve_classes import PACKAGES
+from penstock.runtimes.user_model import UserModel, definer, instantiate, load_here
 from penstock.sdk import passing
 from penstock.sdk.discovery import find_class
 from penstock.sdk.explainer import Explainer
-from penstock.sdk.model import Model
 from penstock.sdk.predictor import Predictor
 from penstock.sdk.transformer import Transformer
 
 PLATFORM: Final = "python_transformer"
 _METHODS: Final = ("predict", "preprocess", "postprocess", "explain")
 #: Whose `predict` is none of the user's own.
-_BASES: Final = frozenset({"penstock", "kserve", "kfserving"})
+_BASES: Final = PACKAGES | {"penstock", ""}
 
 
 class TransformerRuntime(ClassPayloadRuntime):
@@ -122,10 +122,7 @@ def _connect(instance: Any, predictor: Predictor) -> None:
 
 def _own_predict(cls: type) -> bool:
     """Whether `predict` is the user's, not that of a class it extends."""
-    for base in cls.__mro__:
-        if "predict" in vars(base):
-            return base is not Model and base.__module__.partition(".")[0] not in _BASES
-    return False
+    return definer(cls, "predict").partition(".")[0] not in _BASES
 
 
 framework = Framework(

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from penstock.errors import LoadError, ModelError, PenstockError
 from penstock.runtimes.base import TensorSpec
+from penstock.runtimes.kserve_classes import PACKAGES
 from penstock.sdk.discovery import import_error
 from penstock.sdk.model import Model
 from penstock.sdk.signature import plan_of
@@ -48,9 +49,11 @@ class UserModel:
         self.awaited = inspect.iscoroutinefunction(instance.predict)
 
     def _own(self, name: str) -> Callable[..., Any] | None:
-        """The user's own method, None where it is the base class's."""
+        """The user's own method, None where it is a base class's: ours, or KServe's."""
         function = getattr(type(self.instance), name, None)
         if function is None or function is getattr(Model, name, None):
+            return None
+        if definer(type(self.instance), name).partition(".")[0] in PACKAGES:
             return None
         method: Callable[..., Any] = getattr(self.instance, name)
         return method
@@ -111,6 +114,11 @@ class UserModel:
     def close(self) -> Any:
         method = self._own("close")
         return None if method is None else method()
+
+
+def definer(cls: type, name: str) -> str:
+    """The module of the class that has the attribute; empty where none has."""
+    return next((base.__module__ for base in cls.__mro__ if name in vars(base)), "")
 
 
 def _specs(instance: Any, attribute: str, method: str) -> tuple[TensorSpec, ...]:
