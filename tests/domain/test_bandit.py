@@ -293,3 +293,21 @@ def test_auers_bound_by_hand() -> None:
     assert auer_bound((1.0, 0.5), 100) == pytest.approx(bound)
     kl = 0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.4)
     assert lai_robbins_bound((0.6, 0.5), 100) == pytest.approx(math.log(100) * 0.1 / kl)
+
+
+@pytest.mark.parametrize(
+    "row", [(1e6, 1e6, 1.0), (1e6, -1e6, 1.0), (1e6, 1e-6, 1.0), (0.0, 0.0, 1.0)]
+)
+def test_features_that_say_the_same_do_not_stop_linucb_however_many_rewards(
+    row: tuple[float, ...],
+) -> None:
+    """The ridge is lost in the rounding of sums that large; what is learned is right all the same."""
+    policy = Policy(Bandit(PolicyName.LINUCB, features=2, header="x", exploration=0.01))
+    arms = [Arm("worse"), Arm("better")]
+    for arm, reward in zip(arms, (0.2, 0.8), strict=True):
+        arm.rewards = 20_000
+        arm.response = [20_000 * reward * x for x in row]
+        arm.products = [20_000 * x * y for i, x in enumerate(row) for y in row[i:]]
+    assert policy.choose(arms, row) == 1
+    for other in ((1.0, 2.0, 1.0), (0.0, 1e6, 1.0)):
+        assert policy.choose(arms, other) in (0, 1)

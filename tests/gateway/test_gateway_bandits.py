@@ -461,3 +461,32 @@ async def test_one_revision_asked_for_through_a_transformer_is_not_the_bandits(
     assert (
         sum(a.pulls for a in front.gateway.table.get("default", "iris").learner.arms.values()) == 0
     )
+
+
+async def test_a_late_reward_from_before_other_features_leaves_what_was_learned_since(
+    front, stand_in, plane
+):
+    a, b = await learning(front, stand_in, Bandit(PolicyName.LINUCB, features=2, header="x-user"))
+    early = await front.client.post(V1_PATH, json={}, headers={"x-user": "1,0"})
+    targets = (Target("iris-00001", 50, (a.route,)), Target("iris-00002", 50, (b.route,)))
+    changed = Bandit(PolicyName.LINUCB, features=3, header="x-user")
+    front.routes(route("iris", targets=targets, bandit=changed, uid="u1"))
+    for _ in range(4):
+        answer = await front.client.post(V1_PATH, json={}, headers={"x-user": "1,0,2"})
+        assert (await rewarded(front, answer, 1.0)).status_code == 200
+    before = {name: list(arm.products) for (_, name), arm in plane.arms.items()}
+    assert (await rewarded(front, early, 1.0)).status_code == 200
+    arm = early.headers["x-penstock-arm"]
+    assert {name: x.products for (_, name), x in plane.arms.items()} == before
+    assert plane.arms[next(k for k in plane.arms if k[1] == arm)].rewards == 3
+
+
+async def test_arms_that_were_are_known_while_there_is_room(front, stand_in, plane):
+    """A reward for an arm that is no more for an hour is still somebody's."""
+    a = await stand_in("a")
+    answers = []
+    for number in range(40):
+        target = Target(f"iris-{number:05d}", 100, (a.route,))
+        front.routes(route("iris", targets=(target,), bandit=UCB, uid="u1"))
+        answers.append(await front.client.post(V1_PATH, json={}))
+    assert {(await rewarded(front, x, 1.0)).status_code for x in answers} == {200}

@@ -303,9 +303,11 @@ class _Linear:
             upper = np.zeros((dimensions, dimensions))
             upper[np.triu_indices(dimensions)] = arm.products
             a += upper + np.triu(upper, 1).T
-            theta = np.linalg.solve(a, np.array(arm.response))
-        self._inverse = np.linalg.inv(a)
-        self._theta = theta
+            theta = np.array(arm.response)
+        # No eigenvalue is below the ridge's 1, but sums of large features may have lost it in rounding.
+        values, vectors = np.linalg.eigh(a)
+        self._inverse = (vectors / np.maximum(values, 1.0)) @ vectors.T
+        self._theta = self._inverse @ theta
 
     def worth(self, features: Sequence[float], alpha: float) -> float:
         import numpy as np

@@ -80,7 +80,8 @@ class Learner:
         """Know these arms, so that ids that name them are known after a restart; of others, not too many."""
         for name in names:
             self.arm(name)
-        for name in [n for n in self.arms if n not in names][: len(self.arms) - MOST_ARMS]:
+        surplus = max(0, len(self.arms) - MOST_ARMS)
+        for name in [n for n in self.arms if n not in names][:surplus]:
             del self.arms[name]
 
     def choose(

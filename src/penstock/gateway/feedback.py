@@ -158,7 +158,7 @@ class _Call:
             )
         found = [(c, bandits.find(c.key, c.arm)) for c in issued.chosen]
         credits = self._credits = [
-            Credited(f[0], f[1], c.features) for c, f in found if f is not None
+            Credited(*f, _fitting(c.features, f[0])) for c, f in found if f is not None
         ]
         if not credits:
             raise _unknown(given)
@@ -274,6 +274,11 @@ class _Call:
                 name = ""  # whatever somebody sends is no label
             namespace, _, service = name.partition("/")
             self._gateway.bandits.feedbacks.labels(namespace, service, outcome).inc()
+
+
+def _fitting(features: tuple[float, ...], learner: Learner) -> tuple[float, ...]:
+    """Features that the bandit takes today; of another number of them nothing can be learned any more."""
+    return features if len(features) == learner.bandit.dimensions else ()
 
 
 def _told(credit: Credited) -> dict[str, str]:
