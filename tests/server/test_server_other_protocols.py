@@ -112,7 +112,7 @@ BAD_SELDON: list[tuple[bytes, str]] = [
     (b'{"data":{"ndarray":[]}}', "empty"),
     (b'{"data":{"ndarray":[[1,2],[3]]}}', "ragged"),
     (b'{"data":{"ndarray":[[1,2]],"names":[1]}}', "no list of strings"),
-    (b'{"data":{"tftensor":{"dtype":1}}}', "not supported"),
+    (b'{"data":{"tftensor":{"dtype":1}}}', "no dimension"),
     (b'{"data":{"tensor":[1,2]}}', "must be an object"),
     (b'{"data":{"tensor":{"shape":[1,3],"values":[1,2]}}}', "has 2 values"),
     (b'{"data":{"tensor":{"shape":[-1,2],"values":[1,2]}}}', "no list of sizes"),

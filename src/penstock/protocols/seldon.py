@@ -1,8 +1,9 @@
 """Seldon Core V1's protocol: SeldonMessages in JSON to arrays, and rows back.
 
-A request holds one of `data.ndarray`, `data.tensor`, `strData`, `binData` and `jsonData`; the answer has the
-same kind of `data`. `meta.puid` names the request and comes back, as do `meta.tags`. Errors are a `status`
-object. Seldon's wrapper answers what a client did wrong with 500 or drops it; here it is always 400.
+A request holds one of `data.ndarray`, `data.tensor`, `data.tftensor`, `strData`, `binData` and `jsonData`;
+the answer has the same kind of `data`. `meta.puid` names the request and comes back, as do `meta.tags`. Errors
+are a `status` object. Seldon's wrapper answers what a client did wrong with 500 or drops it; here it is always
+400.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from penstock.errors import InvalidInput, PenstockError
+from penstock.errors import InvalidInput, ModelError, PenstockError
 from penstock.protocols.json_faults import JSON_FAULTS, json_fault
 from penstock.protocols.v1 import encode_result, rows_of_json, to_arrays
 
@@ -38,7 +39,7 @@ class Message(msgspec.Struct, frozen=True):
     """A request as arrays, and what of it the answer repeats."""
 
     inputs: dict[str, Array]
-    #: `tensor` or `ndarray`: how the answer holds its numbers; empty where the request had neither.
+    #: `tensor`, `ndarray` or `tftensor`: how the answer holds its numbers; empty where there was none.
     kind: str
     puid: str
     tags: dict[str, Any] = {}
@@ -152,11 +153,16 @@ def data_of(data: Any) -> tuple[list[Any], Sequence[str], str]:
     names = names_of(data)
     kinds = [k for k in ("ndarray", "tensor", "tftensor") if data.get(k) is not None]
     if len(kinds) != 1:
-        raise InvalidInput("'data' must have one of ndarray, tensor")
+        raise InvalidInput("'data' must have one of ndarray, tensor, tftensor")
     kind = kinds[0]
-    if kind == "tftensor":
-        raise InvalidInput("'data.tftensor' is not supported; send ndarray or tensor")
     value = data[kind]
+    if kind == "tftensor":
+        from penstock.protocols import tftensor  # it needs numpy, which not every reader has
+
+        rows = tftensor.decode(value).tolist()
+        if type(rows) is not list:
+            raise InvalidInput("'data.tftensor' has no dimension; rows are expected")
+        return rows, names, kind
     if kind == "ndarray":
         if type(value) is not list:
             raise InvalidInput("'data.ndarray' is no list")
@@ -208,14 +214,24 @@ def encode_message(outputs: dict[str, Array], message: Message, model: str) -> b
         columns = {name: rows_of_json(a) for name, a in outputs.items()}
         return encode_result({"jsonData": columns, "meta": meta})
     (values,) = outputs.values()
-    numeric = values.dtype.kind in "fiub"
     names = [f"t:{i}" for i in range(values.shape[1])] if values.ndim == 2 else []
     data: dict[str, Any] = {"names": names}
-    if numeric and message.kind != "ndarray":
+    if message.kind == "tftensor":
+        data["tftensor"] = _tftensor(values)
+    elif values.dtype.kind in "fiu" and message.kind != "ndarray":
         data["tensor"] = {"shape": list(values.shape), "values": values.ravel().tolist()}
     else:
         data["ndarray"] = rows_of_json(values)
     return encode_result({"data": data, "meta": meta})
+
+
+def _tftensor(values: Array) -> dict[str, Any]:
+    from penstock.protocols import tftensor
+
+    try:
+        return tftensor.encode(values)
+    except ValueError as exc:
+        raise ModelError(str(exc)) from exc
 
 
 def reward_of(message: dict[str, Any]) -> float:

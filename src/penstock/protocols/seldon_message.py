@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from penstock.errors import InvalidInput, ModelError
-from penstock.protocols import v2
+from penstock.protocols import tftensor, v2
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.json_faults import JSON_FAULTS
 from penstock.protocols.seldon import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: V2's parameter that holds what of a message is no tensor, as JSON.
 PARAMETER: Final = "seldon"
 #: How a message's `data` holds its array.
-ARRAY_KINDS: Final = ("ndarray", "tensor")
+ARRAY_KINDS: Final = ("ndarray", "tensor", "tftensor")
 #: Messages that one aggregate may be given.
 MOST_MESSAGES: Final = 1024
 
@@ -60,7 +60,7 @@ class SeldonMessage:
         names: Sequence[str] = (),
         meta: Mapping[str, Any] | None = None,
     ) -> None:
-        #: `ndarray` and `tensor` (an array), `strData`, `binData`, `jsonData`.
+        #: `ndarray`, `tensor` and `tftensor` (an array), `strData`, `binData`, `jsonData`.
         self.kind = kind
         self.value = value
         self.names = names
@@ -72,7 +72,9 @@ class SeldonMessage:
         if self.kind in ARRAY_KINDS:
             array: Array = self.value
             data: dict[str, Any] = {"names": list(self.names)}
-            if self.kind == "tensor":
+            if self.kind == "tftensor":
+                data["tftensor"] = tftensor.encode(array)
+            elif self.kind == "tensor" and array.dtype.kind != "b":
                 data["tensor"] = {"shape": list(array.shape), "values": array.ravel().tolist()}
             else:
                 data["ndarray"] = rows_of_json(array)
@@ -95,6 +97,10 @@ class SeldonMessage:
 # -- JSON -----------------------------------------------------------------------------------------------
 
 
+#: What `data` may hold besides a tensor.
+_OTHERS: Final = frozenset(("ndarray", "tftensor"))
+
+
 def message_of(document: Any, puid: str = "") -> SeldonMessage:
     """The message in decoded JSON; `puid` names it where it does not. Raises InvalidInput."""
     if type(document) is not dict:
@@ -109,7 +115,7 @@ def message_of(document: Any, puid: str = "") -> SeldonMessage:
     what = given[0]
     value = document[what]
     if what == "data":
-        if type(value) is dict and "tensor" in value and value.get("ndarray") is None:
+        if type(value) is dict and "tensor" in value and not _OTHERS & value.keys():
             # Straight into an array: lists of lists would cost ten times as much.
             shape, flat = tensor_of(value["tensor"])
             names = names_of(value)
@@ -117,6 +123,8 @@ def message_of(document: Any, puid: str = "") -> SeldonMessage:
                 return SeldonMessage(np.asarray(flat).reshape(shape), "tensor", names, meta)
             except (ValueError, OverflowError) as exc:
                 raise InvalidInput(f"'data.tensor' is no array: {exc}") from None
+        if type(value) is dict and value.get("tftensor") is not None:
+            return _of_tensorflow(value, meta)
         rows, names, kind = data_of(value)
         try:
             array = np.asarray(rows)
@@ -135,6 +143,12 @@ def message_of(document: Any, puid: str = "") -> SeldonMessage:
         except (binascii.Error, ValueError):
             raise InvalidInput("'binData' is no base64") from None
     return SeldonMessage(value, what, (), meta)
+
+
+def _of_tensorflow(data: dict[str, Any], meta: Mapping[str, Any]) -> SeldonMessage:
+    if data.get("ndarray") is not None or data.get("tensor") is not None:
+        raise InvalidInput("'data' must have one of ndarray, tensor, tftensor")
+    return SeldonMessage(tftensor.decode(data["tftensor"]), "tftensor", names_of(data), meta)
 
 
 def messages_of(document: Any) -> list[SeldonMessage]:

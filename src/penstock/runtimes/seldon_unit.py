@@ -242,7 +242,8 @@ class SeldonUnit(UnitRuntime):
         array = self._array(value)
         numeric = array.dtype.kind in "iuf"
         if request is not None and request.kind in ARRAY_KINDS:
-            kind = request.kind if numeric else "ndarray"
+            holds = numeric or (request.kind == "tftensor" and array.dtype.kind in "bU")
+            kind = request.kind if holds else "ndarray"
         else:
             kind = "tensor" if numeric else "ndarray"
         return SeldonMessage(array, kind, self._names(array), out), own

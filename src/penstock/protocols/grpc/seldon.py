@@ -1,8 +1,8 @@
 """Seldon V1's gRPC: its messages, declared here, and the way between them and `SeldonMessage`s.
 
 Message and field numbers are those of Seldon's prediction.proto; a test compares them with Seldon's own
-package. `tftensor` is read as bytes and refused: it needs TensorFlow. The classes live in a descriptor pool
-of their own, as the inference protocol's do.
+package, but for `tftensor`, whose bytes are read in `grpc.tftensor`. The classes live in a descriptor pool of
+their own, as the inference protocol's do.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from penstock.errors import InvalidInput, ModelError
+from penstock.protocols.grpc import tftensor
 from penstock.protocols.seldon_message import (
     ARRAY_KINDS,
     Feedback,
@@ -199,8 +200,8 @@ def from_proto(proto: Any) -> SeldonMessage:
             found.meta = meta
             return found
         if kind == "tftensor":
-            raise InvalidInput("'data.tftensor' is not supported; send ndarray or tensor")
-        raise InvalidInput("'data' must have one of ndarray, tensor")
+            return SeldonMessage(tftensor.from_bytes(data.tftensor), kind, names, meta)
+        raise InvalidInput("'data' must have one of ndarray, tensor, tftensor")
     if which == "binData":
         return SeldonMessage(proto.binData, which, (), meta)
     if which == "strData":
@@ -267,7 +268,9 @@ def to_proto(message: SeldonMessage) -> Any:
         if message.kind in ARRAY_KINDS:
             array = message.value
             proto.data.names.extend(message.names)
-            if message.kind == "tensor":
+            if message.kind == "tftensor":
+                proto.data.tftensor = tftensor.to_bytes(array)
+            elif message.kind == "tensor":
                 proto.data.tensor.shape.extend(array.shape)
                 proto.data.tensor.values.extend(array.ravel().tolist())
             else:
