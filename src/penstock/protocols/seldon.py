@@ -1,9 +1,9 @@
 """Seldon Core V1's protocol: SeldonMessages in JSON to arrays, and rows back.
 
 A request holds one of `data.ndarray`, `data.tensor`, `data.tftensor`, `strData`, `binData` and `jsonData`;
-the answer has the same kind of `data`. `meta.puid` names the request and comes back, as do `meta.tags`. Errors
-are a `status` object. Seldon's wrapper answers what a client did wrong with 500 or drops it; here it is always
-400.
+the answer has the same kind of `data`. `meta.puid` names the request and comes back, as do `meta.tags`.
+Errors are a `status` object. Seldon's wrapper answers what a client did wrong with 500 or drops it; here it
+is always 400.
 """
 
 from __future__ import annotations
