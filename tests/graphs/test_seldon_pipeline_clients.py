@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
 from graph_services import GraphFrontUnderTest
-from seldon_v2_front import body, outputs, pipeline, put, serve
+from seldon_v2_front import body, called, outputs, pipeline, put, serve, until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import grpc
@@ -167,3 +168,42 @@ async def test_seldons_header_names_models_of_the_requests_namespace(
     put(front, manifest)
     answer = await front.client.post("/v2/models/x/infer", json=request, headers=there)
     assert "other/nowhere does not exist" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("kind", ["pipelines", "models"])
+async def test_a_mirror_gets_each_request_of_a_stream_and_no_questions_about_the_model(
+    front: GraphFrontUnderTest, stub: Any, kind: str
+) -> None:
+    await serve(front, "mul10", "add10")
+    names = ("mul10", "add10")
+    if kind == "pipelines":
+        put(front, pipeline(TEN, "times"))
+        put(front, pipeline("steps: [{name: add10}]", "plus"))
+        names = ("times", "plus")
+    trial = Experiment(
+        "default",
+        "trial",
+        (Candidate(names[0], 1),),
+        mirror=names[1],
+        mirror_percent=100,
+        of_graphs=kind == "pipelines",
+    )
+    front.put(Route("default", "trial", experiment=trial))
+    if kind == "pipelines":
+
+        async def requests() -> AsyncIterator[Any]:
+            for value in (1.0, 2.0):
+                yield message("trial", value)
+
+        found = [tens(a.infer_response) async for a in stub.ModelStreamInfer(requests())]
+        assert found == [[10.0], [20.0]]
+        await until(lambda: called(front).count("add10") == 2, "two copies")
+        ready = await stub.ModelReady(service_pb2.ModelReadyRequest(name="trial"), timeout=20)
+        assert ready.ready
+    else:
+        with contextlib.suppress(
+            grpc.aio.AioRpcError
+        ):  # services here are functions, and know none
+            await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="trial"), timeout=20)
+    samples = front.gateway.snapshot()["penstock_gateway_shadow_requests"]["samples"]
+    assert sum(count for _, count in samples) == (2 if kind == "pipelines" else 0)

@@ -39,6 +39,8 @@ _TOLD: Final = re.compile(rb":([a-z0-9][-a-z0-9]*)(?:_[0-9]+|\.pipeline):")
 _MODEL_PATH: Final = re.compile(r"(/v[12]/models/|/v2/pipelines/)([^/:]+)")
 #: Calls over gRPC that ask about a model, and ask it nothing.
 _ABOUT: Final = frozenset(("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"))
+#: One request of a stream is one of these.
+_REQUESTS: Final = frozenset(("ModelInfer", "ModelStreamInfer"))
 #: Targets remembered with the line that tells of them.
 _MOST_TOLD: Final = 256
 
@@ -121,7 +123,7 @@ class ExperimentFront:
             reached = own.service or member
             if reached.graph is not None:
                 reached.graph.handle_grpc(exchange, own, reached, method, _told_graph(name))
-                if method == "ModelInfer":
+                if method in _REQUESTS:
                     self._copy_grpc(exchange, head)
                 return
             now = gateway.now()
@@ -131,7 +133,8 @@ class ExperimentFront:
             if asked is not None and asked < own.timeout_s:
                 forward.deadline = now + asked
             gateway.admit(forward)
-            self._copy_grpc(exchange, head)
+            if asks:
+                self._copy_grpc(exchange, head)
         except Exception as exc:  # noqa: BLE001 - the call's border: one call fails, not the process
             reply_error(exchange, exc if isinstance(exc, PenstockError) else internal(exc))
 
