@@ -8,11 +8,14 @@ import json
 from collections import Counter
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from gateway_stand_in import Seen, reply, route
 
+from penstock.control.routes import MAX_LINE
 from penstock.domain.bandit import Bandit, PolicyName
+from penstock.domain.learning import Pulls, bandit_key
 from penstock.domain.routes import Remove, Sticky, Target
 from penstock.gateway.request_ids import RequestIds
 
@@ -490,3 +493,22 @@ async def test_arms_that_were_are_known_while_there_is_room(front, stand_in, pla
         front.routes(route("iris", targets=(target,), bandit=UCB, uid="u1"))
         answers.append(await front.client.post(V1_PATH, json={}))
     assert {(await rewarded(front, x, 1.0)).status_code for x in answers} == {200}
+
+
+async def test_what_is_told_of_many_arms_fits_into_the_control_plane_s_lines(front, stand_in):
+    await learning(front, stand_in)
+    bandits = front.gateway.bandits
+    name = "n" * 63
+    pairs = {
+        (bandit_key(name, f"{name[:-4]}{i:04d}", "u" * 36, "flow." + name), f"{name}-{i:05d}")
+        for i in range(900)
+    }
+    for key, arm in pairs:
+        bandits.pulled(key, arm)
+    front.wakes.clear()
+    bandits._tell()
+    told = [m for m in front.wakes if isinstance(m, Pulls)]
+    assert {(key, arm) for m in told for key, arm, _ in m.counts} == pairs
+    assert sum(len(m.counts) for m in told) == len(pairs)
+    assert max(len(msgspec.json.encode(m)) for m in told) < MAX_LINE
+    assert len(told) < 20

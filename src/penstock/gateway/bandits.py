@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -41,12 +41,10 @@ logger = logging.getLogger(__name__)
 #: Rewards that may wait for the control plane, and how long each, seconds.
 MOST_WAITING: Final = 10_000
 WAIT_S: Final = 5.0
-#: Bytes of one message with rewards; the control plane takes lines of 64 KiB.
+#: Bytes of one message with rewards or requests per arm; the control plane takes lines of 64 KiB.
 MESSAGE_BYTES: Final = 48 * 1024
 #: How often requests per arm are told, seconds.
 TELL_S: Final = 1.0
-#: Arms in one message about that.
-TOLD_AT_ONCE: Final = 400
 #: Ids that clients chose, and which request each was.
 MOST_KNOWN: Final = 100_000
 #: Characters of an id that a client may choose, if it is to be known.
@@ -290,8 +288,8 @@ class Bandits:
         self._timer = self._loop.call_later(TELL_S, self._tell)
         untold = [(key, arm, self._pulls[key, arm]) for key, arm in self._untold]
         self._untold.clear()
-        for first in range(0, len(untold), TOLD_AT_ONCE):
-            self._say(Pulls(self.epoch, tuple(untold[first : first + TOLD_AT_ONCE])))
+        for counts in _lines(untold):
+            self._say(Pulls(self.epoch, counts))
         # Sent, and not answered: the control plane may have ended before it could.
         if self._sent and all(w.done is None for w in self._sent.values()):
             self._sent.clear()
@@ -312,6 +310,21 @@ class Bandits:
     def known(self, service: str, chosen: str) -> str | None:
         """Our id of the request that a client calls so, if this gateway answered it."""
         return self._known.get((service, chosen))
+
+
+def _lines(untold: Iterable[tuple[str, str, int]]) -> Iterator[tuple[tuple[str, str, int], ...]]:
+    """As many at a time as fit into one message."""
+    line: list[tuple[str, str, int]] = []
+    size = 0
+    for count in untold:
+        more = len(_encode(count)) + 1
+        if line and size + more > MESSAGE_BYTES:
+            yield tuple(line)
+            line, size = [], 0
+        line.append(count)
+        size += more
+    if line:
+        yield tuple(line)
 
 
 __all__ = ["Bandits", "Choice", "Learner"]
