@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from sklearn.pipeline import make_pipeline
 
 from penstock import runtimes
 from penstock.errors import InvalidInput, LoadError
-from penstock.runtimes.base import LoadOptions
+from penstock.explain.base import Explainer, Explanation
+from penstock.runtimes.base import CallContext, LoadOptions
+from penstock.runtimes.explainer import ExplainerRuntime
+from penstock.sdk.predictor import Predictor
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -396,6 +400,58 @@ async def test_an_explanation_that_takes_too_long_is_given_up(tmp_path: Path, mo
             await asyncio.to_thread(threads.shutdown)  # returns when its threads have nothing to do
         model: Any = behind.app.repository.get("m").runtime
         assert model._model.instance.calls < 20
+
+
+async def test_no_instance_is_begun_for_a_caller_that_has_gone(tmp_path: Path) -> None:
+    """Also of an explainer that asks nothing on its way: 64 rows, the first of which takes all the time."""
+    begun: list[float] = []
+    hold = threading.Event()
+
+    class Inside(Explainer):
+        kind = "TreeShap"
+
+        def explain(self, instance: Any, ask: Any) -> Any:
+            begun.append(float(instance[0]))
+            hold.wait(30)
+            return Explanation("TreeShap", {})
+
+    runtime = ExplainerRuntime(Inside(), Predictor(None, "m"), 1.0, None)
+    rows = {"instances": [[float(i)] for i in range(64)]}
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await runtime.call(rows, CallContext())
+    hold.set()
+    threads: Any = runtime._threads
+    await asyncio.to_thread(threads.shutdown)
+    assert begun == [0.0]
+
+
+async def test_a_predictor_that_takes_other_inputs_since_is_asked_by_them(
+    tmp_path: Path, models: Path
+) -> None:
+    """The predictor rolls out a model whose input has another name; the explainer goes on running."""
+    code = """
+import numpy as np, penstock
+
+class Named(penstock.Model):
+    inputs = [("{name}", "FP64", (-1, 4))]
+
+    def predict(self, payload):
+        x = payload.get_input_by_name("{name}").as_numpy()
+        return {{"y": (x[:, 2] > 2).astype(np.int64)}}
+"""
+    folders = []
+    for name in ("old", "new"):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        (folders[-1] / "model.py").write_text(code.format(name=name))
+    socket = f"{tmp_path}/p.sock"
+    async with running(
+        f"{tmp_path}/t.sock", "explainer", models / "iris", predictor=socket, type="AnchorTabular"
+    ) as front:
+        for folder in folders:
+            async with running(socket, "custom", folder):
+                assert (await explained(front))["prediction"] == 1
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from penstock import runtimes
-from penstock.errors import InvalidInput, ModelError
-from penstock.explain.gradients import IntegratedGradients, of_tensorflow, of_torch
+from penstock.errors import InvalidInput, LoadError, ModelError
+from penstock.explain.gradients import (
+    IntegratedGradients,
+    differentiate,
+    of_tensorflow,
+    of_torch,
+)
 
 runtimes.prepare_environment(runtimes.find("tensorflow"))
 
@@ -123,3 +128,72 @@ class _Function(torch.nn.Module):
 
     def forward(self, x: Any) -> Any:
         return self.function(x)
+
+
+# -- one of several outputs
+
+
+def test_a_named_output_of_a_module_is_explained() -> None:
+    model = _Function(lambda x: {"a": x[:, :1] * 2, "b": x[:, 1:2] * 3})
+    found = IntegratedGradients(of_torch(model, "b"), steps=2).explain(np.ones(2), no_model).data
+    np.testing.assert_allclose(found["attributions"], [0, 3], atol=1e-6)
+    with pytest.raises(InvalidInput, match="answers a, b"):
+        IntegratedGradients(of_torch(model, "c")).explain(np.ones(2), no_model)
+    with pytest.raises(InvalidInput, match="no names"):
+        IntegratedGradients(of_torch(torch.nn.Linear(2, 1), "a")).explain(np.ones(2), no_model)
+
+
+def test_a_named_output_of_a_signature_is_explained() -> None:
+    tf = pytest.importorskip("tensorflow")
+
+    class Two(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+        def serve(self, x: Any) -> Any:
+            return {"a": x[:, :1] * 2, "b": x[:, 1:2] * 3}
+
+    signature = Two().serve.get_concrete_function()
+    wrapped = _Signature(signature)
+    found = IntegratedGradients(differentiate(wrapped, "b"), steps=2).explain(np.ones(2), no_model)
+    np.testing.assert_allclose(found.data["attributions"], [0, 3], atol=1e-6)
+    with pytest.raises(LoadError, match="answers a, b"):
+        differentiate(wrapped, "c")
+
+
+# -- bounds
+
+
+def test_points_of_a_large_instance_are_not_all_held_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from penstock.explain import gradients
+
+    monkeypatch.setattr(gradients, "_CHUNK_BYTES", 3000 * 8)
+    rows: list[int] = []
+
+    def model(points: Any, target: int) -> Any:
+        rows.append(len(points))
+        return points.sum(1, keepdims=True), np.ones_like(points)
+
+    found = IntegratedGradients(model, steps=10).explain(np.ones(1000), no_model).data
+    assert found["delta"] == pytest.approx(0)
+    assert max(rows) <= 3
+    monkeypatch.setattr(gradients, "MAX_NUMBERS", 999)
+    with pytest.raises(InvalidInput, match="999"):
+        IntegratedGradients(model).explain(np.ones(1000), no_model)
+
+
+class _Signature:
+    """A function of TensorFlow's as a SavedModel has it: called by names."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.structured_outputs = function.structured_outputs
+        _, keywords = function.structured_input_signature
+        (spec,) = keywords.values() if keywords else function.structured_input_signature[0]
+        self.structured_input_signature = ((), {"x": spec})
+
+    def __call__(self, x: Any) -> Any:
+        return self._function(x)
+
+
+_Signature.__module__ = "tensorflow"

@@ -150,6 +150,62 @@ def test_logit_of_what_is_no_probability_is_refused() -> None:
         KernelShap(training, link="logit").explain(row, lambda r: r.sum(1) + 50)
 
 
+def test_numbers_of_classes_cannot_be_attributed() -> None:
+    """Half of class 2 is not class 1; unless it is said that they are amounts."""
+    training, row = spread(3)
+
+    def labels(rows: Any) -> Any:
+        return np.digitize(rows[:, 0], [-0.5, 0.5])
+
+    with pytest.raises(InvalidInput, match=r"predict_proba.*output: values"):
+        KernelShap(training).explain(row, labels)
+    found = KernelShap(training, output="values").explain(row, labels).data
+    np.testing.assert_allclose(
+        found["shap_values"], shapley(labels, row, training.rows).T, atol=1e-9
+    )
+
+
+def test_labels_of_two_classes_are_a_probability_for_certain() -> None:
+    training, row = spread(3)
+    found = KernelShap(training).explain(row, lambda rows: (rows.sum(1) > 0).astype(int)).data
+    assert 0 < found["expected_value"][0] < 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_answers_that_are_not_finite_are_the_models_fault(bad: float) -> None:
+    training, row = spread(1)
+    with pytest.raises(ModelError, match=r"NaN|not finite"):
+        KernelShap(training).explain(row, lambda rows: np.full(len(rows), bad))
+
+
+def test_another_number_of_outputs_in_the_middle_is_the_models_fault() -> None:
+    training, row = spread(3)
+    answers = iter([(13, 2)])
+
+    def model(rows: Any) -> Any:
+        return np.ones(next(answers, (len(rows), 3)))
+
+    with pytest.raises(ModelError, match="3 numbers per row where it was 2"):
+        KernelShap(training).explain(row, model)
+
+
+def test_a_background_as_wide_as_a_picture_is_refused_before_it_is_paid_for() -> None:
+    training = Training(np.zeros((2, 4000)), [f"f{i}" for i in range(4000)])
+    with pytest.raises(InvalidInput, match="4000 features; values of 3000"):
+        KernelShap(training).explain(np.ones(4000), lambda rows: rows[:, 0])
+
+
+def test_a_large_number_of_samples_does_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from penstock.explain import kernel_shap
+
+    monkeypatch.setattr(kernel_shap, "_MAX_CELLS", 30_000)
+    training, row = spread(30, rows=2)
+    found = KernelShap(training, samples=1_000_000).explain(row, lambda rows: rows.sum(1)).data
+    assert found["samples"] <= 2 * 1000 + 3
+
+
 # -- trees
 
 

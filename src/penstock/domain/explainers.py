@@ -138,6 +138,7 @@ TYPES: Final[Mapping[str, ExplainerType]] = {
                 **_COMMON,
                 **_TRAINING,
                 "link": Setting("text", choices=("identity", "logit")),
+                "output": Setting("text", choices=("auto", "values")),
                 "nsamples": _COUNT,
                 "background": Setting("whole", least=1, most=10_000),
             },

@@ -12,13 +12,16 @@ Gradients need the network itself, not only its answers, so the explainer's proc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError, ModelError
 from penstock.explain.base import Array, Ask, Explainer, Explanation, Floats
 
+#: Numbers of an instance, and bytes of those along the line that exist at a time.
+MAX_NUMBERS: Final = 12_000_000
+_CHUNK_BYTES: Final = 64 * 1024 * 1024
 #: Rows `[n, ...]` and the index of an output to the outputs `[n, k]` and d output / d rows, `[n, ...]`.
 Differentiate: TypeAlias = Callable[[Floats, int], tuple[Floats, Floats]]
 
@@ -55,12 +58,14 @@ class IntegratedGradients(Explainer):
     def explain(self, instance: Array, ask: Ask) -> Explanation:
         try:
             x = np.asarray(instance, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InvalidInput(
                 "an instance is an array of numbers; this one holds something else"
             ) from None
         if not bool(np.all(np.isfinite(x))):
             raise InvalidInput("an instance may hold neither NaN nor infinity")
+        if x.size > MAX_NUMBERS:
+            raise InvalidInput(f"an instance has {x.size} numbers; {MAX_NUMBERS} can be explained")
         if self.baseline.ndim and self.baseline.shape != x.shape:
             raise InvalidInput(
                 f"the baseline has the shape {list(self.baseline.shape)}, the instance {list(x.shape)}"
@@ -72,11 +77,12 @@ class IntegratedGradients(Explainer):
         if not 0 <= target < outputs:
             raise InvalidInput(f"target is {target}; the model has {outputs} outputs")
         gradient = np.zeros_like(x)
-        for start in range(0, self.steps, self.batch):
-            part = self._points[start : start + self.batch]
+        batch = min(self.batch, max(1, _CHUNK_BYTES // max(1, x.nbytes)))
+        for start in range(0, self.steps, batch):
+            part = self._points[start : start + batch]
             along = part.reshape(-1, *([1] * x.ndim))
             _, gradients = self._call(base + along * (x - base), target)
-            gradient += np.tensordot(self._weights[start : start + self.batch], gradients, axes=1)
+            gradient += np.tensordot(self._weights[start : start + batch], gradients, axes=1)
         attributions = (x - base) * gradient
         whole = float(ends[0, target] - ends[1, target])
         return Explanation(
@@ -99,8 +105,11 @@ class IntegratedGradients(Explainer):
         return outputs, gradients
 
 
-def of_torch(module: Any) -> Differentiate:
-    """Gradients of a module of PyTorch, or TorchScript: float32, one input, output `[n]` or `[n, k]`."""
+def of_torch(module: Any, output: str | None = None) -> Differentiate:
+    """Gradients of a module of PyTorch, or TorchScript: float32, one input, output `[n]` or `[n, k]`.
+
+    `output` names one of several, where the module answers a dict.
+    """
     import torch
 
     module.eval()
@@ -111,7 +120,9 @@ def of_torch(module: Any) -> Differentiate:
             out = module(x)
         except (RuntimeError, TypeError, ValueError) as e:
             raise InvalidInput(f"the model does not take the instance: {_line(e)}") from None
-        if not isinstance(out, torch.Tensor) or len(out) != len(rows):
+        if output is not None:
+            out = _named(out, output)
+        if not isinstance(out, torch.Tensor) or out.ndim == 0 or len(out) != len(rows):
             raise ModelError("the model does not answer one tensor with a row per row")
         out = out.reshape(len(rows), -1)
         if not out.requires_grad:
@@ -120,6 +131,14 @@ def of_torch(module: Any) -> Differentiate:
         return out.detach().numpy().astype(np.float64), gradient.numpy().astype(np.float64)
 
     return differentiate
+
+
+def _named(outputs: Any, name: str) -> Any:
+    if not isinstance(outputs, Mapping):
+        raise InvalidInput(f"output_name is '{name}', but the model's outputs have no names")
+    if name not in outputs:
+        raise InvalidInput(f"output_name is '{name}'; the model answers {', '.join(outputs)}")
+    return outputs[name]
 
 
 def of_tensorflow(call: Callable[[Any], Any]) -> Differentiate:
@@ -148,32 +167,35 @@ def _line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def differentiate(model: Any) -> Differentiate:
-    """Gradients of whatever network `model` is. LoadError when it is none."""
+def differentiate(model: Any, output: str | None = None) -> Differentiate:
+    """Gradients of whatever network `model` is, of its first output or a named one. LoadError."""
     top = type(model).__module__.partition(".")[0]
     bases = {c.__module__.partition(".")[0] for c in type(model).__mro__}
     if "torch" in bases:
-        return of_torch(model)
+        return of_torch(model, output)
     if top in ("tensorflow", "keras") or "tensorflow" in bases:
-        return of_tensorflow(_one_tensor(model))
+        return of_tensorflow(_one_tensor(model, output))
     raise LoadError(
         f"Integrated gradients need a network of PyTorch or TensorFlow, not {type(model).__name__}."
     )
 
 
-def _one_tensor(signature: Any) -> Callable[[Any], Any]:
-    """A signature of a SavedModel as a function of one tensor to its first output."""
+def _one_tensor(signature: Any, output: str | None) -> Callable[[Any], Any]:
+    """A signature of a SavedModel as a function of one tensor to one of its outputs."""
     _, keywords = signature.structured_input_signature
     if len(keywords) != 1:
         raise LoadError(
             f"Integrated gradients need a model with one input; it has {len(keywords)}."
         )
     ((name, spec),) = keywords.items()
+    known = sorted(signature.structured_outputs)
+    if output is not None and output not in known:
+        raise LoadError(f"output_name is '{output}'; the model answers {', '.join(known)}")
+    chosen = output or known[0]
 
     def call(x: Any) -> Any:
         import tensorflow as tf
 
-        outputs = signature(**{name: tf.cast(x, spec.dtype)})
-        return outputs[min(outputs)]
+        return signature(**{name: tf.cast(x, spec.dtype)})[chosen]
 
     return call

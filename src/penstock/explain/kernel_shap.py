@@ -28,6 +28,10 @@ MAX_BACKGROUND: Final = 100
 #: Rows in one call of the model.
 _CHUNK: Final = 20_000
 _CHUNK_BYTES: Final = 16 * 1024 * 1024
+#: Features that values are told of, at most; those that the background has like the row do not count.
+MAX_FEATURES: Final = 3000
+#: Coalitions times features: what the regression holds in memory, several times over.
+_MAX_CELLS: Final = 25_000_000
 
 
 class KernelShap(Explainer):
@@ -42,6 +46,7 @@ class KernelShap(Explainer):
         samples: int | None = None,
         background: int = MAX_BACKGROUND,
         link: str = "identity",
+        output: str = "auto",
         seed: int = 0,
     ) -> None:
         if link not in LINKS:
@@ -49,6 +54,7 @@ class KernelShap(Explainer):
         self.training = training
         self.samples = samples
         self.link = link
+        self.output = output
         self.seed = seed
         rows = training.rows
         if len(rows) > background:
@@ -66,20 +72,27 @@ class KernelShap(Explainer):
     def explain(self, instance: Array, ask: Ask) -> Explanation:
         row = self.training.check(instance)
         model = Labelled(ask)
-        own = self._link(to_scores(model.raw(row[None])))[0]
+        answers = to_scores(model.raw(np.vstack([row[None], self.background])), self.output)
+        own = self._link(answers[:1])[0]
         # What E[f] is made of: the mean is taken before the link, as the link's argument is a probability.
-        base = self._link(to_scores(model.raw(self.background)).mean(0, keepdims=True))[0]
+        base = self._link(answers[1:].mean(0, keepdims=True))[0]
         varying = np.flatnonzero(np.any(self.background != row, axis=0))
+        if len(varying) > MAX_FEATURES:
+            raise InvalidInput(
+                f"the row differs from the background in {len(varying)} features; values of {MAX_FEATURES}"
+                " can be told"
+            )
         values = np.zeros((self.training.features, len(own)))
         exact = True
         if len(varying) == 1:
             values[varying[0]] = own - base
         elif len(varying) > 1:
             budget = self.samples or 2 * len(varying) + 2048
+            budget = min(budget, _MAX_CELLS // len(varying))
             kept, weights, exact = coalitions(
                 len(varying), budget, np.random.default_rng(self.seed)
             )
-            means = self._means(kept, varying, row, model)
+            means = self._means(kept, varying, row, model, len(own))
             values[varying] = solve(kept, weights, self._link(means) - base, own - base)
         return Explanation(
             self.kind,
@@ -97,7 +110,9 @@ class KernelShap(Explainer):
             self.params,
         )
 
-    def _means(self, kept: Bools, varying: Array, row: Floats, model: Labelled) -> Floats:
+    def _means(
+        self, kept: Bools, varying: Array, row: Floats, model: Labelled, outputs: int
+    ) -> Floats:
         """v(S) of each coalition: the mean answer over the background with S's features as in `row`."""
         background = self.background
         rows_at_once = min(_CHUNK, _CHUNK_BYTES // background[0].nbytes)
@@ -109,7 +124,11 @@ class KernelShap(Explainer):
             rows[:, :, varying] = np.where(
                 part[:, None, :], row[varying], background[None][:, :, varying]
             )
-            answer = to_scores(model.raw(rows.reshape(-1, rows.shape[2])))
+            answer = to_scores(model.raw(rows.reshape(-1, rows.shape[2])), "values")
+            if answer.shape[1] != outputs:
+                raise ModelError(
+                    f"the model answered {answer.shape[1]} numbers per row where it was {outputs} before"
+                )
             means.append(answer.reshape(len(part), len(background), -1).mean(1))
         return np.concatenate(means)
 

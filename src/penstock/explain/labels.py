@@ -102,14 +102,31 @@ def to_labels(answer: Array, output: str) -> Array:
     return answer
 
 
-def to_scores(answer: Array) -> Floats:
-    """Numbers per output, `[n, k]`: a value per row has k = 1. InvalidInput when they are no numbers."""
+def to_scores(answer: Array, output: str = "auto") -> Floats:
+    """Numbers per output, `[n, k]`: a value per row has k = 1.
+
+    InvalidInput when they are no numbers, or the numbers of classes; ModelError when they are not finite.
+    Whole numbers are classes unless `output` is `values` or there are none but 0 and 1, which are the
+    probability of 1 for certain.
+    """
+    hint = "Serve its scores, for example with options: {method: predict_proba}."
     if answer.dtype.kind not in "fiub":
         raise InvalidInput(
             "The model answers labels that are no numbers, which have no parts to attribute.",
-            hint="Serve its scores, for example with options: {method: predict_proba}.",
+            hint=hint,
+        )
+    if (
+        answer.dtype.kind in "iu"
+        and output != "values"
+        and bool(np.any((answer < 0) | (answer > 1)))
+    ):
+        raise InvalidInput(
+            "The model answers whole numbers, which are classes' and have no parts to attribute.",
+            hint=f"{hint} Where they are amounts, set the explainer's config to output: values.",
         )
     values = answer.astype(np.float64)
+    if not bool(np.all(np.isfinite(values))):
+        raise ModelError("the model's answers are not finite")
     return values[:, None] if values.ndim == 1 else values
 
 

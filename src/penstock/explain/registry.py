@@ -112,7 +112,7 @@ def _kernel_shap(s: Sources) -> Explainer:
     from penstock.explain.kernel_shap import KernelShap
 
     rows = files.training(s.folder, s.description, s.config)
-    options = _picked(s.config, "link", "seed", samples="nsamples")
+    options = _picked(s.config, "link", "output", "seed", samples="nsamples")
     return KernelShap(rows, background=s.config.get("background", MAX_BACKGROUND), **options)
 
 
@@ -132,14 +132,10 @@ def _integrated_gradients(s: Sources) -> Explainer:
     from penstock.explain.gradients import IntegratedGradients, differentiate
 
     options = _picked(s.config, "target", steps="n_steps", batch="internal_batch_size")
+    output = s.config.get("output_name")
     if "baseline" in s.config:
-        try:
-            options["baseline"] = np.asarray(s.config["baseline"], dtype=np.float64)
-        except (TypeError, ValueError):
-            raise LoadError(
-                "baseline has to be a number, or numbers of the instance's shape"
-            ) from None
-    return IntegratedGradients(differentiate(s.model()), **options)
+        options["baseline"] = np.asarray(s.config["baseline"], dtype=np.float64)
+    return IntegratedGradients(differentiate(s.model(), output), **options)
 
 
 def _counterfactuals(s: Sources) -> Explainer:

@@ -106,8 +106,12 @@ class ExplainerRuntime(PayloadRuntime):
         return RawReply(v1.encode_result(_body(found)))
 
     def _explain(self, instances: Sequence[Array], question: _Question) -> list[Explanation]:
+        found: list[Explanation] = []
         try:
-            return [self._explainer.explain(i, question) for i in instances]
+            for instance in instances:
+                question.check()  # what looks into the model asks nothing in between
+                found.append(self._explainer.explain(instance, question))
+            return found
         except PenstockError:
             raise
         except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as e:
@@ -139,9 +143,15 @@ class _Question:
     def stop(self) -> None:
         self._stopped.set()
 
+    def check(self) -> None:
+        """DeadlineExceeded when nobody waits for the explanation any more."""
+        if self._stopped.is_set():
+            raise DeadlineExceeded("The explanation was given up: its time was over.")
+
     def __call__(self, rows: Array) -> Array:
         if self._specs is None:
-            self._specs = self._wait(self._predictor.inputs())
+            # Of each explanation anew: the predictor may have rolled out another model since.
+            self._specs = self._wait(self._predictor.inputs(fresh=True))
         size = max(1, len(rows))
         per_row = max(1, (rows.nbytes if rows.dtype != object else _text_bytes(rows)) // size)
         count = max(1, min(_ASK_ROWS, _ASK_BYTES // per_row))
@@ -154,9 +164,11 @@ class _Question:
         return _chosen(answer.outputs, self._output)
 
     def _wait(self, coroutine: Any) -> Any:
-        if self._stopped.is_set():
+        try:
+            self.check()
+        except DeadlineExceeded:
             coroutine.close()
-            raise DeadlineExceeded("The explanation was given up: its time was over.")
+            raise
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
         except RuntimeError as e:  # the loop has ended: so does the process

@@ -175,11 +175,11 @@ class Predictor:
         size = head.get(b"inference-header-content-length")
         return decode_response(content, int(size) if size is not None and size.isdigit() else None)
 
-    async def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs that the predictor declares, asked for once."""
+    async def inputs(self, *, fresh: bool = False) -> tuple[TensorSpec, ...]:
+        """The inputs that the predictor declares, asked for once, or again when they have to be `fresh`."""
         if self._local is not None:
             return self._local.inputs
-        if self._specs is None:
+        if self._specs is None or fresh:
             _, content = await self._call("GET", f"/v2/models/{self._path}", [], [], None)
             try:
                 found = msgspec.json.decode(content, type=_Metadata).inputs
