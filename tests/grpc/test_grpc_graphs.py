@@ -14,7 +14,7 @@ from grpc_peers import Doubling, Front, floats, gateway, model_process, request
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import grpc
-from penstock.domain.graph import Call, Flow, Graph, Inputs, Source, Step
+from penstock.domain.graph import Call, Combine, Flow, Graph, Inputs, OnFailure, Source, Step
 from penstock.domain.routes import Put, Replica, Route, Snapshot, Target
 
 TRACE = ("x-penstock-trace", "1")
@@ -133,3 +133,36 @@ async def test_a_transformer_is_not_ready_before_a_predictor_that_cannot_answer(
                 await stub.ModelReady(asked, timeout=20)
             front.gateway.apply(Put(front.gateway.table.sequence + 1, asleep))
             assert (await stub.ModelReady(asked, timeout=20)).ready
+
+
+@pytest.mark.parametrize(
+    ("joined", "code", "said"),
+    [
+        (
+            Inputs((Source("s0"), Source("s1")), combine=Combine.OBJECT),
+            "UNIMPLEMENTED",
+            "no tensors",
+        ),
+        (
+            Inputs((Source("s1"),)),
+            "UNAVAILABLE",
+            "The last step failed: The service default/gone does not exist",
+        ),
+    ],
+)
+async def test_an_answer_without_tensors_is_not_the_callers_mistake(
+    tmp_path: Path, joined: Inputs, code: str, said: str
+) -> None:
+    """A document of several answers, or a soft step's error: told apart, and told why."""
+    async with model_process(tmp_path, {"m": Doubling}) as (_, path, _), gateway() as front:
+        front.route("m", path)
+        steps = (Step("s0", Call("m")), Step("s1", Call("gone"), on_failure=OnFailure.ANSWER))
+        graph = Graph("default", "g", (Flow("root", steps, joined),))
+        front.gateway.apply(
+            Put(front.gateway.table.sequence + 1, Route("default", "g", timeout_s=20, graph=graph))
+        )
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError, match=said) as failed:
+                await stub.ModelInfer(request("g"), timeout=20)
+    assert failed.value.code().name == code

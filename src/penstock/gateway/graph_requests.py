@@ -18,6 +18,7 @@ from penstock.errors import (
     Forbidden,
     InvalidInput,
     PenstockError,
+    Unsupported,
 )
 from penstock.gateway.graph_answers import (
     TRACE_PARAMETER,
@@ -33,6 +34,7 @@ from penstock.gateway.inspected import wants_values
 from penstock.gateway.proxy import Forward, refuse
 from penstock.gateway.resolve import Plan
 from penstock.graphs.calls import Context
+from penstock.graphs.encoding import message_in
 from penstock.graphs.execution import Execution
 from penstock.graphs.results import Result
 from penstock.graphs.values import (
@@ -345,10 +347,11 @@ class GrpcGraphRequest(GraphRequest):
         assert asked is not None  # noqa: S101 - set by `begin`
         try:
             if isinstance(result.value, Body) and result.value.status >= 300:
-                failure = Failure(result.value.status, "The last step failed.")
+                why = message_in(result.value, result.value.status)
+                failure = Failure(result.value.status, f"The last step failed: {why}")
                 self.fail(error_of(self.service.key, Result(failure=failure)))
                 return
-            response = self.response(tensors_of(result.value))
+            response = self.response(self._tensors(result.value))
             trace = b""
             if self._trace and self._execution is not None:
                 # A parameter, because Triton's clients show no metadata, nor has a stream's request any.
@@ -364,6 +367,16 @@ class GrpcGraphRequest(GraphRequest):
             return
         reply(self.exchange, pieces, self._with_id(self.more + self.rewardable()), OK + trace)
         self._finish(200)
+
+    def _tensors(self, value: Value) -> Tensors:
+        """The answer's tensors. Unsupported: what has none is no mistake of the caller's."""
+        try:
+            return tensors_of(value)
+        except InvalidInput:
+            raise Unsupported(
+                f"The graph {self.service.key} answered no tensors.",
+                hint="Ask it over HTTP, or let its output merge tensors.",
+            ) from None
 
     def fail(self, exc: PenstockError) -> None:
         if self.done:

@@ -199,7 +199,7 @@ def outcome(
         failed = Body(body, content_type, status)
         return Failure(
             status,
-            f"{who}: {_message_in(failed, status)}",
+            f"{who}: {message_in(failed, status)}",
             body=failed,
             retry_after_s=float(retry) if retry is not None and retry.isdigit() else None,
         )
@@ -231,7 +231,7 @@ def _read(headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes | None, 
     return content_type, length, retry
 
 
-def _message_in(body: Body, status: int) -> str:
+def message_in(body: Body, status: int) -> str:
     """The sentence in an error's body."""
     try:
         document: Any = body.document
