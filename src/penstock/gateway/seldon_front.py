@@ -158,9 +158,13 @@ class SeldonFront(GraphFront):
             abilities.add(seldon_openapi.EXPLAIN)
         return seldon_openapi.document(service.name, abilities)
 
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """What each node is and which service runs it."""
+        return {name: {"name": name, **about} for name, about in self.walk.nodes.items()}
+
     def _metadata(self, exchange: Any, node: str) -> None:
         """The graph's nodes, or one of them: what it is and which service runs it."""
-        nodes = self.walk.nodes
+        nodes = self.nodes()
         if node and node not in nodes:
             exchange.send(
                 404,
@@ -178,11 +182,11 @@ class SeldonFront(GraphFront):
             )
             return
         if node:
-            exchange.send(200, JSON_TYPE, _encode({"name": node, **nodes[node]}))
+            exchange.send(200, JSON_TYPE, _encode(nodes[node]))
             return
         document = {
             "name": self.graph.name,
-            "models": {name: {"name": name, **about} for name, about in nodes.items()},
+            "models": nodes,
             "graphinputs": [],
             "graphoutputs": [],
         }

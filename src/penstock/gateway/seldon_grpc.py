@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from penstock.errors import InvalidInput, PenstockError, Unsupported
+from penstock.errors import InvalidInput, NotFound, PenstockError, Unsupported
 from penstock.gateway import feedback
 from penstock.gateway.graph_answers import TRACE_PARAMETER, error_of, trace_of
 from penstock.gateway.grpc_calls import ModelCall
@@ -20,7 +20,16 @@ from penstock.gateway.seldon_front import SeldonFront, SeldonRequest
 from penstock.graphs import seldon as values
 from penstock.graphs.values import Tensors, Value, tensors_of
 from penstock.protocols.grpc import infer as grpc_infer
-from penstock.protocols.grpc.seldon import parse, to_proto, verb_of
+from penstock.protocols.grpc.seldon import (
+    GRAPH_METADATA,
+    METADATA,
+    about_graph,
+    about_model,
+    asked_about,
+    parse,
+    to_proto,
+    verb_of,
+)
 from penstock.protocols.grpc.wire import (
     INTERNAL,
     OK,
@@ -103,11 +112,26 @@ def handle_grpc(
         return False
     if verb == "send-feedback":
         _reward(front.graphs.gateway, exchange, plan, service, _message(exchange))
+    elif verb in (METADATA, GRAPH_METADATA):
+        _tell(front, exchange, verb)
     elif verb == "predict":
         _begin(_PredictCall(front, front.graphs.gateway, exchange, plan, service), more)
     else:
         raise Unsupported(f"{service.name} is a graph; {method} is for one of its units.")
     return True
+
+
+def _tell(front: SeldonFront, exchange: Any, verb: str) -> None:
+    """What the graph is, or one node of it. NotFound."""
+    nodes = front.nodes()
+    if verb == GRAPH_METADATA:
+        made = about_graph(front.graph.name, nodes)
+    else:
+        name = asked_about(_message(exchange))
+        if name not in nodes:
+            raise NotFound(f"There is no node {name}; there is {', '.join(nodes)}.")
+        made = about_model(nodes[name])
+    reply(exchange, frame(made.SerializeToString()))
 
 
 def _message(exchange: Any) -> Any:

@@ -7,11 +7,20 @@ services (`Model`, `Router`, `Combiner`, ...) by a unit that has the verb.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import InvalidInput, PenstockError
+from penstock.errors import InvalidInput, PenstockError, Unsupported
 from penstock.http.server import RequestHead
-from penstock.protocols.grpc.seldon import parse, to_proto, verb_of
+from penstock.protocols.grpc.seldon import (
+    GRAPH_METADATA,
+    METADATA,
+    about_model,
+    asked_about,
+    parse,
+    to_proto,
+    verb_of,
+)
 from penstock.protocols.grpc.wire import frame, reply, reply_error, unframe
 from penstock.protocols.seldon import decode_message, encode_message, new_puid
 from penstock.protocols.seldon_message import Feedback, SeldonMessage, message_of
@@ -29,7 +38,25 @@ if TYPE_CHECKING:
 def seldon_call(app: Application, head: RequestHead) -> Callable[[Any], None] | None:
     """What answers calls with this head; None when they are none of Seldon's."""
     verb = verb_of(head.path)
+    if verb in (METADATA, GRAPH_METADATA):
+        return partial(_about, app, head, verb)
     return SeldonGrpc(app, head, verb, None) if verb else None
+
+
+def _about(app: Application, head: RequestHead, verb: str, exchange: Any) -> None:
+    """Seldon/ModelMetadata and Model/Metadata; there is no graph here."""
+    if exchange.body is None:
+        exchange.gather(partial(_about, app, head, verb))
+        return
+    try:
+        if verb == GRAPH_METADATA:
+            raise Unsupported(f"{app.spec.service} is a model, and no graph.")
+        coding = head.get(b"grpc-encoding")
+        message = unframe(exchange.body or b"", coding, app.spec.max_body_bytes)
+        known = app.seldon.metadata(asked_about(message) or None)
+        reply(exchange, frame(about_model(known).SerializeToString()))
+    except PenstockError as error:
+        reply_error(exchange, error)
 
 
 class SeldonGrpc(SeldonVerb):

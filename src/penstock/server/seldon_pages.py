@@ -46,7 +46,7 @@ class SeldonPages:
             elif what == "status":
                 self._status(exchange, self._model(name))
             else:
-                self._metadata(exchange, self._model(name))
+                send_json(exchange, msgspec.json.encode(self.metadata(name)))
         except PenstockError as error:
             send_error(exchange, error, seldon_error(error))
 
@@ -67,15 +67,15 @@ class SeldonPages:
         found = seldon_openapi.document(self._app.spec.service or name, abilities)
         send_json(exchange, msgspec.json.encode(found))
 
-    def _metadata(self, exchange: Exchange, name: str) -> None:
+    def metadata(self, name: str | None) -> dict[str, Any]:
+        """What a model is, or the only one. NotFound for a name that it does not have."""
+        name = self._model(name)
         loaded = self._app.repository.get(name)
         runtime = loaded.runtime
         if isinstance(runtime, UnitRuntime):
-            known = dict(runtime.metadata())
-        else:
-            versions = list(self._app.repository.versions(name))
-            known = metadata_of(name, versions, runtime.platform, runtime.inputs, runtime.outputs)
-        send_json(exchange, msgspec.json.encode(known))
+            return dict(runtime.metadata())
+        versions = list(self._app.repository.versions(name))
+        return metadata_of(name, versions, runtime.platform, runtime.inputs, runtime.outputs)
 
     def _status(self, exchange: Exchange, name: str) -> None:
         app = self._app

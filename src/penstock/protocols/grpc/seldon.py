@@ -7,6 +7,7 @@ their own, as the inference protocol's do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from google.protobuf import (
     message_factory,
     struct_pb2,
 )
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import DecodeError
 
 from penstock.errors import InvalidInput, ModelError
@@ -37,14 +38,17 @@ PREFIX: Final = f"/{PACKAGE}."
 
 #: Service -> its methods; the first word of a method's kind is its request.
 SERVICES: Final[dict[str, tuple[str, ...]]] = {
-    "Seldon": ("Predict", "SendFeedback"),
-    "Model": ("Predict", "SendFeedback"),
+    "Seldon": ("Predict", "SendFeedback", "ModelMetadata", "GraphMetadata"),
+    "Model": ("Predict", "SendFeedback", "Metadata"),
     "Generic": ("TransformInput", "TransformOutput", "Route", "Aggregate", "SendFeedback"),
     "Router": ("Route", "SendFeedback"),
     "Transformer": ("TransformInput",),
     "OutputTransformer": ("TransformOutput",),
     "Combiner": ("Aggregate",),
 }
+#: What is asked about a model, and about a graph.
+METADATA: Final = "metadata"
+GRAPH_METADATA: Final = "graph-metadata"
 #: Method -> Seldon's verb.
 VERBS: Final = {
     "Predict": "predict",
@@ -53,6 +57,9 @@ VERBS: Final = {
     "TransformOutput": "transform-output",
     "Route": "route",
     "Aggregate": "aggregate",
+    "ModelMetadata": METADATA,
+    "Metadata": METADATA,
+    "GraphMetadata": GRAPH_METADATA,
 }
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -60,6 +67,7 @@ _SCALARS: Final = {
     "string": _FIELD.TYPE_STRING,
     "bytes": _FIELD.TYPE_BYTES,
     "int32": _FIELD.TYPE_INT32,
+    "int64": _FIELD.TYPE_INT64,
     "float": _FIELD.TYPE_FLOAT,
     "double": _FIELD.TYPE_DOUBLE,
 }
@@ -84,6 +92,15 @@ _MESSAGES: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
     "SeldonMessageList": (("seldonMessages", 1, "*SeldonMessage"),),
     "Feedback": (("request", 1, "SeldonMessage"), ("response", 2, "SeldonMessage"), ("reward", 3, "float"),
                  ("truth", 4, "SeldonMessage")),
+    "SeldonModelMetadataRequest": (("name", 1, "string"),),
+    "SeldonMessageMetadata": (("messagetype", 1, "string"), ("schema", 2, _VALUE), ("name", 3, "string"),
+                              ("datatype", 4, "string"), ("shape", 5, "*int64")),
+    "SeldonModelMetadata": (("name", 1, "string"), ("versions", 2, "*string"), ("platform", 3, "string"),
+                            ("inputs", 4, "*SeldonMessageMetadata"),
+                            ("outputs", 5, "*SeldonMessageMetadata"), ("custom", 6, "@string")),
+    "SeldonGraphMetadata": (("name", 1, "string"), ("models", 2, "@SeldonModelMetadata"),
+                            ("inputs", 3, "*SeldonMessageMetadata"),
+                            ("outputs", 4, "*SeldonMessageMetadata")),
 }  # fmt: skip
 _ENUMS: Final = {
     "Status": ("StatusFlag", ("SUCCESS", "FAILURE")),
@@ -152,6 +169,9 @@ def _class(name: str) -> Any:
 MessageProto: Final = _class("SeldonMessage")
 ListProto: Final = _class("SeldonMessageList")
 FeedbackProto: Final = _class("Feedback")
+AboutRequestProto: Final = _class("SeldonModelMetadataRequest")
+ModelAboutProto: Final = _class("SeldonModelMetadata")
+GraphAboutProto: Final = _class("SeldonGraphMetadata")
 
 
 def verb_of(path: str) -> str:
@@ -258,6 +278,39 @@ def _feedback(proto: Any) -> Feedback:
             else:
                 document[name] = from_proto(part).document()
     return feedback_of(document)
+
+
+def asked_about(message: Any) -> str:
+    """The model that a call for metadata names; empty: the only one. InvalidInput."""
+    try:
+        name: str = AboutRequestProto.FromString(bytes(message)).name
+    except DecodeError:
+        raise InvalidInput("The message is no protobuf of this call.") from None
+    return name
+
+
+def about_model(known: Mapping[str, Any]) -> Any:
+    """A model's metadata, from what REST says. What the message has no field for goes into `custom`."""
+    names = {f.name for f in ModelAboutProto.DESCRIPTOR.fields}
+    document = {k: v for k, v in known.items() if k in names}
+    custom = {**{k: v for k, v in known.items() if k not in names}, **(known.get("custom") or {})}
+    document["custom"] = {str(k): str(v) for k, v in custom.items()}
+    return _parsed(document, ModelAboutProto())
+
+
+def about_graph(name: str, models: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A graph's metadata: that of each of its nodes."""
+    made = GraphAboutProto(name=name)
+    for node, known in models.items():
+        made.models[node].CopyFrom(about_model(known))
+    return made
+
+
+def _parsed(document: dict[str, Any], proto: Any) -> Any:
+    try:
+        return ParseDict(document, proto, ignore_unknown_fields=True)
+    except (ParseError, TypeError, ValueError) as exc:
+        raise ModelError(f"the metadata cannot be written as protobuf: {exc}") from exc
 
 
 def to_proto(message: SeldonMessage) -> Any:
