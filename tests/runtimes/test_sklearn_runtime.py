@@ -37,6 +37,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC, LinearSVR
 
+from penstock import runtimes
 from penstock.errors import InvalidInput, LoadError
 from penstock.runtimes.base import TensorSpec
 
@@ -556,6 +557,28 @@ def test_what_cannot_be_loaded_says_why_in_one_line(fill, options, message, tmp_
     with pytest.raises(LoadError, match=message) as e:
         load("sklearn", folder, **options)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.joblib.gz", "model.pkl.bz2", "m.pickle.xz", "M.JOBLIB.Z", "model.pkl.lzma"],
+)
+def test_a_compressed_pickle_is_found_by_its_name(iris, tmp_path, load, name):
+    """joblib writes them so, by the name's end, and reads them by their first bytes."""
+    save(joblib.load(iris / "model.joblib"), tmp_path, name.lower())
+    (tmp_path / name.lower()).rename(tmp_path / name)
+    (tmp_path / "notes.txt.gz").write_bytes(b"\x1f\x8b")
+    assert runtimes.detect(str(tmp_path)) == "sklearn"
+    for path in (tmp_path, tmp_path / name):
+        model = load("sklearn", path)
+        assert model.platform == (
+            "sklearn_joblib" if "joblib" in name.lower() else "sklearn_pickle"
+        )
+        answer = next(iter(model.predict({"x": X[:3]}, {}).values()))
+        np.testing.assert_array_equal(answer, Y[:3])
+    save(joblib.load(iris / "model.joblib"), tmp_path, "other.joblib")
+    if name.startswith("model."):
+        assert load("sklearn", tmp_path)
 
 
 def test_several_model_files_are_named(iris, tmp_path, load):

@@ -13,16 +13,17 @@ from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
 from penstock.runtimes.loading import (
     ARROW_ENV,
+    PICKLES,
     choice,
     first_line,
     known_options,
     model_file,
     opening,
     require,
+    suffix_of,
 )
 
 SUFFIXES: Final = (".cbm", ".json")
-PICKLES: Final = (".joblib", ".pkl", ".pickle")
 METHODS: Final = ("predict", "predict_proba", "predict_log_proba", "raw")
 _CLASSIFIERS: Final = frozenset(
     ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "MultiLogloss", "MultiCrossEntropy")
@@ -120,7 +121,7 @@ def load(path: Path, options: LoadOptions) -> Runtime:
     require(framework)
     import catboost
 
-    if file.suffix.lower() in PICKLES:
+    if suffix_of(file) in PICKLES:
         from penstock.runtimes.sklearn import load_pickle, runtime_of
 
         model = load_pickle(file)

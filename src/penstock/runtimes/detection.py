@@ -13,6 +13,7 @@ from typing import Final
 
 from penstock.errors import LoadError
 from penstock.runtimes.inputs import listed
+from penstock.runtimes.loading import suffix_of
 
 _SUFFIXES: Final = {
     ".joblib": "sklearn",
@@ -101,7 +102,7 @@ def _marked(folder: Path) -> str | None:
 
 
 def _of_file(file: Path) -> str | None:
-    suffix = file.suffix.lower()
+    suffix = suffix_of(file)
     if suffix == ".py":
         return "custom"
     kind = _SUFFIXES.get(suffix)

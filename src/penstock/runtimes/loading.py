@@ -73,10 +73,28 @@ def import_if_installed(*modules: str) -> None:
             log.debug("%s is not there to be shared", module)
 
 
+#: What joblib writes and reads, compressed or not; it looks at the bytes, not at the name.
+PICKLES: Final = (".joblib", ".pkl", ".pickle")
+_COMPRESSED: Final = (".gz", ".gzip", ".z", ".bz2", ".xz", ".lzma", ".lz4")
+
+
+def suffix_of(file: Path) -> str:
+    """What a model file's name ends in, in lower case; of a compressed pickle, what is before `.gz`."""
+    suffix = file.suffix.lower()
+    if suffix in _COMPRESSED and (inner := Path(file.stem).suffix.lower()) in PICKLES:
+        return inner
+    return suffix
+
+
+def _is_preferred(file: Path) -> bool:
+    end = file.name.lower().rfind(suffix_of(file))
+    return file.name[:end] == "model"
+
+
 def model_file(
     path: Path, suffixes: Sequence[str], options: LoadOptions, *, what: str = "model file"
 ) -> Path:
-    """The one file at `path` that ends in one of `suffixes`.
+    """The one file at `path` that ends in one of `suffixes` (`suffix_of`).
 
     `options.file` chooses one by name. Else a file called `model.*` is preferred over others; two that are
     equally good are an error that names them.
@@ -93,11 +111,11 @@ def model_file(
     if not path.exists():
         raise LoadError(f"There is no model at {path}.")
     if path.is_file():
-        if path.suffix.lower() not in suffixes:
+        if suffix_of(path) not in suffixes:
             raise LoadError(f"{path.name} is no {what}: one of {', '.join(suffixes)} is expected.")
         return _looked_at(path)
-    every = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
-    best = [p for p in every if p.stem == "model"] or every
+    every = sorted(p for p in path.iterdir() if p.is_file() and suffix_of(p) in suffixes)
+    best = [p for p in every if _is_preferred(p)] or every
     if not best:
         raise LoadError(
             f"There is no {what} in the model's folder: one of {', '.join('*' + s for s in suffixes)} is "
@@ -170,7 +188,7 @@ def _found(path: Path) -> str:
 def _further_down(path: Path, suffixes: Sequence[str]) -> str:
     """The model in a folder of the folder, as archives have it that were made of a folder's name."""
     every = islice(path.rglob("*"), _MAX_LOOKED_AT)
-    below = [p for p in every if p.is_file() and p.suffix.lower() in suffixes]
+    below = [p for p in every if p.is_file() and suffix_of(p) in suffixes]
     if len(below) != 1:
         return ""
     inner = below[0].relative_to(path)

@@ -32,6 +32,7 @@ from penstock.runtimes.base import (
 from penstock.runtimes.blame import INPUT_CHECKS, raised_in
 from penstock.runtimes.loading import (
     ARROW_ENV,
+    PICKLES,
     choice,
     first_line,
     known_options,
@@ -39,12 +40,13 @@ from penstock.runtimes.loading import (
     opening,
     option,
     require,
+    suffix_of,
 )
 
 log = logging.getLogger(__name__)
 
 
-SUFFIXES: Final = (".joblib", ".pkl", ".pickle", ".skops")
+SUFFIXES: Final = (*PICKLES, ".skops")
 METHODS: Final = (
     "predict",
     "predict_proba",
@@ -212,7 +214,7 @@ def load(path: Path, options: LoadOptions) -> Runtime:
         model, platform = _load_skops(file, options), "sklearn_skops"
     else:
         model = load_pickle(file)
-        platform = "sklearn_joblib" if file.suffix.lower() == ".joblib" else "sklearn_pickle"
+        platform = "sklearn_joblib" if suffix_of(file) == ".joblib" else "sklearn_pickle"
     return runtime_of(model, file, options, platform)
 
 

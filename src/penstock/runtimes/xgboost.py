@@ -19,6 +19,7 @@ from penstock.runtimes import inputs as given
 from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
 from penstock.runtimes.loading import (
     ARROW_ENV,
+    PICKLES,
     choice,
     first_line,
     import_if_installed,
@@ -26,10 +27,10 @@ from penstock.runtimes.loading import (
     model_file,
     opening,
     require,
+    suffix_of,
 )
 
 SUFFIXES: Final = (".bst", ".ubj", ".json", ".model", ".xgb")
-PICKLES: Final = (".joblib", ".pkl", ".pickle")
 METHODS: Final = ("predict", "margin", "contributions", "leaf")
 _KEYWORDS: Final[Mapping[str, Mapping[str, bool]]] = {
     "predict": {},
@@ -159,7 +160,7 @@ def load(path: Path, options: LoadOptions) -> Runtime:
     import xgboost
 
     device = accelerators.xgboost_device(xgboost, options)
-    if file.suffix.lower() in PICKLES:
+    if suffix_of(file) in PICKLES:
         from penstock.runtimes.sklearn import load_pickle, runtime_of
 
         model = load_pickle(file)
