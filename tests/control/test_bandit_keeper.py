@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from control_fakes import FakeClock
 
 from penstock.control.bandits import BanditKeeper
 from penstock.control.clock import Clock
@@ -331,3 +332,32 @@ async def test_arms_that_are_no_more_are_forgotten(tmp_path: Path) -> None:
     await keeper.load(UIDS)
     assert [a.name for a in keeper.of("default", "iris", "u1")[""]] == ["b"]
     await keeper.close()
+
+
+@pytest.mark.parametrize("uid", [None, "u2"], ids=["deleted", "replaced by another of its name"])
+async def test_what_was_on_its_way_when_its_service_went_is_forgotten(
+    tmp_path: Path, uid: str | None
+) -> None:
+    store = await LearnedStore.open(tmp_path / "learned.db")
+    clock = FakeClock()
+    there: dict[tuple[str, str], str | None] = {("default", "iris"): "u1"}
+    keeper = BanditKeeper(store, say=lambda *said: None, clock=clock, uid_of=there.get)
+    await keeper.load(UIDS)
+    running = asyncio.create_task(keeper.run())
+    keeper.pulled(Pulls("g1", ((KEY, "a", 3),)))
+    await clock.advance(30)
+    assert [m.key for m in keeper.all()] == [KEY], "what is there stays"
+    there["default", "iris"] = uid
+    await keeper.forget("default", "iris")
+    keeper.pulled(Pulls("g1", ((KEY, "a", 5),)))
+    await keeper._credit(1, Feedback((reward(1),)))
+    assert [m.key for m in keeper.all()] == [KEY]
+    async with asyncio.timeout(20):
+        while keeper.all():
+            await clock.advance(2)
+            await asyncio.sleep(0.001)  # the store answers from a thread
+    running.cancel()
+    await keeper.close()
+    store = await LearnedStore.open(tmp_path / "learned.db")
+    assert not (await store.load()).arms
+    await store.close()

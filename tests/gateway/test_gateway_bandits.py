@@ -512,3 +512,16 @@ async def test_what_is_told_of_many_arms_fits_into_the_control_plane_s_lines(fro
     assert sum(len(m.counts) for m in told) == len(pairs)
     assert max(len(msgspec.json.encode(m)) for m in told) < MAX_LINE
     assert len(told) < 20
+
+
+async def test_a_service_made_again_under_its_name_begins_afresh(front, stand_in, plane):
+    """Without a moment in which there was none."""
+    await learning(front, stand_in)
+    early = await front.client.post(V1_PATH, json={})
+    a, b = await stand_in("a2"), await stand_in("b2")
+    targets = (Target("iris-00001", 50, (a.route,)), Target("iris-00002", 50, (b.route,)))
+    front.routes(route("iris", targets=targets, bandit=UCB, uid="u2"))
+    assert (await rewarded(front, early, 1.0)).status_code == 404
+    later = await front.client.post(V1_PATH, json={})
+    assert (await rewarded(front, later, 1.0)).status_code == 200
+    assert {key for key, _ in plane.arms} == {"default/iris@u2"}

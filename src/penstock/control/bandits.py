@@ -59,11 +59,14 @@ class BanditKeeper:
         say: Say,
         clock: Clock,
         on_change: Callable[[tuple[str, str]], None] = lambda key: None,
+        uid_of: Callable[[tuple[str, str]], str | None] | None = None,
     ) -> None:
         self._store = store
         self._say = say
         self._clock = clock
         self._on_change = on_change
+        #: The uid of the service or graph that has a name now, if there is one.
+        self._uid_of = uid_of
         self._arms: dict[str, dict[str, Arm]] = {}
         #: Pulls by (key, arm) and gateway's epoch.
         self._pulls: dict[tuple[str, str], dict[str, int]] = {}
@@ -106,6 +109,8 @@ class BanditKeeper:
             now = self._clock.monotonic()
             try:
                 await self._write()
+                if now - told >= STATUS_EVERY_S:
+                    await self._forget_others()
                 if now - folded >= FOLD_EVERY_S and self._store is not None:
                     folded = now
                     await self._store.fold(self._epochs, self._clock.now())
@@ -171,7 +176,9 @@ class BanditKeeper:
 
     async def forget(self, namespace: str, name: str) -> None:
         """A service or graph was deleted."""
-        gone = [k for k in self._arms if parse_key(k)[:2] == (namespace, name)]
+        await self._forget_keys([k for k in self._arms if parse_key(k)[:2] == (namespace, name)])
+
+    async def _forget_keys(self, gone: list[str]) -> None:
         for key in gone:
             for arm in self._arms.pop(key):
                 self._pulls.pop((key, arm), None)
@@ -180,6 +187,14 @@ class BanditKeeper:
                 del counts[pair]
         if gone and self._store is not None:
             await self._store.forget(gone)
+
+    async def _forget_others(self) -> None:
+        """Drop what is of no service any more: what was on its way when that was deleted, or replaced."""
+        if self._uid_of is None:
+            return
+        names = {key: parse_key(key) for key in self._arms}
+        uid_of = self._uid_of
+        await self._forget_keys([k for k, of in names.items() if uid_of(of[:2]) != of[2]])
 
     def forget_soon(self, key: tuple[str, str]) -> None:
         """The same, in a task of its own. No-op where nothing was learned."""

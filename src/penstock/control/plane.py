@@ -102,7 +102,11 @@ class ControlPlane:
         self.fetches = Fetches(self._enqueue, clock=self._clock)
         self.routes = self._publisher(routes_file, expected_gateways)
         self.bandits = BanditKeeper(
-            learned, say=self.routes.say, clock=self._clock, on_change=self._learned
+            learned,
+            say=self.routes.say,
+            clock=self._clock,
+            on_change=self._learned,
+            uid_of=self._uid_of,
         )
         self.services = self._controller(files)
         self.tensors = DeclaredTensors(self.replicas, self._tensors_learned)
@@ -329,6 +333,10 @@ class ControlPlane:
     def _enqueue(self, key: ServiceKey) -> None:
         """Look at a service; the key may be one of its components'."""
         self.loop.enqueue(service_key(key))
+
+    def _uid_of(self, key: ServiceKey) -> str | None:
+        found = self.manifests.get(key)
+        return str(found[1]["metadata"]["uid"]) if found is not None else None
 
     async def _look(self, key: ServiceKey) -> float | None:
         if self.manifests.get(key) is None:

@@ -187,20 +187,29 @@ class Bandits:
             if found is not None:
                 learner.arms = found.arms
             else:
+                self._forget_namesakes(key)
                 learner.arms.update(self._learned.pop(key, {}))
             found = self._learners[key] = learner
             self._keys[key_hash(key)] = key
         return found
 
-    def forget(self, namespace: str, name: str) -> None:
-        """A service or graph is gone."""
+    def _forget_namesakes(self, key: str) -> None:
+        """What was learned of an earlier service or graph of the same name."""
+        namespace, name, uid, _ = parse_key(key)
+        self._forget(lambda k: k[:2] == (namespace, name) and k[2] != uid)
+
+    def _forget(self, which: Callable[[tuple[str, str, str, str]], bool]) -> None:
         for known in (self._learners, self._learned):
-            for key in [k for k in known if parse_key(k)[:2] == (namespace, name)]:
+            for key in [k for k in known if which(parse_key(k))]:
                 del known[key]
                 self._keys.pop(key_hash(key), None)
-        for pair in [p for p in self._pulls if parse_key(p[0])[:2] == (namespace, name)]:
+        for pair in [p for p in self._pulls if which(parse_key(p[0]))]:
             del self._pulls[pair]
             self._untold.discard(pair)
+
+    def forget(self, namespace: str, name: str) -> None:
+        """A service or graph is gone."""
+        self._forget(lambda k: k[:2] == (namespace, name))
         for family in (self._requests, self.feedbacks):
             for labels in [k for k in family.children if k[:2] == (namespace, name)]:
                 family.remove(*labels)
