@@ -565,3 +565,34 @@ async def test_https_outside_is_verified() -> None:
     assert "no connection" in await failed
     upstream.close()
     server.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v2/models/g/infer", 200),
+        ("/v2/models/g/infer/", 200),
+        ("/v2/models/g/versions/1/infer", 200),
+        ("/v2/pipelines/g/infer", 200),
+        ("/v1/models/g:predict", 200),
+        ("/v1/models/g/versions/1:predict", 200),
+        ("/serving/default/g", 200),
+        ("/serving/default/g/any/path", 200),
+        ("/v2/models/g/explain", 404),
+        ("/v2/models/g/generate", 404),
+        ("/v2/models/g/nonsense", 404),
+        ("/v2/pipelines/g/nonsense", 404),
+        ("/v1/models/g:explain", 404),
+        ("/v1/models/g:pradict", 404),
+    ],
+)
+async def test_a_call_that_is_none_of_a_graphs_is_not_answered_by_a_prediction(
+    front: GraphFrontUnderTest, path: str, status: int
+) -> None:
+    await front.serve(a=add(1))
+    front.graph(chain("a"))
+    answer = await front.client.post(path, json=JSON_V2)
+    assert answer.status_code == status, answer.text
+    assert len(front.services["a"].seen) == (status == 200)
+    if status == 404:
+        assert "/v2/models/NAME/infer" in answer.json()["error"]

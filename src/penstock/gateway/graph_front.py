@@ -68,6 +68,11 @@ _NEVER: Final = HOP_BY_HOP | {
 }  # fmt: skip
 
 _HEADERS: Final = "graph-headers"
+_OF_MODELS: Final = ("/v1/models/", "/v2/models/", "/v2/pipelines/")
+_PREDICTS: Final = re.compile(
+    r"/v1/models/[^/:]+(/(versions|labels)/[^/:]+)?:predict/?"
+    r"|/v2/models/infer/?|/v2/(models|pipelines)/[^/]+(/versions/[^/]+)?/infer/?"
+)
 _METADATA: Final = re.compile(r"/v2/(models|pipelines)/[^/]+(/versions/[^/]+)?")
 
 
@@ -216,6 +221,14 @@ class GraphFront:
                 if name in _ALWAYS or (name not in _NEVER and wanted(name.decode("latin-1")))
             )
         return lines
+
+    def check(self, path: str) -> None:
+        """NotFound for a call of a model's that no graph has: a prediction would not be its answer."""
+        if self.typed and path.startswith(_OF_MODELS) and not _PREDICTS.fullmatch(path):
+            raise NotFound(
+                f"A graph has no {path[:200]}.",
+                hint="It is asked at /v2/models/NAME/infer and /v1/models/NAME:predict.",
+            )
 
     # -- requests over HTTP -----------------------------------------------------------------------
 

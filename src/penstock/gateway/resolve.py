@@ -281,6 +281,8 @@ def _make(
     if verb:
         own = f"/components/{role}{path}" if verb == DOCUMENT and role else path
         return Plan(service, b"", protocol_of(path), timeout_s, own, tag, verb=verb)
+    if service.route.graph is not None and service.graph is not None and head.method == "POST":
+        service.graph.check(path)
     choice = choose(head, service, named, tag)
     head_bytes = render(head, service, path, choice.passed_on)
     own = path if service.graph is not None else ""
