@@ -126,11 +126,11 @@ class BanditKeeper:
 
     def of(self, namespace: str, name: str, uid: str) -> dict[str, tuple[Arm, ...]]:
         """Arms by step (empty: the service's own bandit), in the order of their names."""
+        own = bandit_key(namespace, name, uid)
         found = {}
         for key, arms in self._arms.items():
-            where = parse_key(key)
-            if where[:3] == (namespace, name, uid):
-                found[where[3]] = tuple(arms[n] for n in sorted(arms))
+            if key.startswith(own) and key[len(own) : len(own) + 1] in ("", "#"):
+                found[key[len(own) + 1 :]] = tuple(arms[n] for n in sorted(arms))
         return found
 
     def status(
