@@ -321,3 +321,22 @@ async def test_metadata_names_the_nodes(tmp_path: Path) -> None:
         assert (await d.client.get(f"{d.prefix}/api/v1.0/metadata/c")).status_code == 404
         assert (await d.client.get(f"{d.prefix}/live")).text == "pong"
         assert (await d.client.get(f"{d.prefix}/ready")).json() == {"name": "dep", "ready": True}
+
+
+@pytest.mark.parametrize("kind", ["ndarray", "tensor", "tftensor"])
+async def test_a_simple_model_answers_in_the_kind_it_is_asked_in(tmp_path: Path, kind: str) -> None:
+    simple = {"implementation": "SIMPLE_MODEL"}
+    graph = {
+        "name": "r", "implementation": "SIMPLE_ROUTER",
+        "children": [{"name": "a", **simple}, {"name": "b", **simple}],
+    }  # fmt: skip
+    data = {
+        "ndarray": [[1.0]],
+        "tensor": {"shape": [1, 1], "values": [1.0]},
+        "tftensor": {"dtype": "DT_FLOAT", "tensorShape": {"dim": [{"size": "1"}]}, "floatVal": [1]},
+    }
+    async with deployed(tmp_path, deployment(graph)) as d:
+        answer = await d.predict({"data": {kind: data[kind]}})
+        assert set(answer.json()["data"]) == {"names", kind}
+        answer = await d.predict({"strData": "x"})
+        assert answer.json()["data"]["tensor"]["values"] == [0.1, 0.9, 0.5]
