@@ -525,7 +525,7 @@ async def test_one_round_too_many_fails() -> None:
     caller = StandIn(count=counting(5), end=lambda v: v)
     failure = await Running(loop_of(3), tensors(x=[0]), caller).failure()
     assert failure.message == (
-        "The step root.count was to run again more than 3 times for one request (maxStepRevisits)."
+        "The step root.count was to run again more than 3 times for one request (maxRevisits)."
     )
     assert caller.called == ["count"] * 4
 

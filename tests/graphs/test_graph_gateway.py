@@ -160,6 +160,19 @@ async def test_what_is_asked_about_a_graph(front: GraphFrontUnderTest) -> None:
     assert (await get("/v2/models/g/ready")).status_code == 200
     assert (await get("/v1/models/g")).json() == {"name": "g", "ready": True}
     assert (await get("/serving/default/g/nothing")).status_code == 404
+    for method in ("PUT", "DELETE", "PATCH"):
+        refused = await front.client.request(method, "/serving/default/g", content=b"{}")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, POST")
+    assert (await front.client.head("/serving/default/g")).status_code == 200
+
+
+async def test_an_error_names_its_step_once(front: GraphFrontUnderTest) -> None:
+    await front.serve(a=lambda given: {})
+    loop = graph(step("a", "", "a", join=Join.ANY), output=sources("a.x"), max_revisits=1)
+    front.graph(loop)
+    answer = (await front.client.post("/v1/models/g:predict", json={"instances": [1]})).json()
+    assert answer["error"].startswith("The step root.a was to run again more than 1 times")
+    assert answer["error"].endswith("(maxRevisits).")
 
 
 async def test_a_graph_that_answers_without_a_step_is_ready(front: GraphFrontUnderTest) -> None:

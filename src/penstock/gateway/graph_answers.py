@@ -63,9 +63,9 @@ def error_of(key: str, result: Result) -> PenstockError:
     failure = result.failure
     if failure is None:
         return NoAnswer(f"The graph {key} gave no answer: {result.nothing}.")
-    message = (
-        f"The step {failure.step} failed: {failure.message}" if failure.step else failure.message
-    )
+    message = failure.message
+    if failure.step and not message.startswith(f"The step {failure.step} "):
+        message = f"The step {failure.step} failed: {message}"
     kind = _KINDS.get(failure.status)
     if kind is Unavailable:
         return Unavailable(message, retry_after_s=failure.retry_after_s)

@@ -235,7 +235,11 @@ class GraphFront:
     def handle(self, exchange: Any, plan: Plan, service: Service, more: bytes = b"") -> None:
         """Take a request for this graph; its body may be here. The answer has `more` header lines."""
         if exchange.head.method != "POST":
-            self._about(exchange, plan, service)
+            if exchange.head.method in ("GET", "HEAD"):
+                self._about(exchange, plan, service)
+            else:
+                allow = JSON_TYPE + b"allow: GET, HEAD, POST\r\n"
+                exchange.send(405, allow, b'{"error":"A graph takes POST requests."}')
         elif exchange.body is None:
             exchange.gather(lambda whole: self._whole(whole, plan, service, more))
         else:

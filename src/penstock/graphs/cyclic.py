@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from penstock.domain.graph import Join
+from penstock.domain.graph import Answers, Join
 from penstock.graphs.flow import DONE, READY, RUNNING, WAIT, FlowRun
 from penstock.graphs.program import REQUEST, CompiledFlow, CompiledStep, Joined, Program, Unit
 from penstock.graphs.results import Result
@@ -128,10 +128,11 @@ class CyclicRun(FlowRun):
         self.start(step, units)
 
     def failed_revisits(self, step: CompiledStep) -> None:
+        seldon = self.program.graph.answers is Answers.SELDON_V2
         failure = Failure(
             500,
             f"The step {step.path} was to run again more than {self.flow.max_revisits} times"
-            " for one request (maxStepRevisits).",
+            f" for one request ({'maxStepRevisits' if seldon else 'maxRevisits'}).",
             reason="GraphLimit",
             step=step.path,
         )
