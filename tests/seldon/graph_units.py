@@ -104,10 +104,17 @@ class Weighs:
         self.seen = []
 
     def predict(self, X, names):
+        if not isinstance(X, np.ndarray) or X.dtype.kind not in "if":
+            return X
         self.seen.append(len(X))
         return np.asarray(X) @ self.weights[:, None]
 
     transform_input = predict
+
+
+class Echoes:
+    def transform_input(self, X, names):
+        return X
 
 
 class Lowers:

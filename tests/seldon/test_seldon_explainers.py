@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.peers import environment
+from seldon_oracle import HERE
 from seldon_platform import deployed, deployment, node, parameter
 
 EXPLAINER = {"type": "KernelShap", "config": {"seed": "1"}}
@@ -169,3 +173,35 @@ async def test_an_explainer_that_is_gone_leaves_the_graph_as_it_is(
         assert "it could not be loaded" in answer.json()["status"]["info"]
         assert (await d.rows(ROW))["data"]["ndarray"] == [[20.0]]
         assert (await d.client.get("/seldon/default/dep/ready")).status_code == 200
+
+
+@pytest.mark.timeout(120)
+async def test_seldons_own_client_predicts_and_explains(tmp_path: Path, training: str) -> None:
+    """Every payload, over REST and gRPC, through a graph that hands on what is no number."""
+    weighs = weighing("weighs", 10, 0)
+    shows = {**node("shows", "TRANSFORMER", "Echoes", children=[weighs])}
+    async with deployed(tmp_path, deployment({**shows, "predictor": explained(training)})) as d:
+        done = await asyncio.create_subprocess_exec(
+            environment("seldon") / "python", "-W", "ignore", HERE / "seldon_graph_client.py",
+            str(d.client.base_url).removeprefix("http://"), f"127.0.0.1:{d.port}", "dep",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await done.communicate()
+    assert done.returncode == 0, err.decode()[-3000:]
+    told = json.loads(out.splitlines()[-1])
+    for transport in ("rest", "grpc"):
+        for kind in ("ndarray", "raw"):
+            success, answer, message = told[f"{transport} {kind}"]
+            assert success, (transport, kind, message)
+            assert answer["data"]["ndarray"] == [[10.0]]
+            assert answer["data"]["names"] == ["t:0"]
+        success, answer, message = told[f"{transport} tensor"]
+        assert success, message
+        assert answer["data"]["tensor"] == {"shape": [1, 1], "values": [10.0]}
+        assert told[f"{transport} strData"][1]["strData"] == "text"
+        assert told[f"{transport} binData"][1]["binData"] == "AGJ5dGVz"
+        assert told[f"{transport} jsonData"][1]["jsonData"] == {"a": [1, None]}
+    for what in ("explain", "explain tensor"):
+        success, answer, message = told[what]
+        assert success, message
+        assert [round(v, 6) for v in np.ravel(answer["data"]["shap_values"])] == [10.0, 0.0]

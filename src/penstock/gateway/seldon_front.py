@@ -98,7 +98,11 @@ class SeldonFront(GraphFront):
         if exchange.head.method == "POST":
             front._take(exchange, plan, service, more)
         else:
-            front._about(exchange, plan, service)
+            super(SeldonFront, front).handle(exchange, plan, service, more)
+
+    def check(self, path: str) -> None:
+        if not explains(path):  # whoever asks for that is told of the explainer
+            super().check(path)
 
     def _take(self, exchange: Any, plan: Plan, service: Service, more: bytes) -> None:
         path = plan.own.rstrip("/")
