@@ -261,6 +261,19 @@ async def test_graphs_are_counted_by_their_kind(api: Api) -> None:
     await until_used(api, **{"penstock.dev/services": "1", "count/pipelines.penstock.dev": "1"})
 
 
+async def test_an_explainer_of_a_graph_takes_what_a_service_does(api: Api) -> None:
+    """A quota of cpu wants to know what each takes; one of pods and services counts it."""
+    explained = ensemble("a", "b")
+    explained["spec"]["predictors"][0]["explainer"] = {"type": "AnchorText", "replicas": 2}
+    await api.apply(quota(pods=3, penstock_dev__services=3))
+    refused = await api.apply(explained)
+    assert refused.status_code == 403
+    assert "requested: pods=4" in refused.json()["message"]
+    explained["spec"]["predictors"][0]["explainer"]["replicas"] = 1
+    assert (await api.apply(explained)).status_code == 201
+    await until_used(api, **{"pods": "3", "penstock.dev/services": "3"})
+
+
 async def test_a_deployment_of_several_models_takes_what_all_of_them_do(api: Api) -> None:
     await api.apply(quota(cpu=3, pods=3, penstock_dev__services=3))
     refused = await api.apply(ensemble("a", "b", "c", "d"))
