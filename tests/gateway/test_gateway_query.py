@@ -472,3 +472,29 @@ async def test_many_that_hang_keep_nobody_from_being_asked(front, stand_in):
     results = await ask(front, models=names, instances=[1], timeout=2)
     assert [r["status"] for r in results] == [504] * count + [200] * 8
     forever.set()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"predictions":["\xff"]}',
+        b'{"error":"\xff"}',
+        b'["\xff"]',
+        b"\xff",
+        b'{"predictions":[NaN]}',
+        b'{"outputs":[1]} x',
+        b'{"predictions":["\\ud800"]}',
+        b"{" * 5000,
+        b"",
+    ],
+)
+@pytest.mark.parametrize("status", ["200 OK", "500 No"])
+async def test_what_one_model_answers_spoils_no_others_answer(front, stand_in, body, status):
+    async def babbles(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(body, status=status))
+
+    babbler, other = await stand_in("babbler", babbles), await stand_in("other")
+    front.routes(route("babbler", babbler.route), route("other", other.route))
+    results = await ask(front, models=["babbler", "other"], instances=[1])
+    assert [r["status"] for r in results] == [int(status[:3]), 200]
+    assert results[1]["answer"] == {"ok": True}

@@ -243,6 +243,9 @@ class _Asking:
 def _result(name: str, status: int, headers: bytes, body: bytes, seconds: float) -> bytes:
     """One model's entry in the answer."""
     members = [b'"model":%b,"status":%d' % (_encode(name), status)]
+    if not body.isascii():
+        # What is no UTF-8 in one answer would make all of them unreadable.
+        body = body.decode("utf-8", "replace").encode()
     try:
         told = _answer(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
