@@ -276,7 +276,7 @@ async def test_features_choose_the_arm(front, stand_in, plane):
     plain = await front.client.post(V1_PATH, json={})
     assert plain.status_code == 200
     assert "x-penstock-arm" not in plain.headers
-    for bad in ("1", "1,2,3", "a,b", "1,nan", "1e9,0", "inf,0"):
+    for bad in ("1", "1,2,3", "a,b", "1,nan", "1e9,0", "inf,0", "1_0,0"):
         answer = await front.client.post(V1_PATH, json={}, headers={"x-user": bad})
         assert answer.status_code == 400, bad
         assert "x-user" in answer.json()["error"]

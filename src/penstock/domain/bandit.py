@@ -40,6 +40,8 @@ MOST_ARMS: Final = 64
 #: An arm without rewards gets so many requests, and then this share of those that were rewarded.
 TRIES: Final = 20
 TRIED_SHARE: Final = 0.01
+#: A ridge regression's sums of squares up to which the ridge's 1 counts in plain arithmetic.
+_PLAIN: Final = 1e10
 
 
 class PolicyName(StrEnum):
@@ -281,7 +283,7 @@ class Policy:
                 continue
             known = self._solved.get(arm.name)
             if known is None or known[0] != arm.rewards:
-                if len(self._solved) >= 2 * MOST_ARMS:
+                if len(self._solved) >= 2 * max(MOST_ARMS, len(arms)):
                     self._solved.clear()
                 known = self._solved[arm.name] = (arm.rewards, _Linear(arm, len(features)))
             worths.append(known[1].worth(features, self.bandit.exploration))
@@ -298,16 +300,20 @@ class _Linear:
         import numpy as np
 
         a = np.eye(dimensions)
-        theta = np.zeros(dimensions)
+        response = np.zeros(dimensions)
         if len(arm.response) == dimensions:
             upper = np.zeros((dimensions, dimensions))
             upper[np.triu_indices(dimensions)] = arm.products
             a += upper + np.triu(upper, 1).T
-            theta = np.array(arm.response)
-        # No eigenvalue is below the ridge's 1, but sums of large features may have lost it in rounding.
-        values, vectors = np.linalg.eigh(a)
-        self._inverse = (vectors / np.maximum(values, 1.0)) @ vectors.T
-        self._theta = self._inverse @ theta
+            response = np.array(arm.response)
+        if np.trace(a) < _PLAIN:
+            self._inverse = np.linalg.inv(a)
+            self._theta = np.linalg.solve(a, response)
+        else:
+            # No eigenvalue is below the ridge's 1, but sums this large may have lost it in rounding.
+            values, vectors = np.linalg.eigh(a)
+            self._inverse = (vectors / np.maximum(values, 1.0)) @ vectors.T
+            self._theta = self._inverse @ response
 
     def worth(self, features: Sequence[float], alpha: float) -> float:
         import numpy as np
@@ -321,7 +327,7 @@ def problem_with_reward(bandit: Bandit, reward: float) -> str:
     if not math.isfinite(reward) or abs(reward) > MOST_VALUE:
         return f"a reward is a number between {-MOST_VALUE:g} and {MOST_VALUE:g}"
     if bandit.bounded and not bandit.least <= reward <= bandit.most:
-        return f"a reward of this bandit is between {bandit.least:g} and {bandit.most:g}, not {reward:g}"
+        return f"a reward of this bandit is between {bandit.least:g} and {bandit.most:g}, not {reward!r}"
     return ""
 
 

@@ -46,6 +46,8 @@ def features_of(bandit: Bandit, exchange: Any, plan: Any) -> tuple[float, ...]:
 def _of_header(value: bytes, bandit: Bandit) -> tuple[float, ...]:
     text = value.decode("latin-1").strip().removeprefix("[").removesuffix("]")
     try:
+        if "_" in text:  # Python's own way to write numbers
+            raise ValueError
         found = _checked([float(part) for part in text.split(",")])
     except ValueError:
         found = ()
