@@ -21,8 +21,8 @@ def arms(path: str) -> tuple[Target, ...]:
     return tuple(Target(f"m-{i}", 50, (Replica(f"{path}-{i}", f"unix:{path}"),)) for i in range(2))
 
 
-def learns(front: Any, path: str, bandit: Bandit = UCB) -> None:
-    route = Route("default", "m", arms(path), bandit=bandit, uid="u")
+def learns(front: Any, path: str, bandit: Bandit = UCB, trial: str = "") -> None:
+    route = Route("default", "m", arms(path), bandit=bandit, uid="u", trial=trial)
     front.gateway.apply(Snapshot(front.gateway.table.sequence + 1, (route,)))
 
 
@@ -82,3 +82,25 @@ async def test_features_of_a_call(tmp_path: Path, place: str) -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await stub.ModelInfer(request(), metadata=(("x", "1"),), timeout=10)
                 assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_revision_that_is_rolled_out_has_its_share_and_ids_of_nothing(
+    tmp_path: Path,
+) -> None:
+    async with model_process(tmp_path, {"m": Doubling}) as (_, path, _), gateway() as front:
+        learns(front, path, trial="m-1")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            seen = []
+            for _ in range(10):
+                call = stub.ModelInfer(request(), timeout=10)
+                answer = await call
+                said = dict(await call.initial_metadata())
+                assert said["x-request-id"] == answer.id
+                issued = front.gateway.bandits.ids.read(answer.id)
+                assert issued is not None
+                tried = said["x-penstock-revision"] == "m-1"
+                assert len(issued.chosen) == (0 if tried else 1)
+                assert ("x-penstock-arm" in said) != tried
+                seen.append(tried)
+            assert sum(seen) == 5
