@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
@@ -169,3 +170,34 @@ async def test_an_id_that_a_client_chose_is_known_by_its_service_only(front, iri
         again = await front.client.post(path, json={"id": "mine", "reward": 1})
         assert again.status_code == 409
     assert total(plane) == 2
+
+
+@pytest.mark.parametrize("sibling", ["knows", "does not", "hangs", "is gone"])
+async def test_another_gateway_is_asked_for_an_id_that_a_client_chose(
+    front, iris, plane, tmp_path, sibling
+):
+    """One that does not answer may be the one that knows: the client is to try again, and not to give up."""
+    own = await asked(front)
+    hung = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"GET /feedback/known?service=default%2Firis&id=mine")
+        if sibling == "hangs":
+            await hung.wait()
+        known = sibling == "knows"
+        status, body = ("200 OK", own.encode()) if known else ("404 No", b"")
+        writer.write(reply(body, status=status))
+        writer.close()
+
+    path = tmp_path / "g.sock"
+    server = await asyncio.start_unix_server(answer, str(path))
+    if sibling == "is gone":
+        server.close()
+    front.gateway.bandits.siblings = lambda: (path,)
+    told = await front.client.post("/v2/models/iris/feedback", json={"id": "mine", "reward": 1})
+    expected = {"knows": 200, "does not": 404, "hangs": 503, "is gone": 404}
+    assert told.status_code == expected[sibling], told.text
+    assert ("retry-after" in told.headers) == (sibling == "hangs")
+    hung.set()
+    server.close()

@@ -332,18 +332,33 @@ def _puid(message: dict[str, Any], head: Any) -> str:
 
 
 async def ask_siblings(bandits: Bandits, service: str, chosen: str) -> str | None:
-    """Our id of a request that a client calls `chosen`, if another gateway answered it."""
+    """Our id of a request that a client calls `chosen`, if another gateway answered it.
+
+    Unavailable where nobody knows it, and one did not say.
+    """
     target = f"{KNOWN_PATH}?service={quote(service, safe='')}&id={quote(chosen, safe='')}"
+
+    silent = []
 
     async def one(path: str) -> str | None:
         try:
             status, _, body = await fetch(Address(path=path), "GET", target, timeout_s=ASK_S)
-        except (UpstreamError, TimeoutError, OSError):
+        except TimeoutError:
+            silent.append(path)
             return None
+        except (UpstreamError, OSError):
+            return None  # it ended, and what it knew with it
         return body.decode("ascii", "replace") if status == 200 else None
 
     answers = await asyncio.gather(*(one(str(path)) for path in bandits.siblings()))
-    return next((a for a in answers if a), None)
+    found = next((a for a in answers if a), None)
+    if found is None and silent:
+        raise Unavailable(
+            f"Who answered the request {chosen} is not known: a gateway did not say in {ASK_S:g} s.",
+            hint="Send it again.",
+            retry_after_s=1,
+        )
+    return found
 
 
 def answer_sibling(exchange: Any, gateway: Gateway) -> None:
