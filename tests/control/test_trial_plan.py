@@ -201,3 +201,46 @@ def test_several_canaries() -> None:
         weights={ONE.name: 50, V2.name: 30, v3.name: 20},
     )  # fmt: skip
     assert weights(w) == {NEW.name: 10, ONE.name: 45, V2.name: 27, v3.name: 18}
+
+
+@given(
+    share=st.integers(1, 99),
+    step=st.integers(0, 2),
+    phases=st.lists(
+        st.sampled_from([None, Phase.READY, Phase.STARTING, Phase.BACKOFF, Phase.FAILED]),
+        min_size=3,
+        max_size=3,
+    ),
+    before=st.sampled_from(
+        [
+            (60, 0, 40),
+            (54, 10, 36),
+            (30, 50, 20),
+            (0, 60, 40),
+            (100, 0, 0),
+            (0, 0, 100),
+            (0, 100, 0),
+        ]
+    ),
+)
+def test_whatever_happens_the_tried_one_gets_no_more_than_its_step_while_an_arm_answers(
+    share: int, step: int, phases: list[Phase | None], before: tuple[int, ...]
+) -> None:
+    revisions = (ONE, at(step), V2)
+    replicas = [replica(k, 0, p) for k, p in zip(revisions, phases, strict=True) if p is not None]
+    told = {k.name: n for k, n in zip(revisions, before, strict=True)}
+    w = decide(service(share), revisions, *replicas, weights=told)
+    found = weights(w)
+    assert sum(found.values()) == 100
+    answering = {r.revision for r in replicas if r.phase is Phase.READY}
+    served = {t.revision for t in entry(w).targets if t.weight and t.replicas}
+    serving = {name for name, n in told.items() if n}
+    if serving & answering:
+        assert served, "somebody served and answered, now nobody does"
+    assert not {r.revision for r in replicas if r.id in w.drain} & served
+    if step < 2:
+        arms = {ONE.name, V2.name}
+        assert entry(w).trial == (NEW.name if found[NEW.name] else "")
+        if serving & arms & answering:
+            assert found[NEW.name] <= POLICY.steps[step]
+        assert w.took_all == () or w.took_all[0].name != NEW.name
