@@ -262,8 +262,8 @@ def test_seldons_explainer() -> None:
     ("fields", "path"),
     [
         ({"type": "ALE"}, "spec.predictors[0].explainer.type"),
-        ({"type": "AnchorText", "containerSpec": {"name": "x"}},
-         "spec.predictors[0].explainer.containerSpec"),
+        ({"type": "AnchorText", "containerSpec": {"name": "x", "image": "y"}},
+         "spec.predictors[0].explainer.containerSpec.image"),
         ({"type": "AnchorText", "initParameters": '{"a": 1}'}, "spec.predictors[0].explainer.initParameters"),
     ],
 )  # fmt: skip

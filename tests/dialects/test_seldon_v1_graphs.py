@@ -140,6 +140,31 @@ def test_an_explainer_without_replicas_is_stopped(manifest: dict[str, Any]) -> N
     assert parts(manifest)["dep-main-explainer"].stopped
 
 
+def test_an_explainer_has_its_resources_and_the_models_credentials() -> None:
+    model = {**leaf("m"), "serviceAccountName": "reader", "envSecretRefName": "bucket"}
+    container = {
+        "name": "e",
+        "resources": {"limits": {"cpu": "2"}},
+        "env": [{"name": "A", "value": "b"}],
+    }
+    graph = unit("t", "TRANSFORMER", model)
+    one = {**leaf("m"), "serviceAccountName": "reader", "envSecretRefName": "bucket"}
+    explained = {"type": "AnchorText", "containerSpec": container}
+    of_graph = parts(sdep(graph, explainer=explained))["dep-main-explainer"].predictor
+    alone = dialects.translate(sdep(one, explainer=explained)).object
+    assert isinstance(alone, Service)
+    for component in (of_graph, alone.explainer):
+        assert component is not None
+        assert component.model is not None
+        assert component.resources.cpu_limit == 2
+        assert [(e.name, e.value) for e in component.env if e.name == "A"] == [("A", "b")]
+    assert of_graph.model is not None
+    assert of_graph.model.storage.service_account == "reader"
+    assert of_graph.model.storage.secret == "bucket"
+    more = sdep(graph, explainer={"type": "AnchorText", "resources": {"limits": {"cpu": "3"}}})
+    assert parts(more)["dep-main-explainer"].predictor.resources.cpu_limit == 3
+
+
 def test_an_explainer_without_a_type_is_none() -> None:
     assert assembly(sdep(unit("t", "TRANSFORMER", leaf("m")), explainer={})).graph.explainers == ()
 
@@ -522,6 +547,25 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         ),
         "spec.predictors[0].explainer.modelUri",
         "git repositories",
+    ),
+    (
+        sdep(
+            unit("t", "TRANSFORMER", leaf("m")),
+            explainer={"type": "AnchorText", "containerSpec": {"image": "x"}},
+        ),
+        "spec.predictors[0].explainer.containerSpec.image",
+        "only resources and env",
+    ),
+    (
+        sdep(
+            unit("t", "TRANSFORMER", leaf("m")),
+            explainer={
+                "type": "AnchorText",
+                "containerSpec": {"resources": {"limits": {"cpu": "x"}}},
+            },
+        ),
+        "spec.predictors[0].explainer.containerSpec.resources.limits.cpu",
+        "",
     ),
     (
         sdep(unit("explainer", "TRANSFORMER", leaf("m")), explainer={"type": "AnchorText"}),

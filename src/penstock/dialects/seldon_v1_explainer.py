@@ -14,7 +14,12 @@ from penstock.dialects import kserve_annotations as notes
 from penstock.dialects import penstock
 from penstock.dialects.base import Manifest
 from penstock.dialects.conversion import Converted
-from penstock.dialects.seldon_v1_reader import DEPLOYMENT_LABEL, part_name
+from penstock.dialects.seldon_v1_reader import (
+    DEPLOYMENT_LABEL,
+    container_of_explainer,
+    part_name,
+    places_of_explainer,
+)
 from penstock.dialects.seldon_v1_tree import Node
 from penstock.domain import explainers
 from penstock.errors import FieldProblem
@@ -60,6 +65,7 @@ def convert(
         "args": [f"--model_name={deployment}"],
         "storageUri": given.get("modelUri") or _files(nodes),
     }
+    block |= container_of_explainer(given, at, problems)
     if not block["storageUri"]:
         problems.append(FieldProblem(f"{at}.modelUri", "is required: no node has files to use"))
         block["storageUri"] = "missing"
@@ -73,18 +79,29 @@ def convert(
     if replicas == 0 or predictor.get("replicas", spec.get("replicas")) == 0:
         made["annotations"] = {notes.STOP: "true"}
     count = replicas or 1
+    component: dict[str, Any] = {"minReplicas": count, "maxReplicas": count, "model": block}
+    # Files are opened with the credentials of the models'.
+    account, secret = (
+        next((n.given[key] for n in nodes if n.given.get(key)), "")
+        for key in ("serviceAccountName", "envSecretRefName")
+    )
+    if account:
+        component["serviceAccountName"] = account
+    if secret:
+        made.setdefault("annotations", {})[notes.STORAGE_SECRET] = secret
     return Converted(
         {
             "apiVersion": penstock.DIALECT.api_version,
             "kind": "InferenceService",
             "metadata": made,
-            "spec": {"predictor": {"minReplicas": count, "maxReplicas": count, "model": block}},
+            "spec": {"predictor": component},
         },
         {
             "spec": at,
             "metadata": "metadata",
             "spec.predictor.model": at,
             "spec.predictor.model.storageUri": f"{at}.modelUri",
+            **places_of_explainer("spec.predictor.model", given, at),
         },
     )
 

@@ -56,6 +56,27 @@ def part_name(deployment: str, predictor: str, node: str) -> str:
     return f"{name[:54].rstrip('-')}-{digest}"
 
 
+def container_of_explainer(
+    given: Mapping[str, Any], at: str, problems: list[FieldProblem]
+) -> dict[str, Any]:
+    """What an explainer's container says: resources and environment; nothing else has a meaning here."""
+    container: Mapping[str, Any] = given.get("containerSpec") or {}
+    for key, value in container.items():
+        if key not in ("name", "resources", "env") and value is not None:
+            message = "only resources and env of an explainer's container have a meaning here"
+            problems.append(FieldProblem(f"{at}.containerSpec.{path((key,))}", message))
+    found = {k: container[k] for k in ("resources", "env") if container.get(k)}
+    if given.get("resources"):
+        found["resources"] = given["resources"]
+    return found
+
+
+def places_of_explainer(block: str, given: Mapping[str, Any], at: str) -> dict[str, str]:
+    """Where the user wrote what is in the block of an explainer's container."""
+    resources = f"{at}.resources" if given.get("resources") else f"{at}.containerSpec.resources"
+    return {f"{block}.resources": resources, f"{block}.env": f"{at}.containerSpec.env"}
+
+
 class NodeReader:
     """Converts one node; collects problems and warnings."""
 
@@ -279,10 +300,12 @@ class NodeReader:
         block = {"type": given["type"], "config": given.get("config") or {}}
         if given.get("modelUri"):
             block["storageUri"] = given["modelUri"]
+        block |= container_of_explainer(given, at, self._problems)
         replicas = given.get("replicas") or 1
         self._places |= {
             "spec.explainer": at,
             "spec.explainer.alibi": at,
+            **places_of_explainer("spec.explainer.alibi", given, at),
             "spec.explainer.alibi.storageUri": f"{at}.modelUri",
         }
         return {"explainer": {"minReplicas": replicas, "maxReplicas": replicas, "alibi": block}}

@@ -20,11 +20,6 @@ TABLE = Table(
         ),
         no_effect(f"{_PREDICTOR}.graph.storageInitializerImage", CLUSTER),
         refused(
-            f"{_PREDICTOR}.explainer.{{containerSpec,resources}}",
-            "an explainer has no container of its own here",
-            harmless=({},),
-        ),
-        refused(
             f"{_PREDICTOR}.explainer.initParameters",
             "is for Alibi's classes; settings of Penstock's explainers go into config",
             harmless=("", "{}"),
