@@ -23,7 +23,7 @@ Function = Callable[[Any], Any]
 
 
 class Answer(Exception):
-    """Raised by a function to answer something else."""
+    """Raised by a function to answer something else; bytes are text of a page."""
 
     def __init__(self, status: int, document: Any, headers: bytes = b"") -> None:
         self.status = status
@@ -78,6 +78,9 @@ class FakeService:
                 answer = self.function(msgspec.json.decode(body))
                 exchange.send(200, json_line, msgspec.json.encode(answer))
         except Answer as other:
+            if isinstance(other.document, bytes):
+                exchange.send(other.status, b"content-type: text/html\r\n", other.document)
+                return
             exchange.send(
                 other.status, json_line + other.headers, msgspec.json.encode(other.document)
             )

@@ -166,6 +166,42 @@ async def test_what_is_asked_about_a_graph(front: GraphFrontUnderTest) -> None:
     assert (await front.client.head("/serving/default/g")).status_code == 200
 
 
+@pytest.mark.parametrize("dialect", [Answers.KSERVE, Answers.PENSTOCK])
+async def test_an_error_that_is_no_json_is_a_member_of_the_object_too(
+    front: GraphFrontUnderTest, dialect: Answers
+) -> None:
+    """A proxy's page in place of a step that may fail does not take the other answers away."""
+
+    def says(status: int, page: bytes) -> Any:
+        def answer(_: Any) -> Any:
+            raise Answer(status, page)
+
+        return answer
+
+    await front.serve(
+        a=says(502, b"<h1>Bad Gateway</h1>"),
+        b=lambda _: {"predictions": [1]},
+        c=says(503, b""),
+        d=says(200, b"<h1>hi</h1>"),
+    )
+    bears = {"on_failure": OnFailure.ANSWER}
+    steps = step("a", **bears), step("b"), step("c", **bears)
+    joined = sources("a", "b", "c", combine=Combine.OBJECT)
+    front.graph(graph(*steps, output=joined, answers=dialect))
+    answer = await front.client.post("/v1/models/g:predict", json={"instances": [1]})
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "a": {"error": "<h1>Bad Gateway</h1>"},
+        "b": {"predictions": [1]},
+        "c": {"error": "answered 503"},
+    }
+    odd = sources("b", "d", combine=Combine.OBJECT)
+    front.graph(graph(step("b"), step("d", **bears), output=odd, answers=dialect))
+    answer = await front.client.post("/v1/models/g:predict", json={"instances": [1]})
+    assert answer.status_code == 500
+    assert "root: the answer of d is no JSON" in answer.json()["error"]
+
+
 async def test_an_error_names_its_step_once(front: GraphFrontUnderTest) -> None:
     await front.serve(a=lambda given: {})
     loop = graph(step("a", "", "a", join=Join.ANY), output=sources("a.x"), max_revisits=1)

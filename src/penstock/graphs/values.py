@@ -40,6 +40,8 @@ _PLAIN: Final = InferRequest({})
 _NO_NAME: Final = b'{"model_name":"",'
 #: Keys that make V1 or V2 of a JSON object.
 _KNOWN: Final = frozenset(("instances", "predictions", "inputs", "outputs"))
+#: Of a page that is an error's text.
+_MESSAGE_BYTES: Final = 500
 
 
 class _Shape(msgspec.Struct):
@@ -421,7 +423,7 @@ def as_object(parts: Iterable[Part]) -> Body:
         if isinstance(value, Tensors):
             text = _text_of(value)
         elif isinstance(value, Body):
-            text = bytes(value.data) if _is_json(value) else _encode(value.document)
+            text = _member(value, part.step)
         else:
             text = _encode(json_of(value))
         key = part.key or part.step
@@ -433,14 +435,24 @@ def as_object(parts: Iterable[Part]) -> Body:
     return made
 
 
-def _is_json(body: Body) -> bool:
-    """True for what was parsed; raises InvalidInput for what cannot be."""
+def _member(body: Body, step: str) -> bytes:
+    """A body's JSON. What failed and is none, such as a proxy's page, is an error's text.
+
+    ModelError for a step's answer that is no JSON, InvalidInput for the request.
+    """
     if not body._parsed:
         try:
             msgspec.json.decode(body.data, type=msgspec.Raw)
         except JSON_FAULTS as exc:
-            raise InvalidInput(f"an answer is no JSON: {exc}") from None
-    return True
+            if body.status < 300:
+                if not step:
+                    raise InvalidInput(f"the request is no JSON: {exc}") from None
+                raise ModelError(f"the answer of {step} is no JSON: {exc}") from None
+            said = ""
+            if body.content_type.startswith(b"text/"):
+                said = bytes(body.data[:_MESSAGE_BYTES]).decode("utf-8", "replace").strip()
+            return _encode({"error": said or f"answered {body.status}"})
+    return bytes(body.data)
 
 
 def average(value: Value) -> Value:
