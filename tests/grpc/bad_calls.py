@@ -273,13 +273,6 @@ CALLS: tuple[Bad, ...] = (
         "unexpected inference output 'nope'",
     ),
     Bad(
-        "a classification",
-        framed(message(_output("predict", classification=1))),
-        0,
-        12,
-        "classification, which is not served",
-    ),
-    Bad(
         "shared memory, where it is not allowed",
         framed(
             message(

@@ -12,6 +12,7 @@ def test_server_metadata_names_its_extensions():
         "version": "1.0",
         "extensions": [
             "binary_tensor_data",
+            "classification",
             "model_configuration",
             "model_repository",
             "statistics",

@@ -237,7 +237,6 @@ def test_header_lengths():
     [
         body({**IRIS, "parameters": {"shared_memory_region": "r"}}),
         body(IRIS, outputs=[{"name": "a", "parameters": {"shared_memory_region": "r"}}]),
-        body(IRIS, outputs=[{"name": "a", "parameters": {"classification": 3}}]),
     ],
 )
 def test_extensions_that_are_not_served_are_said_to_be(raw):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: V2 extensions that every Penstock model process has.
 EXTENSIONS: Final = (
     "binary_tensor_data",
+    "classification",
     "model_configuration",
     "model_repository",
     "statistics",

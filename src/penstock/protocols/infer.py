@@ -28,6 +28,8 @@ class RequestedOutput(msgspec.Struct, frozen=True):
     name: str
     binary: bool | None = None
     parameters: dict[str, Any] = {}
+    #: So many of its largest values, as text (`protocols.classification`); 0: the output itself.
+    classes: int = 0
 
 
 class InferInput(msgspec.Struct, frozen=True):

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
-from penstock.errors import InvalidInput, Unsupported
+from penstock.errors import InvalidInput
 from penstock.protocols.binary_tensors import from_binary, realign, to_binary
+from penstock.protocols.classification import PARAMETER as CLASSIFICATION
+from penstock.protocols.classification import class_count, classified
 from penstock.protocols.codecs import KEY as CONTENT_TYPE
 from penstock.protocols.codecs import read_json
 from penstock.protocols.datatypes import DATATYPES, datatype, datatype_of
@@ -307,11 +309,6 @@ def _requested(outputs: list[_Output], memory: SharedMemory | None) -> tuple[Req
         if not parameters:
             found[o.name] = RequestedOutput(o.name)
             continue
-        if parameters.get("classification"):
-            raise Unsupported(
-                f"output '{o.name}' is requested as a classification, which is not served.",
-                hint="Ask for the output itself.",
-            )
         if "shared_memory_region" in parameters:
             expected(memory, parameters, f"output '{o.name}'")
         binary = (
@@ -319,7 +316,8 @@ def _requested(outputs: list[_Output], memory: SharedMemory | None) -> tuple[Req
             if "binary_data" in parameters
             else None
         )
-        found[o.name] = RequestedOutput(o.name, binary, parameters)
+        classes = class_count(parameters, o.name) if CLASSIFICATION in parameters else 0
+        found[o.name] = RequestedOutput(o.name, binary, parameters, classes)
     return tuple(found.values())
 
 
@@ -343,6 +341,8 @@ def encode_infer(response: InferResponse, request: InferRequest) -> tuple[bytes,
     that `response` leaves open are the request's. Raises InvalidInput for an output that does not exist
     or cannot be had as JSON, ModelError for one that cannot be sent at all.
     """
+    if request.outputs is not None:
+        response = classified(response, request)
     outputs = response.outputs
     model = response.model_name or request.model_name
     version = response.model_version or request.model_version

@@ -80,7 +80,7 @@ TABLE: Final[Mapping[str, tuple[str, str]]] = {
     "runtime": (NO_EFFECT, "the framework installed here runs the model"),
     "cc_model_filenames": (NO_EFFECT, "one file serves every device"),
     "input.format": (NO_EFFECT, "tells of a layout; nothing is transposed, at Triton neither"),
-    "output.label_filename": (NO_EFFECT, "the classification extension is not served"),
+    "output.label_filename": (NO_EFFECT, "classes are told by their index"),
     "optimization": (NO_EFFECT, "the framework decides on its own optimizations"),
     "response_cache": (NO_EFFECT, "answers are not cached"),
     "model_warmup": (NO_EFFECT, "a model is ready when it has answered a request"),

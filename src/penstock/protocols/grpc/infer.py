@@ -14,6 +14,7 @@ import numpy as np
 
 from penstock.errors import InvalidInput, ModelError, Unsupported
 from penstock.protocols.binary_tensors import from_binary, to_binary
+from penstock.protocols.classification import class_count, classified
 from penstock.protocols.datatypes import count_of, datatype, datatype_of
 from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse, parse
 from penstock.protocols.grpc.wire import varint
@@ -95,10 +96,7 @@ def decode_infer(
             inputs[name] = from_binary(name, kind, shape, memoryview(raw[i - shared]))
         else:
             inputs[name] = _typed(name, kind, shape, tensor.contents)
-    outputs = tuple(
-        RequestedOutput(o.name, None, parameters_of(o.parameters) if o.parameters else {})
-        for o in request.outputs
-    )
+    outputs = tuple(_requested(o) for o in request.outputs)
     for o in outputs:
         if "shared_memory_region" in o.parameters:
             expected(memory, o.parameters, f"output '{o.name}'")
@@ -114,6 +112,13 @@ def decode_infer(
         bool(raw) or shared > 0,
         memory,
     )
+
+
+def _requested(output: Any) -> RequestedOutput:
+    if not output.parameters:
+        return RequestedOutput(output.name)
+    parameters = parameters_of(output.parameters)
+    return RequestedOutput(output.name, None, parameters, class_count(parameters, output.name))
 
 
 def _check_count(tensors: Any, raw: int) -> None:
@@ -176,6 +181,8 @@ def encode_infer(response: InferResponse, request: InferRequest) -> list[Buffer]
     """
     model = response.model_name or request.model_name
     version = response.model_version or request.model_version
+    if request.outputs is not None:
+        response = classified(response, request)
     outputs = response.outputs
     declared = response.datatypes
     shared: dict[str, Place] = {}
@@ -188,11 +195,6 @@ def encode_infer(response: InferResponse, request: InferRequest) -> list[Buffer]
                 raise InvalidInput(
                     f"unexpected inference output '{o.name}' for model '{model}'.",
                     hint=f"Its outputs are {', '.join(repr(n) for n in outputs)}.",
-                )
-            if o.parameters.get("classification"):
-                raise Unsupported(
-                    f"output '{o.name}' is requested as a classification, which is not served.",
-                    hint="Ask for the output itself.",
                 )
             where = place(o.parameters, o.name) if o.parameters else None
             if where is not None:
