@@ -131,3 +131,21 @@ class Finds:
 
 def _text(x):
     return x.decode() if isinstance(x, bytes) else str(x)
+
+
+class Numpys:
+    """Says what it says with numpy's numbers."""
+
+    def transform_input(self, X, names):
+        return X
+
+    predict = transform_input
+
+    def tags(self):
+        return {"f": np.float32(0.5), "l": np.array([1, 2])}
+
+    def metrics(self):
+        return [
+            {"type": "GAUGE", "key": "level", "value": np.float32(2.0)},
+            {"type": "GAUGE", "key": "nan", "value": np.float32("nan")},
+        ]

@@ -202,3 +202,23 @@ class Described:
 
     def init_metadata(self):
         return {"name": "mine", self.what: 3}
+
+
+class Numpy:
+    """Numbers of numpy's wherever Python's are expected."""
+
+    def predict(self, X, names):
+        return {"a": np.float32(1.5), "b": np.array([1, 2]), "c": {"d": np.bool_(True)}}
+
+    def transform_input(self, X, names):
+        return X
+
+    def tags(self):
+        return {"f": np.float32(0.5), "i": np.int64(3), "l": np.array([1.0, 2.0])}
+
+    def metrics(self):
+        return [
+            {"type": "GAUGE", "key": "level", "value": np.float32(2.0)},
+            {"type": "GAUGE", "key": "nan", "value": float("nan")},
+            {"type": "TIMER", "key": "inf", "value": float("inf")},
+        ]

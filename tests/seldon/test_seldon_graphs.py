@@ -340,3 +340,12 @@ async def test_a_simple_model_answers_in_the_kind_it_is_asked_in(tmp_path: Path,
         assert set(answer.json()["data"]) == {"names", kind}
         answer = await d.predict({"strData": "x"})
         assert answer.json()["data"]["tensor"]["values"] == [0.1, 0.9, 0.5]
+
+
+async def test_numpys_numbers_go_along_between_nodes(tmp_path: Path) -> None:
+    """Tags and metrics go beside the binary tensors."""
+    units = [node(name, type_, "Numpys") for name, type_ in (("a", "TRANSFORMER"), ("b", "MODEL"))]
+    async with deployed(tmp_path, deployment({**units[0], "children": [units[1]]})) as d:
+        answer = await d.rows([1.0])
+    assert answer["meta"]["tags"] == {"f": 0.5, "l": [1, 2]}
+    assert [m["key"] for m in answer["meta"]["metrics"]] == ["level", "level"]

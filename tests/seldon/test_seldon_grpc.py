@@ -373,3 +373,19 @@ async def test_metadata_of_a_graph_and_its_nodes(tmp_path: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await call(c, "Seldon/ModelMetadata", asked, seldon="dep")
             assert failed.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_numbers_of_numpys_are_numbers_over_grpc(tmp_path: Path) -> None:
+    """In JSON, tags and metrics; a metric that is no number is left out."""
+    async with (
+        model_process(tmp_path, {"m": unit("Numpy")}) as (_, client, port),
+        channel(port) as c,
+    ):
+        for service, method in (("Seldon", "Predict"), ("Transformer", "TransformInput")):
+            answer = await call(c, f"{service}/{method}", rows([1.0]))
+            tags = seldon.from_proto(answer).meta["tags"]
+            assert tags == {"f": 0.5, "i": 3, "l": [1.0, 2.0]}
+            assert [(m.key, m.value) for m in answer.meta.metrics] == [("level", 2.0)]
+            if method == "Predict":
+                found = seldon.from_proto(answer).value
+                assert found == {"a": 1.5, "b": [1, 2], "c": {"d": True}}

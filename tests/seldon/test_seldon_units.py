@@ -374,3 +374,11 @@ def test_model_name_is_a_file_with_a_class_of_its_name(tmp_path: Path) -> None:
     (tmp_path / ".s2i").mkdir()
     (tmp_path / ".s2i" / "environment").write_text("MODEL_NAME=MyModel\nSERVICE_TYPE=MODEL\n")
     assert load(tmp_path, LoadOptions("m")).verbs == {"predict"}
+
+
+async def test_numbers_of_numpys_are_numbers(tmp_path: Path) -> None:
+    async with unit(tmp_path, "Numpy") as s:
+        answer = (await s.client.post("/predict", json=ROWS)).json()
+    assert answer["jsonData"] == {"a": 1.5, "b": [1, 2], "c": {"d": True}}
+    assert answer["meta"]["tags"] == {"f": 0.5, "i": 3, "l": [1.0, 2.0]}
+    assert [m["key"] for m in answer["meta"]["metrics"]] == ["level"]

@@ -136,6 +136,17 @@ def _metric(kind: str) -> Callable[..., dict[str, Any]]:
     return create
 
 
+def plain(value: Any) -> Any:
+    """A value with Python's numbers and lists where it has numpy's."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    return value
+
+
 def offer_seldon_core() -> None:
     """Make `import seldon_core` work where the package is not installed. No-op otherwise."""
     if "seldon_core" in sys.modules or importlib.util.find_spec("seldon_core") is not None:

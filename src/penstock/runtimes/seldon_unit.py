@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +39,7 @@ from penstock.runtimes.seldon_classes import (
     METRIC_TAGS,
     Method,
     implements,
+    plain,
 )
 from penstock.runtimes.seldon_errors import failure_in, not_there, own_error
 
@@ -296,7 +298,8 @@ class SeldonUnit(UnitRuntime):
             tags |= given
         if _is_response(result) and result.tags:
             tags |= result.tags
-        return tags
+        plain_tags: dict[str, Any] = self._called("tags", partial(plain, tags))
+        return plain_tags
 
     def _metrics(self, result: Any, method: str) -> Sequence[Mapping[str, Any]]:
         found: list[Any] = list(result.metrics or ()) if _is_response(result) else []
@@ -312,8 +315,11 @@ class SeldonUnit(UnitRuntime):
                 f"model '{self._name}' answered {len(found)} metrics; {_MOST_METRICS} are possible."
             )
         return [
-            {**m, "tags": {**m["tags"], "method": method}} if m.get("tags") else dict(m)
+            {**m, "value": plain(m["value"])}
+            | ({"tags": {**m["tags"], "method": method}} if m.get("tags") else {})
             for m in found
+            # What is no number is not worth an answer.
+            if isfinite(m["value"])
         ]
 
     def _check_metric(self, metric: Any) -> None:

@@ -28,10 +28,11 @@ from penstock.protocols.seldon_message import (
     ARRAY_KINDS,
     Feedback,
     SeldonMessage,
+    decode_object,
     feedback_of,
     message_of,
 )
-from penstock.protocols.v1 import rows_of_json
+from penstock.protocols.v1 import encode_result, rows_of_json
 
 PACKAGE: Final = "seldon.protos"
 PREFIX: Final = f"/{PACKAGE}."
@@ -333,8 +334,9 @@ def to_proto(message: SeldonMessage) -> Any:
         elif message.kind == "strData":
             proto.strData = message.value
         elif message.kind == "jsonData":
-            ParseDict(message.value, proto.jsonData)
-    except (TypeError, ValueError) as exc:
+            # By way of JSON, which knows numpy's numbers.
+            ParseDict(decode_object(encode_result({"": message.value}))[""], proto.jsonData)
+    except (ParseError, TypeError, ValueError) as exc:
         raise ModelError(f"the answer cannot be written as protobuf: {exc}") from exc
     return proto
 
