@@ -9,6 +9,7 @@ import yaml
 from graph_world import GraphWorld, service, world
 
 from penstock import dialects
+from penstock.backends.base import Phase
 from penstock.domain.graph import Graph
 from penstock.domain.graph_reliance import answers_without
 from penstock.store.base import Key, Kind
@@ -154,6 +155,36 @@ def test_more_ways_than_can_be_looked_at_need_everything() -> None:
     many = pipeline(f"{{steps: [{steps}, {{name: b}}], output: {{from: [b]}}}}")
     assert not without(many, "s1")
     assert without(many, "other")
+
+
+async def test_a_graph_is_ready_while_a_services_revision_before_serves(world: GraphWorld) -> None:
+    """What a service was asked for last may fail: the graph's requests do not see that."""
+    pipeline_kind = {"apiVersion": "penstock.dev/v1alpha1", "kind": "Pipeline"}
+    spec = {"steps": [{"name": "a"}]}
+    manifest = {
+        **pipeline_kind,
+        "metadata": {"name": "chain", "namespace": "default"},
+        "spec": spec,
+    }
+    await world.apply(service("a"))
+    await world.apply(manifest)
+    assert (await world.ready())["status"] == "True"
+    behaves = Phase.STARTING
+    world.backend.behave = lambda replica_id, process: behaves
+    changed = service("a")
+    changed["spec"]["predictor"]["sklearn"]["storageUri"] = "models/other"
+    await world.apply(changed)
+    condition = await world.ready()
+    assert (condition["status"], condition.get("message", "")) == ("True", "")
+    behaves = Phase.FAILED
+    changed["spec"]["predictor"]["sklearn"]["storageUri"] = "models/third"
+    await world.apply(changed)
+    condition = await world.ready()
+    assert (condition["status"], condition["reason"]) == ("True", "ServicesNotUpToDate")
+    assert condition["message"].startswith("a is not as it was asked for: a-00003 is not ready: ")
+    await world.delete(changed)
+    await world.apply(changed)
+    assert (await world.ready())["status"] == "False"
 
 
 async def test_ready_says_what_requests_are_answered_without(world: GraphWorld) -> None:

@@ -7,7 +7,7 @@ changes, and when that of a service or graph changes that it names (their status
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock import dialects
 from penstock.control.assemblies import Assemblies
@@ -39,6 +39,20 @@ from penstock.store.base import Kind, Object, Store
 
 #: Steps that are not Ready and are named in a message.
 NAMED = 5
+#: Reasons of Ready. What is behind serves, but not what it was asked for last.
+MISSING, STARTING, BEHIND = "ServiceMissing", "Starting", "ServicesNotUpToDate"
+
+
+class _Lack(NamedTuple):
+    """What is not as it should be of a service that a graph names: why, and a sentence."""
+
+    reason: str
+    said: str
+
+
+def _several(said: list[str]) -> str:
+    more = f"; and {len(said) - NAMED} more" if len(said) > NAMED else ""
+    return "; ".join(said[:NAMED]) + more
 
 
 class GraphController:
@@ -165,41 +179,58 @@ class GraphController:
 
     def _judge(self, graph: Graph | Experiment) -> tuple[Truth, str, str]:
         """Ready, and which of the services it names is not."""
-        not_ready: list[str] = []
-        gone: set[ServiceKey] = set()
-        unknown = missing = False
-        for namespace, name in (*graph.services(), *graph.graphs(), *_explaining(graph)):
-            shown = name if namespace == graph.namespace else f"{namespace}/{name}"
-            found = self._manifests.get((namespace, name))
-            if found is None:
-                missing = True
-                gone.add((namespace, name))
-                not_ready.append(f"{shown} does not exist")
-                continue
-            if isinstance(graph, Experiment) and _dialect(found[1]).is_graph != graph.of_graphs:
-                one, other = ("model", "pipeline") if graph.of_graphs else ("pipeline", "model")
-                not_ready.append(f"{shown} is a {one}; resourceType says {other}")
-                continue
-            conditions = conditions_of(found[1].get("status") or {})
-            ready = next((c for c in conditions if c.type == "Ready"), None)
-            if ready is None or ready.status is Truth.UNKNOWN:
-                unknown = True
-                gone.add((namespace, name))
-                not_ready.append(f"{shown} is not ready yet")
-            elif ready.status is Truth.FALSE:
-                gone.add((namespace, name))
-                why = one_line(ready.message or ready.reason).removesuffix(".")
-                not_ready.append(f"{shown} is not ready: {why}" if why else f"{shown} is not ready")
-        if not not_ready:
-            return Truth.TRUE, "", ""
-        more = f"; and {len(not_ready) - NAMED} more" if len(not_ready) > NAMED else ""
-        message = "; ".join(not_ready[:NAMED]) + more
-        if isinstance(graph, Graph) and answers_without(graph, gone):
+        named = (*graph.services(), *graph.graphs(), *_explaining(graph))
+        found = {key: lack for key in named if (lack := self._lack(graph, key)) is not None}
+        gone = {key: lack for key, lack in found.items() if lack.reason != BEHIND}
+        if not gone:
+            said = _several([lack.said for lack in found.values() if lack.said])
+            return Truth.TRUE, BEHIND if said else "", said
+        message = _several([lack.said for lack in gone.values()])
+        if (
+            isinstance(graph, Graph)
+            and not gone.keys() & set(_explaining(graph))
+            and answers_without(graph, gone)
+        ):
             return Truth.TRUE, "AnswersWithout", f"Requests are answered without: {message}"
-        if missing:
-            return Truth.FALSE, "ServiceMissing", message
-        only_starting = unknown and all(n.endswith("is not ready yet") for n in not_ready)
-        return (Truth.UNKNOWN if only_starting else Truth.FALSE), "ServicesNotReady", message
+        reasons = {lack.reason for lack in gone.values()}
+        if MISSING in reasons:
+            return Truth.FALSE, MISSING, message
+        ready = Truth.UNKNOWN if reasons == {STARTING} else Truth.FALSE
+        return ready, "ServicesNotReady", message
+
+    def _lack(self, graph: Graph | Experiment, key: ServiceKey) -> _Lack | None:
+        """What is not as it should be of a service or graph that is named; None when it is Ready."""
+        shown = key[1] if key[0] == graph.namespace else f"{key[0]}/{key[1]}"
+        found = self._manifests.get(key)
+        if found is None:
+            return _Lack(MISSING, f"{shown} does not exist")
+        if isinstance(graph, Experiment) and _dialect(found[1]).is_graph != graph.of_graphs:
+            one, other = ("model", "pipeline") if graph.of_graphs else ("pipeline", "model")
+            return _Lack("", f"{shown} is a {one}; resourceType says {other}")
+        conditions = conditions_of(found[1].get("status") or {})
+        ready = next((c for c in conditions if c.type == "Ready"), None)
+        if ready is not None and ready.status is Truth.TRUE:
+            return None
+        serves = self._serves(key)
+        if ready is None or ready.status is Truth.UNKNOWN:
+            return _Lack(BEHIND, "") if serves else _Lack(STARTING, f"{shown} is not ready yet")
+        why = one_line(ready.message or ready.reason).removesuffix(".")
+        said = "is not as it was asked for" if serves else "is not ready"
+        return _Lack(BEHIND if serves else "", f"{shown} {said}{': ' if why else ''}{why}")
+
+    def _serves(self, key: ServiceKey) -> bool:
+        """Whether a service answers for all that it is not Ready: its revision before has replicas."""
+        route = self._routes.get(f"{key[0]}/{key[1]}")
+        if route is None or route.graph is not None or route.experiment is not None:
+            return False
+        entry = self._routes.get(f"{route.key}/{route.entry}") if route.entry else route
+        return all(
+            r is not None
+            and not r.message
+            and any(t.weight for t in r.targets)
+            and all(t.replicas for t in r.targets if t.weight)
+            for r in (route, entry)
+        )
 
     def _unfit(self, graph: Graph | Experiment) -> str:
         """Which steps cannot work with the models that they name; asks those that are not known yet."""
@@ -207,9 +238,7 @@ class GraphController:
             return ""
         self._tensors.ask(graph.services())
         found = mismatches(graph, self._tensors.of(graph.services()))
-        said = [f"{p.step or 'output'}: {p.message}" for p in found]
-        more = [f"and {len(said) - NAMED} more"] if len(said) > NAMED else []
-        return "; ".join((*said[:NAMED], *more))
+        return _several([f"{p.step or 'output'}: {p.message}" for p in found])
 
     async def problems(self, manifest: Object) -> list[FieldProblem]:
         """What is wrong with a new manifest of a graph, by the models that run now."""
