@@ -261,6 +261,43 @@ class Two(penstock.Model):
     assert len(set(asked[second + 1 :])) == 1
 
 
+async def test_an_explanation_begins_anew_when_its_revision_is_replaced(
+    tmp_path: Path, models: Path
+) -> None:
+    """Half of the questions to one model and half to another would explain neither."""
+    code = f"""
+import numpy as np, penstock
+
+class Two(penstock.Model):
+    inputs = [("x", "FP64", (-1, 4))]
+    asked = 0
+
+    def predict(self, payload, headers=None, response_headers=None):
+        Two.asked += 1
+        revision = "m-1" if Two.asked <= 3 else "m-2"
+        with open({str(tmp_path / "asked")!r}, "a") as file:
+            print(revision, headers.get("x-penstock-prefer"), file=file)
+        response_headers["x-penstock-revision"] = revision
+        x = payload.as_numpy()
+        return {{"y": (x[:, 2] > (2 if revision == "m-1" else 5)).astype(np.int64)}}
+"""
+    folder = tmp_path / "two"
+    folder.mkdir()
+    (folder / "model.py").write_text(code)
+    async with chain(
+        tmp_path, ("custom", folder), ("explainer", models / "iris"), type="AnchorTabular"
+    ) as (_, front):
+        rows = {"instances": [ROW, ROW]}
+        body = (await front.v1(rows, "explain")).json()
+    asked = [tuple(line.split()) for line in (tmp_path / "asked").read_text().splitlines()]
+    first, second = (e["data"] for e in body["explanations"])
+    assert first["anchor"] == second["anchor"] == ["petal length (cm) > 5.10"]
+    # The first is made of the newer revision's answers only, and another may be chosen for it.
+    new = asked.index(("m-2", "m-1")) + 1
+    assert asked[new] == ("m-2", "*")
+    assert len(asked) - new == first["predictor_calls"] + second["predictor_calls"]
+
+
 async def test_requests_at_once_get_their_own_answers(tmp_path: Path, models: Path) -> None:
     async with iris(tmp_path, models, "Counterfactuals") as (_, front):
         rows = IRIS.data[::15].tolist()
@@ -309,6 +346,7 @@ def test_no_instance_is_anything_but_explained_or_refused(
         ({"instances": [[ROW, ROW[:2]]]}, "ragged"),
         ({"instances": [[1, 2, 3, None]]}, "row of numbers|NaN"),
         ({"instances": [ROW] * 65}, "64"),
+        ({"instances": [[10**400, 1, 1, 1]]}, "row of numbers"),
     ],
 )
 async def test_bad_instances(tmp_path: Path, models: Path, body: Any, said: str) -> None:
@@ -352,6 +390,7 @@ async def test_a_predictor_that_is_gone(tmp_path: Path, models: Path) -> None:
         ("x[:, 0] * 1.1", 400, "no classes"),
         ("np.zeros((len(x), 2, 2))", 500, "shape"),
         ("(_ for _ in ()).throw(ValueError('secret'))", 500, "ValueError"),
+        ("np.array(['a'] * len(x)) if len(x) > 1 else np.zeros(1, int)", 500, "texts and numbers"),
     ],
 )
 async def test_a_predictor_that_answers_another_shape(

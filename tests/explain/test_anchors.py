@@ -12,6 +12,7 @@ import pytest
 from explained import coverage, iris, precision
 
 from penstock.errors import InvalidInput, ModelError
+from penstock.explain import anchors
 from penstock.explain.anchors import Settings
 from penstock.explain.anchors_images import AnchorImages
 from penstock.explain.anchors_tabular import AnchorTabular
@@ -525,3 +526,29 @@ def test_an_image_of_noughts_and_ones_has_means_between() -> None:
 def test_an_image_too_large_to_be_asked_for_hundreds_of_times_is_refused() -> None:
     with pytest.raises(InvalidInput, match="12000000"):
         AnchorImages().explain(np.zeros((4000, 4000), dtype=np.uint8), bright_corner)
+
+
+def test_large_images_are_asked_for_fewer_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many bytes of pictures in all: a coin's answer to a large one is given up, and says so."""
+    monkeypatch.setattr(anchors, "_MOST_BYTES", 2 * 1024**2)
+    random = np.random.default_rng(0)
+    asked = 0
+
+    def coin(images: np.ndarray) -> np.ndarray:
+        nonlocal asked
+        asked += len(images)
+        return random.integers(0, 2, len(images))
+
+    found = AnchorImages(segmentation="grid", segments=9).explain(np.zeros((16, 16)), coin).data
+    assert not found["threshold_met"]
+    assert asked < 1500
+
+
+def test_only_large_rows_are_asked_for_fewer_times() -> None:
+    assert Settings().within(1000) == Settings()
+    assert Settings().within(10**9).max_samples == 1000
+
+
+def test_a_text_of_two_parts_is_not_half_explained() -> None:
+    with pytest.raises(InvalidInput, match="2 values"):
+        AnchorText().explain(np.array(["a", "b"], dtype=object), mood)

@@ -13,7 +13,7 @@ would be cheaper, but the candidate was chosen because of them, and the bound wo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -29,6 +29,9 @@ Conditions: TypeAlias = tuple[int, ...]
 _SLACK: Final = 0.05
 #: Rows that are drawn and asked for at a time: long texts in numbers are large.
 _TOGETHER: Final = 5_000
+#: Bytes of rows that an explanation asks for in all, unless that would be too few rows to tell anything.
+_MOST_BYTES: Final = 2 * 1024**3
+_LEAST_ROWS: Final = 1_000
 
 
 class Space(Protocol):
@@ -72,6 +75,15 @@ class Settings:
     #: The first anchor that is found will do, though a larger one may cover more.
     stop_on_first: bool = False
     seed: int = 0
+
+    def within(self, row_bytes: int) -> Settings:
+        """The same for rows of so many bytes: with large ones, no more than can be sent in a while."""
+        affordable = max(_LEAST_ROWS, _MOST_BYTES // max(1, row_bytes))
+        if affordable >= self.max_samples:
+            return self
+        # A batch is a small part of what there is, or the first decisions would take it all.
+        batch = min(self.batch, max(10, affordable // 50))
+        return replace(self, max_samples=affordable, batch=batch)
 
     @property
     def reported(self) -> Mapping[str, Any]:

@@ -172,7 +172,7 @@ class AnchorImages(Explainer):
         random = np.random.default_rng(self.settings.seed)
         held = random.random((count, self.settings.coverage_samples)) >= self.sample_prob
         space = PatchSpace(count, random, self.sample_prob, held)
-        anchor = search(space, same, self.settings)
+        anchor = search(space, same, self.settings.within(image.nbytes))
         shown = np.isin(patches, anchor.conditions)
         return Explanation(
             self.kind,

@@ -142,7 +142,10 @@ class AnchorText(Explainer):
         return TextSpace(gaps, words, random, self.sample_prob, choices, held)
 
     def explain(self, instance: Array, ask: Ask) -> Explanation:
-        text = plain(np.asarray(instance, dtype=object).reshape(-1)[0]) if np.size(instance) else ""
+        given = np.asarray(instance, dtype=object).reshape(-1)
+        if len(given) != 1:
+            raise InvalidInput(f"an instance is one text; this one has {len(given)} values")
+        text = plain(given[0])
         if not isinstance(text, str):
             raise InvalidInput(f"an instance is a text; this one is a {type(text).__name__}")
         space = self.space(text)
@@ -156,7 +159,7 @@ class AnchorText(Explainer):
             parts = (picks[i : i + chunk] for i in range(0, len(picks), chunk))
             return np.concatenate([model.same(space.texts(part), label) for part in parts])
 
-        anchor = search(space, same, self.settings)
+        anchor = search(space, same, self.settings.within(len(text.encode("utf-8", "replace"))))
         at = np.cumsum(
             [0] + [len(g) + len(w) for g, w in zip(space.gaps, space.words, strict=False)]
         )

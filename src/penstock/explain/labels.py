@@ -28,15 +28,21 @@ class Labelled:
         self._output = output
         #: `output` was read off an answer; nobody said it.
         self._guessed = False
+        #: Whether labels are texts, once there was an answer.
+        self._texts: bool | None = None
         self.rows = 0
         self.calls = 0
 
     def labels(self, rows: Array) -> Array:
         """A label per row, 1-D: class indices where the model answers a number per class."""
         answer = self.raw(rows)
-        if self._output == "auto":
-            self._output = kind_of(answer)
-            self._guessed = True
+        texts = answer.dtype.kind in "OSU"
+        if self._texts is None:
+            self._texts = texts
+            if self._output == "auto":
+                self._output, self._guessed = kind_of(answer), True
+        elif texts != self._texts:
+            raise ModelError("the model answered texts and numbers as labels")
         elif self._guessed and self._output == "label" and answer.ndim == 1:
             kind_of(
                 answer

@@ -235,7 +235,8 @@ class Forward:
             why = f"{service.key} did not answer within {self.plan.timeout_s:g} s."
         # Where the caller set a shorter one, the service's is of no use to it.
         own = self.plan.timeout_s >= service.route.timeout_s
-        hint = "spec.predictor.timeout raises the limit." if own else None
+        role = service.key.split("/")[2:] or ("predictor",)  # NAMESPACE/NAME, and a component's role
+        hint = f"spec.{role[0]}.timeout raises the limit." if own else None
         self.fail(DeadlineExceeded(why, hint=hint))
 
     def service_gone(self) -> None:

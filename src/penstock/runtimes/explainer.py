@@ -28,6 +28,7 @@ from penstock.errors import (
     LoadError,
     ModelError,
     PenstockError,
+    Unavailable,
 )
 from penstock.explain.base import Array, Explainer, Explanation
 from penstock.explain.registry import build
@@ -55,6 +56,8 @@ PLATFORM: Final = "penstock_explainer"
 MAX_INSTANCES: Final = 64
 #: Explanations at a time; the others wait, as requests do.
 _THREADS: Final = 2
+#: Times that an explanation is begun, as revisions come and go.
+_ATTEMPTS: Final = 3
 #: Bytes of rows in one question to the predictor, and rows.
 _ASK_BYTES: Final = 4 * 1024 * 1024
 _ASK_ROWS: Final = 20_000
@@ -91,9 +94,10 @@ class ExplainerRuntime(PayloadRuntime):
         instances = _instances(payload, self._explainer.takes)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, "explain")
-        question = _Question(self._predictor, context.headers, self._output)
         # What is explained is one revision, however the predictor's requests are divided.
-        with passing.Passage(passing.told(context.headers), stays=True).entered():
+        passage = passing.Passage(passing.told(context.headers), stays=True)
+        question = _Question(self._predictor, context.headers, self._output, passage)
+        with passage.entered():
             work = self._threads.submit(copy_context().run, self._explain, instances, question)
         try:
             found = await asyncio.wrap_future(work)
@@ -106,12 +110,8 @@ class ExplainerRuntime(PayloadRuntime):
         return RawReply(v1.encode_result(_body(found)))
 
     def _explain(self, instances: Sequence[Array], question: _Question) -> list[Explanation]:
-        found: list[Explanation] = []
         try:
-            for instance in instances:
-                question.check()  # what looks into the model asks nothing in between
-                found.append(self._explainer.explain(instance, question))
-            return found
+            return [self._of_one_revision(i, question) for i in instances]
         except PenstockError:
             raise
         except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as e:
@@ -121,27 +121,58 @@ class ExplainerRuntime(PayloadRuntime):
                 hint="Its log has the traceback.",
             ) from e
 
+    def _of_one_revision(self, instance: Array, question: _Question) -> Explanation:
+        """Explain an instance; once more when the predictor's revision was replaced in the middle."""
+        for _ in range(_ATTEMPTS):
+            question.check()  # what looks into the model asks nothing in between
+            question.begin()
+            try:
+                return self._explainer.explain(instance, question)
+            except _Replaced:
+                log.info("%s begins anew: its revision was replaced", self._explainer.kind)
+        raise Unavailable(
+            "The predictor's revisions change faster than they can be explained.",
+            hint="Try again when the roll-out is done.",
+        )
+
     async def stop(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
         self._predictor.close()
 
 
+class _Replaced(Exception):
+    """Another revision answered than the one that is explained, which is gone."""
+
+
 class _Question:
     """One request's way to the predictor: `Ask`, from the explanation's thread."""
 
     def __init__(
-        self, predictor: Predictor, headers: Mapping[str, str], output: str | None
+        self,
+        predictor: Predictor,
+        headers: Mapping[str, str],
+        output: str | None,
+        passage: passing.Passage,
     ) -> None:
         self._predictor = predictor
         self._headers = headers
         self._output = output
+        self._passage = passage
+        self._revision = ""
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
         self._specs: tuple[TensorSpec, ...] | None = None
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def begin(self) -> None:
+        """Forget the revision that was asked; without a word of it in the request, another may be chosen."""
+        if self._passage.answered != self._revision:
+            self._passage.anew()
+            self._specs = None
+        self._revision = ""
 
     def check(self) -> None:
         """DeadlineExceeded when nobody waits for the explanation any more."""
@@ -161,6 +192,10 @@ class _Question:
     def _part(self, rows: Array) -> Array:
         request = InferRequest(to_inputs(rows, self._specs or ()))
         answer: InferResponse = self._wait(self._predictor.infer(request, self._headers))
+        revision = self._passage.answered
+        if revision and self._revision and revision != self._revision:
+            raise _Replaced
+        self._revision = revision
         return _chosen(answer.outputs, self._output)
 
     def _wait(self, coroutine: Any) -> Any:

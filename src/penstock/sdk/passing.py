@@ -22,21 +22,28 @@ _passage: ContextVar[Passage | None] = ContextVar("penstock_passage", default=No
 class Passage:
     """One request through a component."""
 
-    __slots__ = ("answered", "stays", "wanted")
+    __slots__ = ("_told", "answered", "stays", "wanted")
 
     def __init__(self, wanted: Mapping[str, str], *, stays: bool = False) -> None:
         #: All questions shall go to the revision that answers the first.
         self.stays = stays
+        self._told = dict(wanted)
         #: Fields for the predictor's gateway.
-        self.wanted = dict(wanted) or ({PREFER: ANY} if stays else {})
+        self.wanted: dict[str, str] = {}
         #: The revision that answered last.
         self.answered = ""
+        self.anew()
 
     def heard(self, revision: str) -> None:
         """The predictor answered."""
         self.answered = revision
         if self.stays and revision and self.wanted.get(PREFER) == ANY:
             self.wanted[PREFER] = revision
+
+    def anew(self) -> None:
+        """Ask as if nothing had been answered: the revision that did is gone."""
+        self.answered = ""
+        self.wanted = dict(self._told) or ({PREFER: ANY} if self.stays else {})
 
     @contextmanager
     def entered(self) -> Iterator[None]:
