@@ -112,13 +112,13 @@ def plan(head: RequestHead, table: Table) -> Plan:
         if service.route.experiment is not None and (role or tag):
             # A component or a revision is the service's own, whoever has its requests.
             service = table.by_key(f"{parts[2]}/{name}") or service
-        return _make(head, service, path, table, tag, role)
+        return make(head, service, path, table, tag, role)
     named = head.get(b"seldon-model")
     if named is not None:
-        return _make(head, by_header(named, table, namespace_of(head)), path, table)
+        return make(head, by_header(named, table, namespace_of(head)), path, table)
     service, tag = by_host(head, table)
     if service is not None:
-        return _make(head, service, path, table, tag)
+        return make(head, service, path, table, tag)
     name = model_in(path)
     if name:
         namespace = namespace_of(head)
@@ -126,7 +126,7 @@ def plan(head: RequestHead, table: Table) -> Plan:
         if path.startswith(_PIPELINES) and service is not None and service.graph is None:
             raise NotFound(f"There is no pipeline {name} in namespace {namespace}.")
         if service is not None:
-            return _make(head, service, path, table)
+            return make(head, service, path, table)
         if path.rstrip("/") != "/v2/models/stats":  # of all; a model of that name comes first
             raise NotFound(
                 f"Model with name {name} does not exist.",
@@ -248,7 +248,7 @@ def _named_by(first: str, second: str, table: Table) -> Service | None:
     return service
 
 
-def _make(
+def make(
     head: RequestHead,
     named: Service,
     path: str,
@@ -258,7 +258,10 @@ def _make(
     *,
     plain: bool = False,
 ) -> Plan:
-    """`plain`: for a process, whatever the gateway answers of it by itself."""
+    """The plan for a head, when it is known which service is meant.
+
+    `plain`: for a process, whatever the gateway answers of it by itself.
+    """
     if path == "/v2/logging" and head.method == "POST":
         # One replica would change, and the others not.
         raise Unsupported(
@@ -295,20 +298,6 @@ def _make(
         wanted=choice.wanted,
         soft=choice.soft,
     )
-
-
-def make(
-    head: RequestHead,
-    service: Service,
-    path: str,
-    table: Table,
-    tag: str = "",
-    role: str = "",
-    *,
-    plain: bool = False,
-) -> Plan:
-    """The plan for a head, when it is known already which service is meant."""
-    return _make(head, service, path, table, tag, role, plain=plain)
 
 
 def _verb(path: str, service: Service, table: Table, tag: str, role: str) -> str:
