@@ -301,6 +301,7 @@ async def test_a_pipeline_and_an_experiment_are_called_as_seldon_calls_them(fron
         ("trial.experiment", 200),
         ("m1.pipeline", 404),
     ]
+    assert results[0]["route"] == ":m0_1:"
 
 
 async def test_one_revision_is_asked_beside_another(front, stand_in):

@@ -92,6 +92,7 @@ def test_one_models_answer_that_cannot_be_read_is_that_models_alone() -> None:
             "status": 200,
             "outputs": [tensor],
             "revision": "b-00001",
+            "route": ":b_1:",
             "trace": {"ms": 1},
         },
         {"model": "c", "status": 200, "answer": {"any": "thing"}},
@@ -100,7 +101,8 @@ def test_one_models_answer_that_cannot_be_read_is_that_models_alone() -> None:
     bad, good, other, refused = query_results(json.dumps({"results": results}).encode())
     assert not bad.ok
     assert "y" in bad.error
-    assert (good.ok, good.revision, good.trace) == (True, "b-00001", {"ms": 1})
+    assert (good.ok, good.revision, good.route) == (True, "b-00001", ":b_1:")
+    assert good.trace == {"ms": 1}
     assert (other.ok, other.answer) == (True, {"any": "thing"})
     assert json.loads(refused.error) == [{"msg": "no"}]
 

@@ -45,6 +45,8 @@ PARTS: Final = 10
 #: Bytes that all answers together may have.
 MOST_BYTES: Final = 256 * 1024 * 1024
 
+#: Which candidate of an experiment answered.
+ROUTE: Final = b"x-seldon-route"
 #: A service, as Seldon's clients call it, too (`NAME.pipeline`), and one revision of it (`NAME@latest`).
 _NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,252})(@[A-Za-z0-9][A-Za-z0-9-]{0,127})?")
 #: Fields of the client's that mean this question, not those that it becomes.
@@ -55,7 +57,9 @@ _OWN: Final = HOP_BY_HOP | {
 }  # fmt: skip
 #: A client's head within its limits stays so with the lines that it gets here.
 _LIMITS: Final = Limits(max_line=16384, max_head=2 * 65536, max_headers=200)
-_TOLD: Final = (REVISION_HEADER, b"x-penstock-arm", b"x-request-id", b"x-penstock-trace")
+_TOLD: Final = frozenset(
+    (REVISION_HEADER, ROUTE, b"x-penstock-arm", b"x-request-id", b"x-penstock-trace")
+)
 _encode: Final = msgspec.json.encode
 _UNSET: Final = msgspec.UNSET
 
@@ -270,6 +274,8 @@ def _result(name: str, status: int, headers: bytes, body: bytes, seconds: float)
     }
     if (revision := lines.get(REVISION_HEADER)) is not None:
         members.append(b'"revision":%b' % _encode(revision.decode("latin-1")))
+    if (route := lines.get(ROUTE)) is not None:
+        members.append(b'"route":%b' % _encode(route.decode("latin-1")))
     if (arm := lines.get(b"x-penstock-arm")) is not None:
         # By this the answer can be rewarded.
         members.append(b'"arm":%b' % _encode(arm.decode("latin-1")))

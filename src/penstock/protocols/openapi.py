@@ -174,6 +174,7 @@ GATEWAY_SCHEMAS: Final[dict[str, Any]] = {
                 id=_ANY,
                 arm=_TEXT,
                 revision=_TEXT,
+                route=_TEXT,
                 trace=_ANY,
             )
         ),

@@ -38,6 +38,8 @@ class QueryResult:
     arm: str = ""
     #: Which revision answered; empty for a graph.
     revision: str = ""
+    #: Which candidate of an experiment answered, as Seldon says it: `:NAME_1:`, `:NAME.pipeline:`.
+    route: str = ""
     #: What each step of a graph did, where the client's headers ask for it (`x-penstock-trace: 1`).
     trace: Any = None
 
@@ -58,6 +60,7 @@ class _Result(msgspec.Struct):
     id: str = ""
     arm: str = ""
     revision: str = ""
+    route: str = ""
     trace: Any = None
 
 
@@ -138,6 +141,7 @@ def _made(told: _Result) -> QueryResult:
         told.id,
         told.arm,
         told.revision,
+        told.route,
         told.trace,
     )
 
