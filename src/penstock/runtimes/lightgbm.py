@@ -14,7 +14,8 @@ import numpy as np
 from penstock.errors import InvalidInput, LoadError
 from penstock.runtimes import frames
 from penstock.runtimes import inputs as given
-from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
+from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime
+from penstock.runtimes.boosters import BoosterRuntime
 from penstock.runtimes.loading import (
     ARROW_ENV,
     PICKLES,
@@ -38,10 +39,11 @@ _KEYWORDS: Final[Mapping[str, Mapping[str, bool]]] = {
 }
 
 
-class LightgbmRuntime(Runtime):
+class LightgbmRuntime(BoosterRuntime):
     """A booster. Columns may come as one matrix or by name; NaN and null are missing values."""
 
     platform = "lightgbm_booster"
+    datatype = "FP64"
 
     def __init__(self, booster: Any, method: str, threads: int) -> None:
         import lightgbm
@@ -50,15 +52,10 @@ class LightgbmRuntime(Runtime):
         self._method = method
         self._error = lightgbm.basic.LightGBMError
         self._keywords = {**_KEYWORDS[method], "num_threads": max(1, threads)}
-        self._features = int(booster.num_feature())
-        self._names: tuple[str, ...] = tuple(booster.feature_name())
-        self._categories = _categories(booster)
-        self.inputs = self._declared_inputs()
-        self._example = self._made_up()
-        answer = self.predict(self._example, {})[method]
-        self.outputs = (
-            TensorSpec(method, given.datatype_of(answer.dtype), (-1, *answer.shape[1:])),
+        self.declare(
+            int(booster.num_feature()), tuple(booster.feature_name()), _categories(booster)
         )
+        self.declare_output(method)
 
     def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
         x = self._frame(inputs) if self._categories else self._matrix(inputs)
@@ -66,9 +63,6 @@ class LightgbmRuntime(Runtime):
             return {self._method: self._booster.predict(x, **self._keywords)}
         except (self._error, ValueError, TypeError) as e:
             raise InvalidInput(f"The model refused the input: {first_line(e)}") from e
-
-    def example(self) -> Arrays | None:
-        return self._example
 
     def _matrix(self, inputs: Arrays) -> Array:
         x = given.matrix(inputs, self._features, self._names)
@@ -85,21 +79,6 @@ class LightgbmRuntime(Runtime):
             elif x[name].dtype.kind not in "fiub":
                 raise InvalidInput(f"Column {name!r} has text; the model expects numbers.")
         return x
-
-    def _declared_inputs(self) -> tuple[TensorSpec, ...]:
-        if not self._categories:
-            return (TensorSpec("input-0", "FP64", (-1, self._features)),)
-        return tuple(
-            frames.column(n, self._categories[n][0])
-            if n in self._categories
-            else TensorSpec(n, "FP64", (-1,))
-            for n in self._names
-        )
-
-    def _made_up(self) -> dict[str, Array]:
-        if not self._categories:
-            return {"input-0": np.zeros((1, self._features))}
-        return frames.made_up(self._names, self._categories)
 
 
 def load(path: Path, options: LoadOptions) -> Runtime:

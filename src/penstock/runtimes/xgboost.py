@@ -16,7 +16,8 @@ import numpy as np
 from penstock.errors import InvalidInput, LoadError
 from penstock.runtimes import accelerators, frames
 from penstock.runtimes import inputs as given
-from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime, TensorSpec
+from penstock.runtimes.base import Array, Arrays, Framework, LoadOptions, Runtime
+from penstock.runtimes.boosters import BoosterRuntime
 from penstock.runtimes.loading import (
     ARROW_ENV,
     PICKLES,
@@ -40,10 +41,11 @@ _KEYWORDS: Final[Mapping[str, Mapping[str, bool]]] = {
 }
 
 
-class XgboostRuntime(Runtime):
+class XgboostRuntime(BoosterRuntime):
     """A booster. Columns may come as one matrix or by name; NaN and null are missing values."""
 
     platform = "xgboost_booster"
+    datatype = "FP32"
 
     def __init__(self, booster: Any, method: str) -> None:
         import xgboost
@@ -52,20 +54,14 @@ class XgboostRuntime(Runtime):
         self._method = method
         self._error = xgboost.core.XGBoostError
         self._dmatrix = xgboost.DMatrix
-        self._features = int(booster.num_features())
-        self._names: tuple[str, ...] = tuple(booster.feature_names or ())
         self._kinds: tuple[str, ...] = tuple(booster.feature_types or ())
-        self._categories = _categories(booster) if "c" in self._kinds else {}
-        self.inputs = self._declared_inputs()
-        self._example = self._made_up()
+        categories = _categories(booster) if "c" in self._kinds else {}
+        self.declare(int(booster.num_features()), tuple(booster.feature_names or ()), categories)
         self._call: Callable[[Any], Any] = self._through_matrix
         if method in ("predict", "margin") and self._trees():
             self._call = self._in_place
             self.reentrant = True
-        answer = self.predict(self._example, {})[method]
-        self.outputs = (
-            TensorSpec(method, given.datatype_of(answer.dtype), (-1, *answer.shape[1:])),
-        )
+        self.declare_output(method)
 
     def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
         x = self._frame(inputs) if self._categories else self._matrix(inputs)
@@ -73,9 +69,6 @@ class XgboostRuntime(Runtime):
             return {self._method: self._call(x)}
         except (self._error, ValueError) as e:
             raise InvalidInput(f"The model refused the input: {_said(e)}") from e
-
-    def example(self) -> Arrays | None:
-        return self._example
 
     def _matrix(self, inputs: Arrays) -> Array:
         x = given.matrix(inputs, self._features, self._names)
@@ -135,21 +128,6 @@ class XgboostRuntime(Runtime):
         """
         config = json.loads(self._booster.save_config())
         return bool(config["learner"]["gradient_booster"]["name"] == "gbtree")
-
-    def _declared_inputs(self) -> tuple[TensorSpec, ...]:
-        if not self._categories:
-            return (TensorSpec("input-0", "FP32", (-1, self._features)),)
-        return tuple(
-            frames.column(n, self._categories[n][0])
-            if n in self._categories
-            else TensorSpec(n, "FP32", (-1,))
-            for n in self._names
-        )
-
-    def _made_up(self) -> dict[str, Array]:
-        if not self._categories:
-            return {"input-0": np.zeros((1, self._features), np.float32)}
-        return frames.made_up(self._names, self._categories)
 
 
 def load(path: Path, options: LoadOptions) -> Runtime:
