@@ -53,7 +53,11 @@ def test_a_scikit_learn_server_answers_probabilities_as_seldons_does(version: st
         {
             "minReplicas": 1,
             "maxReplicas": 1,
-            "sklearn": {"storageUri": "gs://b/iris", "options": {"method": "predict_proba"}},
+            "sklearn": {
+                "storageUri": "gs://b/iris",
+                "options": {"method": "predict_proba"},
+                "env": [{"name": "PREDICTIVE_UNIT_ID", "value": "classifier"}],
+            },
         },
         api_version=OWN,
     )

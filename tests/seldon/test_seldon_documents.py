@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from graph_units import Chooses, Plus, Sums
 from openapi_spec_validator import validate
-from seldon_platform import deployed, deployment, node, parameter
+from seldon_platform import Doubler, deployed, deployment, node, parameter, serving
 
 from penstock.domain.routes import Replica, Route, Target
 from penstock.protocols.seldon_openapi import OPERATIONS, Operation
@@ -185,3 +185,12 @@ def test_units_are_what_the_tests_say() -> None:
     ):
         options = {"class": f"graph_units.py:{cls.__name__}"}
         assert load(HERE, LoadOptions("m", options=options)).verbs == verbs
+
+
+async def test_a_model_is_known_by_its_nodes_name(tmp_path: Path) -> None:
+    """A deployment of one model: its clients ask by the name in the graph."""
+    async with serving(tmp_path, {"m": Doubler}, env={"PREDICTIVE_UNIT_ID": "classifier"}) as s:
+        for path in ("metadata/classifier", "metadata/m", "status/classifier"):
+            assert (await s.client.get(f"/api/v1.0/{path}")).status_code == 200, path
+        for path in ("metadata/other", "status/other"):
+            assert (await s.client.get(f"/api/v1.0/{path}")).status_code == 404, path

@@ -378,7 +378,7 @@ async def test_metadata_of_a_graph_and_its_nodes(tmp_path: Path) -> None:
 async def test_numbers_of_numpys_are_numbers_over_grpc(tmp_path: Path) -> None:
     """In JSON, tags and metrics; a metric that is no number is left out."""
     async with (
-        model_process(tmp_path, {"m": unit("Numpy")}) as (_, client, port),
+        model_process(tmp_path, {"m": unit("Numpy")}) as (_, _, port),
         channel(port) as c,
     ):
         for service, method in (("Seldon", "Predict"), ("Transformer", "TransformInput")):

@@ -36,6 +36,8 @@ V2: Final = ("v2", "kfserving")
 TIMEOUTS: Final = ("seldon.io/rest-timeout", "seldon.io/rest-read-timeout")
 #: The label by which Seldon's own objects name their deployment.
 DEPLOYMENT_LABEL: Final = "seldon-deployment-id"
+#: The variable with a node's name.
+_NODE: Final = "PREDICTIVE_UNIT_ID"
 #: What a class has to have, by what its node is asked.
 _NEEDED: Final = (
     Verb.PREDICT,
@@ -126,6 +128,10 @@ class NodeReader:
         options = (
             self._class(graph, block) if server is None else self._options(graph, server, block)
         )
+        if server is not None and not self._part:
+            # Seldon's clients ask about the model by its node's name.
+            given_env = [v for v in block.get("env") or () if v.get("name") != _NODE]
+            block["env"] = [*given_env, {"name": _NODE, "value": graph["name"]}]
         if self._args:
             block["args"] = [*(block.get("args") or ()), *self._args]
         if options:
@@ -250,7 +256,7 @@ class NodeReader:
             options["parameters"] = parameters
         env = [v for v in block.get("env") or () if v.get("name") not in _OWN_ENV]
         values = {
-            "PREDICTIVE_UNIT_ID": self._node.name,
+            _NODE: self._node.name,
             "PREDICTOR_ID": self._predictor["name"],
             "SELDON_DEPLOYMENT_ID": self._manifest["metadata"].get("name") or "",
         }
@@ -342,6 +348,4 @@ class NodeReader:
 
 
 #: Variables that are set for a class, whatever its container says.
-_OWN_ENV: Final = frozenset(
-    (MODEL_NAME, "PREDICTIVE_UNIT_ID", "PREDICTOR_ID", "SELDON_DEPLOYMENT_ID")
-)
+_OWN_ENV: Final = frozenset((MODEL_NAME, _NODE, "PREDICTOR_ID", "SELDON_DEPLOYMENT_ID"))

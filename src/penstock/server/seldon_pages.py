@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from penstock.server.application import Application
 
 log = logging.getLogger(__name__)
+
+#: The variable with the name of the node that a SeldonDeployment calls this model by.
+NODE: Final = "PREDICTIVE_UNIT_ID"
 
 
 class SeldonPages:
@@ -52,7 +55,8 @@ class SeldonPages:
 
     def _model(self, name: str | None) -> str:
         only = only_model(self._app)
-        if name is not None and name not in (only, self._app.spec.service):
+        spec = self._app.spec
+        if name is not None and name not in (only, spec.service, spec.env.get(NODE)):
             raise NotFound(f"There is no model {name} here.")
         return only
 
