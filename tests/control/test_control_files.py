@@ -195,16 +195,25 @@ async def test_a_model_that_needs_no_files(store: SqliteStore, tmp_path: Path) -
     assert files.present(str(got.path))
 
 
-async def test_credentials_are_those_of_the_services_own_namespace(
-    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: list[tuple[str, storage.Credentials]] = []
+Used = list[tuple[str, storage.Credentials]]
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> Used:
+    """What was fetched, with which credentials; nothing is."""
+    found: Used = []
 
     async def fetch(uri: str, *, credentials: storage.Credentials, **more: Any) -> FakeFetched:
-        used.append((uri, credentials))
+        found.append((uri, credentials))
         return FakeFetched("sha256:x")
 
     monkeypatch.setattr(storage, "fetch", fetch)
+    return found
+
+
+async def test_credentials_are_those_of_the_services_own_namespace(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: Used
+) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-this-process")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-this-process")
     for namespace, key in (("team", "of-team"), ("other", "of-other")):
@@ -250,15 +259,8 @@ async def test_credentials_are_those_of_the_services_own_namespace(
 
 
 async def test_the_storage_block_reads_the_shared_secret(
-    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: Used
 ) -> None:
-    used: list[tuple[str, storage.Credentials]] = []
-
-    async def fetch(uri: str, *, credentials: storage.Credentials, **more: Any) -> FakeFetched:
-        used.append((uri, credentials))
-        return FakeFetched("sha256:x")
-
-    monkeypatch.setattr(storage, "fetch", fetch)
     entry = '{"type":"s3","bucket":"ours","access_key_id":"id","secret_access_key":"hush"}'
     await store.create(
         {

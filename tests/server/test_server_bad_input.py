@@ -76,19 +76,6 @@ V2_FAULTS: list[tuple[str, Any, int, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "said"), [f[1:] for f in V2_FAULTS], ids=[f[0] for f in V2_FAULTS]
-)
-async def test_a_v2_request_that_is_wrong(
-    tmp_path: Path, iris: Path, body: Any, status: int, said: str
-) -> None:
-    async with serving(tmp_path, {"m": make(iris)}) as s:
-        answer = await s.client.post("/v2/models/m/infer", json=body)
-        assert answer.status_code == status, answer.text
-        assert said in error_of(answer)
-        await still_serves(s)
-
-
 V1_FAULTS: list[tuple[str, Any, int, str]] = [
     ("wrong width", {"instances": [[1, 2, 3]]}, 400, "4"),
     ("wrong rank", {"instances": [1, 2, 3, 4]}, 400, ""),
@@ -103,14 +90,19 @@ V1_FAULTS: list[tuple[str, Any, int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "said"), [f[1:] for f in V1_FAULTS], ids=[f[0] for f in V1_FAULTS]
-)
-async def test_a_v1_request_that_is_wrong(
-    tmp_path: Path, iris: Path, body: Any, status: int, said: str
+FAULTS = [
+    pytest.param(path, *fault[1:], id=f"{path[1:3]} {fault[0]}")
+    for path, faults in (("/v2/models/m/infer", V2_FAULTS), ("/v1/models/m:predict", V1_FAULTS))
+    for fault in faults
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "said"), FAULTS)
+async def test_a_request_that_is_wrong(
+    tmp_path: Path, iris: Path, path: str, body: Any, status: int, said: str
 ) -> None:
     async with serving(tmp_path, {"m": make(iris)}) as s:
-        answer = await s.client.post("/v1/models/m:predict", json=body)
+        answer = await s.client.post(path, json=body)
         assert answer.status_code == status, answer.text
         assert said in error_of(answer)
         await still_serves(s)

@@ -97,16 +97,22 @@ async def test_one_of_unknown_size_is_stopped_at_the_bound(
         await bring("big")
 
 
-async def test_grace_protects_what_was_just_asked_for(
-    tmp_path: Path, web: Files, settings: Settings
-) -> None:
-    """Between a fetch and its pin nobody takes the model away."""
+async def with_two_of_three(tmp_path: Path, web: Files, settings: Settings) -> tuple[Cache, Clock]:
+    """A cache with room for two models and two in it, which protects for a thousand seconds."""
     clock = Clock()
     cache = Cache(tmp_path / "grace", 2_500_000, grace_s=1000, clock=clock)
     for name in ("aa", "bb", "cc"):
         web.files[f"/{name}"] = File(name.encode() * 500_000)
-    await fetch(f"{web.url}/aa", cache=cache, settings=settings)
-    await fetch(f"{web.url}/bb", cache=cache, settings=settings)
+    for name in ("aa", "bb"):
+        await fetch(f"{web.url}/{name}", cache=cache, settings=settings)
+    return cache, clock
+
+
+async def test_grace_protects_what_was_just_asked_for(
+    tmp_path: Path, web: Files, settings: Settings
+) -> None:
+    """Between a fetch and its pin nobody takes the model away."""
+    cache, clock = await with_two_of_three(tmp_path, web, settings)
     with pytest.raises(Unavailable):
         await fetch(f"{web.url}/cc", cache=cache, settings=settings)
     clock.now += 2000
@@ -117,12 +123,7 @@ async def test_a_clock_that_was_stepped_back_protects_nothing_for_ever(
     tmp_path: Path, web: Files, settings: Settings
 ) -> None:
     """What was used at a time to come was used before the step."""
-    clock = Clock()
-    cache = Cache(tmp_path / "step", 2_500_000, grace_s=1000, clock=clock)
-    for name in ("aa", "bb", "cc"):
-        web.files[f"/{name}"] = File(name.encode() * 500_000)
-    await fetch(f"{web.url}/aa", cache=cache, settings=settings)
-    await fetch(f"{web.url}/bb", cache=cache, settings=settings)
+    cache, clock = await with_two_of_three(tmp_path, web, settings)
     clock.now -= 3600
     await fetch(f"{web.url}/cc", cache=cache, settings=settings)
 
