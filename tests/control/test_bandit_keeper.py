@@ -110,6 +110,18 @@ async def test_ids_are_bounded_and_what_may_be_forgotten_is_late(tmp_path: Path)
     await store.close()
 
 
+async def test_a_clock_that_was_ahead_for_a_while_lets_nothing_count_twice(tmp_path: Path) -> None:
+    store = await LearnedStore.open(tmp_path / "learned.db", most_ids=5)
+    await store.credit([reward(1, expires=100)], 10)
+    # A day ahead the time of an id is over, and it is dropped; then the clock is set right.
+    await store.credit([reward(i, expires=90_000) for i in range(2, 7)], 86_400)
+    again = await store.credit([reward(1, attempt=99, expires=100)], 11)
+    assert [o for _, o in again.outcomes] == [Outcome.LATE]
+    later = await store.credit([reward(9, expires=101)], 11)
+    assert [o for _, o in later.outcomes] == [Outcome.COUNTED]
+    await store.close()
+
+
 async def test_a_damaged_file_is_put_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

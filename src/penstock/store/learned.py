@@ -200,17 +200,26 @@ class LearnedStore:
         return Credited(tuple(outcomes), tuple((key, arm) for (key, _), arm in touched.items()))
 
     def _prune(self, connection: sqlite3.Connection, now: float) -> None:
-        connection.execute("DELETE FROM ids WHERE expires <= ?", (now,))
+        # Nothing that expires so early is taken from here on: a clock may be set back.
+        (over,) = connection.execute(
+            "SELECT max(expires) FROM ids WHERE expires <= ?", (now,)
+        ).fetchone()
+        if over is not None:
+            _forget(connection, over)
         count = connection.execute("SELECT count(*) FROM ids").fetchone()[0]
         if count <= self._most_ids:
             return
-        # A tenth at a time; nothing that expires so early is taken from here on.
+        # A tenth at a time.
         cut = connection.execute(
             "SELECT expires FROM ids ORDER BY expires LIMIT 1 OFFSET ?",
             (count - self._most_ids + self._most_ids // 10,),
         ).fetchone()[0]
-        connection.execute("DELETE FROM ids WHERE expires <= ?", (cut,))
-        connection.execute("UPDATE marks SET value = max(value, ?) WHERE name = 'horizon'", (cut,))
+        _forget(connection, cut)
+
+
+def _forget(connection: sqlite3.Connection, until: float) -> None:
+    connection.execute("DELETE FROM ids WHERE expires <= ?", (until,))
+    connection.execute("UPDATE marks SET value = max(value, ?) WHERE name = 'horizon'", (until,))
 
 
 def _take(
