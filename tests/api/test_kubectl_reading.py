@@ -30,6 +30,53 @@ async def test_get_prints_the_columns_of_kserve(api: Api, kubectl: Kubectl) -> N
     assert everywhere[1][:2] == ["default", "iris"]
 
 
+async def test_get_prints_the_columns_of_seldons_model(api: Api, kubectl: Kubectl) -> None:
+    model = {
+        "apiVersion": "mlops.seldon.io/v1alpha1",
+        "kind": "Model",
+        "metadata": {"name": "roses"},
+        "spec": {"storageUri": "models/iris", "requirements": ["sklearn"], "replicas": 2},
+    }
+    path = "/apis/mlops.seldon.io/v1alpha1/namespaces/default/models"
+    assert (await api.client.post(path, json=model)).status_code == 201
+    await kubectl("wait", "--for=condition=ready", "model/roses", "--timeout=30s")
+    head, *_ = (await kubectl("get", "mlm")).out.splitlines()
+    assert [h.strip() for h in head.split("  ") if h] == [
+        "NAME", "READY", "DESIRED REPLICAS", "AVAILABLE REPLICAS", "AGE",
+    ]  # fmt: skip
+    _, row = (await kubectl("get", "mlm", "-o", "wide")).words
+    assert row[:4] == ["roses", "True", "2", "2"]
+    assert "http://127.0.0.1:8080/serving/default/roses" in row
+
+
+async def test_get_prints_the_conditions_of_seldons_pipelines_and_experiments(
+    api: Api, kubectl: Kubectl
+) -> None:
+    pipeline = {
+        "apiVersion": "mlops.seldon.io/v1alpha1",
+        "kind": "Pipeline",
+        "metadata": {"name": "chain"},
+        "spec": {"steps": [{"name": "gone"}]},
+    }
+    trial = {
+        "apiVersion": "mlops.seldon.io/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": "trial"},
+        "spec": {"candidates": [{"name": "gone", "weight": 1}]},
+    }
+    folder = "/apis/mlops.seldon.io/v1alpha1/namespaces/default"
+    for plural, manifest in (("pipelines", pipeline), ("experiments", trial)):
+        assert (await api.client.post(f"{folder}/{plural}", json=manifest)).status_code == 201
+    for name, conditions in (
+        ("mlp/chain", {"MODELS READY": "False", "PIPELINE READY": "True"}),
+        ("mlx/trial", {"CANDIDATES READY": "False", "EXPERIMENT READY": "False"}),
+    ):
+        await kubectl("wait", "--for=condition=ready=false", name, "--timeout=30s")
+        head, row = (await kubectl("get", name, "-o", "wide")).out.splitlines()
+        for column, expected in conditions.items():
+            assert row[head.index(column) :].split()[0] == expected
+
+
 async def test_get_in_other_shapes(api: Api, kubectl: Kubectl) -> None:
     await api.client.post(ISVC, json=isvc(labels={"team": "a"}))
     name = await kubectl("get", "isvc", "-o", "name")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from penstock.api.kinds import Resource
 from penstock.api.pods import state_shown
@@ -70,7 +70,9 @@ def table(resource: Resource, document: Object, include: str = "") -> dict[str, 
     # A bookmark of a watch has a version and no name.
     items = document.get("items", (document,) if "name" in document["metadata"] else ())
     columns = _BY_KIND.get(resource.kind, (NAME, AGE))
-    if resource.is_graph:
+    if resource.group == _SELDON and resource.kind in _OF_SELDON:
+        columns = _OF_SELDON[resource.kind]
+    elif resource.is_graph:
         columns = GRAPH
     elif resource.is_service:
         columns = SERVICE
@@ -154,10 +156,10 @@ def _since(*path: str) -> Cell:
     return cell
 
 
-def _ready(field: str) -> Cell:
+def _ready(field: str, condition: str = "Ready") -> Cell:
     def cell(obj: Object) -> str:
         for c in (obj.get("status") or {}).get("conditions") or ():
-            if c.get("type") == "Ready":
+            if c.get("type") == condition:
                 return str(c.get(field) or "")
         return ""
 
@@ -237,6 +239,37 @@ GRAPH = (
     AGE,
     Column("Message", _ready("message"), wide=True),
 )
+
+
+def _conditions(**types: str) -> tuple[Column, ...]:
+    """Graphs' columns, and conditions that only some kinds have."""
+    wide = (Column(n.replace("_", " "), _ready("status", t), wide=True) for n, t in types.items())
+    return (*GRAPH[:-1], *wide, GRAPH[-1])
+
+
+#: Seldon V2's kinds have their own: a Model's as its CRD says, the others' conditions.
+_SELDON: Final = "mlops.seldon.io"
+_OF_SELDON: Mapping[str, tuple[Column, ...]] = {
+    "Model": (
+        NAME,
+        Column("Ready", _ready("status")),
+        Column(
+            "Desired Replicas",
+            at("status", "penstock", "replicas", "predictor", "wanted"),
+            "integer",
+        ),
+        Column("Available Replicas", at("status", "availableReplicas"), "integer"),
+        AGE,
+        Column("URL", at("status", "url", default=""), wide=True),
+        Column("Message", _ready("message"), wide=True),
+    ),
+    "Pipeline": _conditions(Models_Ready="ModelsReady", Pipeline_Ready="PipelineReady"),
+    "Experiment": _conditions(
+        Candidates_Ready="CandidatesReady",
+        Mirror_Ready="MirrorReady",
+        Experiment_Ready="ExperimentReady",
+    ),
+}
 
 _BY_KIND: Mapping[str, tuple[Column, ...]] = {
     "Secret": (
