@@ -8,6 +8,6 @@ replica into their service's waiting line. A body is not parsed on that way.
 
 Beside it, loaded by who has use for it: gRPC (`grpc_*`); graphs and experiments, whose steps are requests of
 the gateway's own (`graph_*`, `experiment_front`, `seldon_*`); bandits (`bandits`, `learned_*`, `trial`,
-`features`, `request_ids`, `feedback`); one question to many models (`query`); and what the gateway answers by itself
-(`own`, `repository`).
+`features`, `request_ids`, `feedback`); one question to many models (`query`); and what the gateway answers by
+itself (`own`, `repository`).
 """
