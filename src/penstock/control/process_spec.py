@@ -12,7 +12,7 @@ from penstock.control.plan import DEFAULT_TIMEOUT_S
 from penstock.control.revisions import Kept
 from penstock.domain.devices import request_of
 from penstock.domain.process import Neighbour, ProcessSpec, ServedModel
-from penstock.domain.service import Component, Role, Service, VersionPolicy
+from penstock.domain.service import Component, Model, Role, Service, VersionPolicy
 
 
 def threads_for(cores: int, replicas: int, cpu_limit: float | None) -> int:
@@ -41,6 +41,44 @@ def served_name(component: Component, service: Service) -> str:
     return (model.served_name if model is not None else None) or service.name
 
 
+def _models(
+    kept: Kept, service: Service, model: Model, options: Mapping[str, Any]
+) -> tuple[ServedModel, ...]:
+    """What the process serves: the files' own models, or the component's one; a transformer around it."""
+    component = kept.revision.component
+    models = tuple(
+        replace(
+            m,
+            options={**m.options, **options},
+            versions=model.versions or m.versions,
+            batching=component.batching or m.batching,
+        )
+        for m in kept.models
+    ) or (
+        ServedModel(
+            name=served_name(component, service),
+            framework=kept.revision.framework,
+            path=kept.path,
+            options=dict(options),
+            versions=model.versions or VersionPolicy(),
+            batching=component.batching,
+        ),
+    )
+    if not component.around:
+        return models
+    # The transformer takes the public name; the predictor stands behind it under one of its own.
+    public = models[0].name
+    inner = replace(models[0], name=f"{public}-predictor")
+    outer = ServedModel(
+        name=public,
+        framework="transformer",
+        path=kept.path,
+        options=dict(component.around),
+        behind=inner.name,
+    )
+    return inner, outer
+
+
 def process_spec(
     kept: Kept,
     service: Service,
@@ -63,41 +101,8 @@ def process_spec(
     resources = component.resources
     options: dict[str, Any] = dict(kept.options)
     timeout_s = component.timeout_s
-    models: tuple[ServedModel, ...]
-    models = tuple(
-        replace(
-            m,
-            options={**m.options, **options},
-            versions=model.versions or m.versions,
-            batching=component.batching or m.batching,
-        )
-        for m in kept.models
-    ) or (
-        ServedModel(
-            name=served_name(component, service),
-            framework=kept.revision.framework,
-            path=kept.path,
-            options=options,
-            versions=model.versions or VersionPolicy(),
-            batching=component.batching,
-        ),
-    )
-    if component.around:
-        # The transformer takes the public name; the predictor stands behind it under one of its own.
-        public = models[0].name
-        inner = replace(models[0], name=f"{public}-predictor")
-        outer = ServedModel(
-            name=public,
-            framework="transformer",
-            path=kept.path,
-            options=dict(component.around),
-            behind=inner.name,
-        )
-        models = (inner, outer)
-    if hosts_only(component):
-        models = ()
-    predictor = None
     asked = options.pop("predictor", "") if kept.revision.framework == "explainer" else ""
+    predictor = None
     if component.role is not Role.PREDICTOR:
         base = f"/serving/{service.namespace}/{service.name}"
         predictor = Neighbour(gateways, f"{base}/components/{Role.PREDICTOR}")
@@ -105,10 +110,9 @@ def process_spec(
         # An explainer that stands by itself names the service that it explains.
         base = f"/serving/{service.namespace}/{quote(asked, safe='@')}"
         predictor = Neighbour(gateways, base, asked.partition("@")[0])
-        models = tuple(replace(m, options=options) for m in models)
     return ProcessSpec(
         listen="",
-        models=models,
+        models=() if hosts_only(component) else _models(kept, service, model, options),
         namespace=service.namespace,
         service=service.name,
         revision=kept.name,
