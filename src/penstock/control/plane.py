@@ -110,15 +110,7 @@ class ControlPlane:
         )
         self.services = self._controller(files)
         self.tensors = DeclaredTensors(self.replicas, self._tensors_learned)
-        self.graphs = GraphController(
-            store,
-            tensors=self.tensors,
-            manifests=self.manifests,
-            routes=self.routes,
-            inference_url=settings.inference_url,
-            clock=self._clock,
-            arms=self.bandits.status,
-        )
+        self.graphs = self._graph_controller()
         self.local_models: LocalModels | None = None
         if local_files is not None:
             self.local_models = LocalModels(store, local_files, clock=self._clock)
@@ -151,6 +143,17 @@ class ControlPlane:
         #: Who else wants to hear of every change of a replica.
         self.replica_listeners: list[OnChange] = []
         self.started = asyncio.Event()
+
+    def _graph_controller(self) -> GraphController:
+        return GraphController(
+            self.store,
+            tensors=self.tensors,
+            manifests=self.manifests,
+            routes=self.routes,
+            inference_url=self.settings.inference_url,
+            clock=self._clock,
+            arms=self.bandits.status,
+        )
 
     def _memory_budget(self) -> MemoryBudget | None:
         most = self.settings.memory_budget_bytes
