@@ -222,3 +222,8 @@ class Numpy:
             {"type": "GAUGE", "key": "nan", "value": float("nan")},
             {"type": "TIMER", "key": "inf", "value": float("inf")},
         ]
+
+
+class One:
+    def predict(self, X, names):
+        return np.array(5.0)

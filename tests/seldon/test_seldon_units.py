@@ -382,3 +382,12 @@ async def test_numbers_of_numpys_are_numbers(tmp_path: Path) -> None:
     assert answer["jsonData"] == {"a": 1.5, "b": [1, 2], "c": {"d": True}}
     assert answer["meta"]["tags"] == {"f": 0.5, "i": 3, "l": [1.0, 2.0]}
     assert [m["key"] for m in answer["meta"]["metrics"]] == ["level"]
+
+
+async def test_one_number_is_an_array_of_it(tmp_path: Path) -> None:
+    """Whatever was asked: an array without a dimension could not be handed on."""
+    async with unit(tmp_path, "One") as s:
+        for message in (ROWS, TENSOR, {"strData": "x"}):
+            data = (await s.client.post("/predict", json=message)).json()["data"]
+            assert data.get("ndarray", [5.0]) == [5.0]
+            assert data.get("tensor", {"shape": [1], "values": [5.0]})["shape"] == [1]

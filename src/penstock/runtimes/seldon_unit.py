@@ -265,6 +265,8 @@ class SeldonUnit(UnitRuntime):
                     return each
         except (ValueError, TypeError) as error:
             raise ModelError(f"model '{self._name}' answered rows of different lengths.") from error
+        if not array.ndim:
+            array = array.reshape(1)  # no message holds an array without a dimension
         if array.dtype.kind in "mM":
             return array.astype(str)
         if array.dtype.kind in "cV":
