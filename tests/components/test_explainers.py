@@ -601,6 +601,29 @@ async def test_a_model_with_named_columns_gets_them(tmp_path: Path) -> None:
         assert all(a.split()[0] in names for a in data["anchor"])
 
 
+async def test_training_data_in_another_order_than_the_models_inputs_is_told(
+    tmp_path: Path,
+) -> None:
+    """A petal's width would be taken for its length, and the explanation be of nothing."""
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer
+    from sklearn.preprocessing import StandardScaler
+
+    folder = tmp_path / "frame"
+    folder.mkdir()
+    names = ["sl", "sw", "pl", "pw"]
+    frame = pd.DataFrame(IRIS.data, columns=names)
+    scale = ColumnTransformer([("all", StandardScaler(), names)])
+    model = make_pipeline(scale, LogisticRegression()).fit(frame, IRIS.target)
+    joblib.dump(model, folder / "model.joblib")
+    frame[["sl", "sw", "pw", "pl"]].to_csv(folder / "train.csv", index=False)
+    async with chain(
+        tmp_path, ("sklearn", folder), ("explainer", folder), type="AnchorTabular"
+    ) as (_, front):
+        message = error_of(await front.v1({"instances": [ROW]}, verb="explain"), 500)
+        assert "'pw' where the predictor takes 'pl'" in message
+
+
 def test_integrated_gradients_of_a_saved_model(tmp_path: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     w = np.array([[1.0, -2.0], [0.5, 3.0]], dtype=np.float32)

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from platform_harness import Platform, until
+from tritonclient.grpc import InferenceServerClient, InferInput
 
 TRANSFORMER = """
 import penstock
@@ -89,6 +90,16 @@ def test_explain_and_what_explains(flowers: Platform) -> None:
     tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": list(FLOWER.values())}
     (output,) = ask(flowers, "/v2/models/flowers/explain", {"inputs": [tensor]})["outputs"]
     assert json.loads(output["data"][0])["data"]["anchor"] == data["anchor"]
+
+
+def test_explain_over_grpc(flowers: Platform) -> None:
+    """V2's gRPC has no call for it: the component is named in the metadata, and asked by infer."""
+    tensor = InferInput("x", [1, 4], "FP64")
+    tensor.set_data_from_numpy(np.array([list(FLOWER.values())]))
+    with InferenceServerClient(flowers.grpc) as client:
+        answer = client.infer("flowers", [tensor], headers={"x-penstock-component": "explainer"})
+    document = json.loads(answer.as_numpy("explanation")[0])
+    assert document["data"]["prediction_name"] == "setosa"
 
 
 def test_each_component_is_seen(flowers: Platform) -> None:

@@ -55,6 +55,23 @@ async def test_an_address_reaches_its_component(front, stand_in, path, headers, 
     assert not [r for r, s in found.items() if r != role and s.seen]
 
 
+async def test_the_component_whose_time_is_over_is_named_with_its_own_limit(front, stand_in):
+    never = asyncio.Event()
+
+    async def hang(seen, writer):
+        await never.wait()
+
+    slow = await stand_in("explainer", answer=hang)
+    targets = (Target("iris-explainer-00001", 100, (slow.route,), tags=("latest",)),)
+    front.routes(
+        route("iris", (await stand_in("predictor")).route),
+        route("iris", targets=targets, component="explainer", timeout_s=0.06),
+    )
+    answer = await front.client.post("/v1/models/iris:explain", json={"instances": [[1]]})
+    assert answer.status_code == 504
+    assert "spec.explainer.timeout raises the limit" in answer.json()["error"]
+
+
 async def test_without_an_explainer_the_entry_is_asked_to_explain(front, stand_in):
     found = await graph(front, stand_in, ("predictor",))
     assert (await front.client.post("/v1/models/iris:explain")).status_code == 200

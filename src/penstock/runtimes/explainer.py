@@ -32,6 +32,7 @@ from penstock.errors import (
 )
 from penstock.explain.base import Array, Explainer, Explanation
 from penstock.explain.registry import build
+from penstock.explain.training import Training
 from penstock.protocols import v1
 from penstock.protocols.datatypes import DATATYPES
 from penstock.protocols.infer import InferRequest, InferResponse
@@ -78,6 +79,8 @@ class ExplainerRuntime(PayloadRuntime):
         self._predictor = predictor
         self._timeout_s = timeout_s
         self._output = output
+        training = getattr(explainer, "training", None)
+        self._columns = tuple(training.names) if isinstance(training, Training) else ()
         self._threads: ThreadPoolExecutor | None = None
         self.about = {
             "explainer": explainer.kind,
@@ -96,7 +99,7 @@ class ExplainerRuntime(PayloadRuntime):
             self._threads = ThreadPoolExecutor(_THREADS, "explain")
         # What is explained is one revision, however the predictor's requests are divided.
         passage = passing.Passage(passing.told(context.headers), stays=True)
-        question = _Question(self._predictor, context.headers, self._output, passage)
+        question = _Question(self._predictor, context.headers, self._output, passage, self._columns)
         with passage.entered():
             work = self._threads.submit(copy_context().run, self._explain, instances, question)
         try:
@@ -154,11 +157,13 @@ class _Question:
         headers: Mapping[str, str],
         output: str | None,
         passage: passing.Passage,
+        columns: Sequence[str] = (),
     ) -> None:
         self._predictor = predictor
         self._headers = headers
         self._output = output
         self._passage = passage
+        self._columns = columns
         self._revision = ""
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
@@ -183,6 +188,7 @@ class _Question:
         if self._specs is None:
             # Of each explanation anew: the predictor may have rolled out another model since.
             self._specs = self._wait(self._predictor.inputs(fresh=True))
+            _check_order(self._columns, [spec.name for spec in self._specs])
         size = max(1, len(rows))
         per_row = max(1, (rows.nbytes if rows.dtype != object else _text_bytes(rows)) // size)
         count = max(1, min(_ASK_ROWS, _ASK_BYTES // per_row))
@@ -208,6 +214,17 @@ class _Question:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
         except RuntimeError as e:  # the loop has ended: so does the process
             raise DeadlineExceeded("The explainer is being stopped.") from e
+
+
+def _check_order(columns: Sequence[str], inputs: Sequence[str]) -> None:
+    """ModelError when the training data has the model's inputs in another order: each would mean another."""
+    if len(inputs) < 2 or list(columns) == list(inputs) or set(columns) != set(inputs):
+        return
+    at = next(i for i, name in enumerate(inputs) if columns[i] != name)
+    raise ModelError(
+        f"The training data has the column {columns[at]!r} where the predictor takes {inputs[at]!r}.",
+        hint="Write the columns of train.csv in the order of the model's inputs.",
+    )
 
 
 def _text_bytes(rows: Array) -> int:
