@@ -93,6 +93,28 @@ def test_a_condition_that_the_object_does_not_have_is_told(
     assert "it has no such condition, only IngressReady, PredictorReady, Ready" in ran.err
 
 
+def test_what_a_graph_answers_without_is_told(penstock: Penstock, tmp_path: Path) -> None:
+    """A service's name that is mistyped in a step that may fail shows, although the graph is Ready."""
+    steps = [{"name": "iris"}, {"name": "typo", "onFailure": "skip"}]
+    graph = {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "Pipeline",
+        "metadata": {"name": "two"},
+        "spec": {"steps": steps, "output": {"from": ["iris", "typo"], "join": "outer"}},
+    }
+    file = tmp_path / "graph.json"
+    items = [graph, service("iris")]
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    ran = penstock("apply", "-f", str(file), "--wait")
+    assert ran.code == 0
+    said = "warning: pipeline/two: Requests are answered without: typo does not exist"
+    assert ran.err.splitlines().count(said) == 1
+    items.append(service("typo"))
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    ran = penstock("apply", "-f", str(file), "--wait")
+    assert "warning" not in ran.err
+
+
 class Replaced:
     """A control plane that is away for `times` requests and then says that the service is Ready."""
 

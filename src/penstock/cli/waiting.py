@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from penstock.cli.client import ApiFailure, Client, Served
 from penstock.cli.exits import FAILED, TIMED_OUT, UNREACHABLE, CliError
-from penstock.cli.output import StatusLine
+from penstock.cli.output import StatusLine, note
 
 #: What was applied unchanged is tried again; for so long, seconds, its old failure is not believed.
 TRIED_AGAIN_S = 3.0
@@ -24,6 +25,12 @@ LOOK_S = 0.1
 
 #: Transition states that no waiting ends; somebody has to change something.
 _HOPELESS = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+
+#: Seconds in which a graph has heard of services that were waited for with it.
+DOUBTS_S = 1.0
+
+#: Reasons of a Ready graph that somebody should look at.
+_DOUBTFUL = frozenset({"AnswersWithout", "ServicesNotUpToDate"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,8 @@ class _Wait:
         self._messages: dict[str, str] = {}
         #: Why others never will be.
         self._failed: list[str] = []
+        #: What is Ready, but not all that it names.
+        self._doubtful: list[Target] = []
         self._line = StatusLine()
         #: Until then, what looks hopeless is looked at again.
         self.patient_until = time.monotonic()
@@ -146,12 +155,26 @@ class _Wait:
             ) from None
         finally:
             self._line.clear()
+            self._tell_doubts()
         if len(self._failed) == 1:
             raise CliError(self._failed[0], FAILED)
         if self._failed:
             raise CliError(
                 f"{len(self._failed)} of {self._total} failed.", FAILED, lines=_some(self._failed)
             )
+
+    def _tell_doubts(self) -> None:
+        """At the end, because what it lacks may have come up meanwhile; the graph hears of that a moment later."""
+        until = time.monotonic() + (DOUBTS_S if self._total > 1 else 0)
+        for target in self._doubtful:
+            path = target.kind.path(target.namespace, target.name)
+            with contextlib.suppress(CliError):
+                c = condition_of(self._client.get(path), self._type)
+                while c.get("reason") in _DOUBTFUL and time.monotonic() < until:
+                    time.sleep(LOOK_S)
+                    c = condition_of(self._client.get(path), self._type)
+                if c.get("reason") in _DOUBTFUL:
+                    note(f"warning: {target.shown}: {c.get('message', '')}")
 
     def _watch(self, path: str) -> None:
         """Look at one kind's events until nothing of it is waited for, or the watch has to be opened anew."""
@@ -197,6 +220,8 @@ class _Wait:
             self._give_up(key, "was deleted.")
         elif c.get("status", "").lower() == self._status.lower():
             del self._waiting[key]
+            if c.get("reason") in _DOUBTFUL:
+                self._doubtful.append(target)
             self._on_met(target)
         elif self.gives_up and _is_hopeless(obj):
             if time.monotonic() < self.patient_until:
