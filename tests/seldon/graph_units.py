@@ -149,3 +149,8 @@ class Numpys:
             {"type": "GAUGE", "key": "level", "value": np.float32(2.0)},
             {"type": "GAUGE", "key": "nan", "value": np.float32("nan")},
         ]
+
+
+class RouteNan:
+    def route_raw(self, msg):
+        return {"data": {"tensor": {"shape": [1, 1], "values": [float("nan")]}}}

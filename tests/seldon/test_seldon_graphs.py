@@ -349,3 +349,24 @@ async def test_numpys_numbers_go_along_between_nodes(tmp_path: Path) -> None:
         answer = await d.rows([1.0])
     assert answer["meta"]["tags"] == {"f": 0.5, "l": [1, 2]}
     assert [m["key"] for m in answer["meta"]["metrics"]] == ["level", "level"]
+
+
+async def test_what_is_no_number_goes_through_a_graph(tmp_path: Path) -> None:
+    child = node("m", "MODEL", implementation="SKLEARN_SERVER", modelUri="x")
+    graph = node("t", "TRANSFORMER", "Echoes", children=[child])
+    message: Any = {"data": {"tensor": {"shape": [1, 2], "values": ["NaN", "-Infinity"]}}}
+    async with deployed(tmp_path, deployment(graph)) as d:
+        answer = await d.predict(message)
+        assert answer.json()["data"]["tensor"]["values"] == ["NaN", "-Infinity"]
+        message["data"]["tensor"]["values"] = ["NaN", 1.5]
+        alone = await d.client.post("/seldon/default/dep-main-m/api/v1.0/predictions", json=message)
+        assert alone.json()["data"]["tensor"]["values"] == ["NaN", 3.0]
+
+
+async def test_a_router_that_answers_no_number_fails_the_request(tmp_path: Path) -> None:
+    children = [plus("a", 1), plus("b", 2)]
+    graph = node("router", "ROUTER", "RouteNan", children=children)
+    async with deployed(tmp_path, deployment(graph)) as d:
+        answer = await d.predict({"data": {"ndarray": [[1.0]]}})
+    assert answer.status_code == 500
+    assert "branch" in answer.json()["status"]["info"]

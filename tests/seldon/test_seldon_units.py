@@ -391,3 +391,16 @@ async def test_one_number_is_an_array_of_it(tmp_path: Path) -> None:
             data = (await s.client.post("/predict", json=message)).json()["data"]
             assert data.get("ndarray", [5.0]) == [5.0]
             assert data.get("tensor", {"shape": [1], "values": [5.0]})["shape"] == [1]
+
+
+async def test_what_is_no_number_is_spelled_in_tensors(tmp_path: Path) -> None:
+    """As protobuf's JSON has it, both ways; Seldon's clients read no null there."""
+    values = ["NaN", "Infinity", "-Infinity", 1.0]
+    async with unit(tmp_path, "Doubler") as s:
+        message = {"data": {"tensor": {"shape": [1, 4], "values": values}}}
+        answer = await s.client.post("/predict", json=message)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()["data"]["tensor"]["values"]
+        assert found == ["NaN", "Infinity", "-Infinity", 2.0]
+        message = {"data": {"tensor": {"shape": [1, 1], "values": ["nan"]}}}
+        assert (await s.client.post("/predict", json=message)).status_code == 400

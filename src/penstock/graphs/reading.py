@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from penstock.domain.graph import Action, Call, CallUrl, Router, RunFlow, RunGraph
@@ -48,7 +49,9 @@ def branch_in(value: Value) -> int | None:
             found = found.get("predictions", found.get("branch", data))
     while isinstance(found, list) and found:
         found = found[0]
-    if isinstance(found, bool) or not isinstance(found, int | float) or found != int(found):
+    if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found):
+        return None
+    if found != int(found):
         return None
     return int(found)
 

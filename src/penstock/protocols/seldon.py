@@ -13,7 +13,7 @@ import binascii
 import secrets
 import sys
 from collections.abc import Sequence
-from math import prod
+from math import inf, isfinite, nan, prod
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -122,6 +122,8 @@ def tensor_of(value: Any) -> tuple[list[int], list[Any]]:
     if type(value) is not dict or set(value) - {"shape", "values"}:
         raise InvalidInput("'data.tensor' must be an object of 'shape' and 'values'")
     shape, values = value.get("shape"), value.get("values")
+    if type(values) is list and str in set(map(type, values)):
+        values = [_NO_NUMBERS.get(v, v) if type(v) is str else v for v in values]
     if type(values) is not list or not set(map(type, values)) <= _NUMBERS:
         raise InvalidInput("'data.tensor.values' is no list of numbers")
     if shape is None:
@@ -136,6 +138,19 @@ def tensor_of(value: Any) -> tuple[list[int], list[Any]]:
 
 
 _NUMBERS: Final = frozenset((int, float))
+#: What is no number, as protobuf's JSON has it.
+_NO_NUMBERS: Final = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
+
+
+def tensor_values(array: Array) -> list[Any]:
+    """The values of `data.tensor`; Seldon's clients read them as protobuf's JSON, which knows no null."""
+    values: list[Any] = array.ravel().tolist()
+    if array.dtype.kind == "f" and values and not (isfinite(array.max()) and isfinite(array.min())):
+        return [v if isfinite(v) else _SPELLED.get(v, "NaN") for v in values]
+    return values
+
+
+_SPELLED: Final = {inf: "Infinity", -inf: "-Infinity"}
 
 
 def names_of(data: dict[str, Any]) -> Sequence[str]:
@@ -219,7 +234,7 @@ def encode_message(outputs: dict[str, Array], message: Message, model: str) -> b
     if message.kind == "tftensor":
         data["tftensor"] = _tftensor(values)
     elif values.dtype.kind in "fiu" and message.kind != "ndarray":
-        data["tensor"] = {"shape": list(values.shape), "values": values.ravel().tolist()}
+        data["tensor"] = {"shape": list(values.shape), "values": tensor_values(values)}
     else:
         data["ndarray"] = rows_of_json(values)
     return encode_result({"data": data, "meta": meta})

@@ -30,6 +30,7 @@ from penstock.protocols.seldon import (
     meta_of,
     names_of,
     tensor_of,
+    tensor_values,
 )
 from penstock.protocols.v1 import encode_result, rows_of_json
 
@@ -89,7 +90,11 @@ class SeldonMessage:
     def encoded(self) -> bytes:
         """The message as JSON. ModelError for what JSON cannot say."""
         try:
-            return encode_result(self.document())
+            document = self.document()
+            tensor = document["data"].get("tensor") if "data" in document else None
+            if tensor is not None:
+                tensor["values"] = tensor_values(self.value)
+            return encode_result(document)
         except (TypeError, ValueError) as exc:
             raise ModelError(f"the answer cannot be written as JSON: {exc}") from exc
 
