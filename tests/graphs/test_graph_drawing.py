@@ -106,6 +106,11 @@ def test_steps_named_like_the_ends_are_steps() -> None:
     assert drawn.count("│ request │") == drawn.count("│ answer │") == 2
 
 
+def test_a_step_after_another_that_takes_the_request_shows_both() -> None:
+    flow = graph(step("a"), step("b", triggers=sources("a"))).flows[0]
+    assert "b ◀ after a, request" in drawing.listed(layout(flow)).splitlines()
+
+
 def dense(count: int) -> Flow:
     names = [f"s{i}" for i in range(count)]
     return graph(*(step(n, *names[:i]) for i, n in enumerate(names))).flows[0]

@@ -164,7 +164,7 @@ class _Wait:
             )
 
     def _tell_doubts(self) -> None:
-        """At the end, because what it lacks may have come up meanwhile; the graph hears of that a moment later."""
+        """At the end: what it lacks may have come up meanwhile, and the graph hears of it in a moment."""
         until = time.monotonic() + (DOUBTS_S if self._total > 1 else 0)
         for target in self._doubtful:
             path = target.kind.path(target.namespace, target.name)

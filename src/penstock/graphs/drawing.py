@@ -97,7 +97,8 @@ def listed(diagram: Diagram) -> str:
     known = [(edge, "") for edge, _ in diagram.paths] + [(edge, " (back)") for edge in diagram.back]
     for edge, back in known:
         label = f" ({edge.label})" if edge.label else ""
-        edges.setdefault(edge.target, []).append(f"{shown(edge.source)}{label}{back}")
+        after = "after " if edge.dashed and not edge.label else ""
+        edges.setdefault(edge.target, []).append(f"{after}{shown(edge.source)}{label}{back}")
     lines = []
     for names in diagram.layers:
         for node in (diagram.nodes[n] for n in names):

@@ -236,7 +236,7 @@ def _edges(flow: Flow) -> list[Edge]:
                 add(condition.step, step.name, "", True)
         for gate in step.gates:
             add(gate.chooser, step.name, _branch(choosers[gate.chooser], gate.branch), True)
-        if not step.inputs.sources and not any(t == step.name for _, t in found):
+        if not step.inputs.sources and not step.gates:
             add(REQUEST, step.name, "", False)
     join(flow.output, ANSWER, False)
     return [
