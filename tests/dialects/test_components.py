@@ -165,6 +165,21 @@ def test_what_is_wrong_is_told_with_its_path(component: Any, path: str, said: st
     assert any(p.startswith(f"{path}: ") and said in p for p in found), found
 
 
+@pytest.mark.parametrize(
+    ("block", "instead"),
+    [
+        ({"art": {"type": "SquareAttack", "config": {"nb_classes": "10"}}}, "Counterfactuals"),
+        ({"aix": {"type": "LimeImages", "config": {"num_samples": "100"}}}, "AnchorImages"),
+    ],
+)
+def test_kserves_other_explainers_are_refused_with_what_to_take_instead(
+    block: dict[str, Any], instead: str
+) -> None:
+    (problem,) = problems_of(with_(explainer=block))
+    assert problem.startswith(f"spec.explainer.{next(iter(block))}: ")
+    assert instead in problem
+
+
 def test_an_explainer_that_needs_files_and_has_none() -> None:
     manifest = with_(
         predictor={"python": {"class": "package.module:Model"}},

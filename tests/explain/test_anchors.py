@@ -437,6 +437,35 @@ def test_precision_and_coverage_are_the_exact_ones(seed: int) -> None:
     assert c >= best - 0.02
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_precision_and_coverage_of_words_are_the_exact_ones(seed: int) -> None:
+    """Of six words there are 64 texts: their odds are known, and so is the shortest anchor."""
+    random = np.random.default_rng(seed)
+    n, p = 6, (0.3, 0.5, 0.7)[seed % 3]
+    words = [f"w{i}" for i in range(n)]
+    labels = random.random(2**n) < (0.3, 0.6)[seed % 2]
+    masks = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    odds = np.prod(np.where(masks == 1, 1 - p, p), axis=1)
+
+    def model(texts: Any) -> Any:
+        at = [sum((w in t.split()) << i for i, w in enumerate(words)) for t in texts]
+        return labels[at].astype(int)
+
+    def exact(kept: Any) -> float:
+        holds = np.all(masks[:, list(kept)] == 1, axis=1)
+        return float(odds[holds & (labels == labels[-1])].sum() / odds[holds].sum())
+
+    found = AnchorText(sample_prob=p).explain(text(" ".join(words)), model).data
+    kept = [words.index(w) for w in found["anchor"]]
+    assert found["threshold_met"]
+    assert exact(kept) >= 0.9
+    assert found["precision"] == pytest.approx(exact(kept), abs=0.05)
+    assert found["precision_lower_bound"] <= exact(kept)
+    assert found["coverage"] == pytest.approx((1 - p) ** len(kept), abs=0.03)
+    sizes = [len(s) for k in range(n + 1) for s in combinations(range(n), k) if exact(s) >= 0.97]
+    assert len(kept) <= min(sizes) + 1  # of labels by chance, a beam may lose the shortest
+
+
 def test_coverage_is_measured_over_so_many_rows() -> None:
     """A tenth of the rows tells the same, less exactly."""
     training = plant()

@@ -86,3 +86,11 @@ def test_words_that_cannot_be_read_are_told(
 ) -> None:
     with pytest.raises(LoadError, match=said):
         made(tmp_path, name, content, use_unk=False)
+
+
+def test_a_number_of_samples_may_be_left_to_the_explainer(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(ROWS)
+    assert (
+        build("KernelShap", {"nsamples": "auto"}, tmp_path, lambda: None).params["nsamples"]
+        == "auto"
+    )

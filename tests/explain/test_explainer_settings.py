@@ -105,3 +105,17 @@ def test_nonsense_is_refused(kind: str, config: dict[Any, Any], said: str) -> No
     assert values == {}
     assert len(problems) == 1
     assert said in problems[0].message
+
+
+def test_what_alibi_says_by_default_may_be_said() -> None:
+    for kind, config in (
+        ("KernelShap", {"nsamples": "auto"}),
+        ("IntegratedGradients", {"method": "gausslegendre"}),
+    ):
+        found = explainers.find(kind)
+        assert found is not None
+        assert explainers.read(found, config) == (config, [])
+    _, problems = explainers.read(
+        explainers.TYPES["IntegratedGradients"], {"method": "riemann_trapezoid"}
+    )
+    assert "gausslegendre" in problems[0].message

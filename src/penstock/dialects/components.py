@@ -38,6 +38,8 @@ FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
     "gradients": ("IntegratedGradients",),
     "counterfactuals": ("Counterfactuals",),
 }
+#: Explainers of KServe's that are refused by their name, whatever else is wrong with them.
+FOREIGN: Final = ("art", "aix")
 EXPLAINER_BLOCKS: Final[Mapping[str, Block]] = {
     **{name: Block(name, EXPLAINER) for name in FAMILIES},
     **TRANSFORMER_BLOCKS,

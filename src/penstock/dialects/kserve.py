@@ -134,6 +134,8 @@ def _around(
         return None
     at = ("spec", str(role))
     transforms = role is Role.TRANSFORMER
+    if not transforms and any(spec[role].get(name) for name in components.FOREIGN):
+        return None  # the table says why
     blocks = components.TRANSFORMER_BLOCKS if transforms else components.EXPLAINER_BLOCKS
     reader = ComponentReader(annotations, problems, warnings, spec[role])
     component = reader.component(given, at, role=role, blocks=blocks)

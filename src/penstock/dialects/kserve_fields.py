@@ -144,6 +144,7 @@ class Transformer(ComponentFields):
 class Explainer(ComponentFields):
     alibi: ExplainerBlock | None = None
     art: Loose | None = None
+    aix: Loose | None = None
     storage_uris: list[StorageUri] | None = None
 
 

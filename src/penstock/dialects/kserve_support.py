@@ -14,7 +14,16 @@ _METRIC = (
 
 TABLE = Table(
     (
-        refused("spec.explainer.art", "robustness attacks of ART are not supported"),
+        refused(
+            "spec.explainer.art",
+            "robustness attacks of ART are not supported; alibi with type Counterfactuals tells for tables"
+            " what would change the answer",
+        ),
+        refused(
+            "spec.explainer.aix",
+            "LIME of AIX360 is not supported; alibi with type AnchorImages, AnchorText or KernelShap"
+            " explains any model",
+        ),
         *(
             row
             for role, blocks in (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from penstock.errors import FieldProblem
@@ -139,7 +139,7 @@ TYPES: Final[Mapping[str, ExplainerType]] = {
                 **_TRAINING,
                 "link": Setting("text", choices=("identity", "logit")),
                 "output": Setting("text", choices=("auto", "values")),
-                "nsamples": _COUNT,
+                "nsamples": replace(_COUNT, choices=("auto",)),
                 "background": Setting("whole", least=1, most=10_000),
             },
         ),
@@ -156,6 +156,8 @@ TYPES: Final[Mapping[str, ExplainerType]] = {
             "IntegratedGradients",
             {
                 **_COMMON,
+                # The only way there is here, and Alibi's own default.
+                "method": Setting("text", choices=("gausslegendre",)),
                 "n_steps": Setting("whole", least=1, most=10_000),
                 "baseline": Setting("array"),
                 "target": Setting("whole", least=0),
@@ -252,6 +254,8 @@ def _read(setting: Setting, value: Any) -> Any:
         if not isinstance(value, str) or (setting.choices and value not in setting.choices):
             wanted = f"one of {', '.join(setting.choices)}" if setting.choices else "a text"
             raise ValueError(f"has to be {wanted}, not {value!r}")
+        return value
+    if isinstance(value, str) and value in setting.choices:
         return value
     number = _number(value) if isinstance(value, str) else value
     if not _finite(number):

@@ -113,6 +113,8 @@ def _kernel_shap(s: Sources) -> Explainer:
 
     rows = files.training(s.folder, s.description, s.config)
     options = _picked(s.config, "link", "output", "seed", samples="nsamples")
+    if options.get("samples") == "auto":
+        del options["samples"]
     return KernelShap(rows, background=s.config.get("background", MAX_BACKGROUND), **options)
 
 
