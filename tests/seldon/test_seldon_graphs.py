@@ -354,13 +354,10 @@ async def test_numpys_numbers_go_along_between_nodes(tmp_path: Path) -> None:
 async def test_what_is_no_number_goes_through_a_graph(tmp_path: Path) -> None:
     child = node("m", "MODEL", implementation="SKLEARN_SERVER", modelUri="x")
     graph = node("t", "TRANSFORMER", "Echoes", children=[child])
-    message: Any = {"data": {"tensor": {"shape": [1, 2], "values": ["NaN", "-Infinity"]}}}
+    message = {"data": {"tensor": {"shape": [1, 2], "values": ["NaN", "-Infinity"]}}}
     async with deployed(tmp_path, deployment(graph)) as d:
         answer = await d.predict(message)
         assert answer.json()["data"]["tensor"]["values"] == ["NaN", "-Infinity"]
-        message["data"]["tensor"]["values"] = ["NaN", 1.5]
-        alone = await d.client.post("/seldon/default/dep-main-m/api/v1.0/predictions", json=message)
-        assert alone.json()["data"]["tensor"]["values"] == ["NaN", 3.0]
 
 
 async def test_a_router_that_answers_no_number_fails_the_request(tmp_path: Path) -> None:
