@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 
 from penstock.domain.graph import Graph
 from penstock.domain.routes import Address, Put, Remove, Replica, Route, Sleep, Target, Wake
@@ -88,6 +89,11 @@ class FakeService:
     def route(self, **more: Any) -> Route:
         replica = Replica(f"{self.name}-0", f"unix:{self.address.path}")
         return Route("default", self.name, (Target(f"{self.name}-00001", 100, (replica,)),), **more)
+
+
+def add(number: float) -> Any:
+    """A model that answers its only input, and `number` more, as `x`."""
+    return lambda arrays: {"x": next(iter(arrays.values())) + np.float32(number)}
 
 
 class GraphFrontUnderTest:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from graph_services import Answer, GraphFrontUnderTest
+from graph_services import Answer, GraphFrontUnderTest, add
 from graph_stand_in import graph, sources, step
 
 from penstock.domain.graph import (
@@ -34,10 +34,6 @@ from penstock.http.server import HttpServer, Limits
 from penstock.protocols.content_coding import MOST_INFLATED
 
 JSON_V2 = {"id": "7", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}]}
-
-
-def add(number: float) -> Any:
-    return lambda arrays: {"x": next(iter(arrays.values())) + np.float32(number)}
 
 
 def chain(*names: str, **more: Any) -> Graph:

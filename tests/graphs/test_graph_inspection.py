@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from graph_services import Answer, GraphFrontUnderTest
+from graph_services import Answer, GraphFrontUnderTest, add
 from graph_stand_in import Running, graph, sources, step
 
 from penstock import dialects
@@ -80,10 +80,6 @@ async def test_nothing_is_written_for_a_request_that_asks_for_a_trace() -> None:
     await run.end()
     (record,) = run.execution.records or ()
     assert (record.given, record.gave) == (None, None)
-
-
-def add(number: float) -> Any:
-    return lambda arrays: {"x": next(iter(arrays.values())) + np.float32(number)}
 
 
 @pytest.mark.parametrize(
