@@ -194,8 +194,13 @@ def test_the_status_is_seldons(platform: Platform) -> None:
     until(lambda: conditions("tfsimples").get("Ready") == "True", "the pipeline")
     assert set(conditions("tfsimples").values()) == {"True"}
     spec = {"steps": [{"name": "mul10"}, {"name": "nowhere"}], "output": {"steps": ["mul10"]}}
-    missing = {**SELDON[0].manifests()[0], "metadata": {"name": "missing"}, "spec": spec}
-    platform.run("apply", "-f", "-", stdin=json.dumps(missing))
+    beside = {**SELDON[0].manifests()[0], "metadata": {"name": "lacks-one"}, "spec": spec}
+    spec = {**spec, "output": {"steps": ["mul10", "nowhere"]}}
+    missing = {**beside, "metadata": {"name": "missing"}, "spec": spec}
+    for manifest in (beside, missing):
+        platform.run("apply", "-f", "-", stdin=json.dumps(manifest))
+    until(lambda: conditions("lacks-one").get("Ready") == "True", "what is beside the answer")
+    assert conditions("lacks-one")["ModelsReady"] == "False"
     until(lambda: conditions("missing").get("Ready") == "False", "what is missing")
     assert conditions("missing") == {
         "Ready": "False",

@@ -290,3 +290,15 @@ def test_the_status_has_seldons_conditions() -> None:
         "PipelineReady": ("True", None),
         "PipelineGwReady": ("True", None),
     }
+
+
+def test_a_pipeline_that_answers_without_a_model_has_not_all_of_its_models() -> None:
+    manifest = pipeline("steps: [{name: a}, {name: beside}]\noutput: {steps: [a]}")
+    ready = Condition("Ready", Truth.TRUE, "AnswersWithout", "without beside")
+    rendered = dialects.of(manifest).render_status(manifest, ServiceStatus(conditions=(ready,)))
+    assert {c["type"]: (c["status"], c.get("message")) for c in rendered["conditions"]} == {
+        "Ready": ("True", "without beside"),
+        "ModelsReady": ("False", "without beside"),
+        "PipelineReady": ("True", None),
+        "PipelineGwReady": ("True", None),
+    }

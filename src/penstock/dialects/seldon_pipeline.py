@@ -313,10 +313,12 @@ def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     rendered.pop("deploymentMode", None)
     ready = next((c for c in rendered["conditions"] if c["type"] == "Ready"), None)
     if ready is not None:
+        # It may be ready without all that it names: a step that the answer does not need may fail.
+        models = {**ready, "status": "False"} if ready.get("reason") == "AnswersWithout" else ready
         itself = {k: v for k, v in ready.items() if k not in ("reason", "message")}
         rendered["conditions"] = [
             *rendered["conditions"],
-            {**ready, "type": "ModelsReady"},
+            {**models, "type": "ModelsReady"},
             *({**itself, "type": t, "status": "True"} for t in ("PipelineReady", "PipelineGwReady")),
         ]  # fmt: skip
     return rendered
