@@ -187,3 +187,53 @@ async def test_no_replicas_stop_every_node(world: GraphWorld) -> None:
     assert world.backend.replicas == {}
     await world.apply(deployment(leaf("a"), leaf("b"), replicas=2))
     assert len(world.backend.replicas) == 4
+
+
+EXPLAINED = {"explainer": {"type": "AnchorText", "modelUri": "models/e"}}
+
+
+async def test_an_explainer_is_one_more_service_and_the_graph_waits_for_it(
+    world: GraphWorld,
+) -> None:
+    world.backend.behave = lambda replica_id, spec: (
+        Phase.FAILED if spec.service == "dep-main-explainer" else Phase.READY
+    )
+    await world.apply(deployment(leaf("a"), leaf("b"), **EXPLAINED))
+    assert set(await parts(world)) == {"dep-main-a", "dep-main-b", "dep-main-explainer"}
+    found = await status(world)
+    assert found["state"] == "Failed"
+    assert found["description"].startswith("dep-main-explainer is not ready: ")
+    (spec,) = [s for s in world.backend.specs.values() if s.service == "dep-main-explainer"]
+    assert spec.predictor is not None
+    assert (spec.predictor.prefix, spec.predictor.model) == ("/serving/default/dep", "dep")
+    assert [m.name for m in spec.models] == ["dep"]
+    world.backend.behave = lambda replica_id, spec: Phase.READY
+    changed = {"explainer": {**EXPLAINED["explainer"], "modelUri": "models/f"}}
+    await world.apply(deployment(leaf("a"), leaf("b"), **changed))
+    assert (await status(world))["state"] == "Available"
+    route = world.plane.routes.get("default/dep")
+    assert route is not None
+    assert route.graph is not None
+    assert route.graph.explainer() == "dep-main-explainer"
+
+
+async def test_an_explainer_that_is_left_out_goes(world: GraphWorld) -> None:
+    await world.apply(deployment(leaf("a"), leaf("b"), **EXPLAINED))
+    await world.apply(deployment(leaf("a"), leaf("b")))
+    assert set(await parts(world)) == {"dep-main-a", "dep-main-b"}
+    assert (await status(world))["state"] == "Available"
+    route = world.plane.routes.get("default/dep")
+    assert route is not None
+    assert route.graph is not None
+    assert route.graph.explainers == ()
+
+
+async def test_an_explainer_of_one_of_several_predictors_is_told_which(world: GraphWorld) -> None:
+    manifest = deployment(leaf("a"), leaf("b"), traffic=80, **EXPLAINED)
+    other = {"name": "other", "graph": leaf("c"), "traffic": 20}
+    manifest["spec"]["predictors"].append(other)
+    await world.apply(manifest)
+    (spec,) = [s for s in world.backend.specs.values() if s.service == "dep-main-explainer"]
+    assert spec.predictor is not None
+    assert spec.predictor.prefix == "/serving/default/dep@main"
+    assert spec.predictor.model == "dep"
