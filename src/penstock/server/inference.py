@@ -30,9 +30,9 @@ from penstock.protocols.v2 import decode_infer, encode_infer, parse_header_lengt
 from penstock.runtimes.base import ASKED, CallContext, PayloadRuntime, Runtime, TensorSpec
 from penstock.server.batching import Batcher
 from penstock.server.execution import Outputs
+from penstock.server.loaded import Loaded
 from penstock.server.pending import Pending
 from penstock.server.replies import send_error
-from penstock.server.repository import Loaded
 
 if TYPE_CHECKING:
     from penstock.server.application import Application

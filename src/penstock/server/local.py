@@ -19,7 +19,8 @@ from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.runtimes.base import Arrays, CallContext, RawReply, Runtime, TensorSpec
 
 if TYPE_CHECKING:
-    from penstock.server.repository import Loaded, Repository
+    from penstock.server.loaded import Loaded
+    from penstock.server.repository import Repository
 
 
 class LocalModel:

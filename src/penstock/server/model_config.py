@@ -13,7 +13,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from penstock.runtimes.base import TensorSpec
-    from penstock.server.repository import Loaded
+    from penstock.server.loaded import Loaded
 
 
 class TensorConfig(msgspec.Struct, frozen=True):

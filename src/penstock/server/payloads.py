@@ -33,7 +33,7 @@ from penstock.runtimes.base import (
     StreamReply,
 )
 from penstock.server.inference import CLIENT_GONE, Target, V2Infer
-from penstock.server.repository import Loaded
+from penstock.server.loaded import Loaded
 
 if TYPE_CHECKING:
     from penstock.server.application import Application

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +28,7 @@ from penstock.runtimes.declared import declared_runtime
 from penstock.runtimes.loading import require
 from penstock.server.batching import DEFAULT_BYTES, DEFAULT_ROWS, Batcher
 from penstock.server.execution import Executor
+from penstock.server.loaded import Loaded, release
 from penstock.server.local import LocalModel
 from penstock.server.probe import NOT_TRIED, probe_arrays, probe_payload
 from penstock.server.statistics import Metrics, Statistics
@@ -61,56 +62,6 @@ class Limits:
     devices: tuple[DeviceShare, ...] = ()
     #: For a transformer and an explainer: the predictor they stand before.
     predictor: Neighbour | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Loaded:
-    """One version that is in memory. Exactly one of `batcher` and `payload` is set."""
-
-    name: str
-    version: str
-    platform: str
-    runtime: Runtime | PayloadRuntime
-    statistics: Statistics
-    probe: str
-    load_s: float
-    batcher: Batcher | None = None
-    executor: Executor | None = None
-    payload: PayloadRuntime | None = None
-    workers: Workers | None = None
-    #: Rows that may share a call; 0 where requests are not batched.
-    batch_rows: int = 0
-    #: How long a request waits for others to share its call with, seconds.
-    max_latency_s: float = 0.0
-    #: Payload calls that run now; the batcher counts its own.
-    calls: int = 0
-    _idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def decoupled(self) -> bool:
-        """A request may have any number of responses."""
-        return self.payload is not None and self.payload.decoupled
-
-    def enter(self) -> None:
-        self.calls += 1
-
-    def leave(self) -> None:
-        self.calls -= 1
-        if not self.calls:
-            self._idle.set()
-
-    async def close(self, off_loop: OffLoop) -> None:
-        """Wait for the last answer, then release the runtime."""
-        if self.batcher is not None:
-            await self.batcher.drain()
-        while self.calls:
-            self._idle.clear()
-            await self._idle.wait()
-        await _release(self.name, self.version, self.runtime, off_loop)
-        if self.executor is not None:
-            self.executor.close()
-        if self.workers is not None:
-            self.workers.close()
 
 
 class Entry:
@@ -353,7 +304,7 @@ class Repository:
             else:
                 loaded = await self._ready_payload(model, version, runtime, framework)
         except PenstockError:
-            await _release(model.name, version, runtime, self._off_loop)
+            await release(model.name, version, runtime, self._off_loop)
             raise
         loaded.load_s = perf_counter() - began
         if log.isEnabledFor(logging.INFO):
@@ -459,18 +410,6 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
             f"The load parameter {name!r} is not supported.",
             hint="A model is loaded as its manifest says.",
         )
-
-
-async def _release(
-    name: str, version: str, runtime: Runtime | PayloadRuntime, off_loop: OffLoop
-) -> None:
-    try:
-        if isinstance(runtime, Runtime):
-            await off_loop(runtime.close)
-        else:
-            await runtime.stop()
-    except Exception:
-        log.exception("model %s version %s could not be closed", name, version)
 
 
 def _load(
