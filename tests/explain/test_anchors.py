@@ -581,3 +581,46 @@ def test_only_large_rows_are_asked_for_fewer_times() -> None:
 def test_a_text_of_two_parts_is_not_half_explained() -> None:
     with pytest.raises(InvalidInput, match="2 values"):
         AnchorText().explain(np.array(["a", "b"], dtype=object), mood)
+
+
+def test_a_wide_table_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 features, 3,000 conditions: few rows are drawn at a time, and one condition is the anchor."""
+    random = np.random.default_rng(0)
+    monkeypatch.setattr(anchors, "_TOGETHER_BYTES", 8 * 1024**2)
+    rows = random.normal(size=(200, 1000))
+    training = Training(rows, [f"f{i}" for i in range(1000)])
+    largest = 0
+
+    def model(drawn: np.ndarray) -> np.ndarray:
+        nonlocal largest
+        largest = max(largest, drawn.nbytes)
+        return (drawn[:, 7] > 0.8).astype(int)
+
+    row = rows[0].copy()
+    row[7] = 3.0
+    found = AnchorTabular(training, Settings(coverage_samples=100)).explain(row, model).data
+    assert largest <= 8 * 1024**2
+    assert found["features"] == [7]
+
+
+def test_rows_are_drawn_in_pieces_that_are_counted_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the pieces, every toss of an arm is the arm's own."""
+    monkeypatch.setattr(anchors, "_TOGETHER_BYTES", 8 * 5 * 7)
+    sizes: list[int] = []
+
+    def spy(rows: np.ndarray) -> np.ndarray:
+        sizes.append(len(rows))
+        return planted(rows)
+
+    found = AnchorTabular(plant()).explain(np.array([9.0, 2, 0, 0, 0]), spy).data
+    assert max(sizes) <= 7
+    assert found["threshold_met"]
+    assert found["precision"] >= 0.95
+    assert len(found["anchor"]) == 2
+
+
+def test_an_image_with_its_channels_on_the_other_axis_is_told() -> None:
+    with pytest.raises(InvalidInput, match="channels: first or last"):
+        AnchorImages().explain(np.zeros((3, 4, 600)), bright_corner)

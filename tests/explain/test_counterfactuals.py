@@ -198,3 +198,8 @@ def test_setting_features_back_takes_few_calls() -> None:
     found = Counterfactuals(training, samples=200).explain(np.full(200, -1.0), plane).data
     assert {c["feature"] for c in found["changes"]} <= {"f0", "f1"}
     assert found["predictor_calls"] < 45
+
+
+def test_many_samples_of_many_features_do_not_fill_the_memory() -> None:
+    wide = Training(np.random.default_rng(0).normal(size=(3, 5000)), [f"f{i}" for i in range(5000)])
+    assert Counterfactuals(wide, samples=100_000).params["samples"] == 4000

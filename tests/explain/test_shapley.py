@@ -415,7 +415,7 @@ def test_values_that_do_not_add_up_are_refused() -> None:
         TreeShap(model, background=x[20:28], model_output="probability")
     explainer = TreeShap(model, background=x[:8], model_output="probability")
     refused = 0
-    for row in x:
+    for row in x[:120]:
         try:
             found = explainer.explain(row, no_model).data
         except ModelError as e:

@@ -27,8 +27,9 @@ Conditions: TypeAlias = tuple[int, ...]
 #: How far below tau the lower bound of an accepted anchor may be: the bound only meets its mean after
 #: endless samples.
 _SLACK: Final = 0.05
-#: Rows that are drawn and asked for at a time: long texts in numbers are large.
+#: Rows that are drawn and asked for at a time, and their bytes: long texts in numbers are large.
 _TOGETHER: Final = 5_000
+_TOGETHER_BYTES: Final = 64 * 1024 * 1024
 #: Bytes of rows that an explanation asks for in all, unless that would be too few rows to tell anything.
 _MOST_BYTES: Final = 2 * 1024**3
 _LEAST_ROWS: Final = 1_000
@@ -114,6 +115,8 @@ class _Search:
     space: Space
     same: Callable[[Array], Bools]
     settings: Settings
+    #: Rows that are drawn at a time.
+    together: int = _TOGETHER
     spent: int = 0
     best: Anchor | None = None
     closest: Anchor | None = None
@@ -138,14 +141,21 @@ class _Search:
 
     def toss(self, candidates: Sequence[Conditions]) -> Toss:
         def toss(which: Sequence[int], counts: Sequence[int]) -> list[int]:
-            heads: list[int] = []
-            for start, end in _groups(counts):
-                rows = self.space.draw([candidates[i] for i in which[start:end]], counts[start:end])
+            heads = [0] * len(which)
+            pieces = [
+                (place, min(self.together, n - start))
+                for place, n in enumerate(counts)
+                for start in range(0, n, self.together)
+            ]
+            for group in _groups(pieces, self.together):
+                rows = self.space.draw(
+                    [candidates[which[i]] for i, _ in group], [n for _, n in group]
+                )
                 same = self.same(rows)
                 self.spent += len(rows)
                 at = 0
-                for n in counts[start:end]:
-                    heads.append(int(np.count_nonzero(same[at : at + n])))
+                for place, n in group:
+                    heads[place] += int(np.count_nonzero(same[at : at + n]))
                     at += n
             return heads
 
@@ -230,23 +240,26 @@ class _Search:
         return found
 
 
-def _groups(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Neighbours among `counts`, as many together as make no more than `_TOGETHER` rows."""
-    groups: list[tuple[int, int]] = []
-    start = total = 0
-    for i, n in enumerate(counts):
-        if total and total + n > _TOGETHER:
-            groups.append((start, i))
-            start, total = i, 0
-        total += n
-    groups.append((start, len(counts)))
+def _groups(pieces: Sequence[tuple[int, int]], together: int) -> list[list[tuple[int, int]]]:
+    """Neighbours among `pieces` (a place, its rows), as many in one as make no more than `together` rows."""
+    groups: list[list[tuple[int, int]]] = []
+    total = together
+    for piece in pieces:
+        if total + piece[1] > together:
+            groups.append([])
+            total = 0
+        groups[-1].append(piece)
+        total += piece[1]
     return groups
 
 
-def search(space: Space, same: Callable[[Array], Bools], settings: Settings) -> Anchor:
+def search(
+    space: Space, same: Callable[[Array], Bools], settings: Settings, *, row_bytes: int = 1
+) -> Anchor:
     """The anchor of an instance; `same` says of rows whether the model answers as for the instance.
 
     Where no anchor reaches the threshold within what may be spent, the one with the highest lower bound,
-    with `met` false.
+    with `met` false. `row_bytes` is the size of what `space` draws for a row.
     """
-    return _Search(space, same, settings).run()
+    together = max(1, min(_TOGETHER, _TOGETHER_BYTES // row_bytes))
+    return _Search(space, same, settings, together).run()

@@ -22,6 +22,7 @@ from penstock.explain.superpixels import Segments, grid, slic
 
 #: Numbers of an image, 2,000 x 2,000 pixels in three colours: hundreds of images like it are asked for.
 MAX_NUMBERS: Final = 12_000_000
+MAX_CHANNELS: Final = 512
 #: Bytes of painted images that exist at a time.
 _CHUNK_BYTES: Final = 16 * 1024 * 1024
 
@@ -120,6 +121,11 @@ class AnchorImages(Explainer):
             raise InvalidInput(
                 f"an image is [height, width] or [height, width, channels]; this one has the shape "
                 f"{list(np.shape(instance))}. Flat pixels need image_shape in the explainer's config"
+            )
+        if pixels.shape[2] > MAX_CHANNELS:
+            raise InvalidInput(
+                f"the image has {pixels.shape[2]} channels, which is more than {MAX_CHANNELS}; "
+                "channels: first or last says which axis they are on"
             )
         if not bool(np.all(np.isfinite(pixels))):
             raise InvalidInput("an image may hold neither NaN nor infinity")

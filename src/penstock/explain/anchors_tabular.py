@@ -20,6 +20,8 @@ from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation
 from penstock.explain.labels import Labelled, plain
 from penstock.explain.training import Training
 
+#: Conditions times rows that coverage is measured over.
+_HELD_CELLS: Final = 64_000_000
 _QUANTILES: Final[Mapping[str, tuple[float, ...]]] = {
     "quartile": (25, 50, 75),
     "decile": (10, 20, 30, 40, 50, 60, 70, 80, 90),
@@ -147,13 +149,16 @@ class AnchorTabular(Explainer):
         random = np.random.default_rng(self.settings.seed)
         rows = self.training.rows
         sample = rows
-        if len(rows) > self.settings.coverage_samples:
-            sample = rows[random.choice(len(rows), self.settings.coverage_samples, replace=False)]
+        count = min(self.settings.coverage_samples, _HELD_CELLS // max(1, len(conditions)))
+        if len(rows) > count:
+            sample = rows[random.choice(len(rows), count, replace=False)]
         held = np.zeros((len(conditions), len(sample)), dtype=np.bool_)
         for i, c in enumerate(conditions):
             held[i] = c.holds(sample[:, c.feature])
         space = TabularSpace(rows, row, conditions, random, held)
-        anchor = search(space, lambda drawn: model.same(drawn, label), self.settings)
+        size = int(row.nbytes)
+        settings = self.settings.within(size)
+        anchor = search(space, lambda drawn: model.same(drawn, label), settings, row_bytes=size)
         kept = _tightest(conditions, anchor.conditions)
         return Explanation(
             self.kind,

@@ -27,6 +27,8 @@ from penstock.explain.training import Training
 _KNOWN: Final = 2000
 #: Features that are set back in one question.
 _TRIALS: Final = 64
+#: Rows drawn at a time, times features.
+_MOST_CELLS: Final = 20_000_000
 
 
 class Counterfactuals(Explainer):
@@ -61,7 +63,7 @@ class Counterfactuals(Explainer):
         self.target_class = target_class
         self.immutable = tuple(immutable)
         self.ranges = {name: list(pair) for name, pair in (ranges or {}).items()}
-        self.samples = samples
+        self.samples = min(samples, max(10, _MOST_CELLS // training.features))
         self.rounds = rounds
         self.output = output
         self.seed = seed

@@ -90,7 +90,10 @@ def training(folder: Path, description: Description, config: Mapping[str, Any]) 
     if len(rows) < 2:
         raise LoadError(f"{file.name} has {len(rows)} rows; an explainer learns from more")
     if not bool(np.all(np.isfinite(rows))):
-        raise LoadError(f"{file.name} holds NaN or infinity")
+        raise LoadError(
+            f"{file.name} holds NaN or infinity.",
+            hint="Leave such rows out; a few hundred others will do.",
+        )
     columns: Sequence[str] = given or names or [f"feature-{i}" for i in range(rows.shape[1])]
     if len(set(columns)) < len(columns):
         twice = next(n for i, n in enumerate(columns) if n in columns[:i])
