@@ -18,7 +18,7 @@ from kserve_scenarios import (
 )
 
 from penstock import dialects
-from penstock.domain.graph import Graph
+from penstock.domain.graph import Call, CallUrl, Graph
 from penstock.errors import InvalidManifest
 from penstock.gateway.graph_answers import failure_answer
 from penstock.graphs.execution import Execution
@@ -132,3 +132,50 @@ def test_a_misspelt_field_is_told() -> None:
     nodes = {"root": node("Sequence", {"servicename": "a"})}
     with pytest.raises(InvalidManifest, match="did you mean serviceName"):
         compiled(nodes)
+
+
+@pytest.mark.parametrize(
+    ("url", "call"),
+    [
+        ("http://iris.other.svc.cluster.local", Call("iris", "other")),
+        ("http://iris.other.svc:80/", Call("iris", "other")),
+        (
+            "http://iris.other.svc.cluster.local/v1/models/m:predict",
+            Call("iris", "other", model="m"),
+        ),
+        ("http://iris.other.svc/v2/models/iris/infer", Call("iris", "other")),
+        ("http://iris.other.svc/own/path", Call("iris", "other", path="/own/path")),
+        ("http://iris.example.com/v1", CallUrl("http://iris.example.com/v1")),
+        ("http://svc.cluster.local", CallUrl("http://svc.cluster.local")),
+        ("http://a.b.svc.elsewhere", CallUrl("http://a.b.svc.elsewhere")),
+        ("http://iris.other.svc/v1?x=1", CallUrl("http://iris.other.svc/v1?x=1")),
+    ],
+)
+def test_a_clusters_address_of_a_service_is_the_service(url: str, call: Call | CallUrl) -> None:
+    """Nobody else could be meant: there is no cluster whose names could be looked up."""
+    graph = compiled({"root": {"routerType": "Sequence", "steps": [{"serviceUrl": url}]}})
+    assert graph.flows[0].steps[0].action == call
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://a:99999/x", "http://a:port", "http://:80/", "http://a:0"]
+)
+def test_an_address_that_is_none_is_refused_with_its_place(url: str) -> None:
+    with pytest.raises(InvalidManifest) as refused:
+        compiled({"root": {"routerType": "Sequence", "steps": [{"serviceUrl": url}]}})
+    assert [p.path for p in refused.value.problems] == ["spec.nodes.root.steps[0].serviceUrl"]
+
+
+def test_a_step_without_a_name_takes_none_that_another_has() -> None:
+    steps = [{"serviceName": "a"}, {"serviceName": "b", "name": "step-0"}, {"serviceName": "c"}]
+    graph = compiled({"root": {"routerType": "Ensemble", "steps": steps}})
+    assert [s.name for s in graph.flows[0].steps] == ["step-0~", "step-0", "step-2"]
+    assert [s.key for s in graph.flows[0].output.sources] == ["0", "step-0", "2"]
+
+
+def test_the_choosers_name_is_taken() -> None:
+    steps = [{"serviceName": "a", "name": "~choice", "condition": "@this"}]
+    with pytest.raises(InvalidManifest) as refused:
+        compiled({"root": {"routerType": "Switch", "steps": steps}})
+    (problem,) = refused.value.problems
+    assert problem.path == "spec.nodes.root.steps[0].name"

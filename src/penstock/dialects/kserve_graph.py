@@ -8,12 +8,16 @@ here is decided and said in docs/how-to/graphs.md:
 * a Switch without a match answers 404, nested or not (there 500 when nested);
 * a step of a Switch without a condition, which is never taken there, is refused;
 * `data: $response.predictions`, documented there and ignored, is refused; mapPredictionsToInstances does it;
-* an Ensemble takes any JSON (there only objects), and ends all its calls when one ends it.
+* an Ensemble takes any JSON (there only objects), and ends all its calls when one ends it;
+* a `serviceUrl` that is a cluster's name of a service is that service where there is no cluster.
 """
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -41,13 +45,15 @@ from penstock.domain.graph import (
     Switch,
 )
 from penstock.domain.graph_check import GraphProblem
-from penstock.domain.names import service_problem
+from penstock.domain.names import label_problem, service_problem
 from penstock.errors import FieldProblem
 
 API_VERSION = "serving.kserve.io/v1alpha1"
 ROOT = "root"
 #: The chooser of a Switch or Splitter node. No user's step can have the name.
 CHOICE = "~choice"
+#: Paths at which a model is asked for a prediction.
+_PREDICT = re.compile(r"/v1/models/([^/:%]+):predict|/v2/models/([^/:%]+)/infer")
 #: KServe's router has none; what nobody bounds would wait for ever.
 TIMEOUT_S = 60.0
 #: Headers that KServe's default configuration hands on.
@@ -146,7 +152,9 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     graph = Graph(
         namespace=meta.namespace or DEFAULT_NAMESPACE,
         name=meta.name or "",
-        flows=tuple(_flow(name, node, limit_s) for name, node in nodes.items()),
+        flows=tuple(
+            _flow(name, node, limit_s, on_cluster=runs_containers) for name, node in nodes.items()
+        ),
         timeout_s=float(spec.timeout) if spec.timeout is not None else TIMEOUT_S,
         answers=Answers.KSERVE,
         propagate=PROPAGATED,
@@ -179,6 +187,8 @@ def _node_problems(name: str, node: NodeFields) -> list[FieldProblem]:
         if step.name is not None and step.name in seen:
             wrong(f"there are two steps of the name {step.name}", i, "name")
         seen.add(step.name or "")
+        if step.name == CHOICE:
+            wrong(f"{CHOICE} is the name of what chooses", i, "name")
         said = [
             f
             for f, v in (
@@ -217,20 +227,53 @@ def _node_problems(name: str, node: NodeFields) -> list[FieldProblem]:
     return problems
 
 
-def _name(step: StepFields, index: int) -> str:
-    return step.name or f"step-{index}"
+def _names(steps: list[StepFields]) -> list[str]:
+    """Each step's name; one that has none gets one by its place that no other has."""
+    taken = {s.name for s in steps}
+    names = []
+    for index, step in enumerate(steps):
+        name = step.name or f"step-{index}"
+        while not step.name and name in taken:
+            name += "~"
+        names.append(name)
+    return names
 
 
-def _step(step: StepFields, index: int, limit_s: float | None, **more: Any) -> Step:
+def _within(url: str) -> Call | None:
+    """The service that a cluster's address means: `http://NAME.NAMESPACE.svc[.cluster.local][/PATH]`.
+
+    A path that asks for a prediction names the model; which protocol it is asked by is the body's matter.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None  # an address that is none, which the check says
+    labels = (parts.hostname or "").split(".")
+    if len(labels) < 3 or labels[2:] not in (["svc"], ["svc", "cluster", "local"]) or parts.query:
+        return None
+    name, namespace = labels[:2]
+    if service_problem(name) or label_problem(namespace):
+        return None
+    asked = _PREDICT.fullmatch(parts.path)
+    if asked is not None:
+        model = asked[1] or asked[2]
+        return Call(name, namespace, model="" if model == name else model)
+    return Call(name, namespace, path=parts.path.rstrip("/"))
+
+
+def _step(
+    step: StepFields, name: str, limit_s: float | None, *, on_cluster: bool, **more: Any
+) -> Step:
     action: Call | CallUrl | RunFlow
     if step.node_name:
         action = RunFlow(step.node_name)
     elif step.service_name:
         action = Call(step.service_name)
     else:
-        action = CallUrl(step.service_url or "")
+        url = step.service_url or ""
+        action = (None if on_cluster else _within(url)) or CallUrl(url)
     return Step(
-        _name(step, index),
+        name,
         action,
         on_failure=OnFailure.FAIL if step.dependency == "Hard" else OnFailure.ANSWER,
         timeout_s=None if step.node_name else limit_s,
@@ -239,19 +282,20 @@ def _step(step: StepFields, index: int, limit_s: float | None, **more: Any) -> S
     )
 
 
-def _flow(name: str, node: NodeFields, limit_s: float | None) -> Flow:
+def _flow(name: str, node: NodeFields, limit_s: float | None, *, on_cluster: bool) -> Flow:
     given = node.steps or []
-    everyone = tuple(Source(_name(s, i), key=s.name or str(i)) for i, s in enumerate(given))
+    names = _names(given)
+    everyone = tuple(Source(names[i], key=s.name or str(i)) for i, s in enumerate(given))
+    make = partial(_step, limit_s=limit_s, on_cluster=on_cluster)
     if node.router_type == "Sequence":
         steps = []
         for i, step in enumerate(given):
-            before = _name(given[i - 1], i - 1) if i else ""
+            before = names[i - 1] if i else ""
             previous = Inputs((Source(before),))
             steps.append(
-                _step(
+                make(
                     step,
-                    i,
-                    limit_s,
+                    names[i],
                     inputs=previous if i and step.data == "$response" else Inputs(),
                     # One after the other, and none after one that was left out.
                     triggers=previous if i else None,
@@ -260,7 +304,7 @@ def _flow(name: str, node: NodeFields, limit_s: float | None) -> Flow:
             )
         return Flow(name, tuple(steps), Inputs(everyone, Join.OUTER, combine=Combine.LAST))
     if node.router_type == "Ensemble":
-        steps = [_step(s, i, limit_s) for i, s in enumerate(given)]
+        steps = [make(s, names[i]) for i, s in enumerate(given)]
         return Flow(name, tuple(steps), Inputs(everyone, combine=Combine.OBJECT))
     chooser: Switch | Splitter
     if node.router_type == "Switch":
@@ -269,7 +313,7 @@ def _flow(name: str, node: NodeFields, limit_s: float | None) -> Flow:
         chooser = Splitter(tuple(float(s.weight or 0) for s in given))
     steps = [
         Step(CHOICE, chooser),
-        *(_step(s, i, limit_s, gates=(Gate(CHOICE, i),)) for i, s in enumerate(given)),
+        *(make(s, names[i], gates=(Gate(CHOICE, i),)) for i, s in enumerate(given)),
     ]
     return Flow(name, tuple(steps), Inputs(everyone, Join.ANY))
 
@@ -286,7 +330,7 @@ def _locate(problem: GraphProblem, nodes: dict[str, NodeFields]) -> tuple[int | 
         if problem.part == "weights" and problem.index is not None:
             return (*at, "steps", problem.index, "weight")
         return (*at, "steps")
-    names = [_name(s, i) for i, s in enumerate(steps)]
+    names = _names(steps)
     if problem.step not in names:
         return (*at, "steps")
     index = names.index(problem.step)

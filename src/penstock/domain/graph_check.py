@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from penstock.domain.conditions import BadCondition, parse
 from penstock.domain.graph import (
@@ -42,6 +43,17 @@ MAX_FLOWS: Final = 256
 MAX_DEPTH: Final = 32
 
 _URL = re.compile(r"https?://[^/\s?#@]+(?:[/?][^\s#]*)?")
+
+
+def _is_address(url: str) -> bool:
+    """Whether a step may post to it: a host, perhaps a port that can be one, and no user."""
+    if _URL.fullmatch(url) is None:
+        return False
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +182,7 @@ def _step(
     action = step.action
     if isinstance(action, Call) and not action.service:
         yield told("names no service", "action")
-    elif isinstance(action, CallUrl) and _URL.fullmatch(action.url) is None:
+    elif isinstance(action, CallUrl) and not _is_address(action.url):
         yield told(
             "is no address: http://HOST[:PORT]/PATH is expected, without user or fragment", "action"
         )
