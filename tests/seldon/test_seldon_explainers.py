@@ -120,9 +120,30 @@ async def test_one_predictor_may_be_asked_by_its_name(tmp_path: Path, training: 
             path = f"/seldon/default/dep@{name}/api/v1.0/predictions"
             answer = await d.client.post(path, json=MESSAGE)
             assert answer.json()["data"]["ndarray"] == [[value]]
+        answer = await d.client.post(
+            "/seldon/default/dep/api/v1.0/predictions",
+            json=MESSAGE,
+            headers={"x-penstock-revision": "p1"},
+        )
+        assert answer.json()["data"]["ndarray"] == [[10.0]]
         answer = await d.client.post("/serving/default/dep@p2/api/v1.0/predictions", json=MESSAGE)
         assert answer.status_code == 404
         assert "dep has no predictor p2" in answer.json()["error"]
+
+
+async def test_a_predictors_name_may_be_a_revisions_tag(tmp_path: Path) -> None:
+    manifest = deployment(
+        {**weighing("a", 2, 0), "type": "TRANSFORMER", "predictor": {"traffic": 100}},
+        {
+            **weighing("b", 0, 2),
+            "type": "TRANSFORMER",
+            "predictor": {"traffic": 0, "name": "prev"},
+        },
+    )
+    async with deployed(tmp_path, manifest) as d:
+        path = "/seldon/default/dep@prev/api/v1.0/predictions"
+        answer = await d.client.post(path, json=MESSAGE)
+        assert answer.json()["data"]["ndarray"] == [[10.0]]
 
 
 async def test_text_goes_through_the_graph(tmp_path: Path) -> None:

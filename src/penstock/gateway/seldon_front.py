@@ -20,6 +20,7 @@ from penstock.domain.graph import (
 )
 from penstock.domain.routes import EXPLAINER
 from penstock.errors import InvalidInput, NotFound, PenstockError, Unsupported
+from penstock.gateway.choosing import TAGS
 from penstock.gateway.components import explains
 from penstock.gateway.graph_answers import error_of
 from penstock.gateway.graph_front import GraphFront
@@ -81,6 +82,8 @@ class SeldonFront(GraphFront):
         predictor = plan.wanted
         if not predictor or plan.soft:
             return self
+        if predictor == TAGS["prev"] and self.graph.flow(predictor) is None:
+            predictor = "prev"  # a revision's tag, which may be a predictor's name, too
         found = self._predictors.get(predictor)
         if found is None:
             flow = self.graph.flow(predictor)
