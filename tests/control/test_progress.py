@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from penstock.control.evidence import Tally, more_than_limit, more_than_other
 from penstock.control.progress import CRASHES, FALSE_ALARMS, Count, Decision, Evidence, decide
-from penstock.domain.traffic import MetricLimit, Rollout
+from penstock.domain.traffic import GaugeLimit, MetricLimit, Rollout
 
 POLICY = Rollout(steps=(5, 25, 50), hold_s=60, min_requests=100)
 
@@ -231,3 +231,19 @@ def test_a_revision_that_fails_less_is_never_taken_back(p_new: float, p_stable: 
     policy = Rollout(steps=(50,), hold_s=1e9)
     for seed in range(40):
         assert not simulate(random.Random(seed), policy, p_new, p_stable, looks=60).back
+
+
+def test_metrics_and_gauges_go_together() -> None:
+    """The stable revision's count has no trials of gauges: those are of both sides at once."""
+    policy = Rollout(
+        metrics=(MetricLimit("unsure", 0.1),), gauges=(GaugeLimit("score", bound=1.0),)
+    )
+    new = Count(10, 0, 0, (Tally(0, 5), Tally(1, 1)))
+    stable = Count(10, 0, 0, (Tally(0, 5),))
+    decision = decide(policy, 0, Evidence(), new, stable, now=0)
+    assert not decision.back
+    for now in range(1, 30):
+        decision = decide(policy, 0, decision.evidence, new, stable, now=now)
+        if decision.back:
+            break
+    assert "score was above 1" in decision.back

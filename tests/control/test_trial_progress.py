@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from test_control_services import World, world
-from test_progressing import Counted, rolling, step
+from test_progressing import POLICY, Counted, rolling, step
 
 from penstock.control.bandits import BanditKeeper
 from penstock.domain.learning import Credit, Feedback, Reward, bandit_key
@@ -15,8 +15,8 @@ __all__ = ["world"]
 STABLE, NEW, BOLD = "iris-00001", "iris-00002", "iris-bold-00001"
 
 
-def learning(uri: str) -> dict[str, Any]:
-    obj = rolling(uri)
+def learning(uri: str, policy: Any = POLICY) -> dict[str, Any]:
+    obj = rolling(uri, policy)
     obj["spec"]["canary"] = [
         {
             "predictor": {"name": "bold", "sklearn": {"storageUri": "models/bold"}},
@@ -94,8 +94,28 @@ async def test_a_bad_one_is_taken_back_and_the_arms_are_as_they_were(world: Worl
     assert await learned(world) == {STABLE: 2, BOLD: 1}
 
 
-async def test_what_the_arms_get_wrong_is_not_held_against_it(world: World) -> None:
-    """Its evidence is its own requests and the stable revision's; another arm's failures are neither's."""
+async def test_it_is_compared_with_all_arms_for_the_stable_one_may_get_no_request(
+    world: World,
+) -> None:
+    policy = {**POLICY, "limits": {}}  # no more failures than of the others
+    counted = Counted(world)
+    await world.apply(learning("models/a", policy))
+    await world.until(lambda: shares(world) == {STABLE: 50, BOLD: 50})
+    await world.apply(learning("models/b", policy))
+    await world.until(lambda: shares(world) == {NEW: 10, STABLE: 45, BOLD: 45})
+    await world.settled()
+    await world.plane.services.progressing.tick()
+    for _ in range(5):
+        counted.add("00002", 0, bad=5)
+        counted.add("bold-00001", 45)  # all that the bandit gives
+        await world.clock.advance(1)
+        await world.plane.services.progressing.tick()
+    await world.until(lambda: shares(world) == {NEW: 0, STABLE: 50, BOLD: 50})
+    await world.settled()
+    assert "against the arms' 0.00%" in (await world.ready())["message"]
+
+
+async def test_an_arm_that_fails_as_often_is_no_reason_to_give_it_up(world: World) -> None:
     counted = await at_first_step(world)
     counted.add("bold-00001", 0, 500)
     await step(world, counted, 30)

@@ -64,8 +64,13 @@ class Count:
 
     def tallies(self, metrics: int) -> tuple[Tally, ...]:
         """Failures, slow ones, then that many metrics."""
-        own = self.metrics or (Tally(),) * metrics
-        return (Tally(self.failed, self.requests), Tally(self.slow, self.requests), *own)
+        lacking = (Tally(),) * (metrics - len(self.metrics))
+        return (
+            Tally(self.failed, self.requests),
+            Tally(self.slow, self.requests),
+            *self.metrics,
+            *lacking,
+        )
 
 
 def _pairs(a: Sequence[Tally], b: Sequence[Tally]) -> list[tuple[Tally, Tally]]:
@@ -118,15 +123,11 @@ class _Limit:
             return more_than_other(before, other_before, new, other)
         return more_than_limit(self.most, before, new)
 
-    def broken(self, found: Tally, stable: Tally) -> str:
+    def broken(self, found: Tally, other: Tally, whose: str) -> str:
         """How it is said that it was broken."""
         if self.gauge:
             return f"{self.what} in {found.hits} of {found.trials} intervals"
-        against = (
-            f"the stable revision's {stable}"
-            if self.most is None
-            else f"the limit of {_percent(self.most)}"
-        )
+        against = f"{whose} {other}" if self.most is None else f"the limit of {_percent(self.most)}"
         return f"{found} of its {self.what}, against {against}"
 
 
@@ -139,8 +140,12 @@ def decide(
     *,
     now: float,
     crashes: int = 0,
+    whose: str = "the stable revision's",
 ) -> Decision:
-    """Look once. `new` and `stable` are counts since the last look; `crashes` since the rollout's start."""
+    """Look once. `new` and `stable` are counts since the last look; `crashes` since the rollout's start.
+
+    `whose` says in words what `stable` is.
+    """
     limits = _limits(policy)
     bound = log(len(limits) / FALSE_ALARMS)
     e = evidence if evidence.since is not None else replace(evidence, since=now)
@@ -164,7 +169,7 @@ def decide(
     found, others = e.new.tallies(n), e.stable.tallies(n)
     for value, limit in zip(logs, limits, strict=True):
         if value >= bound and not why:
-            why = limit.broken(found[limit.at], others[limit.at])
+            why = limit.broken(found[limit.at], others[limit.at], whose)
     if why:
         return Decision(step, e, back=why)
     assert e.since is not None  # noqa: S101 - set above

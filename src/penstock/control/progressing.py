@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 from penstock.control.clock import Clock
@@ -33,6 +34,8 @@ class _Followed:
     policy: Rollout
     new: Kept
     stable: str
+    #: Arms of a bandit beside the stable revision, which may get hardly a request: all are one side then.
+    beside: tuple[str, ...] = ()
     #: Ends of the new revision's processes.
     restarts: int = 0
     evidence: Evidence = field(default_factory=Evidence)
@@ -64,7 +67,13 @@ class Progressing:
         self._ticking = asyncio.Lock()
 
     def follow(
-        self, key: ServiceKey, policy: Rollout, new: Kept, stable: str, restarts: int
+        self,
+        key: ServiceKey,
+        policy: Rollout,
+        new: Kept,
+        stable: str,
+        restarts: int,
+        beside: tuple[str, ...] = (),
     ) -> None:
         """The service's newest revision is at a step now. No-op when that is known."""
         known = self._followed.get(key)
@@ -75,6 +84,7 @@ class Progressing:
         ):
             known = self._followed[key] = _Followed(policy, new, stable)
         known.new = new
+        known.beside = beside
         known.restarts = max(known.restarts, restarts)
 
     def forget(self, key: ServiceKey) -> None:
@@ -95,7 +105,7 @@ class Progressing:
         now = self._clock.monotonic()
         counts = {
             name: count_of(total, key, name, f.policy.p99_s, f.policy.metrics)
-            for name in (f.new.name, f.stable)
+            for name in (f.new.name, f.stable, *f.beside)
         }
         for gauge in f.gauges:
             new, stable = (reading_of(total, key, n, gauge.limit) for n in (f.new.name, f.stable))
@@ -106,8 +116,11 @@ class Progressing:
         )
         self._say_unknown(key, f, total)
         last, f.last = f.last, counts
-        if last is None:
-            last = counts
+        since = {
+            name: count.since(last[name]) if last is not None and name in last else None
+            for name, count in counts.items()
+        }
+        others = [c for name, c in since.items() if c is not None and name != f.new.name]
         step = (f.new.stage or Stage()).step
         if step >= len(f.policy.steps):
             return
@@ -115,10 +128,11 @@ class Progressing:
             f.policy,
             step,
             f.evidence,
-            counts[f.new.name].since(last[f.new.name]),
-            counts[f.stable].since(last[f.stable]),
+            since[f.new.name] or Count(),
+            reduce(Count.plus, others, Count()),
             now=now,
             crashes=f.restarts,
+            whose="the arms'" if f.beside else "the stable revision's",
         )
         f.evidence = decision.evidence
         name = f.new.name

@@ -261,7 +261,10 @@ class ServiceController:
             return
         new, stable = wanted.shares
         restarts = sum(r.restarts for r in self._replicas.of(key) if r.revision == new.name)
-        self.progressing.follow(key, policy, new.revision, stable.name, restarts)
+        route = wanted.routes[-1]  # the predictor's
+        arms = [t.revision for t in route.targets if t.weight] if route.trial else []
+        beside = tuple(name for name in arms if name not in (new.name, stable.name))
+        self.progressing.follow(key, policy, new.revision, stable.name, restarts, beside)
 
     async def _advance(self, key: ServiceKey, name: str, stage: Stage, event: Event) -> None:
         """A revision is at another step, or is given up."""
