@@ -13,6 +13,7 @@ from graph_services import Answer, GraphFrontUnderTest, add
 from graph_stand_in import Running, graph, sources, step
 
 from penstock import dialects
+from penstock.cli import inspecting
 from penstock.domain.assembly import Assembly
 from penstock.domain.graph import Answers, Graph, HandOn, OnFailure, RunGraph, Switch
 from penstock.errors import InvalidManifest
@@ -138,6 +139,30 @@ async def test_a_service_has_no_steps_to_be_shown(
     assert answer.status_code == status
     if status == 400:
         assert "default/a is no graph" in answer.json()["error"]
+
+
+def test_what_steps_say_does_not_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "\x1b]0;title\x07 \x1b[2J"
+    step_ = {
+        "step": f"root.{text}",
+        "outcome": "ok",
+        "ms": 1.0,
+        "detail": text,
+        "gave": {"text": text},
+    }
+    answer = {"status": 200, "text": text}
+    inspecting._print(
+        {
+            "graph": "default/g",
+            "ms": 1.0,
+            "request": {"text": text},
+            "steps": [step_],
+            "answer": answer,
+        }
+    )
+    out = capsys.readouterr().out
+    assert "title" in out
+    assert all(c.isprintable() or c == "\n" for c in out)
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-penstock-inspect": "0"}, {"x-penstock-trace": "1"}])

@@ -11,7 +11,7 @@ from penstock.cli import payloads
 from penstock.cli.client import Client
 from penstock.cli.exits import FAILED, CliError
 from penstock.cli.graphs import find_graph
-from penstock.cli.output import say
+from penstock.cli.output import clean, say
 
 #: Characters of a value in a line.
 _WIDEST = 100
@@ -79,22 +79,29 @@ def _post(url: str, payload: Any, elements: int, timeout_s: float) -> dict[str, 
     return document
 
 
+def _line(text: str) -> None:
+    """What steps answered is anybody's: it must not drive the terminal."""
+    say(clean(text))
+
+
 def _print(document: dict[str, Any]) -> None:
     answer = document["answer"]
-    say(f"{document['graph']} answered {answer['status']} in {document['ms']:.1f} ms")
+    _line(f"{document['graph']} answered {answer['status']} in {document['ms']:.1f} ms")
     _values("request", document["request"])
     for step in document["steps"]:
         target = step.get("target", "")
         where = f" ({target})" if target and target != step["step"].rpartition(".")[2] else ""
-        say("")
+        _line("")
         inside = f"{step['within']}/" if "within" in step else ""
-        say(f"{inside}{step['step']}{where}: {step['outcome']}, {step['ms']:.1f} ms{_branch(step)}")
+        _line(
+            f"{inside}{step['step']}{where}: {step['outcome']}, {step['ms']:.1f} ms{_branch(step)}"
+        )
         if step.get("detail"):
-            say(f"  {step['detail']}")
+            _line(f"  {step['detail']}")
         for side in ("given", "gave"):
             if side in step:
                 _values(side, step[side])
-    say("")
+    _line("")
     _values("answer", answer)
 
 
@@ -114,16 +121,16 @@ def _values(side: str, told: dict[str, Any]) -> None:
         about = f"{tensor['name']} {tensor['datatype']}[{shape}]"
         more = f" and {tensor['more']} more" if "more" in tensor else ""
         text = json.dumps(tensor["data"], ensure_ascii=False)
-        say(f"  {side}  {about} {_short(text)}{more}")
+        _line(f"  {side}  {about} {_short(text)}{more}")
     status = f"{told['status']} " if told.get("status", 200) != 200 else ""
     if "json" in told:
-        say(f"  {side}  {status}{_short(json.dumps(told['json'], ensure_ascii=False))}")
+        _line(f"  {side}  {status}{_short(json.dumps(told['json'], ensure_ascii=False))}")
     elif "text" in told:
-        say(f"  {side}  {status}{_short(told['text'])}")
+        _line(f"  {side}  {status}{_short(told['text'])}")
     elif "bytes" in told:
-        say(f"  {side}  {status}{told['bytes']} bytes of {told['content_type']}")
+        _line(f"  {side}  {status}{told['bytes']} bytes of {told['content_type']}")
     elif "left_out" in told:
-        say(f"  {side}  left out: the values before are too many")
+        _line(f"  {side}  left out: the values before are too many")
 
 
 def _short(text: str) -> str:
