@@ -145,11 +145,16 @@ _NO_NUMBERS: Final = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
 def tensor_values(array: Array) -> list[Any]:
     """The values of `data.tensor`; Seldon's clients read them as protobuf's JSON, which knows no null."""
     values: list[Any] = array.ravel().tolist()
-    if array.dtype.kind == "f" and values and not (isfinite(array.max()) and isfinite(array.min())):
-        return [v if isfinite(v) else _SPELLED.get(v, "NaN") for v in values]
-    return values
+    if array.dtype.kind != "f":
+        return values
+    few = len(values) <= _FEW
+    if all(map(isfinite, values)) if few else isfinite(array.max()) and isfinite(array.min()):
+        return values
+    return [v if isfinite(v) else _SPELLED.get(v, "NaN") for v in values]
 
 
+#: Up to so many values are looked at one by one quicker than by the array.
+_FEW: Final = 50
 _SPELLED: Final = {inf: "Infinity", -inf: "-Infinity"}
 
 
