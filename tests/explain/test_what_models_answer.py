@@ -6,9 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.errors import InvalidInput, ModelError
-from penstock.explain.labels import Labelled, class_name
+from penstock.explain.anchors import Settings
+from penstock.explain.anchors_images import AnchorImages
+from penstock.explain.anchors_tabular import AnchorTabular
+from penstock.explain.anchors_text import AnchorText
+from penstock.explain.base import Explainer
+from penstock.explain.counterfactuals import Counterfactuals
+from penstock.explain.kernel_shap import KernelShap
+from penstock.explain.labels import Labelled, class_name, to_scores
+from penstock.explain.training import Training
+from penstock.protocols.v1 import encode_result
+from penstock.runtimes.explainer import document
 
 
 def answers(*batches: Any, output: str = "auto") -> Labelled:
@@ -77,3 +89,82 @@ def test_labels_that_become_scores_are_the_models_fault() -> None:
 def test_names_of_classes(label: Any, name: str) -> None:
     assert class_name(label, ["bad", "good"]) == name
     assert class_name(True, []) == "True"
+
+
+@pytest.mark.parametrize("output", ["auto", "label", "scores", "positive"])
+def test_no_number_at_all_is_the_models_fault(output: str) -> None:
+    with pytest.raises(ModelError, match="no number"):
+        answers(np.zeros((1, 0)), output=output).labels(rows(1))
+
+
+@pytest.mark.parametrize("output", ["scores", "positive"])
+@pytest.mark.parametrize("label", ["a", b"a", {"a": 1}])
+def test_texts_where_numbers_are_said_to_be_are_the_models_fault(output: str, label: Any) -> None:
+    answer = np.empty(1, dtype=object)
+    answer[0] = label
+    with pytest.raises(ModelError, match="texts where"):
+        answers(answer, output=output).labels(rows(1))
+
+
+def test_numbers_that_overflow_when_they_are_added_up_are_the_models_fault() -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        to_scores(np.array([1e300, 1.0]))
+
+
+# -- whatever it answers
+
+
+def texts_of(*values: Any) -> Any:
+    def answer(n: int) -> Any:
+        out = np.empty(n, dtype=object)
+        out[:] = [values[i % len(values)] for i in range(n)]
+        return out
+
+    return answer
+
+
+TABLE = Training(np.random.default_rng(0).normal(size=(40, 3)), list("abc"), {2: ["x"]}, ["p", "q"])
+FEW = Settings(max_samples=300, batch=20)
+ROW, PICTURE = np.array([0.0, 1.0, 0.0]), np.random.default_rng(0).random((6, 6))
+EXPLAINED = {
+    "tabular": (AnchorTabular(TABLE, FEW), ROW),
+    "tabular scores": (AnchorTabular(TABLE, FEW, output="scores"), ROW),
+    "tabular positive": (AnchorTabular(TABLE, FEW, output="positive"), ROW),
+    "text": (AnchorText(FEW), texts_of("a b c")(1)),
+    "image": (AnchorImages(FEW, segments=4), PICTURE),
+    "counterfactuals": (Counterfactuals(TABLE, samples=20), ROW),
+    "counterfactuals of q": (Counterfactuals(TABLE, samples=20, target_class="q"), ROW),
+    "shap": (KernelShap(TABLE), ROW),
+    "shap logit": (KernelShap(TABLE, link="logit"), ROW),
+}
+ANSWERS: list[Any] = [
+    lambda n: np.arange(n) % 3, lambda n: np.arange(n) % 2 == 0, lambda n: np.linspace(0, 1, n),
+    lambda n: np.eye(2)[np.arange(n) % 2], lambda n: np.eye(3, dtype=int)[np.arange(n) % 3],
+    lambda n: np.ones((n, 1)), lambda n: np.ones((n, 0)), lambda n: np.zeros((n, 2, 2)), lambda n: np.zeros(()),
+    lambda n: np.zeros(n + 1), lambda n: np.zeros(0), lambda n: np.full(n, np.nan), lambda n: np.full(n, np.inf),
+    lambda n: np.full((n, 2), 1e300), lambda n: np.arange(n).astype(np.float16), texts_of("a", "b"),
+    texts_of(b"a", b"b"), texts_of(None), texts_of({"a": 1}), lambda n: np.array(["a", "b"])[np.arange(n) % 2],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("explainer", "instance"), EXPLAINED.values(), ids=EXPLAINED)
+@given(
+    first=st.sampled_from(ANSWERS),
+    then=st.sampled_from(ANSWERS) | st.none(),
+    turn=st.integers(1, 6),
+)
+def test_whatever_a_model_answers_is_explained_or_told(
+    explainer: Explainer, instance: Any, first: Any, then: Any, turn: int
+) -> None:
+    """One kind of answer, or one and then another: an explanation that JSON can carry, or an error of ours."""
+    calls = 0
+
+    def model(rows: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return (first if then is None or calls <= turn else then)(len(rows))
+
+    try:
+        encode_result(document(explainer.explain(instance, model)))
+    except (InvalidInput, ModelError):
+        pass

@@ -18,6 +18,8 @@ from penstock.explain.base import Array, Ask, Bools, Floats
 #: What the option `output` may say.
 OUTPUTS: Final = ("auto", "label", "scores", "positive")
 _POSITIVE: Final = 0.5
+#: Squares and sums of numbers up to this are numbers yet.
+_LARGEST: Final = 1e150
 
 
 class Labelled:
@@ -57,6 +59,8 @@ class Labelled:
         if answer.ndim == 0 or len(answer) != len(rows):
             got = len(answer) if answer.ndim else "one value"
             raise ModelError(f"the model answered {got} rows where {len(rows)} were asked for")
+        if len(rows) and not answer.size:
+            raise ModelError("the model answered no number for a row")
         if answer.ndim == 2 and answer.shape[1] == 1 and self._output != "scores":
             answer = answer[:, 0]
         if answer.dtype.kind == "f" and bool(np.any(np.isnan(answer))):
@@ -93,6 +97,8 @@ def kind_of(answer: Array) -> str:
 
 def to_labels(answer: Array, output: str) -> Array:
     """Labels of `answer`, read as `output` says. ModelError when it cannot be read that way."""
+    if output in ("scores", "positive") and answer.dtype.kind not in "fiub":
+        raise ModelError(f"the model answered texts where output: {output} says numbers")
     if output == "scores":
         if answer.ndim != 2:
             raise ModelError(
@@ -131,8 +137,8 @@ def to_scores(answer: Array, output: str = "auto") -> Floats:
             hint=f"{hint} Where they are amounts, set the explainer's config to output: values.",
         )
     values = answer.astype(np.float64)
-    if not bool(np.all(np.isfinite(values))):
-        raise ModelError("the model's answers are not finite")
+    if not bool(np.all(np.abs(values) < _LARGEST)):
+        raise ModelError("the model's answers are not finite, or beyond what can be added up")
     return values[:, None] if values.ndim == 1 else values
 
 
