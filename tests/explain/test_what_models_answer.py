@@ -138,13 +138,27 @@ EXPLAINED = {
     "shap logit": (KernelShap(TABLE, link="logit"), ROW),
 }
 ANSWERS: list[Any] = [
-    lambda n: np.arange(n) % 3, lambda n: np.arange(n) % 2 == 0, lambda n: np.linspace(0, 1, n),
-    lambda n: np.eye(2)[np.arange(n) % 2], lambda n: np.eye(3, dtype=int)[np.arange(n) % 3],
-    lambda n: np.ones((n, 1)), lambda n: np.ones((n, 0)), lambda n: np.zeros((n, 2, 2)), lambda n: np.zeros(()),
-    lambda n: np.zeros(n + 1), lambda n: np.zeros(0), lambda n: np.full(n, np.nan), lambda n: np.full(n, np.inf),
-    lambda n: np.full((n, 2), 1e300), lambda n: np.arange(n).astype(np.float16), texts_of("a", "b"),
-    texts_of(b"a", b"b"), texts_of(None), texts_of({"a": 1}), lambda n: np.array(["a", "b"])[np.arange(n) % 2],
-]  # fmt: skip
+    lambda n: np.arange(n) % 3,
+    lambda n: np.arange(n) % 2 == 0,
+    lambda n: np.linspace(0, 1, n),
+    lambda n: np.eye(2)[np.arange(n) % 2],
+    lambda n: np.eye(3, dtype=int)[np.arange(n) % 3],
+    lambda n: np.ones((n, 1)),
+    lambda n: np.ones((n, 0)),
+    lambda n: np.zeros((n, 2, 2)),
+    lambda n: np.zeros(()),
+    lambda n: np.zeros(n + 1),
+    lambda n: np.zeros(0),
+    lambda n: np.full(n, np.nan),
+    lambda n: np.full(n, np.inf),
+    lambda n: np.full((n, 2), 1e300),
+    lambda n: np.arange(n).astype(np.float16),
+    lambda n: np.array(["a", "b"])[np.arange(n) % 2],
+    texts_of("a", "b"),
+    texts_of(b"a", b"b"),
+    texts_of(None),
+    texts_of({"a": 1}),
+]
 
 
 @pytest.mark.parametrize(("explainer", "instance"), EXPLAINED.values(), ids=EXPLAINED)
@@ -156,7 +170,7 @@ ANSWERS: list[Any] = [
 def test_whatever_a_model_answers_is_explained_or_told(
     explainer: Explainer, instance: Any, first: Any, then: Any, turn: int
 ) -> None:
-    """One kind of answer, or one and then another: an explanation that JSON can carry, or an error of ours."""
+    """One kind of answer, or one and then another: an explanation as JSON, or an error of ours."""
     calls = 0
 
     def model(rows: Any) -> Any:
