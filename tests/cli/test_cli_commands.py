@@ -358,3 +358,28 @@ def test_many_manifests_are_on_their_way_at_a_time_and_told_in_order(penstock: P
     said = ran.out.splitlines()
     assert said[0].startswith("secret/s ")
     assert [line.split("/")[1].split()[0] for line in said[1:]] == names
+
+
+def test_a_quota_holds_for_the_services_beside_it(penstock: Penstock) -> None:
+    names = [f"iris-{i}" for i in range(8)]
+    quota = "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q}\nspec: {hard: {pods: '1'}}\n"
+    documents = [IRIS.replace("name: iris\n", f"name: {n}\n") for n in names]
+    for _ in range(2):
+        Path("all.yaml").write_text("---\n".join([*documents, quota]))
+        ran = penstock("apply", "-f", "all.yaml")
+        assert ran.out.splitlines()[0] == "resourcequota/q created"
+        assert len(ran.out.splitlines()) == 2, ran.out
+        assert "7 of 9 manifests were refused" in ran.err
+        assert penstock("delete", "-f", "all.yaml", "--ignore-not-found").code == 0
+
+
+def test_of_two_manifests_of_one_object_the_later_is_what_stays(penstock: Penstock) -> None:
+    documents = []
+    for i in range(6):
+        documents.append(IRIS.replace("name: iris\n", f"name: iris\n  labels: {{turn: '{i}'}}\n"))
+    Path("all.yaml").write_text("---\n".join(documents))
+    for _ in range(2):
+        ran = penstock("apply", "-f", "all.yaml")
+        assert ran.code == 0, ran.err
+        got = json.loads(penstock("get", "isvc", "iris", "-o", "json").out)
+        assert got["metadata"]["labels"] == {"turn": "5"}

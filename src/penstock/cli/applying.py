@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -18,15 +19,19 @@ from penstock.cli.waiting import Target, wait_for_condition
 AT_ONCE = 8
 #: Target, `created`, `configured` or `unchanged`, and warnings.
 Applied: TypeAlias = tuple[Target, str, tuple[str, ...]]
-#: What others refer to comes first.
+#: What others refer to, or are held to, comes first.
 _ORDER = {
     "Namespace": 0,
     "Secret": 1,
     "ServiceAccount": 2,
     "ClusterServingRuntime": 3,
-    "ServingRuntime": 3,
+    "ClusterStorageContainer": 3,
+    "PriorityClass": 3,
+    "ResourceQuota": 3,
     "Server": 3,
+    "ServingRuntime": 3,
 }
+_LAST = 9
 
 
 def apply(
@@ -102,14 +107,15 @@ def _apply_all(
 ) -> Iterator[tuple[Manifest, Callable[[], Applied]]]:
     """Each manifest and what became of it, in order; some are on their way at a time.
 
-    What others refer to is there before they are sent.
+    What others refer to is there before they are sent; of two manifests of one object the later is sent last.
     """
-    ordered = sorted(manifests, key=_rank)
+    ranked = sorted(zip(_ranks(manifests), manifests, strict=True), key=lambda r: r[0])
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         try:
-            for _, same in groupby(ordered, key=_rank):
+            for _, same in groupby(ranked, key=lambda r: r[0]):
                 group = [
-                    (m, pool.submit(_apply_one, client, kinds, m, namespace, dry_run)) for m in same
+                    (m, pool.submit(_apply_one, client, kinds, m, namespace, dry_run))
+                    for _, m in same
                 ]
                 for manifest, future in group:
                     yield manifest, future.result
@@ -118,8 +124,17 @@ def _apply_all(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _rank(manifest: Manifest) -> int:
-    return _ORDER.get(_kind(manifest), 9)
+def _ranks(manifests: list[Manifest]) -> Iterator[tuple[int, int]]:
+    """For each: its kind's place, and how many manifests of the same object came before it."""
+    before: Counter[str] = Counter()
+    for manifest in manifests:
+        document, kind = manifest.document, _kind(manifest)
+        metadata = document.get("metadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
+        # Whatever stands there: what is wrong with it is said when it is sent.
+        same = repr((kind, metadata.get("namespace"), metadata.get("name")))
+        yield _ORDER.get(kind, _LAST), before[same]
+        before[same] += 1
 
 
 def _met(target: Target) -> None:
