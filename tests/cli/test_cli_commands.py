@@ -374,9 +374,9 @@ def test_a_quota_holds_for_the_services_beside_it(penstock: Penstock) -> None:
 
 
 def test_of_two_manifests_of_one_object_the_later_is_what_stays(penstock: Penstock) -> None:
-    documents = []
-    for i in range(6):
-        documents.append(IRIS.replace("name: iris\n", f"name: iris\n  labels: {{turn: '{i}'}}\n"))
+    documents = [
+        IRIS.replace("name: iris\n", f"name: iris\n  labels: {{turn: '{i}'}}\n") for i in range(6)
+    ]
     Path("all.yaml").write_text("---\n".join(documents))
     for _ in range(2):
         ran = penstock("apply", "-f", "all.yaml")
