@@ -235,7 +235,8 @@ class Forward:
             why = f"{service.key} did not answer within {self.plan.timeout_s:g} s."
         # Where the caller set a shorter one, the service's is of no use to it.
         own = self.plan.timeout_s >= service.route.timeout_s
-        role = service.key.split("/")[2:] or ("predictor",)  # NAMESPACE/NAME, and a component's role
+        # NAMESPACE/NAME, and a component's role.
+        role = service.key.split("/")[2:] or ("predictor",)
         hint = f"spec.{role[0]}.timeout raises the limit." if own else None
         self.fail(DeadlineExceeded(why, hint=hint))
 
