@@ -10,8 +10,8 @@ from api_harness import ISVC, Api, isvc
 from control_fakes import FakeBackend, FakeFiles
 
 from penstock.backends.base import Phase
+from penstock.control.placement.quotas import QUOTA
 from penstock.control.plane import ControlPlane
-from penstock.control.quotas import QUOTA
 from penstock.control.settings import ControlSettings
 from penstock.store.base import Key
 from penstock.store.sqlite import SqliteStore

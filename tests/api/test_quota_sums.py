@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.api.kinds import service_kinds
-from penstock.control import quotas
-from penstock.control.quota_sums import QuotaSums
-from penstock.control.usages import Usages
+from penstock.control.placement import quotas
+from penstock.control.placement.quota_sums import QuotaSums
+from penstock.control.placement.usages import Usages
 from penstock.store.base import Kind, Listing
 
 MANY = 300

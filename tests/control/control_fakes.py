@@ -12,8 +12,8 @@ from typing import Any
 
 from penstock.backends.base import Backend, Phase, ReplicaGone, ReplicaList, ReplicaStatus
 from penstock.control.clock import Clock, Timer
-from penstock.control.fetches import Progress
 from penstock.control.loop import Loop
+from penstock.control.models.fetches import Progress
 from penstock.domain.process import ProcessSpec
 from penstock.domain.service import Component
 from penstock.errors import Conflict, NotFound, PenstockError, Unavailable

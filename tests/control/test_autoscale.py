@@ -10,9 +10,9 @@ from control_fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.control.autoscale import Policy, Signal, State, decide, policy_of
-from penstock.control.loads import Loads
-from penstock.control.scaler import Scaler
+from penstock.control.scaling.autoscale import Policy, Signal, State, decide, policy_of
+from penstock.control.scaling.loads import Loads
+from penstock.control.scaling.scaler import Scaler
 from penstock.domain.routes import Load, ServiceLoad
 from penstock.domain.service import ScaleMetric, Scaling
 
@@ -338,7 +338,7 @@ def test_services_that_sleep_cost_a_tick_nothing(monkeypatch: pytest.MonkeyPatch
         decided += 1
         return decide(*args, **kw)
 
-    monkeypatch.setattr("penstock.control.scaler.decide", counted)
+    monkeypatch.setattr("penstock.control.scaling.scaler.decide", counted)
     clock = FakeClock()
     scaler = Scaler(lambda key: None, clock=clock, zero_grace_s=10.0)
     keys = [("ns", f"s{i}") for i in range(100)]

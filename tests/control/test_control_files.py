@@ -11,10 +11,10 @@ import pytest
 from control_fakes import FakeClock, FakeFetched, drain_ready
 
 from penstock import dialects, storage
-from penstock.control.fetches import Fetches, Files, Progress
 from penstock.control.files import write_atomic
 from penstock.control.loop import Backoff
-from penstock.control.model_files import CachedFiles, NoFiles
+from penstock.control.models.fetches import Fetches, Files, Progress
+from penstock.control.models.model_files import CachedFiles, NoFiles
 from penstock.control.plan import FetchPhase, FetchState
 from penstock.control.process_spec import threads_for
 from penstock.domain.service import Service

@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.control.counting import problem_of, reading_of
-from penstock.control.evidence import Tally, fewest, more_often_than_not
-from penstock.control.gauges import Intervals
-from penstock.control.progress import FALSE_ALARMS, LEANING, Count, Decision, Evidence, decide
+from penstock.control.rollouts.counting import problem_of, reading_of
+from penstock.control.rollouts.evidence import Tally, fewest, more_often_than_not
+from penstock.control.rollouts.gauges import Intervals
+from penstock.control.rollouts.progress import (
+    FALSE_ALARMS,
+    LEANING,
+    Count,
+    Decision,
+    Evidence,
+    decide,
+)
 from penstock.domain.traffic import GaugeLimit, Rollout
 
 #: A gauge's readings, one a second.

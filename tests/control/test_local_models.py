@@ -10,9 +10,9 @@ import pytest
 
 from penstock import storage
 from penstock.control.clock import Clock
-from penstock.control.local_models import KINDS, LocalModels
 from penstock.control.loop import Backoff
-from penstock.control.model_files import CachedFiles
+from penstock.control.models.local_models import KINDS, LocalModels
+from penstock.control.models.model_files import CachedFiles
 from penstock.store.base import Key
 from penstock.store.sqlite import SqliteStore
 

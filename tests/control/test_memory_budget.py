@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.backends.base import Phase, ReplicaStatus
-from penstock.control.budget import MemoryBudget, held, machine_bytes, to_sleep
 from penstock.control.replicas import ReplicaCache
-from penstock.control.scaler import Scaler
+from penstock.control.scaling.budget import MemoryBudget, held, machine_bytes, to_sleep
+from penstock.control.scaling.scaler import Scaler
 from penstock.domain.priority import Rank
 from penstock.domain.routes import Load, ServiceLoad
 from penstock.domain.service import Scaling

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.control.preemption import Holder, Key, Taken, in_order, take, take_bytes
+from penstock.control.placement.preemption import Holder, Key, Taken, in_order, take, take_bytes
 
 
 def holder(

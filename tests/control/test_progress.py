@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.control.evidence import Tally, more_than_limit, more_than_other
-from penstock.control.progress import CRASHES, FALSE_ALARMS, Count, Decision, Evidence, decide
+from penstock.control.rollouts.evidence import Tally, more_than_limit, more_than_other
+from penstock.control.rollouts.progress import (
+    CRASHES,
+    FALSE_ALARMS,
+    Count,
+    Decision,
+    Evidence,
+    decide,
+)
 from penstock.domain.traffic import GaugeLimit, MetricLimit, Rollout
 
 POLICY = Rollout(steps=(5, 25, 50), hold_s=60, min_requests=100)

@@ -8,9 +8,9 @@ import pytest
 from test_control_services import World, manifest, world
 
 from penstock.backends.base import Phase
-from penstock.control.counting import count_of, problem_of, reading_of
-from penstock.control.evidence import Tally
-from penstock.control.progress import CRASHES
+from penstock.control.rollouts.counting import count_of, problem_of, reading_of
+from penstock.control.rollouts.evidence import Tally
+from penstock.control.rollouts.progress import CRASHES
 from penstock.domain.annotations import PROMOTED
 from penstock.domain.traffic import GaugeLimit, MetricLimit
 

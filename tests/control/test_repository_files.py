@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from penstock.control.models.repository_files import models_of, warnings_of, with_models
 from penstock.control.process_spec import process_spec
-from penstock.control.repository_files import models_of, warnings_of, with_models
 from penstock.control.revisions import Kept, from_object, to_object
 from penstock.domain.process import decode, encode
 from penstock.domain.revision import Revision

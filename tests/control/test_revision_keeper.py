@@ -11,7 +11,7 @@ from tests.control.control_world import ControlWorld, sklearn_service
 
 from penstock import storage
 from penstock.control import revision_keeper
-from penstock.control.model_files import CachedFiles
+from penstock.control.models.model_files import CachedFiles
 from penstock.control.revision_keeper import RevisionKeeper
 from penstock.control.revisions import REVISION, key_of
 from penstock.store.sqlite import SqliteStore

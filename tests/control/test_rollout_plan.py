@@ -12,7 +12,7 @@ from test_control_plan import NOW, UID, entry, kept, observe, replica, service, 
 from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.plan import Wanted, plan
 from penstock.control.revisions import Kept
-from penstock.control.rollout import effective, replicas_for, rolled_out, stable_of
+from penstock.control.rollouts.rollout import effective, replicas_for, rolled_out, stable_of
 from penstock.domain import routes
 from penstock.domain.annotations import PINNED
 from penstock.domain.service import Scaling, Service
@@ -229,7 +229,7 @@ def test_weights_always_add_up_and_never_leave_the_only_one_that_answers_and_ser
 
 
 def test_the_share_of_who_is_not_up_goes_to_who_serves() -> None:
-    from penstock.control.rollout import Share
+    from penstock.control.rollouts.rollout import Share
 
     shares = (Share(kept(2, ready=True), 30), Share(kept(1, ready=True), 70))
     got = effective(shares, up=[V2], ready=[V2, V3], serving={V3: 100})

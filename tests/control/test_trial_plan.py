@@ -15,7 +15,7 @@ from test_workload_plan import ONE, V2, component, decide, replica, revision, tr
 from penstock.backends.base import Phase
 from penstock.control.plan import Wanted
 from penstock.control.revisions import Kept, Stage
-from penstock.control.rollout import Share, divide, of_all
+from penstock.control.rollouts.rollout import Share, divide, of_all
 from penstock.domain.annotations import GIVEN_UP, PINNED, PROMOTED
 from penstock.domain.bandit import Bandit, PolicyName
 from penstock.domain.service import Canary, Service

@@ -35,6 +35,6 @@ def test_unknown_kinds_are_refused() -> None:
 
 def test_importing_the_package_builds_no_models() -> None:
     # The Dialect type names a pydantic class; the models themselves wait for the first look-up.
-    code = "import sys, penstock.dialects; print('penstock.dialects.kserve_fields' in sys.modules)"
+    code = "import sys, penstock.dialects; print('penstock.dialects.kserve.fields' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -223,7 +223,7 @@ READ_IN_BLOCK = {
 
 def test_no_field_is_known_and_neither_read_nor_told_about() -> None:
     """A new field in the models must be read by the dialect or get a row; this list is the proof."""
-    from penstock.dialects.kserve_fields import BLOCKS
+    from penstock.dialects.kserve.fields import BLOCKS
 
     dialect = dialects.find(OWN, "InferenceService")
     rows = {p for row in dialect.table.rows for p in row.paths()}

@@ -272,7 +272,7 @@ def test_each_row_is_told(version: str, kind: str, row: Row, field: str) -> None
 
 
 def test_each_known_field_of_a_component_is_read_or_told() -> None:
-    from penstock.dialects.kfserving import Component
+    from penstock.dialects.kserve.kfserving import Component
 
     plain = service(alpha1({"sklearn": {"storageUri": "x"}}))
     for name, info in Component.model_fields.items():

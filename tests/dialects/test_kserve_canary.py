@@ -8,7 +8,7 @@ import pytest
 from dialect_manifests import problems_of
 
 from penstock import dialects
-from penstock.dialects.kserve_canary import merged, promoted, without
+from penstock.dialects.kserve.canary import merged, promoted, without
 from penstock.domain.service import Role, Service
 from penstock.domain.status import CanaryStatus, ServiceStatus, Truth
 from penstock.errors import InvalidManifest

@@ -17,7 +17,7 @@ from penstock.control.routes import MAX_LINE
 from penstock.domain.bandit import Bandit, PolicyName
 from penstock.domain.learning import Pulls, bandit_key
 from penstock.domain.routes import Remove, Sticky, Target
-from penstock.gateway.request_ids import RequestIds
+from penstock.gateway.learning.request_ids import RequestIds
 
 UCB = Bandit(PolicyName.UCB1, seed=1)
 V2_PATH = "/v2/models/iris/infer"

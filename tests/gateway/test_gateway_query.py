@@ -15,8 +15,8 @@ from penstock.domain.bandit import Bandit, PolicyName
 from penstock.domain.experiment import Candidate, Experiment
 from penstock.domain.graph import Call, Flow, Graph, Inputs, Source, Step
 from penstock.domain.routes import Route, Target
-from penstock.gateway import query
-from penstock.gateway.query_question import MOST_MODELS
+from penstock.gateway.queries import query
+from penstock.gateway.queries.question import MOST_MODELS
 from penstock.protocols.content_coding import MOST_INFLATED
 
 INPUTS = [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1.0]}]

@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.gateway.request_ids import (
+from penstock.gateway.learning.request_ids import (
     MOST_CHARACTERS,
     MOST_CHOICES,
     PREFIX,

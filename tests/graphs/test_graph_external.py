@@ -10,7 +10,7 @@ import pytest
 from graph_services import GraphFrontUnderTest
 from seldon_v2_front import body, compiled, outputs, pipeline, put, serve, until
 
-from penstock.gateway import graph_external
+from penstock.gateway.graphs import external as graph_external
 
 RUNS = "penstock_graph_external_runs"
 

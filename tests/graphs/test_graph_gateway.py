@@ -575,7 +575,7 @@ async def test_answers_in_pieces_are_put_together(front: GraphFrontUnderTest) ->
 def test_a_gateway_without_graphs_does_not_import_the_executor() -> None:
     code = (
         "import sys, penstock.gateway.process;"
-        "print([m for m in ('penstock.graphs', 'penstock.gateway.graph_front') if m in sys.modules])"
+        "print([m for m in ('penstock.graphs', 'penstock.gateway.graphs.front') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -20,7 +20,7 @@ from kserve_scenarios import (
 from penstock import dialects
 from penstock.domain.graph import Call, CallUrl, Graph
 from penstock.errors import InvalidManifest
-from penstock.gateway.graph_answers import failure_answer
+from penstock.gateway.graphs.answers import failure_answer
 from penstock.graphs.execution import Execution
 from penstock.graphs.values import Body, Failure, json_of
 

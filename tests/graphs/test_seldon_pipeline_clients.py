@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 import grpc
 from penstock.domain.experiment import Candidate, Experiment
 from penstock.domain.routes import Address, Route
-from penstock.gateway.grpc_front import GrpcFront
+from penstock.gateway.grpc.front import GrpcFront
 from penstock.http.h2.server import Http2Server
 from penstock.http.limits import Limits
 from penstock.protocols.grpc.wire import refusal

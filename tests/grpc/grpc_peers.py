@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2
 from penstock.domain.process import ProcessSpec, ServedModel
 from penstock.domain.routes import Address, Replica, Route, Snapshot, Sticky, Target, Wake
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.grpc_front import GrpcFront
+from penstock.gateway.grpc.front import GrpcFront
 from penstock.http.h2.server import Http2Server
 from penstock.http.limits import Limits as HttpLimits
 from penstock.http.server import HttpServer

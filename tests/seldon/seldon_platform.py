@@ -18,7 +18,7 @@ from penstock.domain.assembly import Assembly
 from penstock.domain.process import Neighbour
 from penstock.domain.routes import Address, Put, Replica, Route, Target
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.grpc_front import GrpcFront
+from penstock.gateway.grpc.front import GrpcFront
 from penstock.http.h2.server import Http2Server
 from penstock.http.server import HttpServer, Limits
 from penstock.protocols.grpc.wire import refusal

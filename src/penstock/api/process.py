@@ -29,10 +29,10 @@ from penstock.backends.local.client import LocalBackend
 from penstock.backends.local.cores import cores
 from penstock.backends.local.lock import find_layout
 from penstock.backends.local.paths import Layout
-from penstock.control.budget import DEFAULT_SHARE, machine_bytes
 from penstock.control.clock import Clock
-from penstock.control.model_files import CachedFiles
+from penstock.control.models.model_files import CachedFiles
 from penstock.control.plane import ControlPlane
+from penstock.control.scaling.budget import DEFAULT_SHARE, machine_bytes
 from penstock.control.settings import ControlSettings
 from penstock.errors import PenstockError
 from penstock.store.learned import LearnedStore

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from penstock.api.kinds import Resource, service_kinds
-from penstock.control.quota_sums import QuotaSums
-from penstock.control.quotas import QUOTA, QuotaKeeper, quota_of
+from penstock.control.placement.quota_sums import QuotaSums
+from penstock.control.placement.quotas import QUOTA, QuotaKeeper, quota_of
 from penstock.domain.quantity import format_quantity
 from penstock.domain.quota import Quota, Undeclared, exceeded
 from penstock.errors import Forbidden

@@ -40,7 +40,7 @@ def choose(service: str, known: Sequence[str], asked: str | None) -> str:
 
 def promote(client: Client, kind: Served, namespace: str, obj: dict[str, Any], name: str) -> None:
     """Make a canary the predictor. Its processes carry on."""
-    from penstock.dialects.kserve_canary import promoted
+    from penstock.dialects.kserve.canary import promoted
 
     _edit(client, kind, namespace, obj, promoted(obj["spec"], name))
 
@@ -49,7 +49,7 @@ def take_out(
     client: Client, kind: Served, namespace: str, obj: dict[str, Any], gone: Iterable[str]
 ) -> None:
     """Take canaries out; the predictor has their requests again."""
-    from penstock.dialects.kserve_canary import without
+    from penstock.dialects.kserve.canary import without
 
     _edit(client, kind, namespace, obj, without(obj["spec"], gone))
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from penstock.control.bandits import Arms
 from penstock.control.drains import Drains
+from penstock.control.placement.priorities import Priorities
 from penstock.control.plan import LIVE, Observed, ObservedWorkload
-from penstock.control.priorities import Priorities
 from penstock.control.replicas import ReplicaCache
 from penstock.control.revision_keeper import RevisionKeeper
 from penstock.control.routes import RoutePublisher
-from penstock.control.scaler import Scaler
+from penstock.control.scaling.scaler import Scaler
 from penstock.control.service_state import ServiceState
 from penstock.control.workloads import Workloads
 from penstock.domain.priority import Priority, Rank

@@ -17,27 +17,27 @@ from typing import Any
 from penstock import dialects
 from penstock.backends.base import Backend, Phase, ReplicaStatus
 from penstock.control.bandits import BanditKeeper
-from penstock.control.budget import MemoryBudget
 from penstock.control.clock import Clock
-from penstock.control.declared_tensors import DeclaredTensors
 from penstock.control.feeds import follow
-from penstock.control.fetches import Fetches, ModelFiles
-from penstock.control.graphs import GraphController
-from penstock.control.local_models import LocalFiles, LocalModels
+from penstock.control.graphs.controller import GraphController
 from penstock.control.loop import Backoff, Loop
 from penstock.control.manifests import ManifestCache
 from penstock.control.metrics import MetricsCollector, Process
+from penstock.control.models.declared_tensors import DeclaredTensors
+from penstock.control.models.fetches import Fetches, ModelFiles
+from penstock.control.models.local_models import LocalFiles, LocalModels
 from penstock.control.observing import route_keys
 from penstock.control.own_metrics import OwnMetrics
-from penstock.control.placing import Placing
+from penstock.control.placement.placing import Placing
+from penstock.control.placement.priorities import PRIORITY_CLASS
+from penstock.control.placement.quotas import QuotaKeeper
 from penstock.control.plan import Event
-from penstock.control.priorities import PRIORITY_CLASS
-from penstock.control.quotas import QuotaKeeper
 from penstock.control.replicas import OnChange, ReplicaCache
 from penstock.control.revisions import REVISION
 from penstock.control.routes import RoutePublisher
 from penstock.control.runtimes import KINDS as RUNTIME_KINDS
-from penstock.control.scaler import Scaler
+from penstock.control.scaling.budget import MemoryBudget
+from penstock.control.scaling.scaler import Scaler
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
 from penstock.control.services import ServiceController
 from penstock.control.settings import ControlSettings

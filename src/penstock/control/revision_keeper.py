@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from penstock.control.fetches import ModelFiles
+from penstock.control.models.fetches import ModelFiles
 from penstock.control.revisions import (
     REVISION,
     SERVICE_LABEL,

@@ -19,19 +19,19 @@ from penstock.backends.base import WAITING_FOR_TURN, Backend, Phase, ReplicaStat
 from penstock.control.bandits import Arms
 from penstock.control.clock import Clock
 from penstock.control.drains import Drains
-from penstock.control.fetches import Fetches, ModelFiles
 from penstock.control.manifests import ManifestCache
+from penstock.control.models.fetches import Fetches, ModelFiles
 from penstock.control.observing import Observer, component_of, route_keys
+from penstock.control.placement.priorities import Priorities
 from penstock.control.plan import Event, Wanted, one_line, plan, rollout_event
-from penstock.control.priorities import Priorities
-from penstock.control.progressing import Progressing
 from penstock.control.records import Records, replica_event
 from penstock.control.replicas import ReplicaCache
 from penstock.control.revision_keeper import RevisionKeeper
 from penstock.control.revisions import Kept, Stage
-from penstock.control.rollout import latest_of
+from penstock.control.rollouts.progressing import Progressing
+from penstock.control.rollouts.rollout import latest_of
 from penstock.control.routes import RoutePublisher
-from penstock.control.scaler import Scaler
+from penstock.control.scaling.scaler import Scaler
 from penstock.control.service_state import ServiceState
 from penstock.control.settings import ControlSettings
 from penstock.control.starts import Starts

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from penstock.backends.base import Backend
-from penstock.control.fetches import ModelFiles
+from penstock.control.models.fetches import ModelFiles
 from penstock.control.plan import Event, Start, one_line
 from penstock.control.process_spec import process_spec
 from penstock.control.replicas import ReplicaCache

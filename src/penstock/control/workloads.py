@@ -12,7 +12,8 @@ from typing import Any
 
 from penstock.backends.base import Backend
 from penstock.control.clock import Clock
-from penstock.control.fetches import Fetches, Files, ModelFiles, Progress
+from penstock.control.models.fetches import Fetches, Files, ModelFiles, Progress
+from penstock.control.models.repository_files import models_of, warnings_of, with_models
 from penstock.control.plan import (
     Event,
     FetchPhase,
@@ -22,7 +23,6 @@ from penstock.control.plan import (
     one_line,
 )
 from penstock.control.process_spec import hosts_only, served_name
-from penstock.control.repository_files import models_of, warnings_of, with_models
 from penstock.control.revision_keeper import RevisionKeeper, owner_of
 from penstock.control.revisions import Kept, asked_digest, next_number
 from penstock.control.runtimes import runtimes_for

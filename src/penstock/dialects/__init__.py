@@ -22,22 +22,16 @@ __all__ = ["Dialect", "Support", "Translation", "all_dialects", "find", "of", "t
 @cache
 def _registry() -> Mapping[tuple[str, str], Dialect]:
     # Imported on first use: building the models takes some 50 ms, and most of the command line needs none.
-    from penstock.dialects import (
-        core,
-        kfserving,
-        kserve,
-        kserve_graph,
-        kserve_local_model,
-        kserve_runtime,
-        kserve_storage_container,
-        kserve_trained_model,
-        penstock,
-        penstock_pipeline,
-        priorities,
-        quotas,
-        seldon_v1,
-        seldon_v2,
-    )
+    from penstock.dialects import core, penstock, penstock_pipeline, priorities, quotas
+    from penstock.dialects.kserve import graph as kserve_graph
+    from penstock.dialects.kserve import kfserving
+    from penstock.dialects.kserve import local_model as kserve_local_model
+    from penstock.dialects.kserve import runtime as kserve_runtime
+    from penstock.dialects.kserve import service as kserve
+    from penstock.dialects.kserve import storage_container as kserve_storage_container
+    from penstock.dialects.kserve import trained_model as kserve_trained_model
+    from penstock.dialects.seldon import v1 as seldon_v1
+    from penstock.dialects.seldon import v2 as seldon_v2
 
     dialects = (
         penstock.DIALECT,
@@ -72,7 +66,7 @@ def find(api_version: str, kind: str) -> Dialect:
         return found
     same_version = [k for v, k in registry if v == api_version]
     if same_version:
-        from penstock.dialects import seldon_v2
+        from penstock.dialects.seldon import v2 as seldon_v2
 
         if api_version == seldon_v2.API_VERSION and kind in seldon_v2.LATER:
             raise InvalidManifest([FieldProblem("kind", f"{kind}: {seldon_v2.LATER[kind]}")])

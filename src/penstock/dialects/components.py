@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from penstock.dialects.kserve_fields import Block
+from penstock.dialects.kserve.fields import Block
 from penstock.dialects.pod import At
 from penstock.dialects.schema import path
 from penstock.dialects.support import Row, no_effect, refused

@@ -15,8 +15,7 @@ from pydantic import Field, model_validator
 
 from penstock.dialects.bandit_fields import ANNOTATION, BanditFields, problems_of
 from penstock.dialects.base import Manifest, Translation, refuse
-from penstock.dialects.kserve import dialect, translate_service
-from penstock.dialects.kserve_fields import (
+from penstock.dialects.kserve.fields import (
     Explainer,
     ExplainerBlock,
     FrameworkBlock,
@@ -27,7 +26,8 @@ from penstock.dialects.kserve_fields import (
     PyTorchBlock,
     Transformer,
 )
-from penstock.dialects.kserve_support import TABLE
+from penstock.dialects.kserve.service import dialect, translate_service
+from penstock.dialects.kserve.support import TABLE
 from penstock.dialects.scaling_fields import ScalingBlock, seconds
 from penstock.dialects.schema import Spec
 from penstock.domain.patterns import pattern_problem

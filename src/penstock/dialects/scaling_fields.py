@@ -1,7 +1,7 @@
 """How autoscaling is said beside KServe's own fields: Knative's annotations, and Penstock's `scaling` block.
 
 KServe hands annotations of `autoscaling.knative.dev/` on to Knative's autoscaler. Those whose meaning is kept
-here are read; the others are warned about by `kserve_annotations`. A field of the manifest goes before an
+here are read; the others are warned about by `kserve.annotations`. A field of the manifest goes before an
 annotation, as at KServe.
 """
 

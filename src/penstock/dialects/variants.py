@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from penstock.dialects.base import Manifest, Translation, refuse
-from penstock.dialects.kserve_canary import name_problem
+from penstock.dialects.kserve.canary import name_problem
 from penstock.domain.service import Canary, Service
 from penstock.domain.traffic import Shadow
 from penstock.errors import FieldProblem, InvalidManifest

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.errors import PenstockError, Unavailable
 from penstock.gateway.choosing import choose
 from penstock.gateway.components import cannot_answer, reached
-from penstock.gateway.grpc_forward import GrpcForward, render_call
+from penstock.gateway.grpc.forward import GrpcForward, render_call
 from penstock.gateway.own import answer as answer_here
 from penstock.gateway.proxy import GATHER_BYTES, Forward, internal, refuse
 from penstock.gateway.resolve import Plan, make

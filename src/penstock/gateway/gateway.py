@@ -31,9 +31,9 @@ from penstock.protocols.triton import ServerCalls
 
 if TYPE_CHECKING:
     from penstock.domain.experiment import Experiment
-    from penstock.gateway.bandits import Bandits
     from penstock.gateway.experiment_front import ExperimentFront
-    from penstock.gateway.graph_front import Graphs
+    from penstock.gateway.graphs.front import Graphs
+    from penstock.gateway.learning.bandits import Bandits
     from penstock.gateway.resolve import Plan
     from penstock.http.server import Exchange
 
@@ -344,8 +344,8 @@ class Gateway:
     def bandits(self) -> Bandits:
         """What bandits share, made with the first one: most gateways have none."""
         if self._bandits is None:
-            from penstock.gateway.bandits import Bandits
-            from penstock.gateway.request_ids import read_key
+            from penstock.gateway.learning.bandits import Bandits
+            from penstock.gateway.learning.request_ids import read_key
 
             self._bandits = Bandits(
                 self._loop,
@@ -363,11 +363,11 @@ class Gateway:
 
     def _learn(self, service: Service) -> None:
         if service.route.graph is None:
-            from penstock.gateway import learned_forward
+            from penstock.gateway.learning import forward as learned_forward
 
             learned_forward.equip(service, self.bandits)
             return
-        from penstock.gateway import learned_graphs
+        from penstock.gateway.learning import graphs as learned_graphs
 
         learned_graphs.equip(self, service.route)
 
@@ -379,7 +379,7 @@ class Gateway:
     def graphs(self) -> Graphs:
         """What graphs share, made with the first one: most gateways have none."""
         if self._graphs is None:
-            from penstock.gateway.graph_front import Graphs
+            from penstock.gateway.graphs.front import Graphs
 
             self._graphs = Graphs(self, self._loop)
         return self._graphs

@@ -122,13 +122,13 @@ def answer(exchange: Exchange, plan: Plan, gateway: Gateway) -> None:
 
 def _explain(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
     # Seldon's messages know numpy.
-    from penstock.gateway import seldon_explain
+    from penstock.gateway.seldon import explain as seldon_explain
 
     seldon_explain.handle(exchange, gateway, plan)
 
 
 def _describe(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
-    from penstock.gateway import seldon_explain
+    from penstock.gateway.seldon import explain as seldon_explain
 
     seldon_explain.describe(exchange, gateway, plan)
 
@@ -179,14 +179,14 @@ def _index(exchange: Exchange, table: Table, namespace: str) -> None:
 
 
 def _query(exchange: Exchange, gateway: Gateway, path: str) -> None:
-    from penstock.gateway import query  # few gateways are asked so
+    from penstock.gateway.queries import query  # few gateways are asked so
 
     if _allowed(exchange, ("POST",)):
         _with_body(exchange, lambda e: query.handle(e, gateway, path))
 
 
 def _feedback(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
-    from penstock.gateway import feedback
+    from penstock.gateway.learning import feedback
 
     if not feedback.is_feedback(plan.own.rstrip("/")):
         refuse(exchange, NotFound("No such path.", hint="Rewards go to /v2/models/NAME/feedback."))

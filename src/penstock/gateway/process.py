@@ -24,7 +24,7 @@ import uvloop
 from penstock.domain.routes import Address
 from penstock.gateway.channel import Channel
 from penstock.gateway.gateway import FeedbackSettings, Gateway
-from penstock.gateway.grpc_front import GrpcFront
+from penstock.gateway.grpc.front import GrpcFront
 from penstock.gateway.load import LoadMeter
 from penstock.http.h2.server import Http2Server
 from penstock.http.memory import keep_large_blocks
@@ -144,7 +144,7 @@ def _admin(exchange: Exchange, gateway: Gateway) -> None:
         body = render(gateway.snapshot())
         exchange.send(200, b"content-type: text/plain; version=0.0.4\r\n", body)
     elif path == "/feedback/known":
-        from penstock.gateway import feedback  # most gateways have no bandit
+        from penstock.gateway.learning import feedback  # most gateways have no bandit
 
         feedback.answer_sibling(exchange, gateway)
     elif path == "/healthz":

@@ -111,7 +111,7 @@ class Service:
         self.waiting: deque[Forward] = deque()
         self.waiting_bytes = 0
         self.shadow: Shadow | None = None
-        #: By path, what steps of graphs that call this service there share (see `graph_calls`).
+        #: By path, what steps of graphs that call this service there share (see `graphs.calls`).
         self.entries: dict[str, Any] = {}
         #: A `graph_front.GraphFront` where the service is a graph.
         self.graph: Any = None

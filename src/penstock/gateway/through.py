@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.domain.headers import ANSWERED
-from penstock.gateway.grpc_forward import GrpcForward
+from penstock.gateway.grpc.forward import GrpcForward
 from penstock.gateway.proxy import Forward
 from penstock.gateway.sticky import answer_lines
 

@@ -1,6 +1,6 @@
 """How steps reach services: the one thing that the executor does not do itself.
 
-A `Caller` is the gateway's way of forwarding (`penstock.gateway.graph_calls`), or a stand-in in a test. It
+A `Caller` is the gateway's way of forwarding (`penstock.gateway.graphs.calls`), or a stand-in in a test. It
 answers by a plain call, once, never from within `call` itself.
 """
 

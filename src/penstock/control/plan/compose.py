@@ -17,7 +17,7 @@ from penstock.control.plan.observed import Observed, ready_of
 from penstock.control.plan.roles import RolePlan
 from penstock.control.plan.routing import route_of, tags_of
 from penstock.control.plan.wanted import Wanted
-from penstock.control.rollout import Share, rolled_out
+from penstock.control.rollouts.rollout import Share, rolled_out
 from penstock.domain.service import Role
 from penstock.domain.status import (
     CanaryStatus,

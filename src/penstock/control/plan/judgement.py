@@ -9,7 +9,7 @@ from penstock.control.plan.lines import Line
 from penstock.control.plan.observed import Observed, ready_of
 from penstock.control.plan.roles import RolePlan
 from penstock.control.plan.words import one_line, sentence
-from penstock.control.rollout import LATEST, PREVIOUS
+from penstock.control.rollouts.rollout import LATEST, PREVIOUS
 from penstock.domain.annotations import GIVEN_UP, PINNED
 from penstock.domain.status import Failure, FailureReason, ModelState, Transition, Truth
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from penstock.control.plan.observed import ObservedWorkload
 from penstock.control.revisions import Kept
-from penstock.control.rollout import Share, divide, latest_of, percent_of, replicas_for
+from penstock.control.rollouts.rollout import Share, divide, latest_of, percent_of, replicas_for
 from penstock.domain.service import Scaling, Service
 from penstock.domain.workload import Workload
 

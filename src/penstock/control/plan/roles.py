@@ -14,7 +14,7 @@ from penstock.control.plan.lines import Line, line_of, trial_percent
 from penstock.control.plan.observed import LIVE, Observed, is_of, ready_of, replica_id, worth
 from penstock.control.plan.wanted import Start
 from penstock.control.revisions import Kept
-from penstock.control.rollout import (
+from penstock.control.rollouts.rollout import (
     LATEST,
     PREVIOUS,
     Share,

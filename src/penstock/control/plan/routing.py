@@ -9,7 +9,7 @@ from penstock.control.plan.lines import trial_percent
 from penstock.control.plan.observed import Observed
 from penstock.control.plan.roles import RolePlan
 from penstock.control.plan.words import one_line
-from penstock.control.rollout import LATEST
+from penstock.control.rollouts.rollout import LATEST
 from penstock.domain import routes
 from penstock.domain.routes import Replica, Route, Target
 from penstock.domain.service import Component, Role, Service

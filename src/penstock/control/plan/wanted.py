@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from penstock.control.plan.observed import Event
 from penstock.control.revisions import Kept
-from penstock.control.rollout import Share
+from penstock.control.rollouts.rollout import Share
 from penstock.domain.routes import Route
 from penstock.domain.status import ServiceStatus
 

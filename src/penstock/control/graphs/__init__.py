@@ -1,0 +1,1 @@
+"""Graphs in the control plane: their routes, their status, and the services they bring along."""

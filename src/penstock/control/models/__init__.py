@@ -1,0 +1,1 @@
+"""Models' files and what models say of themselves."""

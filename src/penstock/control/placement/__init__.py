@@ -1,0 +1,1 @@
+"""Who gets what there is too little of: accelerators, and namespaces' quotas."""

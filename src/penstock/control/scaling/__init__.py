@@ -1,0 +1,1 @@
+"""How many replicas services have: load, memory, and what follows from them."""

@@ -1,0 +1,1 @@
+"""KServe's and KFServing's manifests, as their users write them."""

@@ -1,0 +1,130 @@
+"""The explainer of a SeldonDeployment's graph: a service of its own, which asks the graph.
+
+Where a deployment is one model, its explainer is a component of the same service (`v1_reader`). A
+graph has no files and no process that one could stand beside; so its explainer is one more service that is
+made for the deployment, with the graph's address to ask. What looks into a model has nothing to look into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from penstock.dialects import penstock
+from penstock.dialects.base import Manifest
+from penstock.dialects.conversion import Converted
+from penstock.dialects.kserve import annotations as notes
+from penstock.dialects.seldon.v1_reader import (
+    DEPLOYMENT_LABEL,
+    container_of_explainer,
+    part_name,
+    places_of_explainer,
+)
+from penstock.dialects.seldon.v1_tree import Node
+from penstock.domain import explainers
+from penstock.errors import FieldProblem
+
+#: What stands in the name of an explainer's service where others have their node's.
+NAME: Final = "explainer"
+
+
+def explains(predictor: Mapping[str, Any]) -> bool:
+    """Whether a predictor has an explainer; one without a type is none, as in Seldon's operator."""
+    return bool((predictor.get("explainer") or {}).get("type"))
+
+
+def service_name(deployment: str, predictor: str) -> str:
+    """The name of the explainer's service: `DEPLOYMENT-PREDICTOR-explainer`."""
+    return part_name(deployment, predictor, NAME)
+
+
+def convert(
+    manifest: Manifest,
+    index: int,
+    nodes: list[Node],
+    problems: list[FieldProblem],
+    warnings: list[FieldProblem],
+) -> Converted:
+    """The service of a predictor's explainer.
+
+    `problems` gets what is wrong with it, `warnings` what has no effect.
+    """
+    spec, metadata = manifest["spec"], manifest["metadata"]
+    predictor: Mapping[str, Any] = spec["predictors"][index]
+    given: Mapping[str, Any] = predictor["explainer"]
+    at = f"spec.predictors[{index}].explainer"
+    deployment = metadata.get("name") or ""
+    options = _options(given, at, problems, warnings)
+    options["predictor"] = deployment
+    if len(spec["predictors"]) > 1:
+        options["predictor"] += f"@{predictor['name']}"
+    block: dict[str, Any] = {
+        "modelFormat": {"name": NAME},
+        "options": options,
+        # Its clients ask it under the deployment's name.
+        "args": [f"--model_name={deployment}"],
+        "storageUri": given.get("modelUri") or _files(nodes),
+    }
+    block |= container_of_explainer(given, at, problems)
+    if not block["storageUri"]:
+        problems.append(FieldProblem(f"{at}.modelUri", "is required: no node has files to use"))
+        block["storageUri"] = "missing"
+    replicas = given.get("replicas")
+    made: dict[str, Any] = {
+        "name": service_name(deployment, predictor["name"]),
+        "labels": {DEPLOYMENT_LABEL: deployment},
+    }
+    if metadata.get("namespace"):
+        made["namespace"] = metadata["namespace"]
+    if replicas == 0 or predictor.get("replicas", spec.get("replicas")) == 0:
+        made["annotations"] = {notes.STOP: "true"}
+    count = replicas or 1
+    component: dict[str, Any] = {"minReplicas": count, "maxReplicas": count, "model": block}
+    # Files are opened with the credentials of the models'.
+    account, secret = (
+        next((n.given[key] for n in nodes if n.given.get(key)), "")
+        for key in ("serviceAccountName", "envSecretRefName")
+    )
+    if account:
+        component["serviceAccountName"] = account
+    if secret:
+        made.setdefault("annotations", {})[notes.STORAGE_SECRET] = secret
+    return Converted(
+        {
+            "apiVersion": penstock.DIALECT.api_version,
+            "kind": "InferenceService",
+            "metadata": made,
+            "spec": {"predictor": component},
+        },
+        {
+            "spec": at,
+            "metadata": "metadata",
+            "spec.predictor.model": at,
+            "spec.predictor.model.storageUri": f"{at}.modelUri",
+            **places_of_explainer("spec.predictor.model", given, at),
+        },
+    )
+
+
+def _options(
+    given: Mapping[str, Any], at: str, problems: list[FieldProblem], warnings: list[FieldProblem]
+) -> dict[str, Any]:
+    kind = explainers.find(given["type"])
+    if kind is None:
+        problems.append(FieldProblem(f"{at}.type", explainers.unknown(given["type"])))
+        return {}
+    if kind.looks_inside:
+        problems.append(
+            FieldProblem(
+                f"{at}.type",
+                f"{kind.name} looks into the model, and a graph is none; KernelShap asks it instead",
+            )
+        )
+    values, wrong = explainers.read(kind, given.get("config") or {}, f"{at}.config", warnings)
+    problems += wrong
+    return {"type": kind.name, "config": values}
+
+
+def _files(nodes: list[Node]) -> str:
+    """The files of the graph's first node that has some: training data may lie beside the model."""
+    return next((n.given["modelUri"] for n in nodes if n.given.get("modelUri")), "")

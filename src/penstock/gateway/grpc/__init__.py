@@ -1,0 +1,1 @@
+"""gRPC in a gateway: its own calls, and those that go on to model processes."""

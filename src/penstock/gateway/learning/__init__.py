@@ -1,0 +1,1 @@
+"""Bandits in a gateway: who answers is chosen by what rewards have taught."""

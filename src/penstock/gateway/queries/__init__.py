@@ -1,0 +1,1 @@
+"""`POST /v2/query`: many models asked with one request."""

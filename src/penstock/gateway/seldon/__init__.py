@@ -1,0 +1,1 @@
+"""What Seldon Core V1's clients ask a gateway, over HTTP and gRPC."""
