@@ -36,7 +36,8 @@ def penstock_run() -> Iterator[Callable[..., Running]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **(env or {})},
+            # What is said shall come through a pipe at once, however the interpreter is set up.
+            env={**os.environ, "PYTHONUNBUFFERED": "", **(env or {})},
         )  # fmt: skip
         running.append(process)
         assert process.stdout is not None

@@ -36,7 +36,9 @@ def colourful(stream: Any = None) -> bool:
 
 
 def say(text: str = "") -> None:
+    """To stdout, and at once: who reads it from a pipe may wait for this line."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:
