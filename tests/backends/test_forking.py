@@ -98,7 +98,8 @@ async def test_fifty_at_once_and_no_zombie_no_descriptor_left(rig):
     assert len({s.pid for s in statuses}) == 50
     assert zygote.replicas == 50
     assert rig.zygotes.starts == {"": 1}
-    assert len(os.listdir(f"/proc/{zygote.pid}/fd")) == zygote_fds
+    # A child may be ready before the zygote has closed what was the child's.
+    await until(lambda: len(os.listdir(f"/proc/{zygote.pid}/fd")) == zygote_fds, "closed files")
 
     await asyncio.gather(*(rig.replicas.stop(f"r{n}") for n in range(50)))
     assert all(gone(s.pid) for s in statuses)

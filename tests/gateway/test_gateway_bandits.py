@@ -329,6 +329,19 @@ async def test_a_service_that_is_gone_is_forgotten(front, stand_in, plane):
     assert not front.gateway.snapshot()["penstock_bandit_requests"]["samples"]
 
 
+async def test_a_gateway_that_has_just_begun_has_rewards_sent_again(front, stand_in, plane):
+    """It may not have heard of the bandit or the arm: no reward is lost for that."""
+    await learning(front, stand_in)
+    answer = await front.client.post(V1_PATH, json={})
+    front.gateway.apply(Remove(9, "default/iris"))
+    front.gateway._settled_at = front.gateway.now() + 60
+    told = await rewarded(front, answer, 1)
+    assert (told.status_code, told.headers["retry-after"]) == (503, "1")
+    assert (await front.client.post("/feedback", json={"id": "x", "reward": 1})).status_code == 404
+    front.gateway._settled_at = front.gateway.now()
+    assert (await rewarded(front, answer, 1)).status_code == 404
+
+
 async def test_pulls_are_told_as_sums(front, stand_in, plane):
     await learning(front, stand_in)
     for _ in range(7):

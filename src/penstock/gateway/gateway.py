@@ -59,6 +59,8 @@ class FeedbackSettings:
     key: Path | None = None
     #: Private sockets of the other gateways, which are asked about ids that clients chose.
     siblings: Callable[[], Sequence[Path]] = tuple
+    #: How long after its start a gateway may not have heard of every bandit and arm, seconds.
+    settle_s: float = 0.0
 
 
 class Gateway:
@@ -77,6 +79,7 @@ class Gateway:
         self._time = loop.time
         self._wake: Callable[[FromGateway], None] = wake
         self._feedback_settings = feedback or FeedbackSettings()
+        self._settled_at = loop.time() + self._feedback_settings.settle_s
         self._bandits: Bandits | None = None
         #: Requests under way, oldest first.
         self.active: dict[Forward, None] = {}
@@ -360,6 +363,11 @@ class Gateway:
     def learns(self) -> bool:
         """Whether there was ever a bandit here."""
         return self._bandits is not None
+
+    @property
+    def settling(self) -> bool:
+        """It has just begun: what it knows no bandit or arm for may be told of yet."""
+        return self._time() < self._settled_at
 
     def _learn(self, service: Service) -> None:
         if service.route.graph is None:

@@ -125,7 +125,7 @@ class _Call:
         """Read it, and find out whose answer it is about. Raises what is wrong with it."""
         given = self._given = read(self._exchange, self._seldon, self._service)
         if not self._gateway.learns:
-            raise _unknown(given)
+            raise self._unheard()
         bandits = self._gateway.bandits
         issued = bandits.ids.read(given.id)
         if issued is None and not given.id.startswith(PREFIX):
@@ -137,6 +137,17 @@ class _Call:
                 return
             issued = bandits.ids.read(own)
         self._credit(bandits, issued)
+
+    def _unheard(self) -> PenstockError:
+        """No bandit or arm is what the id says; a gateway that has just begun may be told of it yet."""
+        given = self._given
+        if self._gateway.settling and given.id.startswith(PREFIX):
+            return Unavailable(
+                f"The request {given.id} is not known here yet.",
+                hint="Send its reward again: it is counted once.",
+                retry_after_s=1,
+            )
+        return _unknown(given)
 
     async def _ask(self, bandits: Bandits) -> None:
         """Ask the other gateways for an id that a client chose."""
@@ -161,7 +172,7 @@ class _Call:
             Credited(*f, _fitting(c.features, f[0])) for c, f in found if f is not None
         ]
         if not credits:
-            raise _unknown(given)
+            raise self._unheard()
         service = self._service
         own = service.learner if service is not None else None
         if own is not None and all(c.learner.key != own.key for c in credits):
