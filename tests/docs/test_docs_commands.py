@@ -1,4 +1,4 @@
-"""Every command in the tutorials and how-tos is run, in order, as a reader would run it.
+"""Every command in the README, the tutorials and how-tos is run, in order, as a reader would run it.
 
 A page's ```console blocks hold commands behind `$ `; lines between them are what the reader should see,
 and must be in the output. A block marked `file=NAME` is the file's content. The platform the pages talk
@@ -23,7 +23,11 @@ from tests.ports import spare_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
-    [*(ROOT / "docs" / "tutorials").glob("*.md"), *(ROOT / "docs" / "how-to").glob("*.md")]
+    [
+        ROOT / "README.md",
+        *(ROOT / "docs" / "tutorials").glob("*.md"),
+        *(ROOT / "docs" / "how-to").glob("*.md"),
+    ]
 )
 _BLOCK = re.compile(r"^```(\S+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Commands that the fixture stands for: the package is installed, and the platform runs.
