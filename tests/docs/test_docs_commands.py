@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,11 +93,18 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    folder = tmp_path_factory.mktemp("docs")
-    subprocess.run(
-        [sys.executable, ROOT / "examples" / "train.py", "--to", folder / "models"], check=True
-    )
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models that `make demo` trains."""
+    folder = tmp_path_factory.mktemp("trained") / "models"
+    subprocess.run([sys.executable, ROOT / "examples" / "train.py", "--to", folder], check=True)
+    return folder
+
+
+@pytest.fixture
+def reader(tmp_path: Path, models: Path) -> Iterator[Reader]:
+    """A reader of one page, in a new folder and beside a platform that nothing was applied to."""
+    folder = tmp_path / "reader"
+    shutil.copytree(models, folder / "models")
     http_port, grpc_port, api_port, run_port = (spare_port() for _ in range(4))
     api = f"http://127.0.0.1:{api_port}"
     env = {

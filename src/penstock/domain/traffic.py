@@ -68,8 +68,8 @@ class GaugeLimit:
     """What a gauge of the new revision may be, as a mean over its processes and an interval of time.
 
     A reading of a gauge depends on the one before, so readings are no trials; means of intervals that are
-    longer than the gauge's own memory are (`control.gauges`). At least one half of the intervals have to keep
-    the limit.
+    longer than the gauge's own memory are (`control.rollouts.gauges`). At least one half of the intervals
+    have to keep the limit.
     """
 
     name: str

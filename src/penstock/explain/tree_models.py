@@ -84,12 +84,13 @@ def _call(model: Any, *, raw: bool) -> Callable[[Floats], Any] | None:
         return lambda rows: model.predict(rows, **{keyword: True})
     if package != "sklearn" or getattr(model, "loss", None) in _LOGARITHMIC:
         return None
-    names = ["predict_proba"] if hasattr(model, "predict_proba") else ["predict"]
-    if hasattr(model, "decision_function"):  # an IsolationForest's is no sum of its trees
-        names = ["decision_function"] if hasattr(model, "predict_proba") else []
-    if not names or (names[0] != "predict" and int(getattr(model, "n_outputs_", 1)) > 1):
+    classifies, decides = hasattr(model, "predict_proba"), hasattr(model, "decision_function")
+    if decides and not classifies:  # an IsolationForest's is no sum of its trees
         return None
-    method: Callable[[Floats], Any] = getattr(model, names[0])
+    if classifies and int(getattr(model, "n_outputs_", 1)) > 1:
+        return None
+    name = "decision_function" if decides else "predict_proba" if classifies else "predict"
+    method: Callable[[Floats], Any] = getattr(model, name)
     return method
 
 

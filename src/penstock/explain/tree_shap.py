@@ -52,7 +52,6 @@ class TreeShap(Explainer):
             )
         self.model_output = model_output
         self.background = background
-        self._own = None
         _refuse_unreadable(model, background)
         try:
             self._explainer = shap.TreeExplainer(model, data=background, model_output=model_output)
@@ -74,13 +73,12 @@ class TreeShap(Explainer):
 
     def explain(self, instance: Array, ask: Ask) -> Explanation:
         row = self._row(instance)
-        if self._own is not None:
-            try:
-                self._own(row[None])
-            except ValueError as e:  # a forest that has not seen NaN in training does not take it
-                raise InvalidInput(f"the model does not take the instance: {_line(e)}") from None
+        try:
+            own = self._answer(row)
+        except ValueError as e:  # a forest that has not seen NaN in training does not take it
+            raise InvalidInput(f"the model does not take the instance: {_line(e)}") from None
         values, base = self._values(row)
-        if (said := self._disagrees(row, values, base)) is not None:
+        if (said := _disagreement(own, values, base)) is not None:
             raise ModelError(said, hint=_INSTEAD)
         return Explanation(
             self.kind,
@@ -124,22 +122,9 @@ class TreeShap(Explainer):
         base = np.atleast_1d(np.asarray(self._explainer.expected_value, dtype=np.float64))
         return per_output, base[-len(per_output) :]
 
-    def _disagrees(self, row: Floats, values: Floats, base: Floats) -> str | None:
-        """What is wrong with the values of a row, when they do not add up to the model's own answer."""
-        if self._own is None:
-            return None
-        own = self._own(row[None])[0]
-        if (
-            len(values) == 1 and len(own) == 2
-        ):  # probabilities of two classes: the values are of the second
-            own = own[1:]
-        total = values.sum(1) + base
-        if own.shape != total.shape or np.allclose(total, own, rtol=_TOLERANCE, atol=_TOLERANCE):
-            return None
-        worst = int(np.argmax(np.abs(total - own)))
-        return (
-            f"TreeShap's values add up to {total[worst]:.6g} where the model says {own[worst]:.6g}"
-        )
+    def _answer(self, row: Floats) -> Floats | None:
+        """What the model itself says of a row, `[outputs]`; None where it has no call for that."""
+        return None if self._own is None else self._own(row[None])[0]
 
     def _try(self) -> None:
         """Explain a few rows, so that a model that is read wrongly is found before it is asked about."""
@@ -150,7 +135,7 @@ class TreeShap(Explainer):
         if self.background is not None:
             rows = self.background[:_TRIED]
         for row in rows:
-            if (said := self._disagrees(row, *self._values(row))) is not None:
+            if (said := _disagreement(self._answer(row), *self._values(row))) is not None:
                 raise LoadError(said, hint=_INSTEAD)
 
 
@@ -165,6 +150,20 @@ def _shap() -> Any:
             hint="Install it with: pip install 'penstock[explain]'",
         ) from e
     return shap
+
+
+def _disagreement(own: Floats | None, values: Floats, base: Floats) -> str | None:
+    """What is wrong with the values of a row, when they do not add up to the model's `own` answer."""
+    if own is None:
+        return None
+    # Of the probabilities of two classes, one row of values is of the second.
+    if len(values) == 1 and len(own) == 2:
+        own = own[1:]
+    total = values.sum(1) + base
+    if own.shape != total.shape or np.allclose(total, own, rtol=_TOLERANCE, atol=_TOLERANCE):
+        return None
+    worst = int(np.argmax(np.abs(total - own)))
+    return f"TreeShap's values add up to {total[worst]:.6g} where the model says {own[worst]:.6g}"
 
 
 def _refuse_unreadable(model: Any, background: Floats | None) -> None:

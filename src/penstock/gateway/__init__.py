@@ -6,8 +6,7 @@ last described them (`channel` brings the changes, `load` tells what there was t
 revision, `replicas` a replica and its connections; `proxy` moves the bytes, and puts requests that find no
 replica into their service's waiting line. A body is not parsed on that way.
 
-Beside it, loaded by who has use for it: gRPC (`grpc_*`); graphs and experiments, whose steps are requests of
-the gateway's own (`graph_*`, `experiment_front`, `seldon_*`); bandits (`bandits`, `learned_*`, `trial`,
-`features`, `request_ids`, `feedback`); one question to many models (`query`); and what the gateway answers by
-itself (`own`, `repository`).
+Beside it, loaded by who has use for it: gRPC (`grpc`); graphs and experiments, whose steps are requests of
+the gateway's own (`graphs`, `experiment_front`, `seldon`); bandits (`learning`); one question to many models
+(`queries`); and what the gateway answers by itself (`own`, `repository`).
 """

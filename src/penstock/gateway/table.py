@@ -113,14 +113,14 @@ class Service:
         self.shadow: Shadow | None = None
         #: By path, what steps of graphs that call this service there share (see `graphs.calls`).
         self.entries: dict[str, Any] = {}
-        #: A `graph_front.GraphFront` where the service is a graph.
+        #: A `graphs.front.GraphFront` where the service is a graph.
         self.graph: Any = None
         #: What a request becomes here, and a gRPC call (None: as any).
         self.forward: type[Forward] = Forward
         self.call: Any = None
-        #: A `bandits.Learner` where the service has a bandit.
+        #: A `learning.bandits.Learner` where the service has a bandit.
         self.learner: Any = None
-        #: A `trial.Trial` where a revision is rolled out beside the bandit's arms.
+        #: A `learning.trial.Trial` where a revision is rolled out beside the bandit's arms.
         self.trial: Any = None
 
     def named(self, name: str) -> Target | None:
@@ -180,7 +180,7 @@ class Table:
         on_gone: Callable[[str, str], None] | None = None,
     ) -> None:
         self._loop = loop
-        #: Makes, the first time, what all graphs share (`graph_front.Graphs`).
+        #: Makes, the first time, what all graphs share (`graphs.front.Graphs`).
         self._graphs = graphs
         #: Makes what takes an experiment's requests (`experiment_front.ExperimentFront`).
         self._experiments = experiments

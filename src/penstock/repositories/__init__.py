@@ -1,8 +1,8 @@
 """Model repositories of other servers: a folder in, the models that a process is told to serve out.
 
 Pure functions over files that are here already; what runs the models is said as a framework's name. The
-control plane reads a repository when its files were fetched (`control.model_files`), `penstock run` when it
-starts. A reader refuses what it cannot honour with file and field, and says what has no effect.
+control plane reads a repository when its files were fetched (`control.models.model_files`), `penstock run`
+when it starts. A reader refuses what it cannot honour with file and field, and says what has no effect.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ Progress: TypeAlias = Callable[[int, int | None, tuple[int, int | None] | None],
 
 
 class ModelFiles(Protocol):
-    """Where models' files come from (`control.model_files` over `penstock.storage`)."""
+    """Where models' files come from (`control.models.model_files` over `penstock.storage`)."""
 
     async def fetch(
         self,

@@ -33,7 +33,7 @@ FAILED = "NodeDownloadError"
 
 
 class LocalFiles(Protocol):
-    """Where the files go (`control.model_files.CachedFiles`)."""
+    """Where the files go (`control.models.model_files.CachedFiles`)."""
 
     async def keep(self, model: LocalModel) -> Files:
         """Fetch, and keep until `drop`."""

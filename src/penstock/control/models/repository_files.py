@@ -20,7 +20,7 @@ from penstock.errors import LoadError
 
 @dataclass(frozen=True, slots=True)
 class RepositoryFiles:
-    """`control.fetches.Files`, and the models in them."""
+    """`control.models.fetches.Files`, and the models in them."""
 
     path: object
     digest: str

@@ -1,8 +1,8 @@
 """The revisions of one workload: which serve, and which one is to come.
 
-The newest revision that was ever ready *serves*, alone or with the one before it (`control.rollout` says
-with which shares). The *candidate* is the newest one of the present manifest, if it was not ready yet. It
-gets replicas of its own; when they answer it becomes the newest one that serves.
+The newest revision that was ever ready *serves*, alone or with the one before it (`control.rollouts.rollout`
+says with which shares). The *candidate* is the newest one of the present manifest, if it was not ready yet.
+It gets replicas of its own; when they answer it becomes the newest one that serves.
 """
 
 from __future__ import annotations

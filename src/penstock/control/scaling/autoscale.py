@@ -7,7 +7,7 @@ until it has been quiet for a stable window. Beyond Knative's rules there is hys
 hovers at a boundary does not move the number up and down, and nothing is taken away before a whole window
 was listened to.
 
-`control.loads` measures the signal, `control.scaler` remembers the state, `control.plan` uses the number.
+`loads` measures the signal, `scaler` remembers the state, `control.plan` uses the number.
 """
 
 from __future__ import annotations
