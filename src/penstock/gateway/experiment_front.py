@@ -1,9 +1,9 @@
 """Experiments in the gateway: each request goes to one of several services, or graphs, as if it had named it.
 
 Stands where `graphs.front.GraphFront` stands for a graph, so a request that has nothing to do with
-experiments asks for neither. Whoever is chosen gets the request under its own name and with all that is its own: waiting,
-retries, deadline, canaries. The answer's `x-seldon-route` says who it was; a client that sends it back stays
-there for as long as that candidate has a weight.
+experiments asks for neither. Whoever is chosen gets the request under its own name and with all that is its
+own: waiting, retries, deadline, canaries. The answer's `x-seldon-route` says who it was; a client that sends
+it back stays there for as long as that candidate has a weight.
 """
 
 from __future__ import annotations
