@@ -16,7 +16,7 @@ from gateway_stand_in import Seen, reply, route
 from penstock.control.routes import MAX_LINE
 from penstock.domain.bandit import Bandit, PolicyName
 from penstock.domain.learning import Pulls, bandit_key
-from penstock.domain.routes import Remove, Sticky, Target
+from penstock.domain.routes import Remove, Snapshot, Sticky, Target
 from penstock.gateway.learning.request_ids import RequestIds
 
 UCB = Bandit(PolicyName.UCB1, seed=1)
@@ -333,12 +333,11 @@ async def test_a_gateway_that_has_just_begun_has_rewards_sent_again(front, stand
     """It may not have heard of the bandit or the arm: no reward is lost for that."""
     await learning(front, stand_in)
     answer = await front.client.post(V1_PATH, json={})
-    front.gateway.apply(Remove(9, "default/iris"))
-    front.gateway._settled_at = front.gateway.now() + 60
+    front.gateway.restore(Snapshot(3, ()))  # as old as a kept file may be
     told = await rewarded(front, answer, 1)
     assert (told.status_code, told.headers["retry-after"]) == (503, "1")
     assert (await front.client.post("/feedback", json={"id": "x", "reward": 1})).status_code == 404
-    front.gateway._settled_at = front.gateway.now()
+    front.gateway.apply(Snapshot(4, ()))
     assert (await rewarded(front, answer, 1)).status_code == 404
 
 

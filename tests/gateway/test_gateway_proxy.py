@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from gateway_stand_in import reply, route
 
-from penstock.domain.routes import Target
+from penstock.domain.routes import Snapshot, Target
 from penstock.gateway import replicas
 
 
@@ -83,6 +83,31 @@ async def test_a_wrong_address_is_answered_with_what_is_right(
     assert answer.status_code == status
     assert says in answer.json()["error"]
     assert not a.seen
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/v1/models/late:predict", {}),
+        ("/v2/models/late/infer", {}),
+        ("/v2/models/late/feedback", {}),
+        ("/v2/repository/models/late/load", {}),
+        ("/serving/default/late/v2/models/late/infer", {}),
+        ("/seldon/default/late/api/v1.0/predictions", {}),
+        ("/v2/models/x/infer", {"seldon-model": "late"}),
+    ],
+)
+async def test_what_a_kept_table_does_not_have_may_be_there(front, stand_in, path, headers):
+    """A gateway began while the control plane was away: its file may be older than the service."""
+    a = await stand_in()
+    front.gateway.restore(Snapshot(1, (route("iris", a.route),)))
+    assert (await front.client.post("/v2/models/iris/infer", json={})).status_code == 200
+    answer = await front.client.post(path, headers=headers, json={})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "has not heard from the control plane" in answer.json()["error"]
+    assert (await front.client.post("/no/such", json={})).status_code == 404
+    front.routes(route("iris", a.route))
+    assert (await front.client.post(path, headers=headers, json={})).status_code == 404
 
 
 @pytest.mark.parametrize("value", ["-1", "0", "1.5", "soon", "99999999999"])

@@ -23,7 +23,7 @@ from grpc_peers import (
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import grpc
-from penstock.domain.routes import Address, Sticky
+from penstock.domain.routes import Address, Snapshot, Sticky
 from penstock.http.server import HttpServer
 
 
@@ -77,6 +77,18 @@ async def test_the_seldon_header_names_the_service(tmp_path: Path) -> None:
             call = stub(channel).ModelInfer
             assert floats(await call(request(), metadata=(("seldon-model", "svc"),), timeout=10))
             assert await code_of(call(request(), timeout=10)) is grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_a_kept_table_does_not_have_may_be_there(tmp_path: Path) -> None:
+    async with gateway() as front, dial(front.port) as channel:
+        front.gateway.restore(Snapshot(1, ()))
+        call = stub(channel).ModelInfer
+        assert await code_of(call(request(), timeout=10)) is grpc.StatusCode.UNAVAILABLE
+        metadata = (("penstock-namespace", "other"),)
+        told = call(request(), metadata=metadata, timeout=10)
+        assert await code_of(told) is grpc.StatusCode.UNAVAILABLE
+        front.gateway.apply(Snapshot(2, ()))
+        assert await code_of(call(request(), timeout=10)) is grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_call_waits_for_a_sleeping_service(tmp_path: Path) -> None:

@@ -45,10 +45,13 @@ class Channel:
         socket_path: str,
         apply: Callable[[ToGateway], None],
         *,
+        restore: Callable[[Snapshot], None] | None = None,
         snapshot_path: Path | None = None,
     ) -> None:
         self._path = socket_path
         self._apply = apply
+        #: Takes the file's table.
+        self._restore = restore
         self._snapshot_path = snapshot_path
         self._writer: asyncio.StreamWriter | None = None
         #: Set once a table was taken, from the control plane or from the file.
@@ -60,7 +63,7 @@ class Channel:
 
     def load_snapshot(self) -> bool:
         """Take the file's table; False when there is none or it cannot be read."""
-        if self._snapshot_path is None:
+        if self._snapshot_path is None or self._restore is None:
             return False
         try:
             message = _decode(self._snapshot_path.read_bytes())
@@ -70,7 +73,7 @@ class Channel:
             logger.warning("the route table in %s cannot be used: %s", self._snapshot_path, exc)
             return False
         if isinstance(message, Snapshot):
-            self._apply(message)
+            self._restore(message)
             self.filled.set()
         return True
 

@@ -59,8 +59,6 @@ class FeedbackSettings:
     key: Path | None = None
     #: Private sockets of the other gateways, which are asked about ids that clients chose.
     siblings: Callable[[], Sequence[Path]] = tuple
-    #: How long after its start a gateway may not have heard of every bandit and arm, seconds.
-    settle_s: float = 0.0
 
 
 class Gateway:
@@ -79,7 +77,6 @@ class Gateway:
         self._time = loop.time
         self._wake: Callable[[FromGateway], None] = wake
         self._feedback_settings = feedback or FeedbackSettings()
-        self._settled_at = loop.time() + self._feedback_settings.settle_s
         self._bandits: Bandits | None = None
         #: Requests under way, oldest first.
         self.active: dict[Forward, None] = {}
@@ -340,8 +337,17 @@ class Gateway:
             self.bandits.credited(message)
         else:
             self.table.apply(message)
-            if isinstance(message, Snapshot) and (message.learned or self._bandits is not None):
-                self.bandits.connected(message.learned)
+            if isinstance(message, Snapshot):
+                self._hear_learned(message)
+
+    def restore(self, message: Snapshot) -> None:
+        """Take the table that was kept in a file, until the control plane says what is so."""
+        self.table.apply(message, kept=True)
+        self._hear_learned(message)
+
+    def _hear_learned(self, message: Snapshot) -> None:
+        if message.learned or self._bandits is not None:
+            self.bandits.connected(message.learned)
 
     @property
     def bandits(self) -> Bandits:
@@ -363,11 +369,6 @@ class Gateway:
     def learns(self) -> bool:
         """Whether there was ever a bandit here."""
         return self._bandits is not None
-
-    @property
-    def settling(self) -> bool:
-        """It has just begun: what it knows no bandit or arm for may be told of yet."""
-        return self._time() < self._settled_at
 
     def _learn(self, service: Service) -> None:
         if service.route.graph is None:

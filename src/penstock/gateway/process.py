@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 #: How long a starting gateway waits for the control plane's table before it takes the file's, seconds.
 TABLE_WAIT_S = 0.5
-#: How long a new gateway has a reward sent again whose bandit or arm it does not know, seconds.
-SETTLE_S = 5.0
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -81,15 +79,14 @@ async def serve(options: argparse.Namespace) -> None:
 
     channel: Channel
     memory = SharedMemory(options.shared_memory, most=options.max_body)
-    settings = FeedbackSettings(
-        options.feedback_key, lambda: _siblings(options.admin), settle_s=SETTLE_S
-    )
+    settings = FeedbackSettings(options.feedback_key, lambda: _siblings(options.admin))
     gateway = Gateway(
         loop, wake=lambda message: channel.say(message), memory=memory, feedback=settings
     )
     channel = Channel(
         options.control,
         gateway.apply,
+        restore=gateway.restore,
         snapshot_path=Path(options.snapshot) if options.snapshot else None,
     )
     tls = None

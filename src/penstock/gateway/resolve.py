@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.errors import InvalidInput, NotFound, Unsupported
+from penstock.errors import InvalidInput, NotFound, PenstockError, Unsupported
 from penstock.gateway import components
 from penstock.gateway.choosing import TAGS, choose
 
@@ -107,7 +107,7 @@ def plan(head: RequestHead, table: Table) -> Plan:
             if explained is not None:
                 service, rest, tag = explained
         if service is None:
-            raise unknown_service(name, parts[2])
+            raise unknown_service(name, parts[2], table)
         role, path = components.split(rest)
         if service.route.experiment is not None and (role or tag):
             # A component or a revision is the service's own, whoever has its requests.
@@ -128,10 +128,7 @@ def plan(head: RequestHead, table: Table) -> Plan:
         if service is not None:
             return make(head, service, path, table)
         if path.rstrip("/") != "/v2/models/stats":  # of all; a model of that name comes first
-            raise NotFound(
-                f"Model with name {name} does not exist.",
-                hint=f"No service in {namespace} serves it; `penstock get isvc -A` lists all.",
-            )
+            raise unknown_model(name, namespace, table)
     return Plan(None, b"", protocol_of(path), 0, own=path)
 
 
@@ -173,7 +170,7 @@ def by_header(value: bytes, table: Table, namespace: str) -> Service:
     service = table.get(namespace, name) or suffixed(name, namespace, table)
     if service is not None:
         return service
-    raise unknown_service(name, namespace)
+    raise unknown_service(name, namespace, table)
 
 
 def suffixed(name: str, namespace: str, table: Table) -> Service | None:
@@ -189,10 +186,22 @@ def suffixed(name: str, namespace: str, table: Table) -> Service | None:
     return None
 
 
-def unknown_service(name: str, namespace: str) -> NotFound:
-    return NotFound(
-        f"There is no service {name} in namespace {namespace}.",
-        hint=f"`penstock get isvc -n {namespace}` lists them.",
+def unknown_service(name: str, namespace: str, table: Table) -> PenstockError:
+    return table.unknown(
+        NotFound(
+            f"There is no service {name} in namespace {namespace}.",
+            hint=f"`penstock get isvc -n {namespace}` lists them.",
+        )
+    )
+
+
+def unknown_model(name: str, namespace: str, table: Table) -> PenstockError:
+    """The same, said as other servers say it."""
+    return table.unknown(
+        NotFound(
+            f"Model with name {name} does not exist.",
+            hint=f"No service in {namespace} serves it; `penstock get isvc -A` lists all.",
+        )
     )
 
 

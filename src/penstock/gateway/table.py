@@ -27,6 +27,7 @@ from penstock.domain.routes import (
     TableMessage,
 )
 from penstock.domain.routes import Target as TargetRoute
+from penstock.errors import NotFound, PenstockError, Unavailable
 from penstock.gateway.choosing import Matcher
 from penstock.gateway.proxy import Forward
 from penstock.gateway.replicas import Replica, least_busy
@@ -201,6 +202,9 @@ class Table:
         self.generation = 0
         self.sequence = -1
         self.filled: bool = False
+        #: The control plane has said it. Until then it is what a file kept, which may be seconds old, or
+        #: nothing: what is not in it may be there all the same (see `unknown`).
+        self.confirmed: bool = False
 
     def get(self, namespace: str, name: str) -> Service | None:
         """A service by its name, or by the name of a model it serves; an experiment that has its requests."""
@@ -243,8 +247,20 @@ class Table:
             if (namespace is None or s.namespace == namespace) and s.route.component == PREDICTOR
         ]
 
-    def apply(self, message: TableMessage) -> None:
-        """Take a message of the control plane."""
+    def unknown(self, what: NotFound) -> PenstockError:
+        """What to answer for something that is not here."""
+        if self.confirmed:
+            return what
+        return Unavailable(
+            f"{what.message} It may be there all the same: since it began, this gateway has not heard from"
+            " the control plane.",
+            hint="Send it again.",
+            retry_after_s=1,
+        )
+
+    def apply(self, message: TableMessage, *, kept: bool = False) -> None:
+        """Take a message of the control plane, or (`kept`) the table that a file has."""
+        self.confirmed = not kept
         if isinstance(message, Snapshot):
             gone = set(self._services) - {r.key for r in message.routes}
             for key in gone:

@@ -14,7 +14,6 @@ from google.protobuf.json_format import ParseDict
 from penstock._version import __version__
 from penstock.errors import (
     InvalidInput,
-    NotFound,
     PenstockError,
 )
 from penstock.gateway import own, repository
@@ -28,6 +27,7 @@ from penstock.gateway.resolve import (
     by_host,
     namespace_of,
     suffixed,
+    unknown_model,
     unknown_service,
 )
 from penstock.protocols.grpc import side
@@ -139,12 +139,8 @@ class ModelCall:
             namespace = namespace_of(head)
             service = table.get(namespace, name) or suffixed(name, namespace, table)
             if service is None:
-                if namespace != DEFAULT_NAMESPACE:
-                    raise unknown_service(name, namespace)
-                raise NotFound(
-                    f"Model with name {name} does not exist.",
-                    hint="No service in default serves it; `penstock get isvc -A` lists all.",
-                )
+                unknown = unknown_model if namespace == DEFAULT_NAMESPACE else unknown_service
+                raise unknown(name, namespace, table)
         return self._plan_for(service, tag, size)
 
     def _plan_for(self, service: Service, tag: str, size: int) -> Plan:
@@ -306,5 +302,5 @@ class OwnCall:
         if self._method == "TraceSetting" and request.model_name:
             namespace = namespace_of(exchange.head)
             if gateway.table.get(namespace, request.model_name) is None:
-                raise unknown_service(request.model_name, namespace)
+                raise unknown_service(request.model_name, namespace, gateway.table)
         return gateway.calls.call(self._method, request)

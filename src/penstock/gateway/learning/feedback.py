@@ -139,15 +139,8 @@ class _Call:
         self._credit(bandits, issued)
 
     def _unheard(self) -> PenstockError:
-        """No bandit or arm is what the id says; a gateway that has just begun may be told of it yet."""
-        given = self._given
-        if self._gateway.settling and given.id.startswith(PREFIX):
-            return Unavailable(
-                f"The request {given.id} is not known here yet.",
-                hint="Send its reward again: it is counted once.",
-                retry_after_s=1,
-            )
-        return _unknown(given)
+        """No bandit or arm here is what the id says."""
+        return self._gateway.table.unknown(_unknown(self._given))
 
     async def _ask(self, bandits: Bandits) -> None:
         """Ask the other gateways for an id that a client chose."""

@@ -87,7 +87,7 @@ class SeldonCall(ModelCall):
         namespace = (head.get(b"namespace") or b"default").decode("latin-1").strip()
         service = table.get(namespace, name)
         if service is None:
-            raise unknown_service(name, namespace)
+            raise unknown_service(name, namespace, table)
         return service, ""
 
     def _plan(self, name: str, size: int) -> Plan:
