@@ -23,7 +23,7 @@ from grpc_peers import (
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import grpc
-from penstock.domain.routes import Address, Snapshot, Sticky
+from penstock.domain.routes import Address, Route, Snapshot, Sticky
 from penstock.http.server import HttpServer
 
 
@@ -108,6 +108,18 @@ async def test_a_service_that_cannot_run_says_why() -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="no such file") as refused:
             await stub(channel).ModelInfer(request(), timeout=10)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_component_that_is_late_is_named_with_its_own_limit() -> None:
+    async with gateway() as front, dial(front.port) as channel:
+        entered = Route("default", "m", (), entry="transformer")
+        asleep = Route("default", "m", (), component="transformer", timeout_s=0.05)
+        front.gateway.apply(Snapshot(1, (entered, asleep)))
+        with pytest.raises(
+            grpc.aio.AioRpcError, match=r"spec\.transformer\.timeout raises"
+        ) as late:
+            await stub(channel).ModelInfer(request())
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_the_callers_deadline_counts_in_the_gateway_and_at_the_model(tmp_path: Path) -> None:

@@ -235,10 +235,7 @@ class Forward:
             why = f"{service.key} did not answer within {self.plan.timeout_s:g} s."
         # Where the caller set a shorter one, the service's is of no use to it.
         own = self.plan.timeout_s >= service.route.timeout_s
-        # NAMESPACE/NAME, and a component's role.
-        role = service.key.split("/")[2:] or ("predictor",)
-        hint = f"spec.{role[0]}.timeout raises the limit." if own else None
-        self.fail(DeadlineExceeded(why, hint=hint))
+        self.fail(DeadlineExceeded(why, hint=raises_limit(service) if own else None))
 
     def service_gone(self) -> None:
         """The service was deleted while this request waited."""
@@ -371,6 +368,11 @@ def render_response(head: ResponseHead, own: bytes) -> bytes:
         render_fields(head, own),
         head.content_length,
     )
+
+
+def raises_limit(service: Service) -> str:
+    """What to change in the manifest where the time that a component has is too short."""
+    return f"spec.{service.route.component}.timeout raises the limit."
 
 
 def refuse(exchange: Exchange, exc: PenstockError) -> None:

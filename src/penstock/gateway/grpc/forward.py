@@ -9,7 +9,7 @@ from penstock.errors import (
     PenstockError,
 )
 from penstock.gateway.choosing import REVISION_HEADER
-from penstock.gateway.proxy import Forward
+from penstock.gateway.proxy import Forward, raises_limit
 from penstock.gateway.resolve import (
     HOP_BY_HOP,
 )
@@ -93,9 +93,7 @@ class GrpcForward(Forward):
     def expire(self) -> None:
         limit_s = self.deadline - self.since
         what = "was ready" if self.queued else "answered"
-        hint = None
-        if limit_s >= self.plan.timeout_s:
-            hint = "spec.predictor.timeout raises the limit."
+        hint = raises_limit(self.service) if limit_s >= self.plan.timeout_s else None
         self.fail(
             DeadlineExceeded(
                 f"No replica of {self.service.key} {what} in {limit_s:g} s.", hint=hint
