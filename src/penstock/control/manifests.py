@@ -3,6 +3,11 @@
 Several dialects have a kind that means a service, and they share the names: `default/iris` is one service
 whatever dialect it was written in. Should two manifests claim a name, the older one has it (`get`) and the
 others are told so (`losers`).
+
+After a watch broke off, lists are read while the new watch tells already, and answers to writes of our own
+come at any time: what arrives is not in order. The store's versions are. A state of an object that is not
+here is news only if it is younger than the last thing known for certain of its kind, which is a list, or an
+end that a watch told: all that came before is here, or is gone.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ class ManifestCache:
     def __init__(self, kinds: Iterable[Kind]) -> None:
         self.kinds = tuple(kinds)
         self._objects: dict[ServiceKey, dict[Kind, Object]] = {}
+        #: What is not here of a kind did not exist, or not any more, at this version of the store.
+        self._certain: dict[Kind, int] = dict.fromkeys(self.kinds, 0)
         #: How many there are by the status of their Ready condition.
         self.ready: Counter[str] = Counter()
 
@@ -41,21 +48,33 @@ class ManifestCache:
             for obj in listing.items:
                 self.put(kind, obj)
                 present.add(_key(obj))
-            for key in [k for k, o in self._objects.items() if kind in o and k not in present]:
+            # What is younger than the list came while it was under way.
+            absent = [
+                key
+                for key, objects in self._objects.items()
+                if key not in present
+                and kind in objects
+                and version_of(objects[kind]) <= listing.version
+            ]
+            for key in absent:
                 self._drop(kind, key)
+            self._certain_until(kind, listing.version)
         return version or 0
 
     def put(self, kind: Kind, obj: Object) -> ServiceKey:
-        """A newer state of an object; an older one than is known is passed over."""
+        """A newer state of an object; an older one than is known, or of one that is gone, is passed over."""
         key = _key(obj)
-        objects = self._objects.setdefault(key, {})
-        old = objects.get(kind)
-        if old is None or version_of(obj) >= version_of(old):
-            objects[kind] = obj
+        old = self._objects.get(key, {}).get(kind)
+        known = self._certain[kind] + 1 if old is None else version_of(old)
+        if version_of(obj) >= known:
+            self._objects.setdefault(key, {})[kind] = obj
             self.ready[_ready(obj)] += 1
             if old is not None:
                 self.ready[_ready(old)] -= 1
         return key
+
+    def _certain_until(self, kind: Kind, version: int) -> None:
+        self._certain[kind] = max(self._certain[kind], version)
 
     def wrote(self, kind: Kind, obj: Object) -> None:
         """What a write of our own came back with. The watch may have told of the object's end before that:
@@ -74,6 +93,8 @@ class ManifestCache:
             have = self._objects.get(key, {}).get(change.key.kind)
             if have is not None and version_of(have) <= change.version:
                 self._drop(change.key.kind, key)
+            # A watch has told of all that there is before it tells of an end.
+            self._certain_until(change.key.kind, change.version)
             return key
         return self.put(change.key.kind, change.object)
 
