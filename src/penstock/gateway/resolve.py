@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.errors import InvalidInput, NotFound, PenstockError, Unsupported
+from penstock.errors import NotFound, PenstockError, Unsupported
 from penstock.gateway import components
 from penstock.gateway.choosing import TAGS, choose
+from penstock.protocols.deadlines import requested_timeout_s
 
 if TYPE_CHECKING:
     from penstock.gateway.table import Service, Table
@@ -31,7 +32,8 @@ HOP_BY_HOP: Final = frozenset(
 )  # fmt: skip
 
 DEFAULT_NAMESPACE: Final = "default"
-
+#: A caller that would wait longer has mistaken the unit.
+MOST_TIMEOUT_S: Final = 86_400
 
 #: Calls about a service that the gateway answers (see `repository`).
 LOAD: Final = "load"
@@ -283,13 +285,9 @@ def make(
         named if verb else components.reached(head, named, table, path=path, role=role, flow=tag)
     )
     timeout_s = service.route.timeout_s
-    asked = head.get(b"x-request-timeout-ms")
-    if asked is not None:
-        if not asked.isdigit() or len(asked) > 12 or not 0 < int(asked) <= 86_400_000:
-            raise InvalidInput(
-                "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
-            )
-        timeout_s = min(timeout_s, int(asked) / 1000)
+    asked_s = requested_timeout_s(head, MOST_TIMEOUT_S)
+    if asked_s is not None:
+        timeout_s = min(timeout_s, asked_s)
     if verb:
         own = f"/components/{role}{path}" if verb == DOCUMENT and role else path
         return Plan(service, b"", protocol_of(path), timeout_s, own, tag, verb=verb)

@@ -17,6 +17,7 @@ from penstock.errors import InvalidInput, ModelError, NotFound, PenstockError, U
 from penstock.http.server import Exchange, RequestHead
 from penstock.protocols.codecs import Coded, coded
 from penstock.protocols.content_coding import coding_of
+from penstock.protocols.deadlines import requested_timeout_s
 from penstock.protocols.grpc.wire import decompress
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.v1 import (
@@ -422,21 +423,6 @@ class V2Explain(V2Infer):
 
 #: Makes the target for a head; what a route's match leads to.
 TargetType = Callable[["Application", RequestHead, str, str | None], Target]
-
-
-def requested_timeout_s(head: RequestHead) -> float | None:
-    """The caller's own deadline, from `x-request-timeout-ms`; None when it named none.
-
-    InvalidInput when it is no positive whole number.
-    """
-    value = head.get(b"x-request-timeout-ms")
-    if value is None:
-        return None
-    if not value.isdigit() or len(value) > 12 or int(value) == 0:
-        raise InvalidInput(
-            "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
-        )
-    return int(value) / 1000
 
 
 def unencodable(name: str) -> ModelError:

@@ -12,6 +12,7 @@ import msgspec
 from penstock.domain.selectors import LabelSelector
 from penstock.errors import InvalidInput
 from penstock.protocols.content_coding import plain_body
+from penstock.protocols.deadlines import requested_timeout_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +116,7 @@ def _parsed(decode: Callable[[bytes], T], raw: msgspec.Raw) -> T:
 
 def names_of(query: Query, namespace: str, gateway: Gateway) -> list[str]:
     if not isinstance(query.selector, str):
-        assert query.models is not _UNSET  # noqa: S101 - `_read` has looked
+        assert query.models is not _UNSET  # noqa: S101 - `read` has looked
         names = list(dict.fromkeys(query.models))
         if not names:
             raise InvalidInput("`models` is empty.")
@@ -132,14 +133,8 @@ def timeout_of(query: Query, head: RequestHead) -> float:
     timeout_s = DEFAULT_TIMEOUT_S if query.timeout is None else query.timeout
     if not 0 < timeout_s <= MOST_TIMEOUT_S:
         raise InvalidInput(f"`timeout` is in seconds, more than 0 and at most {MOST_TIMEOUT_S:g}.")
-    asked = head.get(b"x-request-timeout-ms")
-    if asked is not None:
-        if not asked.isdigit() or len(asked) > 12 or not int(asked):
-            raise InvalidInput(
-                "The header x-request-timeout-ms is not a whole number of milliseconds above 0."
-            )
-        timeout_s = min(timeout_s, int(asked) / 1000)
-    return timeout_s
+    asked_s = requested_timeout_s(head)
+    return timeout_s if asked_s is None else min(timeout_s, asked_s)
 
 
 def body_of(query: Query) -> bytes:
@@ -153,7 +148,7 @@ def body_of(query: Query) -> bytes:
             if value is not _UNSET:
                 members.append(b'"%b":%b' % (name.encode(), bytes(value)))
         return b"{%b}" % b",".join(members)
-    assert query.instances is not _UNSET  # noqa: S101 - `_read` has looked
+    assert query.instances is not _UNSET  # noqa: S101 - `read` has looked
     members = [b'"instances":%b' % bytes(query.instances)]
     if query.parameters is not _UNSET:
         inside = bytes(query.parameters)[1:-1].strip()
