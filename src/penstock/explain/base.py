@@ -1,4 +1,4 @@
-"""What all explainers share: the answer they give, and the face that a model has for them."""
+"""What all explainers share: how they read numbers, what they answer, and the face that a model has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from penstock.errors import InvalidInput
+
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -18,6 +20,14 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 #: per class). One call is one batch; whoever implements it splits what is too large for one request.
 #: Raises PenstockError when the model is not to be reached or answers nonsense.
 Ask: TypeAlias = Callable[[Array], Array]
+
+
+def numbers(instance: Array, what: str = "a row of numbers") -> Floats:
+    """`instance` as float64; InvalidInput, which says that it is to be `what`, when it cannot be."""
+    try:
+        return np.asarray(instance, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):  # a whole number may be beyond any float
+        raise InvalidInput(f"an instance is {what}; this one holds something else") from None
 
 
 @dataclass(frozen=True, slots=True)

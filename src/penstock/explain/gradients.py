@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from penstock.errors import InvalidInput, LoadError, ModelError
-from penstock.explain.base import Array, Ask, Explainer, Explanation, Floats
+from penstock.explain.base import Array, Ask, Explainer, Explanation, Floats, numbers
 
 #: Numbers of an instance, and bytes of those along the line that exist at a time.
 MAX_NUMBERS: Final = 12_000_000
@@ -56,12 +56,7 @@ class IntegratedGradients(Explainer):
         }  # fmt: skip
 
     def explain(self, instance: Array, ask: Ask) -> Explanation:
-        try:
-            x = np.asarray(instance, dtype=np.float64)
-        except (TypeError, ValueError, OverflowError):
-            raise InvalidInput(
-                "an instance is an array of numbers; this one holds something else"
-            ) from None
+        x = numbers(instance, "an array of numbers")
         if not bool(np.all(np.isfinite(x))):
             raise InvalidInput("an instance may hold neither NaN nor infinity")
         if x.size > MAX_NUMBERS:

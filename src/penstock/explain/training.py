@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import InvalidInput
-from penstock.explain.base import Array, Floats
+from penstock.explain.base import Array, Floats, numbers
 from penstock.explain.labels import class_name
 
 
@@ -38,12 +38,7 @@ class Training:
 
     def check(self, instance: Array) -> Floats:
         """`instance` as a row of so many finite numbers; InvalidInput otherwise."""
-        try:
-            row = np.asarray(instance, dtype=np.float64)
-        except (TypeError, ValueError, OverflowError):  # a whole number may be beyond any float
-            raise InvalidInput(
-                "an instance is a row of numbers; this one holds something else"
-            ) from None
+        row = numbers(instance)
         if row.shape != (self.features,):
             raise InvalidInput(
                 f"an instance has {self.features} numbers ({', '.join(self.names[:6])}"

@@ -19,7 +19,7 @@ import numpy as np
 
 from penstock.errors import InvalidInput, LoadError, ModelError
 from penstock.explain import tree_models
-from penstock.explain.base import Array, Ask, Explainer, Explanation, Floats
+from penstock.explain.base import Array, Ask, Explainer, Explanation, Floats, numbers
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +94,7 @@ class TreeShap(Explainer):
         )
 
     def _row(self, instance: Array) -> Floats:
-        try:
-            row = np.asarray(instance, dtype=np.float64)
-        except (TypeError, ValueError, OverflowError):
-            raise InvalidInput(
-                "an instance is a row of numbers; this one holds something else"
-            ) from None
+        row = numbers(instance)
         if row.ndim != 1 or (self._features and row.shape != (self._features,)):
             expected = f"{self._features} numbers" if self._features else "a row of numbers"
             raise InvalidInput(
