@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -162,3 +163,31 @@ async def test_through_an_experiment_the_candidate_explains(front, stand_in):
     )
     assert answer.content == EXPLANATION
     assert len(explainer.seen) == 1
+
+
+async def test_a_compressed_message_is_explained(front, stand_in):
+    _, explainer = await explained(front, stand_in)
+    body = gzip.compress(json.dumps({"data": {"ndarray": ROWS}}).encode())
+    path, headers = "/seldon/default/iris/api/v1.0/explain", {"content-encoding": "gzip"}
+    answer = await front.client.post(path, content=body, headers=headers)
+    assert (answer.status_code, answer.content) == (200, EXPLANATION)
+    (seen,) = explainer.seen
+    assert json.loads(seen.body) == {"instances": ROWS}
+    assert "content-encoding" not in seen.headers
+
+
+@pytest.mark.parametrize("own", [b"<html>", b"[]", b'{"info":{}}', b'{"paths":[]}'])
+async def test_a_document_of_another_kind_is_passed_on(front, stand_in, own):
+    """A container of the user's own answers there what it likes."""
+
+    async def described(seen, writer):
+        writer.write(reply(own))
+
+    predictor, explainer = await stand_in("p", described), await stand_in("e", explains)
+    front.routes(
+        route("iris", predictor.route),
+        route("iris", explainer.route, component="explainer"),
+    )
+    path = "/seldon/default/iris/api/v1.0/doc/seldon.json"
+    answer = await asyncio.wait_for(front.client.get(path), 5)
+    assert (answer.status_code, answer.content) == (200, own)

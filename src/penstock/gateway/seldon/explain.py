@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from penstock.errors import InvalidInput, PenstockError, Unsupported
+from penstock.errors import InvalidInput, PenstockError
 from penstock.gateway import components, resolve
 from penstock.gateway.graphs.answers import error_of
 from penstock.gateway.graphs.calls import StepForward
@@ -25,12 +25,17 @@ from penstock.graphs.results import Result
 from penstock.graphs.values import Body, Failure
 from penstock.http.head import JSON_TYPE
 from penstock.protocols import seldon_openapi
+from penstock.protocols.content_coding import plain_body
 from penstock.protocols.seldon_forms import decode_body
 from penstock.protocols.seldon_message import ARRAY_KINDS, SeldonMessage, message_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from penstock.gateway.gateway import Gateway
     from penstock.gateway.resolve import Plan
+    from penstock.gateway.table import Service
+    from penstock.http.incoming import Buffer
     from penstock.http.server import Exchange
 
 #: Lines of the client's own body.
@@ -51,9 +56,8 @@ def handle(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
 
 def _begin(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:
     try:
-        if exchange.head.get(b"content-encoding") not in (None, b"identity"):
-            raise Unsupported("The message is compressed.", hint="Send it as it is.")
-        document = decode_body(exchange.body or b"", exchange.head.get(b"content-type"))
+        head = exchange.head
+        document = decode_body(plain_body(head, exchange.body), head.get(b"content-type"))
         _ask(exchange, gateway, plan, request_of(message_of(document)))
     except Exception as exc:  # noqa: BLE001 - the request's border: one request fails, not the process
         _refuse(exchange, exc if isinstance(exc, PenstockError) else internal(exc))
@@ -78,25 +82,11 @@ def _ask(exchange: Exchange, gateway: Gateway, call: Plan, request: dict[str, An
     assert service is not None  # noqa: S101 - the path is one of a service
     path = f"/v1/models/{service.name}:explain"
     plan = copy(resolve.make(exchange.head, service, path, gateway.table, call.wanted))
-    explainer = plan.service
-    assert explainer is not None  # noqa: S101 - the path is one of the service's
     data = msgspec.json.encode(request)
     kept = [line for line in plan.head.split(b"\r\n") if line and not line.startswith(_OF_BODY)]
     kept.append(b"content-type: application/json")
     plan.head = b"\r\n".join(kept) + b"\r\ncontent-length: %d\r\n\r\n" % len(data)
-
-    def told(outcome: Any) -> None:
-        if isinstance(outcome, Failure):
-            _refuse(exchange, error_of(service.key, Result(failure=outcome)))
-        elif isinstance(outcome, Body):
-            exchange.send(
-                outcome.status, b"content-type: %b\r\n" % outcome.content_type, outcome.data
-            )
-
-    context = Context(service.namespace, gateway.now() + plan.timeout_s)
-    forward = StepForward(gateway, plan, explainer, Encoded(path, b"", data, False), context, told)
-    exchange.on_abort = forward.cancel
-    gateway.admit(forward)
+    _forward(exchange, gateway, service, plan, Encoded(path, b"", data, False), _as_it_is)
 
 
 def describe(exchange: Exchange, gateway: Gateway, call: Plan) -> None:
@@ -105,20 +95,45 @@ def describe(exchange: Exchange, gateway: Gateway, call: Plan) -> None:
     assert service is not None  # noqa: S101 - the path is one of a service
     role, path = components.split(call.own)
     plan = resolve.make(exchange.head, service, path, gateway.table, call.wanted, role, plain=True)
+    _forward(exchange, gateway, service, plan, Encoded(path, b"", b"", False), _with_explain)
+
+
+def _as_it_is(answer: Body) -> Buffer:
+    return answer.data
+
+
+def _with_explain(answer: Body) -> Buffer:
+    """The document with the explain call; as it is where it is none, of a container of the user's own."""
+    try:
+        found = msgspec.json.decode(answer.data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return answer.data
+    if not isinstance(found, dict) or not isinstance(found.get("paths"), dict):
+        return answer.data
+    return msgspec.json.encode(seldon_openapi.with_explain(found))
+
+
+def _forward(
+    exchange: Exchange,
+    gateway: Gateway,
+    service: Service,
+    plan: Plan,
+    request: Encoded,
+    written: Callable[[Body], Buffer],
+) -> None:
+    """Have a process of the service asked. Its answer goes back as `written`."""
     asked = plan.service
-    assert asked is not None  # noqa: S101 - as above
+    assert asked is not None  # noqa: S101 - the path is one of the service's
 
     def told(outcome: Any) -> None:
-        if isinstance(outcome, Body) and outcome.status == 200:
-            found = seldon_openapi.with_explain(msgspec.json.decode(outcome.data))
-            exchange.send(200, JSON_TYPE, msgspec.json.encode(found))
-        elif isinstance(outcome, Body):
-            exchange.send(outcome.status, JSON_TYPE, outcome.data)
-        else:
+        if isinstance(outcome, Failure):
             _refuse(exchange, error_of(service.key, Result(failure=outcome)))
+        elif isinstance(outcome, Body):
+            fields = b"content-type: %b\r\n" % outcome.content_type
+            exchange.send(outcome.status, fields, written(outcome))
 
     context = Context(service.namespace, gateway.now() + plan.timeout_s)
-    forward = StepForward(gateway, plan, asked, Encoded(path, b"", b"", False), context, told)
+    forward = StepForward(gateway, plan, asked, request, context, told)
     exchange.on_abort = forward.cancel
     gateway.admit(forward)
 
