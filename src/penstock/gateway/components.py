@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.domain.routes import ROLES
+from penstock.domain.routes import EXPLAINER, ROLES
 from penstock.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from penstock.http.head import RequestHead
 
 COMPONENT_HEADER: Final = b"x-penstock-component"
-_EXPLAINER: Final = "explainer"
 _PREFIX: Final = "/components/"
 
 
@@ -53,7 +52,7 @@ def reached(
             )
         return found
     if explains(path):
-        found = table.component(service, _EXPLAINER, flow)
+        found = table.component(service, EXPLAINER, flow)
         if found is not None:
             return found
     entry = service.route.entry

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from penstock.domain.routes import EXPLAINER
 from penstock.errors import NotFound, PenstockError, Unsupported
 from penstock.gateway import components
 from penstock.gateway.choosing import TAGS, choose
@@ -47,8 +48,7 @@ _QUERY: Final = ["v2", "query"]
 _REPOSITORY: Final = "/v2/repository/models/"
 #: Seldon V1's call of an explainer, and what the name of an explainer's deployment ends with.
 EXPLAIN_PATHS: Final = frozenset(("/api/v1.0/explain", "/api/v0.1/explain"))
-_EXPLAINER: Final = "-explainer"
-_ROLE: Final = "explainer"
+_DEPLOYMENT: Final = "-explainer"
 #: Where Seldon V1 describes its calls.
 SELDON_DOCUMENTS: Final = frozenset(("/api/v1.0/doc/seldon.json", "/api/v0.1/doc/seldon.json"))
 #: Seldon's address of a pipeline.
@@ -145,12 +145,12 @@ def _seldon_explainer(parts: list[str], table: Table) -> tuple[Service, str, str
         (parts[2], parts[3], first, after),
         (DEFAULT_NAMESPACE, parts[2], parts[3], rest),
     ):
-        service = table.get(namespace, name.removesuffix(_EXPLAINER))
-        if not name.endswith(_EXPLAINER) or service is None:
+        service = table.get(namespace, name.removesuffix(_DEPLOYMENT))
+        if not name.endswith(_DEPLOYMENT) or service is None:
             continue
         if service.route.graph is None:
             predictor = ""
-        if table.component(service, _ROLE, predictor) is None:
+        if table.component(service, EXPLAINER, predictor) is None:
             continue
         # The explainer's deployment has one model, under a name that is made of the deployment's.
         model = model_in(f"/{path}")
@@ -317,15 +317,15 @@ def _verb(path: str, service: Service, table: Table, tag: str, role: str) -> str
         return STATISTICS if sum(len(t.replicas) for t in service.targets) > 1 else ""
     if (
         path.endswith("/feedback")
-        and role != _ROLE
+        and role != EXPLAINER
         and (service.learner is not None or service.route.graph is not None)
     ):
         return FEEDBACK
-    if path.rstrip("/") in EXPLAIN_PATHS and table.component(service, _ROLE, tag) is not None:
+    if path.rstrip("/") in EXPLAIN_PATHS and table.component(service, EXPLAINER, tag) is not None:
         return EXPLAIN
-    if path in SELDON_DOCUMENTS and (role == _ROLE or (not role and service.graph is None)):
+    if path in SELDON_DOCUMENTS and (role == EXPLAINER or (not role and service.graph is None)):
         # Its process does not know of an explainer.
-        return DOCUMENT if table.component(service, _ROLE, tag) is not None else ""
+        return DOCUMENT if table.component(service, EXPLAINER, tag) is not None else ""
     return ""
 
 
