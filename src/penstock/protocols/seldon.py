@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from penstock.errors import InvalidInput, ModelError, PenstockError
+from penstock.protocols import tftensor
 from penstock.protocols.json_faults import JSON_FAULTS, json_fault
 from penstock.protocols.v1 import encode_result, rows_of_json, to_arrays
 
@@ -31,6 +32,8 @@ _encode = msgspec.json.Encoder().encode
 
 #: Members of a SeldonMessage that hold the payload.
 KINDS: Final = ("data", "strData", "binData", "jsonData", "customData")
+#: How a message's `data` holds its array.
+ARRAY_KINDS: Final = ("ndarray", "tensor", "tftensor")
 #: Characters of a puid that a caller may send; it comes back in a header.
 MAX_PUID: Final = 256
 
@@ -72,7 +75,8 @@ def decode_message(
     value = message[what]
     kind = ""
     if what == "data":
-        rows, names, kind = data_of(value)
+        kind = kind_of(value)
+        rows, names = rows_of(value[kind], kind), names_of(value)
     else:
         rows, names = _single(what, value), ()
         if type(rows) is dict:
@@ -122,10 +126,14 @@ def tensor_of(value: Any) -> tuple[list[int], list[Any]]:
     if type(value) is not dict or set(value) - {"shape", "values"}:
         raise InvalidInput("'data.tensor' must be an object of 'shape' and 'values'")
     shape, values = value.get("shape"), value.get("values")
-    if type(values) is list and str in set(map(type, values)):
+    if type(values) is not list:
+        raise InvalidInput(_NO_VALUES)
+    kinds = set(map(type, values))
+    if str in kinds:
         values = [_NO_NUMBERS.get(v, v) if type(v) is str else v for v in values]
-    if type(values) is not list or not set(map(type, values)) <= _NUMBERS:
-        raise InvalidInput("'data.tensor.values' is no list of numbers")
+        kinds = set(map(type, values))
+    if not kinds <= _NUMBERS:
+        raise InvalidInput(_NO_VALUES)
     if shape is None:
         shape = [len(values)]
     if type(shape) is not list or any(type(n) is not int or n < 0 for n in shape) or not shape:
@@ -137,6 +145,7 @@ def tensor_of(value: Any) -> tuple[list[int], list[Any]]:
     return shape, values
 
 
+_NO_VALUES: Final = "'data.tensor.values' is no list of numbers"
 _NUMBERS: Final = frozenset((int, float))
 #: What is no number, as protobuf's JSON has it.
 _NO_NUMBERS: Final = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
@@ -166,33 +175,33 @@ def names_of(data: dict[str, Any]) -> Sequence[str]:
     return names
 
 
-def data_of(data: Any) -> tuple[list[Any], Sequence[str], str]:
-    """(rows, names of columns, kind) of `data`. InvalidInput."""
+def kind_of(data: Any) -> str:
+    """Which of `ARRAY_KINDS` the array of `data` is. InvalidInput unless there is one."""
     if type(data) is not dict:
         raise InvalidInput("'data' is no object")
-    names = names_of(data)
-    kinds = [k for k in ("ndarray", "tensor", "tftensor") if data.get(k) is not None]
+    kinds = [k for k in ARRAY_KINDS if data.get(k) is not None]
     if len(kinds) != 1:
-        raise InvalidInput("'data' must have one of ndarray, tensor, tftensor")
-    kind = kinds[0]
-    value = data[kind]
-    if kind == "tftensor":
-        from penstock.protocols import tftensor  # it needs numpy, which not every reader has
+        raise InvalidInput(f"'data' must have one of {', '.join(ARRAY_KINDS)}")
+    return kinds[0]
 
-        rows = tftensor.decode(value).tolist()
+
+def rows_of(value: Any, kind: str) -> list[Any]:
+    """The rows in `data`'s array of this kind. InvalidInput."""
+    if kind == "tftensor":
+        rows: Any = tftensor.decode(value).tolist()
         if type(rows) is not list:
             raise InvalidInput("'data.tftensor' has no dimension; rows are expected")
-        return rows, names, kind
+        return rows
     if kind == "ndarray":
         if type(value) is not list:
             raise InvalidInput("'data.ndarray' is no list")
-        return value, names, kind
+        return value
     shape, values = tensor_of(value)
     for width in reversed(shape[1:]):
         if not width:
             raise InvalidInput("'data.tensor' is empty; one value at least is expected")
         values = [values[i : i + width] for i in range(0, len(values), width)]
-    return values, names, kind
+    return values
 
 
 def _single(what: str, value: Any) -> Any:
@@ -246,8 +255,6 @@ def encode_message(outputs: dict[str, Array], message: Message, model: str) -> b
 
 
 def _tftensor(values: Array) -> dict[str, Any]:
-    from penstock.protocols import tftensor
-
     try:
         return tftensor.encode(values)
     except ValueError as exc:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,12 +23,14 @@ from penstock.protocols import tftensor, v2
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.json_faults import JSON_FAULTS
 from penstock.protocols.seldon import (
+    ARRAY_KINDS,
     KINDS,
-    data_of,
     decode_object,
     finite,
+    kind_of,
     meta_of,
     names_of,
+    rows_of,
     tensor_of,
     tensor_values,
 )
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 
 #: V2's parameter that holds what of a message is no tensor, as JSON.
 PARAMETER: Final = "seldon"
-#: How a message's `data` holds its array.
-ARRAY_KINDS: Final = ("ndarray", "tensor", "tftensor")
 #: Messages that one aggregate may be given.
 MOST_MESSAGES: Final = 1024
 
@@ -69,6 +69,9 @@ class SeldonMessage:
 
     def document(self) -> dict[str, Any]:
         """The message as JSON's values. Arrays become lists."""
+        return self._document(_values)
+
+    def _document(self, values: Callable[[Array], list[Any]]) -> dict[str, Any]:
         out: dict[str, Any] = {}
         if self.kind in ARRAY_KINDS:
             array: Array = self.value
@@ -76,7 +79,7 @@ class SeldonMessage:
             if self.kind == "tftensor":
                 data["tftensor"] = tftensor.encode(array)
             elif self.kind == "tensor" and array.dtype.kind != "b":
-                data["tensor"] = {"shape": list(array.shape), "values": array.ravel().tolist()}
+                data["tensor"] = {"shape": list(array.shape), "values": values(array)}
             else:
                 data["ndarray"] = rows_of_json(array)
             out["data"] = data
@@ -90,20 +93,18 @@ class SeldonMessage:
     def encoded(self) -> bytes:
         """The message as JSON. ModelError for what JSON cannot say."""
         try:
-            document = self.document()
-            tensor = document["data"].get("tensor") if "data" in document else None
-            if tensor is not None:
-                tensor["values"] = tensor_values(self.value)
-            return encode_result(document)
+            return encode_result(self._document(tensor_values))
         except (TypeError, ValueError) as exc:
             raise ModelError(f"the answer cannot be written as JSON: {exc}") from exc
 
 
+def _values(array: Array) -> list[Any]:
+    """The values of `data.tensor` as they are; `tensor_values` spells those that are no numbers."""
+    values: list[Any] = array.ravel().tolist()
+    return values
+
+
 # -- JSON -----------------------------------------------------------------------------------------------
-
-
-#: What `data` may hold besides a tensor.
-_OTHERS: Final = frozenset(("ndarray", "tftensor"))
 
 
 def message_of(document: Any, puid: str = "") -> SeldonMessage:
@@ -120,19 +121,20 @@ def message_of(document: Any, puid: str = "") -> SeldonMessage:
     what = given[0]
     value = document[what]
     if what == "data":
-        if type(value) is dict and "tensor" in value and not _OTHERS & value.keys():
+        kind = kind_of(value)
+        names = names_of(value)
+        held = value[kind]
+        if kind == "tftensor":
+            return SeldonMessage(tftensor.decode(held), kind, names, meta)
+        if kind == "tensor":
             # Straight into an array: lists of lists would cost ten times as much.
-            shape, flat = tensor_of(value["tensor"])
-            names = names_of(value)
+            shape, flat = tensor_of(held)
             try:
-                return SeldonMessage(np.asarray(flat).reshape(shape), "tensor", names, meta)
+                return SeldonMessage(np.asarray(flat).reshape(shape), kind, names, meta)
             except (ValueError, OverflowError) as exc:
                 raise InvalidInput(f"'data.tensor' is no array: {exc}") from None
-        if type(value) is dict and value.get("tftensor") is not None:
-            return _of_tensorflow(value, meta)
-        rows, names, kind = data_of(value)
         try:
-            array = np.asarray(rows)
+            array = np.asarray(rows_of(held, kind))
         except (ValueError, OverflowError):
             raise InvalidInput("'data' is ragged: rows have different lengths") from None
         return SeldonMessage(array, kind, names, meta)
@@ -148,12 +150,6 @@ def message_of(document: Any, puid: str = "") -> SeldonMessage:
         except (binascii.Error, ValueError):
             raise InvalidInput("'binData' is no base64") from None
     return SeldonMessage(value, what, (), meta)
-
-
-def _of_tensorflow(data: dict[str, Any], meta: Mapping[str, Any]) -> SeldonMessage:
-    if data.get("ndarray") is not None or data.get("tensor") is not None:
-        raise InvalidInput("'data' must have one of ndarray, tensor, tftensor")
-    return SeldonMessage(tftensor.decode(data["tftensor"]), "tftensor", names_of(data), meta)
 
 
 def messages_of(document: Any) -> list[SeldonMessage]:
@@ -296,6 +292,7 @@ def merged(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 __all__ = [
+    "ARRAY_KINDS",
     "PARAMETER",
     "Feedback",
     "SeldonMessage",
