@@ -84,6 +84,8 @@ def test_labels_that_become_scores_are_the_models_fault() -> None:
         (1.5, "1.5"),
         (np.inf, "inf"),
         (12345678, "12345678"),
+        (2.0, "2"),
+        pytest.param(10**400, "1" + "0" * 400, id="beyond any float"),
     ],
 )
 def test_names_of_classes(label: Any, name: str) -> None:
@@ -158,6 +160,7 @@ ANSWERS: list[Any] = [
     texts_of(b"a", b"b"),
     texts_of(None),
     texts_of({"a": 1}),
+    texts_of(10**400),
 ]
 
 

@@ -15,8 +15,6 @@ import numpy as np
 from penstock.errors import InvalidInput, ModelError
 from penstock.explain.base import Array, Ask, Bools, Floats
 
-#: What the option `output` may say.
-OUTPUTS: Final = ("auto", "label", "scores", "positive")
 _POSITIVE: Final = 0.5
 #: Squares and sums of numbers up to this are numbers yet.
 _LARGEST: Final = 1e150
@@ -46,9 +44,8 @@ class Labelled:
         elif texts != self._texts:
             raise ModelError("the model answered texts and numbers as labels")
         elif self._guessed and self._output == "label" and answer.ndim == 1:
-            kind_of(
-                answer
-            )  # a probability of exactly 1 looks like a label; those of other rows do not
+            # A probability of exactly 1 looks like a label; those of other rows do not.
+            kind_of(answer)
         return to_labels(answer, self._output)
 
     def raw(self, rows: Array) -> Array:
@@ -85,7 +82,7 @@ def kind_of(answer: Array) -> str:
         )
     if answer.ndim == 2:
         return "scores"
-    if answer.dtype.kind in "OSUb" or answer.dtype.kind in "iu":
+    if answer.dtype.kind in "OSUbiu":
         return "label"
     if answer.dtype.kind == "f" and bool(np.all(answer == np.round(answer))):
         return "label"
@@ -145,11 +142,11 @@ def to_scores(answer: Array, output: str = "auto") -> Floats:
 def class_name(label: Any, classes: Sequence[str]) -> str:
     """The name of a class by its number; a label that is a text is its own."""
     label = plain(label)
-    if not isinstance(label, bool | int | float) or not float(label).is_integer():
-        return str(label)
-    if 0 <= label < len(classes):
+    whole = isinstance(label, int) or (isinstance(label, float) and label.is_integer())
+    if whole and 0 <= label < len(classes):
         return str(classes[int(label)])
-    return str(label) if isinstance(label, bool) else f"{label:.15g}"
+    # A float's noughts go; an int may be beyond any float.
+    return f"{label:.15g}" if whole and isinstance(label, float) else str(label)
 
 
 def plain(value: Any) -> Any:
