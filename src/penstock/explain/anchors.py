@@ -116,7 +116,7 @@ class _Search:
     same: Callable[[Array], Bools]
     settings: Settings
     #: Rows that are drawn at a time.
-    together: int = _TOGETHER
+    together: int
     spent: int = 0
     best: Anchor | None = None
     closest: Anchor | None = None

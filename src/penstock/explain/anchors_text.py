@@ -28,8 +28,6 @@ MAX_WORDS: Final = 500
 MAX_CHARACTERS: Final = 100_000
 #: Bytes of changed texts that exist at a time.
 _CHUNK_BYTES: Final = 16 * 1024 * 1024
-
-
 #: For a word in a drawn row: it stays. Other numbers are of what may stand in its place.
 _KEPT: Final = -1
 
@@ -153,13 +151,14 @@ class AnchorText(Explainer):
         row = np.empty(1, dtype=object)
         row[0] = text
         label = model.labels(row)[0]
-        chunk = max(1, _CHUNK_BYTES // len(text.encode("utf-8", "surrogatepass")))
+        size = len(text.encode("utf-8", "surrogatepass"))
+        chunk = max(1, _CHUNK_BYTES // size)
 
         def same(picks: Array) -> Bools:
             parts = (picks[i : i + chunk] for i in range(0, len(picks), chunk))
             return np.concatenate([model.same(space.texts(part), label) for part in parts])
 
-        anchor = search(space, same, self.settings.within(len(text.encode("utf-8", "replace"))))
+        anchor = search(space, same, self.settings.within(size))
         at = np.cumsum(
             [0] + [len(g) + len(w) for g, w in zip(space.gaps, space.words, strict=False)]
         )

@@ -85,7 +85,7 @@ class Counterfactuals(Explainer):
         self._whole = self._free[
             np.all(rows[:, self._free] == np.rint(rows[:, self._free]), axis=0)
         ]
-        for name, (low, high) in (ranges or {}).items():
+        for name, (low, high) in self.ranges.items():
             i = training.names.index(name)
             self._low[i], self._high[i] = low, high
             if i in self._whole and np.ceil(low) > np.floor(high):
@@ -147,7 +147,7 @@ class Counterfactuals(Explainer):
         """The class asked for, in the form that the model's labels have."""
         target = self.target_class
         if labels.dtype.kind in "OSU":
-            text = target if isinstance(target, str) else class_name(target, ())
+            text = class_name(target, ())
             of_bytes = labels.dtype.kind == "S" or (len(labels) and isinstance(labels[0], bytes))
             return text.encode() if of_bytes else text
         if not isinstance(target, str):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import numpy as np
-
 from penstock.domain import explainers
 from penstock.errors import InvalidInput, LoadError
 from penstock.explain import files
@@ -51,19 +49,11 @@ def build(kind: str, config: Mapping[str, Any], path: Path, model: Callable[[], 
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    plain = Settings()
-    return Settings(
-        threshold=config.get("threshold", plain.threshold),
-        delta=config.get("delta", plain.delta),
-        epsilon=config.get("epsilon", plain.epsilon),
-        beam=config.get("beam_size", plain.beam),
-        batch=config.get("batch_size", plain.batch),
-        max_size=config.get("max_anchor_size"),
-        max_samples=config.get("max_samples", plain.max_samples),
-        coverage_samples=config.get("coverage_samples", plain.coverage_samples),
-        stop_on_first=config.get("stop_on_first", plain.stop_on_first),
-        seed=config.get("seed", plain.seed),
-    )
+    options = _picked(
+        config, "threshold", "delta", "epsilon", "max_samples", "coverage_samples", "stop_on_first", "seed",
+        beam="beam_size", batch="batch_size", max_size="max_anchor_size",
+    )  # fmt: skip
+    return Settings(**options)
 
 
 def _picked(config: Mapping[str, Any], *names: str, **renamed: str) -> dict[str, Any]:
@@ -133,11 +123,8 @@ def _tree_shap(s: Sources) -> Explainer:
 def _integrated_gradients(s: Sources) -> Explainer:
     from penstock.explain.gradients import IntegratedGradients, differentiate
 
-    options = _picked(s.config, "target", steps="n_steps", batch="internal_batch_size")
-    output = s.config.get("output_name")
-    if "baseline" in s.config:
-        options["baseline"] = np.asarray(s.config["baseline"], dtype=np.float64)
-    return IntegratedGradients(differentiate(s.model(), output), **options)
+    options = _picked(s.config, "target", "baseline", steps="n_steps", batch="internal_batch_size")
+    return IntegratedGradients(differentiate(s.model(), s.config.get("output_name")), **options)
 
 
 def _counterfactuals(s: Sources) -> Explainer:
