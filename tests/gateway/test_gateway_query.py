@@ -15,7 +15,7 @@ from penstock.domain.bandit import Bandit, PolicyName
 from penstock.domain.experiment import Candidate, Experiment
 from penstock.domain.graph import Call, Flow, Graph, Inputs, Source, Step
 from penstock.domain.routes import Route, Target
-from penstock.gateway.queries import query
+from penstock.gateway.queries import asking
 from penstock.gateway.queries.question import MOST_MODELS
 from penstock.protocols.content_coding import MOST_INFLATED
 
@@ -442,7 +442,7 @@ async def test_each_result_has_its_trace_where_one_is_asked_for(front, stand_in,
 
 async def test_answers_that_come_in_pieces_share_what_all_may_have(front, stand_in, monkeypatch):
     """Or dozens of large answers would be held before they are found to be too many."""
-    monkeypatch.setattr(query, "MOST_BYTES", 1000)
+    monkeypatch.setattr(asking, "MOST_BYTES", 1000)
     forever = asyncio.Event()
 
     async def streams(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -464,7 +464,7 @@ async def test_many_that_hang_keep_nobody_from_being_asked(front, stand_in):
         await forever.wait()
 
     quick, slow = await stand_in("quick"), await stand_in("slow", hangs)
-    count = 3 * query.AT_ONCE
+    count = 3 * asking.AT_ONCE
     front.routes(
         *(route(f"slow{i}", slow.route) for i in range(count)),
         *(route(f"quick{i}", quick.route) for i in range(8)),

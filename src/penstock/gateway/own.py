@@ -179,10 +179,10 @@ def _index(exchange: Exchange, table: Table, namespace: str) -> None:
 
 
 def _query(exchange: Exchange, gateway: Gateway, path: str) -> None:
-    from penstock.gateway.queries import query  # few gateways are asked so
+    from penstock.gateway.queries import asking  # few gateways are asked so
 
     if _allowed(exchange, ("POST",)):
-        _with_body(exchange, lambda e: query.handle(e, gateway, path))
+        _with_body(exchange, lambda e: asking.handle(e, gateway, path))
 
 
 def _feedback(exchange: Exchange, gateway: Gateway, plan: Plan) -> None:

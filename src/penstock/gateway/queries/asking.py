@@ -53,7 +53,7 @@ _NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,252})(@[A-Za-z0-9][A-Za
 _OWN: Final = HOP_BY_HOP | {
     b"content-type", b"content-encoding", b"accept-encoding", b"inference-header-content-length",
     b"x-request-timeout-ms", b"seldon-model", b"penstock-namespace", b"x-penstock-component",
-    REVISION_HEADER, b"x-penstock-route", b"x-seldon-route", b"cookie",
+    REVISION_HEADER, b"x-penstock-route", ROUTE, b"cookie",
 }  # fmt: skip
 #: A client's head within its limits stays so with the lines that it gets here.
 _LIMITS: Final = Limits(max_line=16384, max_head=2 * 65536, max_headers=200)
