@@ -37,8 +37,9 @@ def class_count(parameters: Mapping[str, Any], name: str) -> int:
 
 def classified(response: InferResponse, request: InferRequest) -> InferResponse:
     """`response` with those outputs as classes that are asked for so. InvalidInput."""
-    wanted = {o.name: o.classes for o in request.outputs or () if o.classes}
-    wanted = {name: count for name, count in wanted.items() if name in response.outputs}
+    wanted = {
+        o.name: o.classes for o in request.outputs or () if o.classes and o.name in response.outputs
+    }
     if not wanted:
         return response
     return msgspec.structs.replace(
@@ -62,11 +63,10 @@ def top_classes(values: Array, count: int, name: str) -> Array:
             f"output '{name}' has datatype {kind}, of which there is no largest.",
             hint=f"{PARAMETER} is for scores: ask for the output itself.",
         )
-    rows = values.reshape(values.shape[0], -1) if values.ndim > 1 and values.size else values
+    by_row = values.ndim > 1
     if not values.size:
-        shape = (values.shape[0], 0) if values.ndim > 1 else (0,)
-        return np.empty(shape, dtype=object)
-    rows = rows.reshape(-1, rows.shape[-1]) if rows.ndim else rows.reshape(1, 1)
+        return np.empty((values.shape[0], 0) if by_row else (0,), dtype=object)
+    rows = values.reshape(values.shape[0] if by_row else 1, -1)
     # Of an integer the complement is in the opposite order, and there is one of the smallest, too.
     order = np.argsort(~rows if rows.dtype.kind in "iu" else -rows, axis=-1, kind="stable")
     order = order[:, :count]
@@ -77,4 +77,4 @@ def top_classes(values: Array, count: int, name: str) -> Array:
         (form % pair).encode()
         for pair in zip(best.ravel().tolist(), order.ravel().tolist(), strict=True)
     ]
-    return found.reshape(best.shape if values.ndim > 1 else (-1,))
+    return found.reshape(best.shape) if by_row else found
