@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from penstock._version import __version__
 
-DOCUMENT_PATHS: Final = frozenset(("/api/v1.0/doc/seldon.json", "/api/v0.1/doc/seldon.json"))
-PAGE_PATHS: Final = frozenset(("/api/v1.0/doc", "/api/v0.1/doc"))
 #: What has to be there for a path to be answered, beside the verbs of units.
 PREDICT: Final = "predict"
 FEEDBACK: Final = "send-feedback"
@@ -88,7 +86,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *_pages("Whether it is there", "/live", needs=PROCESS),
     *_pages("Whether it is ready", "/ready", may_wait=True),
     *_pages("This, to be read", "/api/v1.0/doc/", "/api/v0.1/doc/", text="text/html"),
-    *_pages("This document", *sorted(DOCUMENT_PATHS)),
+    *_pages("This document", "/api/v0.1/doc/seldon.json", "/api/v1.0/doc/seldon.json"),
 )  # fmt: skip
 
 
@@ -102,6 +100,10 @@ def _ref(name: str) -> dict[str, Any]:
 
 
 _TEXT: Final = {"type": "string"}
+#: Of a tensor, as protobuf's JSON has it.
+_NUMBER: Final = {
+    "anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]
+}
 _META: Final = {
     "type": "object",
     "properties": {
@@ -126,7 +128,7 @@ _SCHEMAS: Final[dict[str, Any]] = {
     },
     "Data": {
         "type": "object",
-        "description": "One of ndarray and tensor; the answer has the request's.",
+        "description": "One of ndarray, tensor and tftensor; the answer has the request's.",
         "properties": {
             "names": {"type": "array", "items": _TEXT},
             "ndarray": {"type": "array", "items": {}},
@@ -135,9 +137,10 @@ _SCHEMAS: Final[dict[str, Any]] = {
                 "required": ["shape", "values"],
                 "properties": {
                     "shape": {"type": "array", "items": {"type": "integer"}},
-                    "values": {"type": "array", "items": {"type": "number"}},
+                    "values": {"type": "array", "items": _NUMBER},
                 },
             },
+            "tftensor": {"type": "object", "description": "TensorFlow's TensorProto."},
         },
     },
     "Metric": {
