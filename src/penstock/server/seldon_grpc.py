@@ -21,7 +21,7 @@ from penstock.protocols.grpc.seldon import (
     to_proto,
     verb_of,
 )
-from penstock.protocols.grpc.wire import frame, reply, reply_error, unframe
+from penstock.protocols.grpc.wire import frame, reply, reply_error, reply_message, unframe
 from penstock.protocols.seldon import decode_message, encode_message, new_puid
 from penstock.protocols.seldon_message import Feedback, SeldonMessage, message_of
 from penstock.runtimes.base import CallContext, PayloadRuntime, RawReply
@@ -54,7 +54,7 @@ def _about(app: Application, head: RequestHead, verb: str, exchange: Any) -> Non
         coding = head.get(b"grpc-encoding")
         message = unframe(exchange.body or b"", coding, app.spec.max_body_bytes)
         known = app.seldon.metadata(asked_about(message) or None)
-        reply(exchange, frame(about_model(known).SerializeToString()))
+        reply_message(exchange, about_model(known))
     except PenstockError as error:
         reply_error(exchange, error)
 

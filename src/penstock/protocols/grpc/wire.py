@@ -82,7 +82,9 @@ def error_lines(error: PenstockError) -> bytes:
 
 def from_http(status: int) -> bytes:
     """The status of an answer that is no gRPC."""
-    return status_lines(_FROM_HTTP.get(status, 2), f"The model process answered HTTP {status}.")
+    return status_lines(
+        _FROM_HTTP.get(status, UNKNOWN), f"The model process answered HTTP {status}."
+    )
 
 
 def refusal(bad: BadRequest) -> tuple[int, bytes, bytes, bytes]:
@@ -92,7 +94,7 @@ def refusal(bad: BadRequest) -> tuple[int, bytes, bytes, bytes]:
 
 def read_status(lines: bytes) -> tuple[int, str]:
     """Status and message out of such lines."""
-    status, message = 2, ""
+    status, message = UNKNOWN, ""
     for line in lines.split(b"\r\n"):
         name, _, value = line.partition(b": ")
         if name == b"grpc-status" and value.isdigit():
