@@ -38,6 +38,7 @@ def compose(o: Observed, roles: Sequence[RolePlan], *, uid: str, now: float) -> 
     predictor = next(r for r in asked if r.role is Role.PREDICTOR)
     leaving = frozenset(i for r in roles for i in r.drain)
     status = _status(o, asked, predictor, now)
+    own = {s.name for s in predictor.lines[0].shares}
     return Wanted(
         status=status,
         # The others first: where the predictor's route says that a transformer is asked, it is there.
@@ -53,12 +54,7 @@ def compose(o: Observed, roles: Sequence[RolePlan], *, uid: str, now: float) -> 
         took_all=tuple(r.took_all for r in asked if r.took_all is not None),
         events=events_of(o, status),
         in_use=frozenset().union(*(r.kept for r in roles), (r.revision for r in o.replicas)),
-        shares=tuple(
-            share
-            for own in predictor.lines[0].shares
-            for share in predictor.shares
-            if share.name == own.name
-        ),
+        shares=tuple(s for s in predictor.shares if s.name in own),
     )
 
 

@@ -43,6 +43,8 @@ class RolePlan:
     live: Mapping[str, list[ReplicaStatus]]
     by_name: Mapping[str, Kept]
     pin: Kept | None
+    #: Revision that is tried beside a bandit's arms, with a percent of all requests; empty: none is.
+    tried: str
     start: tuple[Start, ...]
     drain: tuple[str, ...]
     #: Revisions that shall have, or keep, replicas.
@@ -162,6 +164,7 @@ def plan_role(o: Observed, role: Role, *, uid: str) -> RolePlan:
         live=live,
         by_name=by_name,
         pin=pin,
+        tried=tried,
         start=start,
         drain=(*foreign, *drain),
         kept=frozenset(want),

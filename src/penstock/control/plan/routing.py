@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from penstock.backends.base import Phase
-from penstock.control.plan.lines import trial_percent
 from penstock.control.plan.observed import Observed
 from penstock.control.plan.roles import RolePlan
 from penstock.control.plan.words import one_line
@@ -62,18 +61,10 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str], uid: str = "
         parent=service.parent if predictor else "",
         labels=tuple(sorted(service.labels.items())) if predictor else (),
         bandit=bandit,
-        trial=_trial(service, role, percents) if bandit is not None else "",
+        trial=role.tried if bandit is not None and percents.get(role.tried) else "",
         uid=uid if bandit is not None else "",
         entry=str(service.entry) if predictor and service.entry is not Role.PREDICTOR else "",
     )
-
-
-def _trial(service: Service, role: RolePlan, percents: Mapping[str, int]) -> str:
-    """The revision that is being rolled out, if it has a share: it is no arm yet."""
-    if not trial_percent(service, role.lines[0]):
-        return ""
-    name = role.lines[0].shares[0].name
-    return name if percents.get(name) else ""
 
 
 def _rules(service: Service) -> tuple[routes.Rule, ...]:
