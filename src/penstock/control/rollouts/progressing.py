@@ -115,12 +115,10 @@ class Progressing:
             counts[f.new.name], metrics=counts[f.new.name].metrics + trials
         )
         self._say_unknown(key, f, total)
-        last, f.last = f.last, counts
-        since = {
-            name: count.since(last[name]) if last is not None and name in last else None
-            for name, count in counts.items()
-        }
-        others = [c for name, c in since.items() if c is not None and name != f.new.name]
+        last, f.last = f.last or {}, counts
+        # What is seen for the first time begins here.
+        since = {name: count.since(last.get(name, count)) for name, count in counts.items()}
+        tried = since.pop(f.new.name)
         step = (f.new.stage or Stage()).step
         if step >= len(f.policy.steps):
             return
@@ -128,8 +126,8 @@ class Progressing:
             f.policy,
             step,
             f.evidence,
-            since[f.new.name] or Count(),
-            reduce(Count.plus, others, Count()),
+            tried,
+            reduce(Count.plus, since.values(), Count()),
             now=now,
             crashes=f.restarts,
             whose="the arms'" if f.beside else "the stable revision's",

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from penstock.control.revisions import Kept, Stage
 from penstock.domain.annotations import GIVEN_UP, PINNED, PROMOTED
 from penstock.domain.service import Role, Scaling, Service
+from penstock.domain.traffic import Rollout
 from penstock.domain.workload import Workload, id_of
 
 LATEST = "latest"
@@ -71,9 +72,10 @@ def pinned(service: Service, revisions: tuple[Kept, ...]) -> Kept | None:
     return next((k for k in revisions if k.name == name and k.ready_at is not None), None)
 
 
-def _has_policy(service: Service, workload: Workload) -> bool:
-    """Its new revisions go up in steps: the predictor's, and not those of named canaries."""
-    return service.traffic.rollout is not None and workload.id == id_of(service.predictor)
+def _policy(service: Service, workload: Workload) -> Rollout | None:
+    """The steps that its new revisions go up in: the predictor's, and not those of named canaries."""
+    policy = service.traffic.rollout
+    return policy if policy is not None and workload.id == id_of(service.predictor) else None
 
 
 def percent_of(service: Service, workload: Workload, latest: Kept) -> int | None:
@@ -81,8 +83,8 @@ def percent_of(service: Service, workload: Workload, latest: Kept) -> int | None
     if workload.id.role is Role.PREDICTOR:
         if service.traffic.shadow is not None and not service.traffic.shadow.to:
             return 0  # it gets copies
-        policy = service.traffic.rollout
-        if policy is not None and _has_policy(service, workload):
+        policy = _policy(service, workload)
+        if policy is not None:
             if service.annotations.get(GIVEN_UP) == latest.name:
                 return 0
             if latest.rollout or service.annotations.get(PROMOTED) == latest.name:
@@ -100,7 +102,7 @@ def divide(
 ) -> tuple[Share, ...]:
     """The shares that a workload's revisions are asked to take, with `latest` first."""
     percent = percent_of(service, workload, latest)
-    if _has_policy(service, workload) and not any(k.rollout for k in revisions):
+    if _policy(service, workload) is not None and not any(k.rollout for k in revisions):
         percent = None  # the first, or of a named predictor that is the service's now
     stable = stable_of(revisions, latest) if percent is not None else None
     if percent is None or stable is None or not workload.percent:
