@@ -53,6 +53,17 @@ async def test_seldon_ndarray_goes_in_and_out(tmp_path: Path, path: str) -> None
         }
 
 
+@pytest.mark.parametrize("kind", ["data", "files"])
+async def test_seldon_forms_reach_models_of_arrays(tmp_path: Path, kind: str) -> None:
+    """Either kind of form, as classes for Seldon's wrapper take them."""
+    message = json.dumps({"data": {"ndarray": [[1, 2]]}})
+    form: Any = {"data": {"json": message}, "files": {"json": (None, message)}}[kind]
+    async with serving(tmp_path, {"m": Doubler}) as s:
+        answer = await s.client.post(SELDON, **{kind: form})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["data"]["ndarray"] == [[2, 4]]
+
+
 async def test_seldon_tensor_is_answered_by_a_tensor(tmp_path: Path) -> None:
     async with serving(tmp_path, {"m": Doubler}) as s:
         tensor = {"shape": [2, 2], "values": [1, 2, 3, 4]}

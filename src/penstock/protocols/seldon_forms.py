@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 #: Fields of one form.
 _MOST_FIELDS: Final = 64
 _TEXT: Final = ("strData", "binData")
+_PARTS: Final = b"multipart/form-data"
+_ENCODED: Final = b"application/x-www-form-urlencoded"
 
 
 def is_form(content_type: bytes | None) -> bool:
-    """Whether a body of this type is a form."""
-    return content_type is not None and content_type.lower().startswith(b"multipart/form-data")
+    """Whether a body of this type may be a form."""
+    return content_type is not None and content_type.lower().startswith((_PARTS, _ENCODED))
 
 
 def in_query(query: str) -> bytes:
@@ -46,11 +48,11 @@ def _field(text: str) -> bytes:
 
 def decode_body(body: Buffer, content_type: bytes | None) -> dict[str, Any]:
     """The JSON object in a body, whatever way it came. Raises InvalidInput."""
-    if is_form(content_type):
+    kind = b"" if content_type is None else content_type.lower()
+    if kind.startswith(_PARTS):
         return _multipart(body, content_type or b"")
-    kind = (content_type or b"").lower()
     # Tools call any body a form that is given no type; JSON's begins with a brace.
-    if kind.startswith(b"application/x-www-form-urlencoded") and bytes(body[:1]).isalpha():
+    if kind.startswith(_ENCODED) and bytes(body[:1]).isalpha():
         try:
             text = bytes(body).decode("ascii")
         except UnicodeDecodeError:

@@ -62,6 +62,7 @@ class SeldonPredict(Foreign):
         puid = head.get(b"seldon-puid")
         self._puid = puid.decode("latin-1") if puid else ""
         self._content_type = head.get(b"content-type")
+        self._is_form = is_form(self._content_type)
         self._length = head.get(b"inference-header-content-length")
         #: The message where the query has it.
         self._query = b""
@@ -81,10 +82,8 @@ class SeldonPredict(Foreign):
     def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Shape]:
         if self._length is not None:
             return self._read_binary(body)
-        if is_form(self._content_type):
-            message = decode_message(decode_body(body, self._content_type), self.specs, self._puid)
-        else:
-            message = decode_message(body, self.specs, self._puid)
+        given = decode_body(body, self._content_type) if self._is_form else body
+        message = decode_message(given, self.specs, self._puid)
 
         def encode(outputs: Outputs) -> tuple[bytes, Any]:
             headers = b"%bseldon-puid: %b\r\n" % (JSON_HEADERS, message.puid.encode())
