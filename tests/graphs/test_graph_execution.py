@@ -257,7 +257,14 @@ async def test_a_router_says_the_branch(answer: Any, called: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [{"data": {"ndarray": [2]}}, {"data": {}}, {"predictions": ["a"]}]
+    "answer",
+    [
+        {"data": {"ndarray": [2]}},
+        {"data": {}},
+        {"predictions": ["a"]},
+        {"predictions": [0.5]},
+        pytest.param({"predictions": [10**400]}, id="beyond any float"),
+    ],
 )
 async def test_a_router_that_answers_no_branch_fails(answer: Any) -> None:
     run = Running(choice(Router(Call("r"), 2)), {})

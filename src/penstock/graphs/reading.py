@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import TYPE_CHECKING
 
 from penstock.domain.graph import Action, Call, CallUrl, Router, RunFlow, RunGraph
@@ -49,11 +48,9 @@ def branch_in(value: Value) -> int | None:
             found = found.get("predictions", found.get("branch", data))
     while isinstance(found, list) and found:
         found = found[0]
-    if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found):
-        return None
-    if found != int(found):
-        return None
-    return int(found)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
 def target_of(action: Action) -> str:
