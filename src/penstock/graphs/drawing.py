@@ -7,7 +7,7 @@ terminal, or too large for any, is a list instead: a step a line, with what it i
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final
 from unicodedata import combining, east_asian_width
 
@@ -175,9 +175,7 @@ def _fit(node: Node) -> list[str]:
 def _cut(text: str) -> str:
     if columns(text) <= _NARROW:
         return text
-    while columns(text) > _NARROW - 1:
-        text = text[:-1]
-    return text + "…"
+    return text[: sum(end < _NARROW for end in accumulate(map(_wide, text)))] + "…"
 
 
 def _sources(diagram: Diagram, layer: int) -> list[str]:
