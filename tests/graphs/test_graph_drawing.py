@@ -22,6 +22,15 @@ from penstock.graphs import drawing, svg
 from penstock.graphs.layout import Numbers, layout
 
 
+def cycle() -> Flow:
+    return graph(
+        step("work", "", "again", join=Join.ANY),
+        step("again", "work.more", action=HandOn()),
+        step("end", "work.done"),
+        max_revisits=3,
+    ).flows[0]
+
+
 def test_a_chain() -> None:
     drawn = drawing.draw(layout(graph(step("a"), step("b", "a")).flows[0]))
     assert drawn == (
@@ -48,13 +57,7 @@ def test_branches_numbers_and_edges_that_pass_a_layer() -> None:
 
 
 def test_a_cycle_is_told_in_words() -> None:
-    flow = graph(
-        step("work", "", "again", join=Join.ANY),
-        step("again", "work.more", action=HandOn()),
-        step("end", "work.done"),
-        max_revisits=3,
-    ).flows[0]
-    drawn = drawing.draw(layout(flow))
+    drawn = drawing.draw(layout(cycle()))
     assert "again ─▶ work (back)" in drawn
 
 
@@ -152,13 +155,7 @@ def test_the_largest_graph_is_drawn_in_no_time() -> None:
 
 
 def test_a_cycle_in_a_list() -> None:
-    flow = graph(
-        step("work", "", "again", join=Join.ANY),
-        step("again", "work.more", action=HandOn()),
-        step("end", "work.done"),
-        max_revisits=3,
-    ).flows[0]
-    assert "work · any ◀ request, again (back)" in drawing.listed(layout(flow))
+    assert "work · any ◀ request, again (back)" in drawing.listed(layout(cycle()))
 
 
 def test_numbers_are_those_of_the_graph() -> None:

@@ -10,7 +10,7 @@ import pytest
 from graph_services import GraphFrontUnderTest
 from seldon_v2_front import body, compiled, outputs, pipeline, put, serve, until
 
-from penstock.gateway.graphs import external as graph_external
+from penstock.gateway.graphs import external
 
 RUNS = "penstock_graph_external_runs"
 
@@ -110,7 +110,7 @@ async def test_a_run_that_takes_too_long_is_ended(front: GraphFrontUnderTest) ->
 async def test_more_than_a_gateway_bears_are_dropped(
     front: GraphFrontUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph_external, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(external, "MOST_AT_ONCE", 1)
     await listening(front)
     add10 = front.services["add10"]
     add10.held = []

@@ -40,6 +40,14 @@ def chain(*names: str, **more: Any) -> Graph:
     return graph(*(step(n, p) for p, n in zip(("", *names), names, strict=False)), **more)
 
 
+def binary(**more: Any) -> tuple[bytes, dict[str, str]]:
+    """The tensors of `JSON_V2` as bytes: a body, and the header that it needs."""
+    x = {"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
+    header = json.dumps({"inputs": [x], **more}).encode()
+    content = header + np.array([1, 2], np.float32).tobytes()
+    return content, {"inference-header-content-length": str(len(header))}
+
+
 async def test_v2_json_goes_through_a_chain_as_binary_tensors(front: GraphFrontUnderTest) -> None:
     await front.serve(a=add(1), b=add(10))
     front.graph(chain("a", "b"))
@@ -58,23 +66,9 @@ async def test_v2_json_goes_through_a_chain_as_binary_tensors(front: GraphFrontU
 async def test_binary_tensors_in_and_out(front: GraphFrontUnderTest) -> None:
     await front.serve(a=add(1))
     front.graph(chain("a"))
-    header = json.dumps(
-        {
-            "inputs": [
-                {
-                    "name": "x",
-                    "shape": [2],
-                    "datatype": "FP32",
-                    "parameters": {"binary_data_size": 8},
-                }
-            ],
-            "parameters": {"binary_data_output": True},
-        }
-    ).encode()
+    content, headers = binary(parameters={"binary_data_output": True})
     answer = await front.client.post(
-        "/serving/default/g/v2/models/g/infer",
-        content=header + np.array([1, 2], np.float32).tobytes(),
-        headers={"inference-header-content-length": str(len(header))},
+        "/serving/default/g/v2/models/g/infer", content=content, headers=headers
     )
     length = int(answer.headers["inference-header-content-length"])
     assert np.frombuffer(answer.content[length:], np.float32).tolist() == [2, 3]
@@ -85,23 +79,11 @@ async def test_a_compressed_request(front: GraphFrontUnderTest, coding: str) -> 
     await front.serve(a=add(1))
     front.graph(chain("a"))
     pack = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
-    header = json.dumps(
-        {
-            "inputs": [
-                {
-                    "name": "x",
-                    "shape": [2],
-                    "datatype": "FP32",
-                    "parameters": {"binary_data_size": 8},
-                }
-            ]
-        }
-    ).encode()
     coded = {"content-encoding": coding}
-    binary = {**coded, "inference-header-content-length": str(len(header))}
+    content, length = binary()
     for body, headers in (
         (json.dumps(JSON_V2).encode(), coded),
-        (header + np.array([1, 2], np.float32).tobytes(), binary),
+        (content, {**coded, **length}),
     ):
         answer = await front.client.post("/v2/models/g/infer", content=pack(body), headers=headers)
         assert answer.status_code == 200, answer.text
