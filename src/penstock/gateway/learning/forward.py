@@ -96,12 +96,7 @@ class Learned:
             preferred = service.named(plan.wanted)
             if preferred is not None and preferred.pick() is not None:
                 return preferred
-        trial: Trial | None = service.trial
-        arms = service.weighted if trial is None else trial.arms
-        free = [t for t in arms if t.pick() is not None]
-        if trial is not None and self._is_tried(trial, learner, service):
-            return trial.target
-        return self._arm(learner, service, free) if free else None
+        return self._chosen(learner, service, awake=True)
 
     def _aim_before(self, service: Service) -> Target | None:
         """A target of the component; once, which of the predictor's arms it shall ask."""
@@ -115,20 +110,24 @@ class Learned:
             # What names a revision, by the client's wish or by a rule, is not the bandit's.
             told = _REVISION_LINE in plan.head or _PREFER_LINE in plan.head
             if learner is not None and predictor is not None and not told and self.predicts():
-                trial: Trial | None = predictor.trial
-                arms = predictor.weighted if trial is None else trial.arms
                 # Where all sleep, one of them is waited for.
-                arms = [t for t in arms if t.pick() is not None] or arms
-                arm = None
-                if trial is not None and self._is_tried(trial, learner, predictor):
-                    arm = trial.target
-                elif arms:
-                    arm = self._arm(learner, predictor, arms)
+                arm = self._chosen(learner, predictor, awake=False)
                 if arm is not None:
                     self.plan = copy(plan)
                     line = b"%b: %b\r\n\r\n" % (PREFER_HEADER, arm.revision.encode())
                     self.plan.head = plan.head[:-2] + line
         return super().aim()  # type: ignore[misc,no-any-return]
+
+    def _chosen(self, learner: Learner, predictor: Service, *, awake: bool) -> Target | None:
+        """The revision that is rolled out, or an arm: one that can answer now, or, if not `awake`, any."""
+        trial: Trial | None = predictor.trial
+        if trial is not None and self._is_tried(trial, learner, predictor):
+            return trial.target
+        arms = predictor.weighted if trial is None else trial.arms
+        free = [t for t in arms if t.pick() is not None]
+        if not free and not awake:
+            free = arms
+        return self._arm(learner, predictor, free) if free else None
 
     def _is_tried(self, trial: Trial, learner: Learner, predictor: Service) -> bool:
         """Whether the revision that is rolled out gets this: in its turn, or from who stays with it."""
