@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from control_fakes import FakeClock
+from tests.control.control_world import ControlWorld, sklearn_service
 
 from penstock.control.bandits import BanditKeeper
 from penstock.control.clock import Clock
@@ -24,11 +25,13 @@ from penstock.domain.learning import (
     Outcome,
     Pulls,
     Reward,
+    bandit_key,
 )
 from penstock.domain.routes import Snapshot, ToGateway
 from penstock.errors import Unavailable
 from penstock.store import learned
 from penstock.store.learned import LearnedStore
+from penstock.store.sqlite import SqliteStore
 
 KEY = "default/iris@u1"
 UIDS = {("default", "iris"): "u1"}
@@ -188,9 +191,13 @@ class World:
             learned=lambda: self.keeper.all(),
         )
         self.keeper = BanditKeeper(
-            store, say=self.publisher.say, clock=Clock(), on_change=self.changed.append
+            store,
+            say=self.publisher.say,
+            clock=Clock(),
+            uid_of=UIDS.get,
+            on_change=self.changed.append,
         )
-        await self.keeper.load(UIDS)
+        await self.keeper.load()
         await self.publisher.serve(self.folder / "routes.sock")
         return self
 
@@ -263,15 +270,29 @@ async def test_what_was_learned_goes_with_its_service(tmp_path: Path) -> None:
     await store.close()
     for uids in ({}, {("default", "iris"): "u2"}):
         store = await LearnedStore.open(tmp_path / "learned.db")
-        keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock())
-        await keeper.load(uids)
+        keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock(), uid_of=uids.get)
+        await keeper.load()
         assert keeper.all() == ()
         await keeper.close()
     store = await LearnedStore.open(tmp_path / "learned.db")
-    keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock())
-    await keeper.load(UIDS)
+    keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock(), uid_of=UIDS.get)
+    await keeper.load()
     assert keeper.all() == (), "it was dropped from the file, too"
     await keeper.close()
+
+
+async def test_a_manifest_that_lost_its_name_takes_nothing_of_what_was_learned() -> None:
+    store = await SqliteStore.in_memory()
+    older = await store.create(sklearn_service())
+    await store.create({**sklearn_service(), "apiVersion": "serving.kserve.io/v1beta1"})
+    learned = await LearnedStore.in_memory()
+    key = bandit_key("default", "iris", older["metadata"]["uid"])
+    await learned.pulled("g1", [(key, "a", 1)], 0)
+    world = ControlWorld(store, learned=learned)
+    await world.plane.start()
+    assert [m.key for m in world.plane.bandits.all()] == [key]
+    await world.plane.close()
+    await store.close()
 
 
 async def test_a_full_disk_is_said_and_nothing_is_counted(
@@ -332,16 +353,16 @@ def test_arms_of_two_processes_add_up() -> None:
 
 async def test_arms_that_are_no_more_are_forgotten(tmp_path: Path) -> None:
     store = await LearnedStore.open(tmp_path / "learned.db")
-    keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock())
-    await keeper.load(UIDS)
+    keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock(), uid_of=UIDS.get)
+    await keeper.load()
     keeper.pulled(Pulls("g1", ((KEY, "a", 3), (KEY, "b", 2), (f"{KEY}#root.which", "left", 1))))
     told = keeper.status("default", "iris", "u1", {"": {"b", "c"}, "root.which": ("left",)})
     assert [(t.step, t.arm, t.requests) for t in told] == [("", "b", 2), ("root.which", "left", 1)]
     keeper.pulled(Pulls("g1", ((KEY, "b", 4),)))
     await keeper.close()
     store = await LearnedStore.open(tmp_path / "learned.db")
-    keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock())
-    await keeper.load(UIDS)
+    keeper = BanditKeeper(store, say=lambda *said: None, clock=Clock(), uid_of=UIDS.get)
+    await keeper.load()
     assert [a.name for a in keeper.of("default", "iris", "u1")[""]] == ["b"]
     await keeper.close()
 
@@ -354,7 +375,7 @@ async def test_what_was_on_its_way_when_its_service_went_is_forgotten(
     clock = FakeClock()
     there: dict[tuple[str, str], str | None] = {("default", "iris"): "u1"}
     keeper = BanditKeeper(store, say=lambda *said: None, clock=clock, uid_of=there.get)
-    await keeper.load(UIDS)
+    await keeper.load()
     running = asyncio.create_task(keeper.run())
     keeper.pulled(Pulls("g1", ((KEY, "a", 3),)))
     await clock.advance(30)

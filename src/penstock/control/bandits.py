@@ -58,8 +58,8 @@ class BanditKeeper:
         *,
         say: Say,
         clock: Clock,
+        uid_of: Callable[[tuple[str, str]], str | None],
         on_change: Callable[[tuple[str, str]], None] = lambda key: None,
-        uid_of: Callable[[tuple[str, str]], str | None] | None = None,
     ) -> None:
         self._store = store
         self._say = say
@@ -78,12 +78,12 @@ class BanditKeeper:
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def load(self, uids: Mapping[tuple[str, str], str]) -> None:
-        """Read what was kept; what is of no service with these uids is dropped."""
+    async def load(self) -> None:
+        """Read what was kept; what is of no service any more is dropped."""
         if self._store is None:
             self._store = await LearnedStore.in_memory()
         found, pulls = await self._store.load()
-        gone = {k for k in found if uids.get(parse_key(k)[:2]) != parse_key(k)[2]}
+        gone = {key for key in found if self._is_over(key)}
         if gone:
             await self._store.forget(gone)
         self._arms = {key: arms for key, arms in found.items() if key not in gone}
@@ -190,14 +190,15 @@ class BanditKeeper:
 
     async def _forget_others(self) -> None:
         """Drop what is of no service any more: what was on its way when that was deleted, or replaced."""
-        if self._uid_of is None:
-            return
-        names = {key: parse_key(key) for key in self._arms}
-        uid_of = self._uid_of
-        await self._forget_keys([k for k, of in names.items() if uid_of(of[:2]) != of[2]])
+        await self._forget_keys([key for key in self._arms if self._is_over(key)])
+
+    def _is_over(self, key: str) -> bool:
+        """Whether its service or graph is not there any more; another one may have the name."""
+        namespace, name, uid, _ = parse_key(key)
+        return self._uid_of((namespace, name)) != uid
 
     def forget_soon(self, key: tuple[str, str]) -> None:
-        """The same, in a task of its own. No-op where nothing was learned."""
+        """`forget` in a task of its own. No-op where nothing was learned."""
         if any(parse_key(k)[:2] == key for k in self._arms):
             self._spawn(self._forget(key))
 

@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from penstock import dialects
 from penstock.backends.base import Backend, Phase, ReplicaStatus
@@ -203,9 +202,7 @@ class ControlPlane:
         version = await self.manifests.load(self.store)
         await self.services.revisions.load()
         await self._first_sync()
-        await self.bandits.load(
-            {_name(obj["metadata"]): obj["metadata"]["uid"] for _, obj in self.manifests.all()}
-        )
+        await self.bandits.load()
         await self.quotas.load(version)
         await self._load_owners()
         if self.local_models is not None:
@@ -411,10 +408,6 @@ class ControlPlane:
     def _refresh_gauges(self) -> None:
         self._own.refresh()
         self._refresh_bandits()
-
-
-def _name(meta: Mapping[str, Any]) -> ServiceKey:
-    return meta.get("namespace", ""), meta["name"]
 
 
 def _say_failure(task: asyncio.Task[None]) -> None:
