@@ -52,6 +52,7 @@ from penstock.graphs.values import (
 )
 from penstock.http.head import JSON_TYPE
 from penstock.protocols import v1, v2
+from penstock.protocols.classification import LABELS_HEADER
 from penstock.protocols.content_coding import plain_body
 from penstock.protocols.grpc import infer as grpc_infer
 from penstock.protocols.grpc.wire import (
@@ -127,9 +128,9 @@ class GraphRequest(Forward):
 
     @staticmethod
     def _inspecting() -> Any:
-        from penstock.gateway.graphs import inspecting as graph_inspect
+        from penstock.gateway.graphs import inspecting
 
-        return graph_inspect
+        return inspecting
 
     def _start(self, value: Value) -> None:
         front = self._front
@@ -142,6 +143,8 @@ class GraphRequest(Forward):
                 request_id = new_id()
                 headers += b"x-request-id: %b\r\n" % request_id.encode()
             self._request_id = request_id
+        if self._classes():
+            headers += b"%b: 1\r\n" % LABELS_HEADER
         context = Context(self.service.namespace, self.deadline, headers, request_id)
         context.client = self.exchange
         self._context = context
@@ -248,6 +251,22 @@ class GraphRequest(Forward):
             return b""
         return trace_line(trace_of(execution))
 
+    def _show(self, parameters: dict[str, Any]) -> bytes:
+        """Put what the client asked to be told into a gRPC answer's parameters; trailer lines with the trace.
+
+        Parameters, because Triton's clients show no metadata, nor has a stream's request any.
+        """
+        execution = self._execution
+        trace = b""
+        if self._trace and execution is not None:
+            text = parameters[TRACE_PARAMETER] = trace_of(execution)
+            trace = trace_line(text)
+        if self._inspector is not None and execution is not None:
+            inspecting = self._inspecting()
+            told = inspecting.document_of(execution, self._given, {})
+            parameters[inspecting.INSPECT_PARAMETER] = told.decode()
+        return trace
+
     def write(self, value: Value) -> tuple[int, bytes, Any]:
         """Status, header lines and body of an answer."""
         asked = self._asked
@@ -278,7 +297,17 @@ class GraphRequest(Forward):
             "",
             identity,
             dict(value.parameters),
-            said_of(value),
+            # What is asked for as classes takes their names from there.
+            {n: dict(s) for n, s in value.said.items()} if self._classes() else said_of(value),
+        )
+
+    def _classes(self) -> bool:
+        """Whether the client wants classes of an output."""
+        asked = self._asked
+        return (
+            asked is not None
+            and asked.outputs is not None
+            and any(o.classes for o in asked.outputs)
         )
 
     def fail(self, exc: PenstockError) -> None:
@@ -352,15 +381,7 @@ class GrpcGraphRequest(GraphRequest):
                 self.fail(error_of(self.service.key, Result(failure=failure)))
                 return
             response = self.response(self._tensors(result.value))
-            trace = b""
-            if self._trace and self._execution is not None:
-                # A parameter, because Triton's clients show no metadata, nor has a stream's request any.
-                text = response.parameters[TRACE_PARAMETER] = trace_of(self._execution)
-                trace = trace_line(text)
-            if self._inspector is not None and self._execution is not None:
-                inspecting = self._inspecting()
-                told = inspecting.document_of(self._execution, self._given, {})
-                response.parameters[inspecting.INSPECT_PARAMETER] = told.decode()
+            trace = self._show(response.parameters)
             pieces = grpc_infer.encode_infer(response, asked)
         except PenstockError as exc:
             self.fail(exc)

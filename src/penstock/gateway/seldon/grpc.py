@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from penstock.errors import InvalidInput, NotFound, PenstockError, Unsupported
-from penstock.gateway.graphs.answers import TRACE_PARAMETER, error_of, trace_of
+from penstock.gateway.graphs.answers import error_of
 from penstock.gateway.grpc.calls import ModelCall
 from penstock.gateway.learning import feedback
 from penstock.gateway.proxy import internal
@@ -177,24 +177,14 @@ class _GraphCall(SeldonRequest):
             self.fail(error_of(self.service.key, result))
             return
         try:
-            pieces = self.pieces(result.value, self._shown())
+            shown: dict[str, str] = {}
+            trace = self._show(shown)
+            pieces = self.pieces(result.value, shown)
         except PenstockError as exc:
             self.fail(exc)
             return
-        reply(self.exchange, pieces, self.more + self.rewardable(), OK + self._traced())
+        reply(self.exchange, pieces, self.more + self.rewardable(), OK + trace)
         self._finish(200)
-
-    def _shown(self) -> dict[str, str]:
-        """What the client asked to be told beside the answer, by the names that the answer has it under."""
-        shown = {}
-        execution = self._execution
-        if execution is not None and self._trace:
-            shown[TRACE_PARAMETER] = trace_of(execution)
-        if execution is not None and self._inspector is not None:
-            inspecting = self._inspecting()
-            told = inspecting.document_of(execution, self._given, {})
-            shown[inspecting.INSPECT_PARAMETER] = told.decode()
-        return shown
 
     def pieces(self, value: Value, shown: Mapping[str, str]) -> Any:
         """The answer's message, framed; it has what is `shown`, too."""
