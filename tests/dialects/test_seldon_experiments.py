@@ -51,6 +51,12 @@ def test_an_experiment_is_candidates_a_default_and_a_mirror() -> None:
         ({"mirror": {"name": "iris", "percent": 1}}, "spec.mirror.name", "is a candidate"),
         ({"mirror": {"name": "b", "percent": 101}}, "spec.mirror.percent", "100"),
         ({"resourceType": "graph"}, "spec.resourceType", "must be 'pipeline' or 'model'"),
+        (
+            {"candidates": [{"modelName": "a", "weight": 1}]},
+            "spec.candidates[0].modelName",
+            "it became name",
+        ),
+        ({"defaultModel": "iris"}, "spec.defaultModel", "it became default"),
         ({"candidates": [{"name": "a", "wieght": 1}]}, "spec.candidates[0].wieght", "weight"),
     ],
 )

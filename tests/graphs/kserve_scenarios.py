@@ -239,6 +239,78 @@ SCENARIOS = (
         chance=0.2,
     ),
     Scenario(
+        "Switch: two comparisons in one condition",
+        {
+            "root": node(
+                "Switch",
+                service("upper", condition="[@this].#(instances.0.data>0.9)"),
+                service("lower", condition="[@this].#(instances.0.data<=0.5)"),
+                {
+                    "nodeName": "middle",
+                    "condition": "[@this].#(instances.0.data>0.5 && instances.0.data<=0.9)",
+                },
+            ),
+            "middle": node("Sequence", service("between")),
+        },
+        {"instances": [{"data": 0.7}]},
+        {"upper": say("upper"), "lower": say("lower"), "between": say("between")},
+        200,
+        "between",
+        ("between",),
+        "KServe's documentation has it; its router takes what follows > for 0",
+    ),
+    Scenario(
+        "Splitter: a condition there is warned of; a soft step's failure, softly, goes on",
+        {
+            "root": node(
+                "Sequence", {"nodeName": "node1", "dependency": "Soft"}, service("success")
+            ),
+            "node1": node(
+                "Splitter",
+                service("error", weight=100, condition="[@this].#(decision_picker==ERROR)"),
+            ),
+        },
+        {"instances": [1]},
+        {"error": fails(404, {"detail": "Intentional 404 code"}), "success": say("SUCCESS")},
+        200,
+        "SUCCESS",
+        ("error", "success"),
+    ),
+    Scenario(
+        "Splitter: a hard step's failure ends the graph through a hard node",
+        {
+            "root": node(
+                "Sequence", {"nodeName": "node1", "dependency": "Hard"}, service("success")
+            ),
+            "node1": node("Splitter", service("error", weight=100, dependency="Hard")),
+        },
+        {"instances": [1]},
+        {"error": fails(404, {"detail": "Intentional 404 code"}), "success": say("SUCCESS")},
+        404,
+        {"detail": "Intentional 404 code"},
+        ("error",),
+    ),
+    Scenario(
+        "Ensemble: its answers are what the next step gets",
+        {
+            "root": node("Sequence", {"nodeName": "both"}, service("vote", data="$response")),
+            "both": node("Ensemble", service("one", name="one"), service("two")),
+        },
+        {"instances": [1]},
+        {
+            "one": say({"predictions": [0.75, 0.25]}),
+            "two": say({"predictions": [0.25, 0.75]}),
+            "vote": lambda d: {
+                "predictions": [
+                    sum(x) / len(d) for x in zip(*(o["predictions"] for o in d.values()), strict=True)
+                ]
+            },
+        },
+        200,
+        {"predictions": [0.5, 0.5]},
+        ("one", "two", "vote"),
+    ),
+    Scenario(
         "Ensemble: all at once, answers by name, or by position",
         {"root": node("Ensemble", service("a", name="first"), service("b"))},
         {"instances": [1]},
@@ -371,6 +443,26 @@ REFUSED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         {"root": node("Switch", service("a", condition="instances.#(x=="))},
         "spec.nodes.root.steps[0].condition",
         "no condition: a value is expected (at character 16 of 'instances.#(x==')",
+    ),
+    (
+        "a comparison outside of a query (KServe: it never holds)",
+        {"root": node("Switch", service("a", condition='target == "blue"'))},
+        "spec.nodes.root.steps[0].condition",
+        "no condition: == compares in a query only, such as [@this].#(target==value) "
+        "(at character 7 of 'target == \"blue\"')",
+    ),
+    (
+        "conditions joined by || (KServe: they never hold)",
+        {"root": node("Switch", service("a", condition="[@this].#(a==1 || b==2)"))},
+        "spec.nodes.root.steps[0].condition",
+        "no condition: '||' in a query is not understood; give each case a step of its own "
+        "(at character 16 of '[@this].#(a==1 || b==2)')",
+    ),
+    (
+        "the fields of KServe's graphs before their first release",
+        {"root": {"routerType": "Ensemble", "routes": [{"service": "a"}]}},
+        "spec.nodes.root.routes",
+        "unknown field; it became steps",
     ),
     (
         "a Switch's step without a condition (KServe: never taken)",

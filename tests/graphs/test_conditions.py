@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -78,6 +79,10 @@ def test_what_a_path_finds(path: str, found: object) -> None:
     assert parse(path).exists(PEOPLE) == (found is not MISSING)
 
 
+#: Not in gjson, but in KServe's documentation.
+BOTH = "instances.0.data>0.5 && instances.0.data<=0.9"
+
+
 @pytest.mark.parametrize(
     ("path", "document", "exists"),
     [
@@ -95,6 +100,21 @@ def test_what_a_path_finds(path: str, found: object) -> None:
         ("#(ok==true)", [{"ok": False}], False),
         ("#(ok!=true)", [{"ok": False}], True),
         ("#(ok==1)", [{"ok": True}], False),
+        ('[@this].#(predictions.0=="dog")', {"predictions": ["dog"]}, True),
+        ("[@this].#(instances.0.data>0.9)", {"instances": [{"data": 0.95}]}, True),
+        (f"[@this].#({BOTH})", {"instances": [{"data": 0.7}]}, True),
+        (f"[@this].#({BOTH})", {"instances": [{"data": 0.9}]}, True),
+        (f"[@this].#({BOTH})", {"instances": [{"data": 0.95}]}, False),
+        (f"[@this].#({BOTH})", {"instances": [{"data": 0.5}]}, False),
+        ("#(a==1&&b==2&&c)", [{"a": 1, "b": 2, "c": 3}], True),
+        ("#(a==1&&b==2&&c)", [{"a": 1, "b": 2}], False),
+        ('#(a=="x && y" && b)', [{"a": "x && y", "b": 1}], True),
+        ("#(a && b!=2)", [{"a": 1, "b": 2}, {"a": 1, "b": 3}], True),
+        ("#(r&d==1)", [{"r&d": 1}], True),
+        ("#(a.#(b==1&&c==2)&&d)", [{"a": [{"b": 1, "c": 2}], "d": 0}], True),
+        (r"a\==1", {"a==1": 0}, True),
+        (r"a\[0]", {"a[0]": 0}, True),
+        ("a[b]", {"a[b]": 0}, True),
     ],
 )  # fmt: skip
 def test_conditions_of_kserve(path: str, document: object, exists: bool) -> None:
@@ -119,6 +139,14 @@ def test_conditions_of_kserve(path: str, document: object, exists: bool) -> None
         ("!true", "literals"),
         ("[a,b", "'\\]' is missing"),
         ("a.#(b==~true)", "'~'"),
+        ("a.#(b==1 || c==2)", r"'\|\|' in a query"),
+        ("a.#(b||c)", r"'\|\|' in a query|a key is expected"),
+        ("a.#(b==1 &&)", "a key is expected|a query is"),
+        ("a.#(b==1 && ", "a key is expected|'\\)' is missing"),
+        ('target == "blue"', re.escape("== compares in a query only, such as [@this].#(target==value)")),
+        ("a.b>0.5", "> compares in a query only"),
+        ("predictions[0].label", re.escape("a position is written .0, not [0]")),
+        ('{.target == "blue"}', "a condition is a path such as"),
         ("a.#(b==1)c", "'.' is expected"),
         ("a" * 2000, "at most 1024"),
         ("a.#(" * 40 + "b==1" + ")" * 40, "more than 16"),
@@ -130,7 +158,7 @@ def test_what_cannot_be_parsed_is_refused(path: str, why: str) -> None:
         parse(path)
 
 
-@given(st.text(alphabet='ab.#()[]{}=<>!%"\\@,|*?~ 01', max_size=40))
+@given(st.text(alphabet='ab.#()[]{}=<>!%&"\\@,|*?~ 01', max_size=40))
 def test_any_text_parses_or_is_refused(text: str) -> None:
     """Nothing else is raised, and what parses can be looked up in anything."""
     try:

@@ -128,6 +128,28 @@ def test_nodes_that_nobody_runs_are_told() -> None:
     assert str(warning) == "spec.nodes.lost: is not reached from root"
 
 
+def test_a_condition_of_a_splitter_is_told_and_not_looked_at() -> None:
+    nodes = {"root": node("Splitter", service("a", weight=100, condition="x"))}
+    translation = dialects.translate(manifest(nodes))
+    (warning,) = translation.warnings
+    assert warning.path == "spec.nodes.root.steps[0].condition"
+    assert "a Splitter chooses by weights" in warning.message
+    plain = {"root": node("Splitter", service("a", weight=100))}
+    assert translation.object == dialects.translate(manifest(plain)).object
+
+
+def test_a_condition_of_an_ensemble_is_refused() -> None:
+    nodes = {"root": node("Ensemble", service("a", condition="x"), service("b"))}
+    with pytest.raises(InvalidManifest, match="has a meaning in a Switch or Sequence"):
+        compiled(nodes)
+
+
+def test_fields_that_had_another_name_are_told() -> None:
+    nodes = {"root": {"routerType": "Splitter", "steps": [{"service": "a", "weight": 100}]}}
+    with pytest.raises(InvalidManifest, match="it became serviceName"):
+        compiled(nodes)
+
+
 def test_a_misspelt_field_is_told() -> None:
     nodes = {"root": node("Sequence", {"servicename": "a"})}
     with pytest.raises(InvalidManifest, match="did you mean serviceName"):

@@ -11,7 +11,7 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
@@ -29,6 +29,8 @@ class Spec(BaseModel):
         protected_namespaces=(),
         hide_input_in_errors=True,
     )
+    #: Names that fields had in versions of a kind before its first release, and what says it now.
+    renamed: ClassVar[Mapping[str, str]] = {}
 
 
 M = TypeVar("M", bound=Spec)
@@ -125,6 +127,8 @@ def _shared(one: str, other: str) -> int:
 def _unknown(model: type[BaseModel], location: Location, given: Any) -> str:
     *parents, name = location
     at = _model_at(model, parents)
+    if at is not None and issubclass(at, Spec) and name in at.renamed:
+        return f"unknown field; it became {at.renamed[str(name)]}"
     siblings = list(_by_alias(at)) if at is not None else []
     near = nearest(str(name), siblings)
     # A name that exists elsewhere was put in the wrong place rather than misspelt, unless only its

@@ -8,12 +8,16 @@ holds when the path exists in the JSON. What is understood here:
 * queries: `a.#(b==1)` is the first element for which it holds, `a.#(b==1)#` all of them (a list, which exists
   even when it is empty). Operators `==` `!=` `<` `<=` `>` `>=`, `%` and `!%` (like, unlike a pattern);
   without one, that the key exists; without a key, the element itself; queries may be nested;
+* `&&` between the comparisons of a query: `a.#(b>1 && c==x)`. gjson has none and takes the rest for a text to
+  compare with, but KServe's documentation writes it;
 * `|` in place of `.`: what follows is looked up in the whole result, not in each element (`a.#.b|0`);
 * `@this`, and lists of paths `[a,b.c]`.
 
 Strings in a query may be left unquoted (`#(kind==cat)`). A number is compared with the number that the
 query's text is; where the text is no number the query does not hold (gjson takes it for 0). Other modifiers
-(`@reverse`, ...), objects of paths (`{...}`), literals (`!`) and `~` are refused when parsed.
+(`@reverse`, ...), objects of paths (`{...}`), literals (`!`), `~` and `||` are refused when parsed. So is
+what gjson takes for a key that no document has: a comparison outside of a query (`a==1`), and a position in
+brackets (`a[0]`); a backslash makes a key of them.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import translate as glob
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -31,6 +35,11 @@ MAX_CHARACTERS: Final = 1024
 MAX_DEPTH: Final = 16
 
 _OPERATORS: Final = ("==", "!=", "<=", ">=", "!%", "<", ">", "%", "=")
+
+
+#: What is a key in gjson and meant as something else by whoever writes it.
+_COMPARISON: Final = re.compile(r" *(==|!=|<=|>=|<|>) *")
+_POSITION: Final = re.compile(r"\[(\d+)\]")
 
 
 class BadCondition(ValueError):
@@ -68,6 +77,8 @@ class _Query:
     value: str
     all: bool
     pattern: re.Pattern[str] | None = None
+    #: What has to hold, too: `a==1 && b==2`.
+    also: _Query | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +183,10 @@ class _Parser:
             self.at += 1
             return _Paths(tuple(paths))
         if c == "{":
-            raise self.fault("objects of paths {...} are not understood")
+            raise self.fault(
+                "objects of paths {...} are not understood; a condition is a path such as "
+                'predictions.#(label=="dog")'
+            )
         if c == "!":
             raise self.fault("literals (!) are not understood")
         return self.key(ends)
@@ -181,7 +195,10 @@ class _Parser:
         name: list[str] = []
         pattern: list[str] = []
         wild = False
+        in_query = ")" in ends
         while (c := self.peek()) and c not in ".|" and c not in ends:
+            if in_query and self.joins():
+                break
             if c == "\\":
                 self.at += 1
                 c = self.peek()
@@ -190,6 +207,16 @@ class _Parser:
                 name.append(c)
                 pattern.append("[" + c + "]" if c in "*?[" else c)
             else:
+                if comparison := _COMPARISON.match(self.text, self.at):
+                    operator, before = comparison[1], self.text[: self.at].strip() or "key"
+                    raise self.fault(
+                        f"{operator} compares in a query only, such as "
+                        f"[@this].#({before}{operator}value)"
+                    )
+                if position := _POSITION.match(self.text, self.at):
+                    raise self.fault(
+                        f"a position is written .{position[1]}, not {position.group()}"
+                    )
                 if c in "*?":
                     wild = True
                 name.append(c)
@@ -201,6 +228,29 @@ class _Parser:
         return _Key(text, re.compile(glob("".join(pattern))) if wild else None)
 
     def query(self, depth: int) -> _Query:
+        """The comparisons of a query, to its closing bracket."""
+        compared = [self.comparison(depth)]
+        while self.text.startswith("&&", self.at):
+            self.at += 2
+            compared.append(self.comparison(depth))
+        if self.text.startswith("||", self.at):
+            raise self.fault("'||' in a query is not understood; give each case a step of its own")
+        if self.peek() != ")":
+            raise self.fault("')' is missing" if not self.peek() else "')' is expected")
+        self.at += 1
+        every = self.peek() == "#"
+        if every:
+            self.at += 1
+        if self.peek() and self.peek() not in ".|,])=!<>% " and not self.joins():
+            raise self.fault("'.' is expected after a query")
+        found: _Query | None = None
+        for one in reversed(compared):
+            found = replace(one, all=every, also=found)
+        assert found is not None  # noqa: S101 - there is one at least
+        return found
+
+    def comparison(self, depth: int) -> _Query:
+        """A path, an operator and a value, or only a path."""
         path: _Segments = ()
         self.space()
         if self.peek() not in "=!<>%":
@@ -215,18 +265,12 @@ class _Parser:
             self.space()
             value = self.value()
             self.space()
-        if self.peek() != ")":
-            raise self.fault("')' is missing" if not self.peek() else "')' is expected")
-        if not operator and not path:
+        elif not path:
+            if not self.peek():
+                raise self.fault("')' is missing")
             raise self.fault("a query is a key, an operator and a value")
-        self.at += 1
-        every = self.peek() == "#"
-        if every:
-            self.at += 1
-        if self.peek() and self.peek() not in ".|,])=!<>% ":
-            raise self.fault("'.' is expected after a query")
         like = re.compile(glob(value.replace("[", "[[]"))) if operator in ("%", "!%") else None
-        return _Query(path, "==" if operator == "=" else operator, value, every, like)
+        return _Query(path, "==" if operator == "=" else operator, value, False, like)
 
     def value(self) -> str:
         if self.peek() == "~":
@@ -243,13 +287,17 @@ class _Parser:
             return str(text)
         start = self.at
         open_ = 0
-        while (c := self.peek()) and (c != ")" or open_):
+        while (c := self.peek()) and (c != ")" or open_) and not self.joins():
             open_ += (c == "(") - (c == ")")
             self.at += 1
         text = self.text[start : self.at].rstrip()
         if not text:
             raise self.fault("a value is expected")
         return text
+
+    def joins(self) -> bool:
+        """Whether here two comparisons are joined."""
+        return self.text.startswith(("&&", "||"), self.at)
 
     def space(self) -> None:
         while self.peek() == " ":
@@ -312,6 +360,10 @@ def _member(key: _Key, value: Any) -> Any:
 
 
 def _holds(query: _Query, element: Any) -> bool:
+    return _compares(query, element) and (query.also is None or _holds(query.also, element))
+
+
+def _compares(query: _Query, element: Any) -> bool:
     value = _look(query.path, element)
     if value is MISSING:
         return False

@@ -15,8 +15,9 @@ here is decided and said in docs/how-to/graphs.md:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -61,6 +62,8 @@ PROPAGATED = ("^authorization$",)
 
 
 class StepFields(Spec):
+    renamed: ClassVar[Mapping[str, str]] = {"service": "serviceName"}
+
     name: str | None = None
     node_name: str | None = None
     service_name: str | None = None
@@ -73,6 +76,11 @@ class StepFields(Spec):
 
 
 class NodeFields(Spec):
+    renamed: ClassVar[Mapping[str, str]] = {
+        "routes": "steps",
+        "nextRoutes": "steps, in a Sequence: they run one after the other",
+    }
+
     router_type: Literal["Sequence", "Splitter", "Ensemble", "Switch"]
     steps: list[StepFields] | None = None
 
@@ -162,6 +170,7 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     problems = problems_of(graph, lambda p: _locate(p, nodes))
     if problems:
         refuse(manifest, problems)
+    warnings += _without_effect(nodes)
     warnings += [
         FieldProblem(path(("spec", "nodes", n)), "is not reached from root")
         for n in sorted(set(nodes) - _reached(nodes))
@@ -218,13 +227,27 @@ def _node_problems(name: str, node: NodeFields) -> list[FieldProblem]:
             wrong(
                 "the first step has no response before it to look at; use a Switch", i, "condition"
             )
-        if node.router_type in ("Ensemble", "Splitter") and step.condition:
+        if node.router_type == "Ensemble" and step.condition:
             wrong(
                 f"has a meaning in a Switch or Sequence, this node is a {node.router_type}",
                 i,
                 "condition",
             )
     return problems
+
+
+def _without_effect(nodes: dict[str, NodeFields]) -> list[FieldProblem]:
+    """What KServe's own examples say and its router does not read."""
+    return [
+        FieldProblem(
+            path(("spec", "nodes", name, "steps", i, "condition")),
+            "has no effect: a Splitter chooses by weights; a Switch looks at conditions",
+        )
+        for name, node in nodes.items()
+        if node.router_type == "Splitter"
+        for i, step in enumerate(node.steps or ())
+        if step.condition
+    ]
 
 
 def _names(steps: list[StepFields]) -> list[str]:

@@ -8,7 +8,7 @@ Seldon's scheduler.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,16 +25,22 @@ from penstock.errors import FieldProblem
 
 
 class CandidateFields(Spec):
+    renamed: ClassVar[Mapping[str, str]] = {"modelName": "name"}
+
     name: Annotated[str, Field(min_length=1)]
     weight: Annotated[int, Field(ge=0)]
 
 
 class MirrorFields(Spec):
+    renamed: ClassVar[Mapping[str, str]] = {"modelName": "name"}
+
     name: Annotated[str, Field(min_length=1)]
     percent: Annotated[int, Field(ge=0, le=100)]
 
 
 class ExperimentSpec(Spec):
+    renamed: ClassVar[Mapping[str, str]] = {"defaultModel": "default"}
+
     default: str | None = None
     candidates: list[CandidateFields] | None = None
     mirror: MirrorFields | None = None
