@@ -37,7 +37,7 @@ from penstock.storage.tree import (
     bytes_below,
     differs,
     remove,
-    sync_folder,
+    sync,
     write_atomically,
 )
 
@@ -245,12 +245,10 @@ class Cache:
                 self._make_room(manifest.size_bytes, shown, but=key)
                 staged = files.parent
                 (staged / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-                descriptor = os.open(staged / "manifest.json", os.O_RDONLY | os.O_CLOEXEC)
-                os.fsync(descriptor)
-                os.close(descriptor)
-                sync_folder(staged)
+                sync(staged / "manifest.json")
+                sync(staged)
                 staged.rename(target)
-                sync_folder(self._content)
+                sync(self._content)
             if remember:
                 self._prune_sources()
                 write_atomically(

@@ -90,11 +90,11 @@ def seal(folder: Path, hashes: dict[str, tuple[int, str]]) -> Manifest:
                 records.append(FileRecord(relative, size, digest, status.st_mtime_ns))
     for at in reversed(folders):
         os.chmod(folder / at, 0o555)  # noqa: S103 - readable, and writable by nobody
-    _sync(folder, [*(r.path for r in records), *reversed(folders)])
+    _sync_all(folder, [*(r.path for r in records), *reversed(folders)])
     return Manifest.of(records)
 
 
-def _sync(folder: Path, names: list[str]) -> None:
+def _sync_all(folder: Path, names: list[str]) -> None:
     """Make these files and folders below `folder` durable.
 
     An fsync takes half a millisecond or more, and each waits for the one before: of a hundred thousand files
@@ -112,11 +112,7 @@ def _sync(folder: Path, names: list[str]) -> None:
         if error != errno.ENOSYS:
             raise OSError(error, os.strerror(error), str(folder))
     for name in names:
-        descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(folder / name)
 
 
 @cache
@@ -134,9 +130,9 @@ def _syncfs() -> Callable[[int], int] | None:
     return function
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable. Blocking."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, durable. Blocking."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -205,6 +201,6 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
                 os.fsync(f.fileno())
         temporary.replace(path)
         if durable:
-            sync_folder(path.parent)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
