@@ -101,9 +101,8 @@ class Forward(io.RawIOBase):
             wanted -= len(piece)
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._at += len(data)
-        if (
-            not self._member_depth
-        ):  # headers and padding count, too: they are inflated like the rest
+        # Headers and padding count, too: they are inflated like the rest.
+        if not self._member_depth:
             self._count(len(data))
         return data
 

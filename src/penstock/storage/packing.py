@@ -41,8 +41,6 @@ _MEDIA_TYPES: Final = {
 _GZIP_TYPES: Final = frozenset(
     ("application/gzip", "application/x-gzip", "application/x-gtar-compressed", "application/x-tgz")
 )
-
-
 #: How an exported model of BentoML's is packed, which its name does not say.
 _MAGIC: Final = (
     (b"\x1f\x8b", Packing.TAR_GZ),
