@@ -162,6 +162,15 @@ class RawCounts:
         return {"strData": "raw and well"}
 
 
+class RawWild(RawCounts):
+    """Counts one more thing, which is no number."""
+
+    def predict_raw(self, msg):
+        answer = super().predict_raw(msg)
+        answer["meta"]["metrics"].append({"key": "wild", "type": "COUNTER", "value": float("inf")})
+        return answer
+
+
 class Mixed:
     """Text beside numbers, and truth."""
 

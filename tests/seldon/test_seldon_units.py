@@ -148,9 +148,10 @@ async def test_refusals_are_the_classes_own(tmp_path: Path) -> None:
             assert ours[key] == expected["status"][key], case
 
 
-async def test_metrics_of_a_raw_method_are_exported_once(tmp_path: Path) -> None:
-    """Its own, not those that came with the request."""
-    async with unit(tmp_path, "RawCounts") as s:
+@pytest.mark.parametrize("cls", ["RawCounts", "RawWild"])
+async def test_metrics_of_a_raw_method_are_exported_once(tmp_path: Path, cls: str) -> None:
+    """Its own, not those that came with the request, nor what is no number."""
+    async with unit(tmp_path, cls) as s:
         for _ in range(2):
             await s.client.post("/predict", json={**ROWS, "meta": FULL_META})
         text = (await s.client.get("/metrics")).text

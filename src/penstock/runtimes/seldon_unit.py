@@ -310,19 +310,21 @@ class SeldonUnit(UnitRuntime):
             if not isinstance(given, list | tuple):
                 raise ModelError(f"model '{self._name}': metrics returned no list.")
             found += given
-        for metric in found:
-            self._check_metric(metric)
-        if len(found) > _MOST_METRICS:
-            raise ModelError(
-                f"model '{self._name}' answered {len(found)} metrics; {_MOST_METRICS} are possible."
-            )
         return [
             {**m, "value": plain(m["value"])}
             | ({"tags": {**m["tags"], "method": method}} if m.get("tags") else {})
-            for m in found
-            # What is no number is not worth an answer.
-            if isfinite(m["value"])
+            for m in self._counted(found)
         ]
+
+    def _counted(self, metrics: Sequence[Any]) -> list[Mapping[str, Any]]:
+        """Those of a class's metrics that are numbers: what is none is not worth an answer."""
+        for metric in metrics:
+            self._check_metric(metric)
+        if len(metrics) > _MOST_METRICS:
+            raise ModelError(
+                f"model '{self._name}' answered {len(metrics)} metrics; {_MOST_METRICS} are possible."
+            )
+        return [m for m in metrics if isfinite(m["value"])]
 
     def _check_metric(self, metric: Any) -> None:
         if (
@@ -375,13 +377,7 @@ class SeldonUnit(UnitRuntime):
         own = list(answer.meta.get("metrics") or ())
         if own[: len(before)] == before:
             own = own[len(before) :]
-        for metric in own:
-            self._check_metric(metric)
-        if len(own) > _MOST_METRICS:
-            raise ModelError(
-                f"model '{self._name}' answered {len(own)} metrics; {_MOST_METRICS} are possible."
-            )
-        return own
+        return self._counted(own)
 
     # -- V1 and V2
 
