@@ -385,7 +385,9 @@ async def test_a_kept_arm_that_is_away_or_gone_is_another_one(front, stand_in, p
             front.client.cookies.clear()
 
 
-async def before(front: Any, stand_in: Any, answered: Any, **fields: Any) -> Any:
+async def before(
+    front: Any, stand_in: Any, answered: Any, *, asleep: bool = False, **fields: Any
+) -> Any:
     """A service of two arms with a transformer in a process of its own, which says who answered."""
 
     async def says(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -395,7 +397,10 @@ async def before(front: Any, stand_in: Any, answered: Any, **fields: Any) -> Any
 
     stands = [await stand_in(n) for n in ("a", "b")]
     transformer = await stand_in("t", says)
-    targets = tuple(Target(f"iris-0000{i}", 50, (s.route,)) for i, s in enumerate(stands, start=1))
+    targets = tuple(
+        Target(f"iris-0000{i}", 50, () if asleep else (s.route,))
+        for i, s in enumerate(stands, start=1)
+    )
     front.routes(
         route("iris", targets=targets, bandit=UCB, uid="u1", entry="transformer", **fields),
         route(
@@ -420,6 +425,14 @@ async def test_the_arm_is_chosen_before_the_transformer(front, stand_in, plane):
     arms = front.gateway.table.get("default", "iris").learner.arms
     assert arms["iris-00002"].pulls > 45
     assert arms["iris-00001"].pulls + arms["iris-00002"].pulls == 60
+
+
+async def test_where_all_arms_sleep_the_transformer_is_told_of_one_of_them(front, stand_in, plane):
+    """So it waits for that one, and not for whichever wakes first."""
+    transformer = await before(front, stand_in, lambda prefer: prefer, asleep=True)
+    answer = await front.client.post(V2_PATH, json={})
+    assert answer.headers["x-penstock-arm"] in ("iris-00001", "iris-00002")
+    assert transformer.seen[-1].headers["x-penstock-prefer"] == answer.headers["x-penstock-arm"]
 
 
 async def test_the_arm_that_answered_through_the_transformer_is_rewarded(front, stand_in, plane):
