@@ -420,6 +420,17 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
         return calls
 
 
+def asked(action: Action, namespace: str) -> tuple[str, str] | None:
+    """(namespace, name) of the service or graph that an action of a graph in `namespace` asks, if it does."""
+    if isinstance(action, Router):
+        action = action.call
+    if isinstance(action, Call):
+        return action.namespace or namespace, action.service
+    if isinstance(action, RunGraph):
+        return action.namespace or namespace, action.graph
+    return None
+
+
 def branches(action: Action) -> int | None:
     """How many branches a chooser has; None for what is none."""
     if isinstance(action, Switch):

@@ -24,7 +24,6 @@ from penstock.domain.graph import (
     Graph,
     Inputs,
     Join,
-    Router,
     RunFlow,
     RunGraph,
     Side,
@@ -33,6 +32,7 @@ from penstock.domain.graph import (
     Step,
     Switch,
     Tensor,
+    asked,
     branches,
 )
 
@@ -190,12 +190,9 @@ def _step(
         yield told(
             f"there is no node {action.flow!r}{_near(f.name for f in graph.flows)}", "action"
         )
-    elif isinstance(action, RunGraph) and (
-        action.graph == graph.name and (action.namespace or graph.namespace) == graph.namespace
-    ):
-        yield told("a graph cannot run itself", "action")
-    elif isinstance(action, Call | Router) and _itself(action, graph):
-        yield told("a graph cannot call itself", "action")
+    elif asked(action, graph.namespace) == (graph.namespace, graph.name):
+        does = "run" if isinstance(action, RunGraph) else "call"
+        yield told(f"a graph cannot {does} itself", "action")
     elif isinstance(action, Switch):
         for i, text in enumerate(action.conditions):
             if text:
@@ -233,11 +230,6 @@ def _step(
             yield told("only a step that calls a service can be batched", "batch")
     if step.timeout_s is not None and not 0 < step.timeout_s < math.inf:
         yield told("must be more than 0 seconds", "timeout")
-
-
-def _itself(action: Call | Router, graph: Graph) -> bool:
-    call = action.call if isinstance(action, Router) else action
-    return (call.namespace or graph.namespace, call.service) == (graph.namespace, graph.name)
 
 
 def _condition(text: str, flow: str, step: str, part: str, index: int) -> Iterator[GraphProblem]:

@@ -14,22 +14,19 @@ from itertools import product
 from typing import Final, TypeAlias
 
 from penstock.domain.graph import (
-    Builtin,
     Call,
     CallUrl,
     Combine,
     Flow,
     Graph,
-    HandOn,
     Inputs,
     Join,
     OnFailure,
     Router,
     RunFlow,
     RunGraph,
-    Splitter,
     Step,
-    Switch,
+    asked,
     branches,
 )
 
@@ -90,20 +87,10 @@ class _Walk:
 
     def _lacks(self, step: Step) -> bool:
         """Whether a step cannot do what it is there for."""
-        action = step.action
-        own = self._graph.namespace
-        match action:
-            case Call():
-                return (action.namespace or own, action.service) in self._gone
-            case Router():
-                return (action.call.namespace or own, action.call.service) in self._gone
-            case RunGraph():
-                return (action.namespace or own, action.graph) in self._gone
-            case RunFlow():
-                inner = self._graph.flow(action.flow)
-                return inner is not None and not self.holds(inner)
-            case CallUrl() | HandOn() | Builtin() | Switch() | Splitter():
-                return False
+        if isinstance(step.action, RunFlow):
+            inner = self._graph.flow(step.action.flow)
+            return inner is not None and not self.holds(inner)
+        return asked(step.action, self._graph.namespace) in self._gone
 
 
 def _ways(flow: Flow) -> Iterator[_Way] | None:

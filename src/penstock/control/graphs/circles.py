@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from penstock.control.manifests import ServiceKey
-from penstock.domain.graph import Call, Graph, Router, RunGraph, Step
+from penstock.domain.graph import Graph, asked
 from penstock.domain.graph_check import GraphProblem
 
 
@@ -53,18 +53,9 @@ def circles(
     key = (graph.namespace, graph.name)
     for flow in graph.flows:
         for step in flow.steps:
-            target = _target(step, graph.namespace)
+            target = asked(step.action, graph.namespace)
             if target is None or target == key:
                 continue
             way = circle(key, (target,), called)
             if way:
                 yield GraphProblem(told(way, graph.namespace), flow.name, step.name, "action")
-
-
-def _target(step: Step, namespace: str) -> ServiceKey | None:
-    action = step.action.call if isinstance(step.action, Router) else step.action
-    if isinstance(action, Call):
-        return action.namespace or namespace, action.service
-    if isinstance(action, RunGraph):
-        return action.namespace or namespace, action.graph
-    return None
