@@ -132,6 +132,15 @@ def test_a_step_beside_the_output_is_needed_unless_its_failure_is_borne() -> Non
     assert without(pipeline(beside % "skip"), "a")
 
 
+@pytest.mark.parametrize(
+    "step", ["pipeline: b", "pipeline: b, namespace: default", "router: {model: b, steps: [c]}"]
+)
+def test_graphs_and_routers_are_needed_as_services_are(step: str) -> None:
+    of = pipeline(f"{{steps: [{{name: a, {step}}}, {{name: c}}], output: {{from: [a]}}}}")
+    assert not without(of, "b")
+    assert without(of, "a")
+
+
 def test_conditions_that_exclude_each_other_are_branches() -> None:
     """Whoever is sent to a gets nothing."""
     either = pipeline(
