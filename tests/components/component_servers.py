@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import httpx
@@ -35,6 +36,14 @@ class Component:
 
     async def v2(self, body: Any, verb: str = "infer", **kw: Any) -> httpx.Response:
         return await self.client.post(f"/v2/models/m/{verb}", json=body, **kw)
+
+
+def write(tmp_path: Path, name: str, code: str) -> Path:
+    """The folder `name` of a class of one's own."""
+    folder = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    (folder / "model.py").write_text(dedent(code))
+    return folder
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from component_servers import chain, error_of, running
+from component_servers import chain, error_of, running, write
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_iris
@@ -241,9 +241,7 @@ class Two(penstock.Model):
         x = payload.as_numpy()
         return {{"y": (x[:, 2] > 2).astype(np.int64)}}
 """
-    folder = tmp_path / "two"
-    folder.mkdir()
-    (folder / "model.py").write_text(code)
+    folder = write(tmp_path, "two", code)
     async with chain(
         tmp_path,
         ("custom", folder),
@@ -281,9 +279,7 @@ class Two(penstock.Model):
         x = payload.as_numpy()
         return {{"y": (x[:, 2] > (2 if revision == "m-1" else 5)).astype(np.int64)}}
 """
-    folder = tmp_path / "two"
-    folder.mkdir()
-    (folder / "model.py").write_text(code)
+    folder = write(tmp_path, "two", code)
     async with chain(
         tmp_path, ("custom", folder), ("explainer", models / "iris"), type="AnchorTabular"
     ) as (_, front):
@@ -396,13 +392,13 @@ async def test_a_predictor_that_is_gone(tmp_path: Path, models: Path) -> None:
 async def test_a_predictor_that_answers_another_shape(
     tmp_path: Path, models: Path, answer: str, status: int, said: str
 ) -> None:
-    folder = tmp_path / "odd"
-    folder.mkdir()
-    (folder / "model.py").write_text(
+    folder = write(
+        tmp_path,
+        "odd",
         "import numpy as np, penstock\n"
         "class Odd(penstock.Model):\n"
         "    def predict(self, x: np.ndarray):\n"
-        f"        return {answer}\n"
+        f"        return {answer}\n",
     )
     async with chain(
         tmp_path, ("custom", folder), ("explainer", models / "iris"), type="AnchorTabular"
@@ -414,16 +410,16 @@ async def test_a_predictor_that_answers_another_shape(
 
 async def test_an_explanation_that_takes_too_long_is_given_up(tmp_path: Path, models: Path) -> None:
     """Its caller gets 504, and its thread ends at the next question instead of going on for nobody."""
-    folder = tmp_path / "slow"
-    folder.mkdir()
-    (folder / "model.py").write_text(
+    folder = write(
+        tmp_path,
+        "slow",
         "import asyncio\nimport numpy as np, penstock\n"
         "class Slow(penstock.Model):\n"
         "    calls = 0\n"
         "    async def predict(self, x: np.ndarray):\n"
         "        type(self).calls += 1\n"
         "        await asyncio.sleep(0.05)\n"
-        "        return np.random.default_rng(self.calls).integers(0, 2, len(x))\n"
+        "        return np.random.default_rng(self.calls).integers(0, 2, len(x))\n",
     )
     async with (
         running(f"{tmp_path}/p.sock", "custom", folder) as behind,
@@ -479,11 +475,7 @@ class Named(penstock.Model):
         x = payload.get_input_by_name("{name}").as_numpy()
         return {{"y": (x[:, 2] > 2).astype(np.int64)}}
 """
-    folders = []
-    for name in ("old", "new"):
-        folders.append(tmp_path / name)
-        folders[-1].mkdir()
-        (folders[-1] / "model.py").write_text(code.format(name=name))
+    folders = [write(tmp_path, name, code.format(name=name)) for name in ("old", "new")]
     socket = f"{tmp_path}/p.sock"
     async with running(
         f"{tmp_path}/t.sock", "explainer", models / "iris", predictor=socket, type="AnchorTabular"

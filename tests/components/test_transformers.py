@@ -6,13 +6,12 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from component_servers import Component, chain, error_of, running
+from component_servers import Component, chain, error_of, running, write
 
 from penstock.errors import InvalidInput, LoadError
 from penstock.protocols.infer import InferRequest
@@ -37,13 +36,6 @@ class Double(penstock.Model):
             threading.Event().wait(3)
         return {"y": x * 2}
 """
-
-
-def write(tmp_path: Path, name: str, code: str) -> Path:
-    folder = tmp_path / name
-    folder.mkdir(exist_ok=True)
-    (folder / "model.py").write_text(dedent(code))
-    return folder
 
 
 def pair(tmp_path: Path, code: str, **kw: Any) -> Any:
