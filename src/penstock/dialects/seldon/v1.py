@@ -48,13 +48,16 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
         refuse(manifest, problems + [p for p in unsupported if p.path not in told])
     predictors = manifest["spec"]["predictors"]
     graphs = means_graph(manifest)
-    unsupported += _traffic_problems(predictors, graphs=graphs)
+    unsupported += _traffic_problems(predictors)
+    if not graphs:
+        unsupported += _beside_the_first(predictors, manifest["spec"].get("protocol"))
     if graphs:
         return translate_graph(manifest, unsupported, warnings, runs_containers=runs_containers)
-    first = next((i for i, p in enumerate(predictors) if not p.get("shadow")), 0)
+    first = _first(predictors)
 
     def alone(index: int) -> Translation:
-        problems = list(unsupported) if index == first else []
+        # Each is told of with its own: what one more look at its containers finds takes a problem's place.
+        problems = [p for p in unsupported if _of(p, predictors, first) == index]
         told = list(warnings) if index == first else []
         node = tree(predictors[index]["graph"], f"spec.predictors[{index}].graph", problems)
         converted = None
@@ -87,10 +90,16 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     return together(manifest, lambda: alone(first), tried)
 
 
-def _traffic_problems(
-    predictors: Sequence[Mapping[str, Any]], *, graphs: bool
-) -> list[FieldProblem]:
-    """What Seldon's webhook says of names, traffic and shadows; and what only one predictor may have."""
+def _of(problem: FieldProblem, predictors: Sequence[Any], first: int) -> int:
+    """The predictor that has the problem; the first one has those of the whole."""
+    return next(
+        (i for i in range(len(predictors)) if problem.path.startswith(f"spec.predictors[{i}].")),
+        first,
+    )
+
+
+def _traffic_problems(predictors: Sequence[Mapping[str, Any]]) -> list[FieldProblem]:
+    """What Seldon's webhook says of names, traffic and shadows."""
     problems = []
     names = [p["name"] for p in predictors]
     shadows = [i for i, p in enumerate(predictors) if p.get("shadow")]
@@ -109,23 +118,31 @@ def _traffic_problems(
     if total != 100 and (len(split) > 1 or total):
         at = f"spec.predictors[{split[-1]}].traffic"
         problems.append(FieldProblem(at, f"the traffic of all predictors is {total}, not 100"))
-    if not graphs:
-        problems += _beside_the_first(predictors, split[0])
     return problems
 
 
-def _beside_the_first(predictors: Sequence[Mapping[str, Any]], first: int) -> list[FieldProblem]:
+def _first(predictors: Sequence[Mapping[str, Any]]) -> int:
+    """Which one is the service: the first that answers."""
+    return next((i for i, p in enumerate(predictors) if not p.get("shadow")), 0)
+
+
+def _beside_the_first(
+    predictors: Sequence[Mapping[str, Any]], protocol: str | None
+) -> list[FieldProblem]:
     """What the others of several single models may not have: they are tried beside the first."""
     problems = []
+    first = _first(predictors)
     main = predictors[first]
     for i, p in enumerate(predictors):
         if i == first:
             continue
-        if p["graph"]["name"] != main["graph"]["name"]:
+        # Seldon's own requests name no model; those of the other protocols have the node's name in the path.
+        if p["graph"]["name"] != main["graph"]["name"] and protocol not in (None, "", "seldon"):
             problems.append(
                 FieldProblem(
                     f"spec.predictors[{i}].graph.name",
-                    f"must be {main['graph']['name']}: the same requests go to each predictor",
+                    f"must be {main['graph']['name']}: the same requests, with the name in their "
+                    f"path, go to each predictor",
                 )
             )
         if p.get("explainer", {}).get("type"):

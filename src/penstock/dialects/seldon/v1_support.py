@@ -26,7 +26,7 @@ TABLE = Table(
         ),
         refused(
             f"{_PREDICTOR}.explainer.{{serviceAccountName,envSecretRefName}}",
-            "an explainer's files are opened with the credentials of the model's",
+            "an explainer's files are opened with the credentials of the model's, which graph says",
             harmless=("",),
         ),
         no_effect(
