@@ -17,6 +17,7 @@ from penstock.domain.routes import Address, Put, Remove, Replica, Route, Sleep, 
 from penstock.gateway.gateway import Gateway
 from penstock.http.server import Exchange, HttpServer, Limits
 from penstock.protocols import v2
+from penstock.protocols.classification import LABELS_HEADER, Classes, told
 from penstock.protocols.infer import InferResponse
 
 #: Answers a request: the decoded JSON, or arrays of a V2 request by name.
@@ -39,6 +40,8 @@ class FakeService:
         self.name = name
         self.address = Address(path=str(path))
         self.function = function
+        #: What it knows of its outputs' classes.
+        self.classes: dict[str, Classes] = {}
         self.seen: list[Exchange] = []
         #: While this is set, requests are held until it is cleared.
         self.held: list[Exchange] | None = None
@@ -73,6 +76,8 @@ class FakeService:
                 request = v2.decode_infer(body, int(length) if length else None, self.name)
                 answer = self.function(dict(request.inputs))
                 response = InferResponse(answer, model_name=self.name)
+                if head.get(LABELS_HEADER) is not None:
+                    response = told(response, self.classes)
                 headers, pieces = v2.encode_infer(response, request)
                 exchange.send(200, headers, pieces)
             else:

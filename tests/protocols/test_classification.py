@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import ml_dtypes
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,10 +16,10 @@ from tritonclient import grpc, http
 
 from penstock.errors import InvalidInput
 from penstock.protocols import v2
-from penstock.protocols.classification import class_count, top_classes
+from penstock.protocols.classification import Classes, class_count, top_classes
 from penstock.protocols.grpc import infer as grpc_infer
 from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse
-from penstock.protocols.infer import InferRequest, InferResponse
+from penstock.protocols.infer import InferRequest, InferResponse, RequestedOutput
 
 SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]], np.float32)
 X = np.zeros((2, 1), np.float32)
@@ -128,6 +129,70 @@ def test_values_fall_and_indexes_lead_to_them(values: Any, count: int) -> None:
         kept = row[indexes].tolist()
         assert kept == sorted(row.tolist(), reverse=True)[: len(kept)]
         assert [element.rpartition(b":")[0] for element in top] == [b"%f" % v for v in kept]
+
+
+LABELS = Classes((b"setosa", b"", "größer:x".encode()))
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "expected"),
+    [
+        (SCORES[:1], LABELS, [["0.700000:1", "0.200000:2:größer:x", "0.100000:0:setosa"]]),
+        (np.array([1, 2, 3, 4], np.int64), LABELS, ["4:3", "3:2:größer:x", "2:1", "1:0:setosa"]),
+        (SCORES, LABELS._replace(labels=(b"a",)), [["0.700000:1", "0.200000:2", "0.100000:0:a"],
+                                                   ["0.500000:0:a", "0.250000:1", "0.250000:2"]]),
+        # A model that does not batch has one row, whatever its axes.
+        (SCORES, LABELS._replace(batched=False), ["0.700000:1", "0.500000:3", "0.250000:4", "0.250000:5"]),
+        (SCORES[:1], Classes((b"a", b"b"), batched=False), ["0.700000:1:b", "0.200000:2", "0.100000:0:a"]),
+        (np.zeros((0, 3), np.float32), LABELS._replace(batched=False), []),
+        (np.array(2.5), LABELS, ["2.500000:0:setosa"]),
+        (np.array(2.5), LABELS._replace(batched=False), ["2.500000:0:setosa"]),
+    ],
+)  # fmt: skip
+def test_classes_have_the_names_that_the_model_has_for_them(
+    values: Any, classes: Classes, expected: Any
+) -> None:
+    """An empty name, and an index that has none, is no name; Triton leaves the last colon out, too."""
+    found = top_classes(values, 4, "y", classes)
+    assert np.vectorize(bytes.decode, otypes=[object])(found).tolist() == expected
+
+
+def test_clients_read_names_over_rest_and_grpc() -> None:
+    answer, known = InferResponse({"p": SCORES[:1]}), {"p": LABELS}
+    request = v2.decode_infer(asked(classification=2))
+    _, (text,) = v2.encode_infer(answer, request, known)
+    assert json.loads(bytes(text))["outputs"][0]["data"] == ["0.700000:1", "0.200000:2:größer:x"]
+    outputs = [grpc.InferRequestedOutput("p", class_count=3)]
+    pieces = grpc_infer.encode_infer(answer, grpc_request(outputs), known)
+    message = ModelInferResponse()
+    message.ParseFromString(b"".join(bytes(p) for p in pieces)[5:])
+    assert classes(grpc.InferResult(message).as_numpy("p"))[0][2] == "0.100000:0:setosa"
+
+
+def test_names_that_came_with_an_answer_count_and_stay_out_of_it() -> None:
+    answer = InferResponse(
+        {"p": SCORES[:1], "q": X},
+        output_parameters={
+            "p": {"labels": ["a", "b"], "content_type": "np"},
+            "q": {"labels": ["c"]},
+        },
+    )
+    request = msgspec.structs.replace(
+        v2.decode_infer(asked(classification=1)),
+        outputs=(RequestedOutput("p", classes=1), RequestedOutput("q")),
+    )
+    _, (text,) = v2.encode_infer(answer, request)
+    first, second = json.loads(bytes(text))["outputs"]
+    assert first["data"] == ["0.700000:1:b"]
+    assert first["parameters"] == {"content_type": "np"}
+    assert "parameters" not in second
+
+
+@pytest.mark.parametrize("labels", ["a", 7, None, ["a", 3], {"a": 1}])
+def test_what_is_no_list_of_names_names_nothing(labels: Any) -> None:
+    answer = InferResponse({"p": SCORES[:1]}, output_parameters={"p": {"labels": labels}})
+    _, (text,) = v2.encode_infer(answer, v2.decode_infer(asked(classification=1)))
+    assert json.loads(bytes(text))["outputs"][0]["data"] == ["0.700000:1"]
 
 
 def test_a_bfloat16_output_has_classes() -> None:

@@ -26,6 +26,16 @@ class DeclaredTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredClasses:
+    """What the largest values of an output are counted over, and what they are called (Triton)."""
+
+    #: A file with one name a line, in the order of the classes, from the model's folder on; empty: no names.
+    labels: str = ""
+    #: The first axis is the batch, and each row has classes; otherwise the whole output is one.
+    batched: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Declared:
     """A model's signature as its configuration has it. Empty: not declared."""
 

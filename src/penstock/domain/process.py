@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.domain.declared import Declared
+from penstock.domain.declared import Declared, DeclaredClasses
 from penstock.domain.devices import DeviceRequest, DeviceShare
 from penstock.domain.service import Batching, VersionPolicy
 
@@ -38,6 +38,8 @@ class ServedModel:
     version: str = ""
     #: Tensors as the model's own repository declares them, where it does.
     declared: Declared | None = None
+    #: Outputs of which a configuration says what their largest values are.
+    classes: dict[str, DeclaredClasses] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import numpy as np
 from penstock.errors import PenstockError
 from penstock.graphs.calls import Caller, Context, Done, Outcome, Under
 from penstock.graphs.values import Failure, Tensors, Value, tensors_of
+from penstock.protocols.classification import LABELS_HEADER
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,7 +55,7 @@ class Batches:
             (n, str(a.dtype), a.shape[1:], tensors.datatypes.get(n, ""))
             for n, a in tensors.arrays.items()
         )
-        key = (step.path, shapes)
+        key = (step.path, shapes, LABELS_HEADER in context.headers)
         gathering = self.open.get(key)
         if gathering is None:
             gathering = self.open[key] = _Batch(self, key, action)
@@ -159,6 +160,7 @@ class _Batch:
                     tensors.datatypes,
                     member.tensors.id,
                     tensors.parameters,
+                    tensors.said,
                 )
             )
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from penstock.errors import InvalidInput, ModelError, PenstockError
 from penstock.protocols import v1, v2
+from penstock.protocols.classification import LABELS
 from penstock.protocols.codecs import spoken
 from penstock.protocols.infer import InferRequest, InferResponse
 from penstock.protocols.json_faults import JSON_FAULTS
@@ -64,7 +65,7 @@ _named = msgspec.json.Decoder(list[_Named]).decode
 
 class Tensors:
     """Arrays by name, in order. `datatypes` has V2's name where a dtype does not tell it; `said` the
-    content types that go along with tensors from step to step."""
+    content types and names of classes that go along with tensors from step to step."""
 
     __slots__ = ("arrays", "datatypes", "id", "parameters", "rendered", "said", "text")
 
@@ -103,8 +104,15 @@ def of_response(response: InferResponse) -> Tensors:
 
 
 def said_of(value: Tensors) -> dict[str, dict[str, Any]]:
-    """What is said of the tensors, for a request or a response that is made of them."""
-    return {name: dict(said) for name, said in value.said.items() if name in value.arrays}
+    """What is said of the tensors, for a request or a response that is made of them.
+
+    Names of classes are no part of it: they are for the one who asked for classes.
+    """
+    return {
+        name: {k: v for k, v in said.items() if k != LABELS}
+        for name, said in value.said.items()
+        if name in value.arrays
+    }
 
 
 class Body:

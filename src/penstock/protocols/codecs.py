@@ -29,6 +29,7 @@ import msgspec
 import numpy as np
 
 from penstock.errors import InvalidInput
+from penstock.protocols.classification import LABELS
 from penstock.protocols.datatypes import count_of, datatype_of
 from penstock.protocols.infer import InferRequest, InferResponse, as_text
 from penstock.protocols.json_faults import JSON_FAULTS
@@ -180,10 +181,14 @@ def _known(kind: Any, kinds: Sequence[str], what: str) -> None:
 
 
 def spoken(parameters: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
-    """Of what was said of tensors, by name, their content types: the rest is about how they were sent."""
+    """Of what was said of tensors, by name, their content types and the names of their classes.
+
+    The rest is about how they were sent.
+    """
     if not parameters:
         return parameters
-    return {name: {KEY: p[KEY]} for name, p in parameters.items() if KEY in p}
+    found = {n: {k: p[k] for k in (KEY, LABELS) if k in p} for n, p in parameters.items()}
+    return {name: said for name, said in found.items() if said}
 
 
 # --------------------------------------------------------------------------------------------- inputs

@@ -19,7 +19,7 @@ import msgspec
 from penstock.errors import InvalidInput
 from penstock.protocols.binary_tensors import from_binary, realign, to_binary
 from penstock.protocols.classification import PARAMETER as CLASSIFICATION
-from penstock.protocols.classification import class_count, classified
+from penstock.protocols.classification import Classes, class_count, classified
 from penstock.protocols.codecs import KEY as CONTENT_TYPE
 from penstock.protocols.codecs import read_json
 from penstock.protocols.datatypes import DATATYPES, datatype, datatype_of
@@ -334,15 +334,18 @@ _heads: dict[tuple[str, str], bytes] = {}
 _tensor_heads: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
 
 
-def encode_infer(response: InferResponse, request: InferRequest) -> tuple[bytes, list[Buffer]]:
+def encode_infer(
+    response: InferResponse, request: InferRequest, classes: Mapping[str, Classes] | None = None
+) -> tuple[bytes, list[Buffer]]:
     """Rendered header lines, and the body as buffers to be sent one after the other.
 
+    `classes` is what is known of outputs whose top classes may be asked for.
     Buffers are views of the outputs' memory where they are binary and contiguous. Names, version and id
     that `response` leaves open are the request's. Raises InvalidInput for an output that does not exist
     or cannot be had as JSON, ModelError for one that cannot be sent at all.
     """
     if request.outputs is not None:
-        response = classified(response, request)
+        response = classified(response, request, classes)
     outputs = response.outputs
     model = response.model_name or request.model_name
     version = response.model_version or request.model_version

@@ -54,13 +54,13 @@ class Notes:
         return Found(tuple(models), tuple(self.warnings))
 
 
-def read_config(file: Path, shown: str) -> str:
+def read_config(file: Path, shown: str, most_bytes: int = MAX_CONFIG_BYTES) -> str:
     """The text of a configuration file. LoadError names it by `shown`."""
     try:
         with file.open("rb") as f:
-            data = f.read(MAX_CONFIG_BYTES + 1)
-        if len(data) > MAX_CONFIG_BYTES:
-            raise LoadError(f"{shown} has more than {MAX_CONFIG_BYTES} bytes.")
+            data = f.read(most_bytes + 1)
+        if len(data) > most_bytes:
+            raise LoadError(f"{shown} has more than {most_bytes} bytes.")
         return data.decode()
     except UnicodeDecodeError:
         raise LoadError(f"{shown} is not UTF-8 text.") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from penstock.repositories import triton_ensembles as ensembles
 from penstock.repositories.base import Found, Notes, has, inside, read_config, versions_in
 from penstock.repositories.text_format import BadText, parse
 from penstock.repositories.triton_ensembles import Configured
+from penstock.repositories.triton_labels import classes_of
 from penstock.repositories.triton_schema import DATATYPES, MODEL_CONFIG
 
 CONFIG: Final = "config.pbtxt"
@@ -80,7 +81,6 @@ TABLE: Final[Mapping[str, tuple[str, str]]] = {
     "runtime": (NO_EFFECT, "the framework installed here runs the model"),
     "cc_model_filenames": (NO_EFFECT, "one file serves every device"),
     "input.format": (NO_EFFECT, "tells of a layout; nothing is transposed, at Triton neither"),
-    "output.label_filename": (NO_EFFECT, "classes are told by their index"),
     "optimization": (NO_EFFECT, "the framework decides on its own optimizations"),
     "response_cache": (NO_EFFECT, "answers are not cached"),
     "model_warmup": (NO_EFFECT, "a model is ready when it has answered a request"),
@@ -116,7 +116,7 @@ def read(path: Path, *, name: str = "") -> Found:
     if (path / CONFIG).is_file() or _backend_of(path) is not None:
         models += _model(path, name or path.name, CONFIG, notes, configured, own_name=True)
         ensembles.check(configured, notes)
-        return notes.found(models)
+        return notes.found(_with_classes(models, configured, notes))
     folders = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     for folder in folders:
         if (folder / CONFIG).is_file() or _backend_of(folder) is not None:
@@ -130,7 +130,13 @@ def read(path: Path, *, name: str = "") -> Found:
     ensembles.check(configured, notes)
     # The models that ensembles are made of come first: one of them says what the process is forked from.
     models.sort(key=lambda m: m.framework == ensembles.FRAMEWORK)
-    return notes.found(models)
+    return notes.found(_with_classes(models, configured, notes))
+
+
+def _with_classes(
+    models: list[ServedModel], configured: Mapping[str, Configured], notes: Notes
+) -> list[ServedModel]:
+    return [replace(m, classes=classes_of(m.name, Path(m.path), configured, notes)) for m in models]
 
 
 def config_of(text: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class GrpcInfer(V2Infer):
         return self.timeout_s if asked is None else timeout_s(asked)
 
     def encode(self, request: InferRequest, response: InferResponse) -> tuple[bytes, Any]:
-        return b"", encode_infer(response, request)
+        return b"", encode_infer(response, request, self.classes)
 
     def send(self, exchange: Exchange, headers: bytes, body: Any) -> None:
         reply(exchange, body, headers)

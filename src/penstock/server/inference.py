@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import InvalidInput, ModelError, NotFound, PenstockError, Unsupported
 from penstock.http.server import Exchange, RequestHead
+from penstock.protocols.classification import LABELS_HEADER, told
 from penstock.protocols.codecs import Coded, coded
 from penstock.protocols.content_coding import coding_of
 from penstock.protocols.deadlines import requested_timeout_s
@@ -68,6 +69,8 @@ class Target(ABC):
             self.timeout_s = requested_timeout_s(head)
         except PenstockError as error:
             self.fault = error
+        #: A graph wants to know what classes are called.
+        self.tells_labels = head.get(LABELS_HEADER) is not None
         self._generation = -1
         self._loaded: Loaded | None = None
         self._batcher: Batcher | None = None
@@ -121,6 +124,7 @@ class Target(ABC):
         declared = {s.name: "BF16" for s in runtime.outputs if s.datatype == "BF16"}
         self.datatypes = declared if learnt is None else learnt
         self.signatures = runtime.signatures if isinstance(runtime, Runtime) else {}
+        self.classes = loaded.classes
         #: What the model's configuration says its tensors stand for.
         self.content_types = runtime.content_types if isinstance(runtime, Runtime) else None
         self.answered = app.metrics.requests(self.name, self.protocol, 200)
@@ -165,7 +169,9 @@ class Target(ABC):
 
     def encode(self, request: InferRequest, response: InferResponse) -> tuple[bytes, Any]:
         """(header lines, body) of an answer with tensors. PenstockError."""
-        headers, body = encode_infer(response, request)
+        if self.tells_labels:
+            response = told(response, self.classes)
+        headers, body = encode_infer(response, request, self.classes)
         return headers, body[0] if len(body) == 1 else body
 
     def send(self, exchange: Exchange, headers: bytes, body: Any) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from penstock.protocols.classification import Classes
 from penstock.runtimes.base import PayloadRuntime, Runtime
 from penstock.server.batching import Batcher
 from penstock.server.execution import Executor
@@ -37,6 +39,8 @@ class Loaded:
     batch_rows: int = 0
     #: How long a request waits for others to share its call with, seconds.
     max_latency_s: float = 0.0
+    #: Outputs of which is known what their largest values are called; None: of none.
+    classes: Mapping[str, Classes] | None = None
     #: Payload calls that run now; the batcher counts its own.
     calls: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)

@@ -21,6 +21,7 @@ from typing import Any, Final
 from penstock.domain.devices import DeviceShare
 from penstock.domain.process import Neighbour, ServedModel
 from penstock.errors import LoadError, NotFound, PenstockError, Unavailable, Unsupported
+from penstock.protocols.classification import Classes
 from penstock.protocols.documents import IndexEntry
 from penstock.runtimes import accelerators
 from penstock.runtimes.base import Framework, LoadOptions, PayloadRuntime, Runtime
@@ -280,6 +281,7 @@ class Repository:
     async def _load_version(self, model: ServedModel, version: str, path: Path) -> Loaded:
         began = perf_counter()
         framework = self._find(model.framework)
+        classes = await self._off_loop(lambda: _classes(model)) if model.classes else None
         options = LoadOptions(
             name=model.name,
             version=version,
@@ -306,6 +308,7 @@ class Repository:
         except PenstockError:
             await release(model.name, version, runtime, self._off_loop)
             raise
+        loaded.classes = classes
         loaded.load_s = perf_counter() - began
         if log.isEnabledFor(logging.INFO):
             # Written by hand: the first line through `logging` costs a forked process 0.2 MB.
@@ -410,6 +413,22 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
             f"The load parameter {name!r} is not supported.",
             hint="A model is loaded as its manifest says.",
         )
+
+
+def _classes(model: ServedModel) -> dict[str, Classes]:
+    """What the model's outputs' classes are called. LoadError for a file that is not there any more."""
+    from penstock.repositories.triton_labels import read_labels
+
+    folder = Path(model.path)
+    return {
+        name: Classes(
+            tuple(label.encode() for label in read_labels(folder / said.labels, said.labels))
+            if said.labels
+            else (),
+            said.batched,
+        )
+        for name, said in model.classes.items()
+    }
 
 
 def _load(

@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock.errors import InvalidInput, ModelError, Unsupported
 from penstock.protocols.binary_tensors import from_binary, to_binary
-from penstock.protocols.classification import class_count, classified
+from penstock.protocols.classification import Classes, class_count, classified
 from penstock.protocols.datatypes import count_of, datatype, datatype_of
 from penstock.protocols.grpc.schema import ModelInferRequest, ModelInferResponse, parse
 from penstock.protocols.grpc.wire import varint
@@ -174,15 +174,18 @@ def _typed(name: str, kind: str, shape: Sequence[int], contents: Any) -> Array:
     return np.fromiter(values, described.dtype, count).reshape(shape)
 
 
-def encode_infer(response: InferResponse, request: InferRequest) -> list[Buffer]:
+def encode_infer(
+    response: InferResponse, request: InferRequest, classes: Mapping[str, Classes] | None = None
+) -> list[Buffer]:
     """The framed ModelInferResponse, in pieces. Raises InvalidInput, ModelError.
 
+    `classes` is what is known of outputs whose top classes may be asked for.
     Raw tensors where the request's were, or where an output's datatype has no typed contents.
     """
     model = response.model_name or request.model_name
     version = response.model_version or request.model_version
     if request.outputs is not None:
-        response = classified(response, request)
+        response = classified(response, request, classes)
     outputs = response.outputs
     declared = response.datatypes
     shared: dict[str, Place] = {}
