@@ -46,7 +46,7 @@ class Context:
         self.client: Any = None
 
     def chose(self, choice: Any) -> None:
-        """A bandit chose for this request (see `gateway.request_ids`)."""
+        """A bandit chose for this request (see `penstock.gateway.learning.request_ids`)."""
         if self.choices is None:
             self.choices = []
         self.choices.append(choice)
