@@ -34,6 +34,19 @@ def _revisions(client: Client, namespace: str, service: str) -> list[dict[str, A
     return items
 
 
+def _of_predictor(client: Client, namespace: str, service: str) -> list[dict[str, Any]]:
+    return [
+        r
+        for r in _revisions(client, namespace, service)
+        if (r["spec"].get("component") or {}).get("role", "predictor") == "predictor"
+    ]
+
+
+def _in_steps(obj: dict[str, Any]) -> bool:
+    """Whether a new revision gets its requests in steps."""
+    return (obj.get("spec") or {}).get("rollout") is not None
+
+
 def status(client: Client, name: str, *, namespace: str, wait: bool, timeout_s: float) -> None:
     """How the newest manifest stands; waits for it unless told not to."""
     kind, obj = _service(client, namespace, name)
@@ -100,7 +113,7 @@ def promote(client: Client, name: str, *, namespace: str, canary: str | None = N
     kind, obj = _service(client, namespace, name)
     service = obj["metadata"]["name"]
     names = canaries.names(obj)
-    in_steps = (obj.get("spec") or {}).get("rollout") is not None
+    in_steps = _in_steps(obj)
     if canary is not None or (names and not in_steps):
         chosen = canaries.choose(service, names, canary)
         canaries.promote(client, kind, namespace, obj, chosen)
@@ -133,12 +146,7 @@ def rollback(
     kind, obj = _service(client, namespace, name)
     service = obj["metadata"]["name"]
     names = canaries.names(obj)
-    if (
-        to is None
-        and canary is None
-        and names
-        and (obj.get("spec") or {}).get("rollout") is not None
-    ):
+    if to is None and canary is None and names and _in_steps(obj):
         _give_up(client, kind, namespace, obj)
         return
     if to is None and (names or canary is not None):
@@ -146,11 +154,7 @@ def rollback(
         canaries.take_out(client, kind, namespace, obj, gone)
         say(f"{kind.singular}.{kind.group}/{service} rolled back: without {' and '.join(gone)}")
         return
-    revisions = [
-        r
-        for r in _revisions(client, namespace, service)
-        if (r["spec"].get("component") or {}).get("role", "predictor") == "predictor"
-    ]
+    revisions = _of_predictor(client, namespace, service)
     predictor = _predictor(obj)
     serving = {t["revisionName"]: t["percent"] for t in predictor.get("traffic") or ()}
     found: dict[str, Any] | None
@@ -191,9 +195,8 @@ def _give_up(client: Client, kind: Served, namespace: str, obj: dict[str, Any]) 
     own = ((obj.get("spec") or {}).get("predictor") or {}).get("name")
     names = [
         r["metadata"]["name"]
-        for r in _revisions(client, namespace, service)
-        if (r["spec"].get("component") or {}).get("role", "predictor") == "predictor"
-        and (r["spec"].get("component") or {}).get("name") == own
+        for r in _of_predictor(client, namespace, service)
+        if (r["spec"].get("component") or {}).get("name") == own
         and (r.get("status") or {}).get("readyAt")
     ]
     if latest not in names or len(names) < 2:
