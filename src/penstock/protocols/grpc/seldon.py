@@ -186,15 +186,19 @@ def verb_of(path: str) -> str:
 def parse(verb: str, message: Any) -> list[SeldonMessage] | Feedback:
     """What a call of a verb says. InvalidInput."""
     kind = {"aggregate": ListProto, "send-feedback": FeedbackProto}.get(verb, MessageProto)
-    try:
-        proto = kind.FromString(bytes(message))
-    except DecodeError:
-        raise InvalidInput("The message is no protobuf of this call.") from None
+    proto = _read(kind, message)
     if verb == "aggregate":
         return [from_proto(m) for m in proto.seldonMessages]
     if verb == "send-feedback":
         return _feedback(proto)
     return [from_proto(proto)]
+
+
+def _read(kind: Any, message: Any) -> Any:
+    try:
+        return kind.FromString(bytes(message))
+    except DecodeError:
+        raise InvalidInput("The message is no protobuf of this call.") from None
 
 
 def from_proto(proto: Any) -> SeldonMessage:
@@ -283,10 +287,7 @@ def _feedback(proto: Any) -> Feedback:
 
 def asked_about(message: Any) -> str:
     """The model that a call for metadata names; empty: the only one. InvalidInput."""
-    try:
-        name: str = AboutRequestProto.FromString(bytes(message)).name
-    except DecodeError:
-        raise InvalidInput("The message is no protobuf of this call.") from None
+    name: str = _read(AboutRequestProto, message).name
     return name
 
 
