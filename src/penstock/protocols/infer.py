@@ -165,5 +165,12 @@ def as_text(array: Array, name: str) -> Array:
     return out.reshape(array.shape)
 
 
+def as_bytes(array: Array) -> Array:
+    """An object array with every `str` as `bytes`, same shape."""
+    out = np.empty(array.size, dtype=object)
+    out[:] = [v.encode() if isinstance(v, str) else v for v in array.ravel().tolist()]
+    return out.reshape(array.shape)
+
+
 def _names(request: InferRequest) -> str:
     return ", ".join(f"'{n}'" for n in request.inputs) or "none"

@@ -35,7 +35,7 @@ from penstock.explain.registry import build
 from penstock.explain.training import Training
 from penstock.protocols import v1
 from penstock.protocols.datatypes import DATATYPES
-from penstock.protocols.infer import InferRequest, InferResponse
+from penstock.protocols.infer import InferRequest, InferResponse, as_bytes
 from penstock.runtimes.base import (
     CallContext,
     Framework,
@@ -265,11 +265,7 @@ def to_inputs(rows: Array, specs: Sequence[TensorSpec]) -> dict[str, Array]:
 
 def _cast(rows: Array, spec: TensorSpec | None) -> Array:
     if rows.dtype == object:
-        encoded = np.empty(rows.shape, dtype=object)
-        encoded.reshape(-1)[:] = [
-            v.encode() if isinstance(v, str) else v for v in rows.reshape(-1).tolist()
-        ]
-        return encoded
+        return as_bytes(rows)
     if spec is None or spec.datatype == "BYTES":
         return np.ascontiguousarray(rows)
     declared = DATATYPES.get(spec.datatype)

@@ -12,11 +12,9 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import numpy as np
-
 from penstock.errors import InvalidInput
 from penstock.protocols.datatypes import datatype_of
-from penstock.protocols.infer import InferRequest, InferResponse
+from penstock.protocols.infer import InferRequest, InferResponse, as_bytes
 from penstock.runtimes.base import Array
 
 #: Packages of KServe's; their own methods are none of a user's.
@@ -121,12 +119,7 @@ class KServeTypes:
 def _array(tensor: Any) -> Array:
     """Its elements; BYTES are bytes, which there may be text."""
     array: Array = tensor.as_numpy()
-    if array.dtype.kind not in "OSU":
-        return array
-    elements = [e.encode() if isinstance(e, str) else e for e in array.ravel().tolist()]
-    made = np.empty(len(elements), dtype=object)
-    made[:] = elements
-    return made.reshape(array.shape)
+    return as_bytes(array) if array.dtype.kind in "OSU" else array
 
 
 def _parameters(tensor: Any) -> dict[str, Any]:
