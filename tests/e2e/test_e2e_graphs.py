@@ -269,8 +269,8 @@ def test_inspect_shows_what_passed_each_step(served: Platform, folder: Path) -> 
         },
     }
     served.run("apply", "-f", "-", "--wait", stdin=json.dumps(single))
-    said = served.run("graph", "inspect", "single", "-f", "v2.json", code=1)
-    assert "is one service, not a graph" in said
+    for command in (("inspect", "single", "-f", "v2.json"), ("show", "single")):
+        assert "is one service, not a graph" in served.run("graph", *command, code=1)
 
 
 HELD = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,8 +11,8 @@ from typing import Any
 import yaml
 
 from penstock import dialects
-from penstock.cli.client import ApiFailure, Client, Kinds, Served
-from penstock.cli.exits import FAILED, CliError
+from penstock.cli.client import Client, Kinds, Served
+from penstock.cli.exits import FAILED, NOT_FOUND, CliError
 from penstock.cli.getting import Object, find
 from penstock.cli.output import clean, say
 from penstock.cli.top import Snapshot, quantile
@@ -43,27 +42,30 @@ def show(client: Client, name: str, *, namespace: str, output: str) -> None:
 
 def find_graph(client: Client, namespace: str, name: str) -> tuple[Served, Object]:
     """The graph of that name, whatever its dialect. CliError says so where the name is a service's."""
-    kinds = graph_kinds(client)
+    services = Kinds(client).services()
+    graphs = graph_kinds(services)
+    others = [k for k in services if k not in graphs]
     try:
-        return find(client, kinds, namespace, name)
+        kind, obj = find(client, [*graphs, *others], namespace, name)
     except CliError as exc:
-        others = [k for k in Kinds(client).services() if k not in kinds]
-        for kind in others:
-            with contextlib.suppress(ApiFailure):
-                client.get(kind.path(namespace, name))
-                said = f"{kind.singular} {name} is one service, not a graph: it has no steps."
-                raise CliError(said, FAILED) from None
-        raise CliError(f"There is no graph {name} in namespace {namespace}.", exc.code) from None
+        if exc.code != NOT_FOUND:
+            raise
+        raise CliError(f"There is no graph {name} in namespace {namespace}.", NOT_FOUND) from None
+    if kind in others or not dialects.find(obj["apiVersion"], obj["kind"]).means_graph(obj):
+        raise CliError(
+            f"{kind.singular} {name} is one service, not a graph: it has no steps.", FAILED
+        )
+    return kind, obj
 
 
-def graph_kinds(client: Client) -> list[Served]:
+def graph_kinds(services: list[Served]) -> list[Served]:
     """Kinds whose objects are graphs, or may be."""
     graphs = {
         (d.api_version, d.kind)
         for d in dialects.all_dialects()
         if d.is_graph or d.graph_if is not None
     }
-    return [k for k in Kinds(client).services() if (k.api_version, k.kind) in graphs]
+    return [k for k in services if (k.api_version, k.kind) in graphs]
 
 
 def show_file(path: Path, output: str) -> None:

@@ -6,7 +6,6 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from penstock import dialects
 from penstock.cli import payloads
 from penstock.cli.client import Client
 from penstock.cli.exits import FAILED, CliError
@@ -31,10 +30,6 @@ def inspect(
     name = name.rpartition("/")[2]
     payload = payloads.parse(payloads.read(file), file)
     kind, obj = find_graph(client, namespace, name)
-    if not dialects.find(obj["apiVersion"], obj["kind"]).means_graph(obj):
-        raise CliError(
-            f"{kind.singular} {name} is one service, not a graph: it has no steps.", FAILED
-        )
     url = (obj.get("status") or {}).get("url")
     if not url:
         raise CliError(f"{kind.singular} {name} has no address yet; is it ready?")
