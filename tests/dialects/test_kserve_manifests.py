@@ -349,6 +349,18 @@ def test_arguments_that_are_refused(args: list[str], problem: str) -> None:
     assert problems_of(isvc({"sklearn": {"storageUri": "x", "args": args}})) == [problem]
 
 
+def test_what_tritons_program_says_of_itself_has_no_effect_and_says_so() -> None:
+    """As in KServe's example of a transformer before Triton; elsewhere the flags are unknown."""
+    block = {"storageUri": "x", "args": ["--log-verbose=1", "--allow-http", "true"]}
+    assert warnings_of(isvc({"triton": block})) == [
+        f"spec.predictor.triton.args[{i}]: --{flag} is about Triton's program; it has no effect here"
+        for i, flag in enumerate(("log_verbose", "allow_http"))
+    ]
+    assert problems_of(isvc({"sklearn": {"storageUri": "x", "args": ["--log-verbose=1"]}})) == [
+        "spec.predictor.sklearn.args[0]: --log_verbose is not supported"
+    ]
+
+
 def test_a_hugging_face_model_has_one_source() -> None:
     block = {
         "storageUri": "x",

@@ -38,6 +38,19 @@ _NO_EFFECT = {
     "disable_log_requests": _PROGRAM,
     "disable_log_stats": _PROGRAM,
 }
+_TRITON = "is about Triton's program; it has no effect here"
+_TRITON_WITHOUT_EFFECT = {
+    name: _TRITON
+    for name in (
+        "log_verbose",
+        "log_info",
+        "log_warning",
+        "log_error",
+        "allow_http",
+        "allow_grpc",
+        "allow_metrics",
+    )
+}
 _WITHOUT_VALUE = frozenset(("disable_log_requests", "disable_log_stats", "trust_remote_code"))
 #: KServe's names of tasks, where transformers has another one.
 _TASKS = {"sequence_classification": "text-classification"}
@@ -62,6 +75,7 @@ class Arguments:
 def read_args(format_: str, args: Sequence[str], at: tuple[int | str, ...]) -> Arguments:
     """Translate `args` of a model of `format_`. Both `--a=b` and `--a b`; `-` and `_` are the same."""
     found = Arguments()
+    without_effect = {**_NO_EFFECT, **(_TRITON_WITHOUT_EFFECT if format_ == "triton" else {})}
     model_id: str | None = None
     revision: str | None = None
     for i, name, value in _flags(args):
@@ -89,10 +103,10 @@ def read_args(format_: str, args: Sequence[str], at: tuple[int | str, ...]) -> A
         elif format_ == "huggingface" and name in _HUGGINGFACE_OPTIONS:
             option, read = _HUGGINGFACE_OPTIONS[name]
             found.options[option] = read(value or "")
-        elif name in _NO_EFFECT:
-            found.warnings.append(FieldProblem(here, f"--{name} {_NO_EFFECT[name]}"))
+        elif name in without_effect:
+            found.warnings.append(FieldProblem(here, f"--{name} {without_effect[name]}"))
         else:
-            known = ["model_name", "model_dir", *_NO_EFFECT]
+            known = ["model_name", "model_dir", *without_effect]
             if format_ == "huggingface":
                 known += ["model_id", "model_revision", "backend", *_HUGGINGFACE_OPTIONS]
             near = nearest(name, known) if name else None
