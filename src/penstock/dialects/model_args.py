@@ -39,9 +39,8 @@ _NO_EFFECT = {
     "disable_log_stats": _PROGRAM,
 }
 _TRITON = "is about Triton's program; it has no effect here"
-_TRITON_WITHOUT_EFFECT = {
-    name: _TRITON
-    for name in (
+_TRITON_WITHOUT_EFFECT = dict.fromkeys(
+    (
         "log_verbose",
         "log_info",
         "log_warning",
@@ -49,8 +48,9 @@ _TRITON_WITHOUT_EFFECT = {
         "allow_http",
         "allow_grpc",
         "allow_metrics",
-    )
-}
+    ),
+    _TRITON,
+)
 _WITHOUT_VALUE = frozenset(("disable_log_requests", "disable_log_stats", "trust_remote_code"))
 #: KServe's names of tasks, where transformers has another one.
 _TASKS = {"sequence_classification": "text-classification"}
