@@ -36,7 +36,8 @@ LONGEST_WORD: Final = 256
 _BEGINNING, _END = 160, 60
 #: The longest sentence; a manifest may have a hundred problems.
 LONGEST_MESSAGE: Final = 16_384
-_LONG_WORD: Final = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+#: Looked for at the beginnings of words only: else each character of a word is tried, up to 256 times over.
+_LONG_WORD: Final = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1},}}")
 
 
 def quotable(text: str) -> str:

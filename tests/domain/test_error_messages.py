@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from time import process_time
 
 import pytest
 
@@ -14,6 +15,7 @@ from penstock.errors import (
     NotFound,
     PenstockError,
     Unavailable,
+    quotable,
 )
 from penstock.protocols.errors import error_body
 
@@ -43,6 +45,21 @@ def test_a_long_name_with_blanks_is_cut_too() -> None:
     message = NotFound("Model " + "a " * 3_000_000 + " does not exist.").message
     assert len(message) == LONGEST_MESSAGE
     assert message.endswith("...")
+
+
+def test_what_a_message_costs_is_in_its_length_not_in_its_words() -> None:
+    """A caller who chooses the words may not choose how long an error takes to be made."""
+
+    def cost(word: str) -> float:
+        text = word * (1_000_000 // len(word))
+        costs = []
+        for _ in range(3):
+            began = process_time()
+            quotable(text)
+            costs.append(process_time() - began)
+        return min(costs)
+
+    assert cost("n" * LONGEST_WORD + " ") < 5 * cost("n" * 10 + " ")
 
 
 def test_a_cut_message_is_the_same_after_a_pipe() -> None:
