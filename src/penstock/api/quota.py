@@ -81,7 +81,7 @@ class QuotaGate:
         name = obj["metadata"].get("name", "")
         for quota in quotas:
             try:
-                over = exceeded(quota, (others,), new, old)
+                over = exceeded(quota, others, new, old)
             except Undeclared as exc:
                 raise Forbidden(
                     f'{resource.qualified} "{name}" is forbidden: failed quota: {quota.name}: '

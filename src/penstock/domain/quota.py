@@ -23,7 +23,8 @@ SERVICES = "penstock.dev/services"
 REPLICAS = "pods"
 _PER_REPLICA = ("requests.cpu", "limits.cpu", "requests.memory", "limits.memory")
 
-Usage = Mapping[str, Fraction]
+#: What is taken, by canonical name; None where it is not said.
+Usage = Mapping[str, Fraction | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def usage(service: Service, kind: str) -> dict[str, Fraction | None]:
     return sums
 
 
-def added(usages: Iterable[Mapping[str, Fraction | None]]) -> dict[str, Fraction | None]:
+def added(usages: Iterable[Usage]) -> dict[str, Fraction | None]:
     """What several take together; what one of them does not say, they do not say."""
     sums: dict[str, Fraction | None] = {}
     for taken in usages:
@@ -114,18 +115,14 @@ def _declared(r: Resources) -> dict[str, Fraction | None]:
 
 
 def exceeded(
-    quota: Quota,
-    others: Iterable[Mapping[str, Fraction | None]],
-    new: Mapping[str, Fraction | None],
-    old: Mapping[str, Fraction | None] | None,
+    quota: Quota, others: Usage, new: Usage, old: Usage | None
 ) -> list[tuple[str, Fraction, Fraction, Fraction]]:
-    """(resource, asked for, used by others, hard) of each sum that `new` would exceed.
+    """(resource, asked for, used by others, hard) of each sum that `new` would exceed beside `others`.
 
     What does not grow against `old` is let through: a quota that was lowered must not forbid a change to
     less. Raises Undeclared.
     """
     found = []
-    counted = list(others)
     for resource, hard in quota.hard.items():
         name = canonical(resource)
         if name is None:
@@ -136,7 +133,7 @@ def exceeded(
         before = old.get(name, Fraction(0)) if old is not None else Fraction(0)
         if asked <= (before or 0):
             continue
-        used = sum((u.get(name) or Fraction(0) for u in counted), Fraction(0))
+        used = others.get(name) or Fraction(0)
         if used + asked > hard:
             found.append((resource, asked, used, hard))
     return found

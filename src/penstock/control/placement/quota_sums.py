@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from penstock.control.placement.usages import Usage, Usages, owners_of
+from penstock.control.placement.usages import Usages, owners_of
+from penstock.domain.quota import Usage
 from penstock.store.base import Object
 
 
@@ -117,9 +118,7 @@ class QuotaSums:
         """What an open namespace's services take together."""
         return self._namespaces[namespace].total
 
-    def beside(
-        self, namespace: str, new: Object, uid: str | None
-    ) -> Mapping[str, Fraction | None] | None:
+    def beside(self, namespace: str, new: Object, uid: str | None) -> Usage | None:
         """What those of an open namespace take in which `new` comes in place of the object `uid`, but for it.
 
         None where `new` is a part of another one, which takes it already.

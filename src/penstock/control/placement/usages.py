@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fractions import Fraction
 
 from penstock import dialects
 from penstock.domain.assembly import Assembly
-from penstock.domain.quota import COUNT, added, usage
+from penstock.domain.quota import COUNT, Usage, added, usage
 from penstock.domain.service import Service
 from penstock.errors import InvalidManifest
 from penstock.store.base import Object
-
-Usage = Mapping[str, Fraction | None]
 
 
 class Usages:
