@@ -13,10 +13,10 @@ from typing import Any
 from penstock.backends.base import Backend, Phase, ReplicaGone, ReplicaList, ReplicaStatus
 from penstock.control.clock import Clock, Timer
 from penstock.control.loop import Loop
-from penstock.control.models.fetches import Progress
 from penstock.domain.process import ProcessSpec
 from penstock.domain.service import Component
 from penstock.errors import Conflict, NotFound, PenstockError, Unavailable
+from penstock.storage import Progress
 from penstock.store.sqlite import SqliteStore
 
 

@@ -13,7 +13,7 @@ from control_fakes import FakeClock, FakeFetched, drain_ready
 from penstock import dialects, storage
 from penstock.control.files import write_atomic
 from penstock.control.loop import Backoff
-from penstock.control.models.fetches import Fetches, Files, Progress
+from penstock.control.models.fetches import Fetches, Files
 from penstock.control.models.model_files import CachedFiles, NoFiles
 from penstock.control.plan import FetchPhase, FetchState
 from penstock.control.process_spec import threads_for
@@ -29,9 +29,9 @@ class Jobs:
 
     def __init__(self) -> None:
         self.gates: list[asyncio.Future[str]] = []
-        self.progress: Progress | None = None
+        self.progress: storage.Progress | None = None
 
-    async def job(self, progress: Progress) -> Files:
+    async def job(self, progress: storage.Progress) -> Files:
         self.progress = progress
         gate: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.gates.append(gate)

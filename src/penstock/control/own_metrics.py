@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from penstock.backends.base import ReplicaStatus
 from penstock.control.loop import Loop
-from penstock.control.manifests import ManifestCache
+from penstock.control.manifests import ManifestCache, ServiceKey
 from penstock.control.replicas import ReplicaCache
 from penstock.control.routes import RoutePublisher
 from penstock.domain.devices import WHOLE
 from penstock.observe.metrics import Registry
-
-ServiceKey = tuple[str, str]
 
 
 class OwnMetrics:

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.backends.base import Backend
 from penstock.control.clock import Clock
-from penstock.control.models.fetches import Fetches, Files, ModelFiles, Progress
+from penstock.control.models.fetches import Fetches, Files, ModelFiles
 from penstock.control.models.repository_files import models_of, warnings_of, with_models
 from penstock.control.plan import (
     Event,
@@ -35,6 +35,7 @@ from penstock.domain.service import Component, Service
 from penstock.domain.status import FailureReason
 from penstock.domain.workload import PREDICTOR, Workload, WorkloadId, revision_base, workloads_of
 from penstock.errors import InvalidManifest, NotFound
+from penstock.storage import Progress
 from penstock.store.base import Object, Store
 
 ServiceKey = tuple[str, str]

@@ -25,8 +25,8 @@ from penstock.domain.learning import Credited, Feedback, Learned, Pulls
 
 #: The component whose route has the service's own key.
 PREDICTOR = "predictor"
-#: The components that a service may have.
 EXPLAINER = "explainer"
+#: The components that a service may have.
 ROLES = (PREDICTOR, "transformer", EXPLAINER)
 
 

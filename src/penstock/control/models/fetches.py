@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from penstock.control.clock import Clock, Timer
 from penstock.control.loop import Backoff
@@ -19,6 +19,7 @@ from penstock.control.plan import FetchPhase, FetchState
 from penstock.domain.service import Component
 from penstock.domain.workload import service_key
 from penstock.errors import PenstockError
+from penstock.storage import Progress
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,6 @@ class Files(Protocol):
     def digest(self) -> str: ...
     @property
     def size_bytes(self) -> int: ...
-
-
-#: Told of bytes, of how many, and of the files of an archive that are unpacked, of how many; None: unknown.
-Progress: TypeAlias = Callable[[int, int | None, tuple[int, int | None] | None], None]
 
 
 class ModelFiles(Protocol):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock import storage
-from penstock.control.models.fetches import Files, Progress
+from penstock.control.models.fetches import Files
 from penstock.control.secrets import SECRET, SERVICE_ACCOUNT
 from penstock.domain.local_model import LocalModel
 from penstock.domain.service import Component, Storage
@@ -72,7 +72,7 @@ class CachedFiles:
         self,
         namespace: str,
         component: Component,
-        progress: Progress,
+        progress: storage.Progress,
         *,
         revision: str,
     ) -> Files:
@@ -104,7 +104,7 @@ class CachedFiles:
         namespace: str,
         where: Storage,
         pin: str,
-        progress: Progress | None,
+        progress: storage.Progress | None,
     ) -> Files:
         uri, credentials = await self._open(namespace, where)
         if self._environment:
