@@ -156,10 +156,10 @@ def _since(*path: str) -> Cell:
     return cell
 
 
-def _ready(field: str, condition: str = "Ready") -> Cell:
+def _condition(field: str, type_: str = "Ready") -> Cell:
     def cell(obj: Object) -> str:
         for c in (obj.get("status") or {}).get("conditions") or ():
-            if c.get("type") == condition:
+            if c.get("type") == type_:
                 return str(c.get(field) or "")
         return ""
 
@@ -221,29 +221,29 @@ AGE = Column("Age", _since("metadata", "creationTimestamp"), "date")
 SERVICE = (
     NAME,
     Column("URL", at("status", "url", default="")),
-    Column("Ready", _ready("status")),
+    Column("Ready", _condition("status")),
     Column("Prev", _traffic(False, "percent"), "integer"),
     Column("Latest", _traffic(True, "percent"), "integer"),
     Column("PrevRolledoutRevision", _traffic(False, "revisionName")),
     Column("LatestReadyRevision", _traffic(True, "revisionName")),
     AGE,
     Column("Replicas", _replicas, wide=True),
-    Column("Message", _ready("message"), wide=True),
+    Column("Message", _condition("message"), wide=True),
 )
 
 #: KServe's columns of an InferenceGraph.
 GRAPH = (
     NAME,
     Column("URL", at("status", "url", default="")),
-    Column("Ready", _ready("status")),
+    Column("Ready", _condition("status")),
     AGE,
-    Column("Message", _ready("message"), wide=True),
+    Column("Message", _condition("message"), wide=True),
 )
 
 
-def _conditions(**types: str) -> tuple[Column, ...]:
-    """Graphs' columns, and conditions that only some kinds have."""
-    wide = (Column(n.replace("_", " "), _ready("status", t), wide=True) for n, t in types.items())
+def _graph_and(*parts: str) -> tuple[Column, ...]:
+    """Graphs' columns, and whether parts are ready that only some kinds have."""
+    wide = (Column(f"{p} Ready", _condition("status", f"{p}Ready"), wide=True) for p in parts)
     return (*GRAPH[:-1], *wide, GRAPH[-1])
 
 
@@ -252,7 +252,7 @@ _SELDON: Final = "mlops.seldon.io"
 _OF_SELDON: Mapping[str, tuple[Column, ...]] = {
     "Model": (
         NAME,
-        Column("Ready", _ready("status")),
+        Column("Ready", _condition("status")),
         Column(
             "Desired Replicas",
             at("status", "penstock", "replicas", "predictor", "wanted"),
@@ -261,14 +261,10 @@ _OF_SELDON: Mapping[str, tuple[Column, ...]] = {
         Column("Available Replicas", at("status", "availableReplicas"), "integer"),
         AGE,
         Column("URL", at("status", "url", default=""), wide=True),
-        Column("Message", _ready("message"), wide=True),
+        Column("Message", _condition("message"), wide=True),
     ),
-    "Pipeline": _conditions(Models_Ready="ModelsReady", Pipeline_Ready="PipelineReady"),
-    "Experiment": _conditions(
-        Candidates_Ready="CandidatesReady",
-        Mirror_Ready="MirrorReady",
-        Experiment_Ready="ExperimentReady",
-    ),
+    "Pipeline": _graph_and("Models", "Pipeline"),
+    "Experiment": _graph_and("Candidates", "Mirror", "Experiment"),
 }
 
 _BY_KIND: Mapping[str, tuple[Column, ...]] = {
