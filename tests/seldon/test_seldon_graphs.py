@@ -318,7 +318,14 @@ async def test_metadata_names_the_nodes(tmp_path: Path) -> None:
         assert set(answer["models"]) == {"router", "a", "b"}
         answer = (await d.client.get(f"{d.prefix}/api/v1.0/metadata/a")).json()
         assert answer["service"] == "dep-main-a"
-        assert (await d.client.get(f"{d.prefix}/api/v1.0/metadata/c")).status_code == 404
+        gone = await d.client.get(f"{d.prefix}/api/v1.0/metadata/c")
+        assert gone.status_code == 404
+        assert gone.json()["status"] == {
+            "code": 404,
+            "info": "There is no node c; there is router, a, b.",
+            "reason": "NotFound",
+            "status": "FAILURE",
+        }
         assert (await d.client.get(f"{d.prefix}/live")).text == "pong"
         assert (await d.client.get(f"{d.prefix}/ready")).json() == {"name": "dep", "ready": True}
 

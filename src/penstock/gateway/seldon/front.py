@@ -97,11 +97,7 @@ class SeldonFront(GraphFront):
         return found
 
     def handle(self, exchange: Any, plan: Plan, service: Service, more: bytes = b"") -> None:
-        front = self.of(plan)
-        if exchange.head.method == "POST":
-            front._take(exchange, plan, service, more)
-        else:
-            super(SeldonFront, front).handle(exchange, plan, service, more)
+        self.of(plan)._take(exchange, plan, service, more)
 
     def check(self, path: str) -> None:
         if not explains(path):  # whoever asks for that is told of the explainer
@@ -109,7 +105,9 @@ class SeldonFront(GraphFront):
 
     def _take(self, exchange: Any, plan: Plan, service: Service, more: bytes) -> None:
         path = plan.own.rstrip("/")
-        if path in FEEDBACK:
+        if exchange.head.method != "POST":
+            super().handle(exchange, plan, service, more)
+        elif path in FEEDBACK:
             if exchange.body is None:
                 exchange.gather(lambda whole: self.feedback(whole, plan, service))
             else:
@@ -169,31 +167,24 @@ class SeldonFront(GraphFront):
         """What each node is and which service runs it."""
         return {name: {"name": name, **about} for name, about in self.walk.nodes.items()}
 
+    def node(self, name: str) -> dict[str, Any]:
+        """What one node is. NotFound."""
+        nodes = self.nodes()
+        if name not in nodes:
+            raise NotFound(f"There is no node {name}; there is {', '.join(nodes)}.")
+        return nodes[name]
+
     def _metadata(self, exchange: Any, node: str) -> None:
         """The graph's nodes, or one of them: what it is and which service runs it."""
-        nodes = self.nodes()
-        if node and node not in nodes:
-            exchange.send(
-                404,
-                JSON_TYPE,
-                _encode(
-                    {
-                        "status": {
-                            "code": 404,
-                            "info": f"There is no node {node}; there is {', '.join(nodes)}.",
-                            "reason": "NotFound",
-                            "status": "FAILURE",
-                        }
-                    }
-                ),
-            )
-            return
         if node:
-            exchange.send(200, JSON_TYPE, _encode(nodes[node]))
+            try:
+                exchange.send(200, JSON_TYPE, _encode(self.node(node)))
+            except NotFound as exc:
+                exchange.send(*seldon_answer(exc))
             return
         document = {
             "name": self.graph.name,
-            "models": nodes,
+            "models": self.nodes(),
             "graphinputs": [],
             "graphoutputs": [],
         }
@@ -343,7 +334,7 @@ class FeedbackCall:
     def answer(self, error: PenstockError | None) -> None:
         """Tell the client."""
         if error is not None:
-            self.exchange.send(error.status, JSON_TYPE, seldon_error(error))
+            self.exchange.send(*seldon_answer(error))
         else:
             self.exchange.send(200, JSON_TYPE, b'{"meta":{}}')
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from penstock.errors import InvalidInput, NotFound, PenstockError, Unsupported
+from penstock.errors import InvalidInput, PenstockError, Unsupported
 from penstock.gateway.graphs.answers import error_of
 from penstock.gateway.grpc.calls import ModelCall
 from penstock.gateway.learning import feedback
@@ -123,14 +123,10 @@ def handle_grpc(
 
 def _tell(front: SeldonFront, exchange: Any, verb: str) -> None:
     """What the graph is, or one node of it. NotFound."""
-    nodes = front.nodes()
     if verb == GRAPH_METADATA:
-        made = about_graph(front.graph.name, nodes)
+        made = about_graph(front.graph.name, front.nodes())
     else:
-        name = asked_about(_message(exchange))
-        if name not in nodes:
-            raise NotFound(f"There is no node {name}; there is {', '.join(nodes)}.")
-        made = about_model(nodes[name])
+        made = about_model(front.node(asked_about(_message(exchange))))
     reply(exchange, frame(made.SerializeToString()))
 
 
