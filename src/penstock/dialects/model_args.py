@@ -41,6 +41,12 @@ _NO_EFFECT = {
 _TRITON = "is about Triton's program; it has no effect here"
 _TRITON_WITHOUT_EFFECT = dict.fromkeys(
     (
+        *("log_verbose", "log_info", "log_warning", "log_error"),
+        *("allow_http", "allow_grpc", "allow_metrics"),
+    ),
+    _TRITON,
+)
+    (
         "log_verbose",
         "log_info",
         "log_warning",
