@@ -46,17 +46,6 @@ _TRITON_WITHOUT_EFFECT = dict.fromkeys(
     ),
     _TRITON,
 )
-    (
-        "log_verbose",
-        "log_info",
-        "log_warning",
-        "log_error",
-        "allow_http",
-        "allow_grpc",
-        "allow_metrics",
-    ),
-    _TRITON,
-)
 _WITHOUT_VALUE = frozenset(("disable_log_requests", "disable_log_stats", "trust_remote_code"))
 #: KServe's names of tasks, where transformers has another one.
 _TASKS = {"sequence_classification": "text-classification"}
