@@ -257,7 +257,7 @@ def _read(setting: Setting, value: Any) -> Any:
         return value
     if isinstance(value, str) and value in setting.choices:
         return value
-    number = _number(value) if isinstance(value, str) else value
+    number = _number(value)
     if not _finite(number):
         raise ValueError(f"has to be a number, not {value!r}")
     if kind == "whole":
@@ -277,7 +277,7 @@ def _read(setting: Setting, value: Any) -> Any:
 
 def _class(value: Any) -> Any:
     """A label: a number where it can be one, else a text."""
-    found = _number(value) if isinstance(value, str) else value
+    found = _number(value)
     if isinstance(found, str | bool) or _finite(found):
         return found
     raise ValueError(f"has to be a class's number or name, not {value!r}")
@@ -290,7 +290,7 @@ def _array(value: Any) -> Any:
         if not items or len({_shape(v) for v in items}) > 1:
             raise ValueError("has to be a number, or numbers of the instance's shape")
         return items
-    number = _number(value) if isinstance(value, str) else value
+    number = _number(value)
     if not _finite(number):
         raise ValueError(f"has to be a number, or numbers of the instance's shape, not {value!r}")
     return number
@@ -336,7 +336,7 @@ def _listed(setting: Setting, value: Any) -> list[Any]:
         if not all(isinstance(v, str) for v in items):
             raise ValueError("has to be a list of texts")
         return list(items)
-    numbers = [_number(v) if isinstance(v, str) else v for v in items]
+    numbers = [_number(v) for v in items]
     if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in numbers):
         raise ValueError("has to be a list of whole numbers above 0")
     if setting.least is not None and len(numbers) < setting.least:
@@ -346,11 +346,12 @@ def _listed(setting: Setting, value: Any) -> list[Any]:
     return numbers
 
 
-def _number(text: str) -> Any:
-    """A number that is written as a text; the text itself when it is none."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _number(value: Any) -> Any:
+    """A number that is written as a text; the value itself when it is none."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value
