@@ -69,6 +69,9 @@ def test_the_last_value_stands_for_the_rest(tf: Any) -> None:
     assert tftensor.decode(MessageToDict(theirs)).tolist() == [[3.5, 3.5], [3.5, 3.5]]
     document = {"dtype": 3, "tensorShape": {"dim": [{"size": 4}]}, "intVal": [1, 2]}
     assert tftensor.decode(document).tolist() == [1, 2, 2, 2]
+    texts = [base64.b64encode(text).decode() for text in (b"longer", b"a")]
+    document = {"dtype": "DT_STRING", "tensorShape": dims(3), "stringVal": texts}
+    assert tftensor.decode(document).tolist() == ["longer", "a", "a"]
 
 
 def dims(*sizes: Any) -> dict[str, Any]:

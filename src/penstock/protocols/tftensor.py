@@ -114,9 +114,7 @@ def _of_values(values: Any, name: str, shape: tuple[int, ...]) -> Array:
         raise InvalidInput(f"'data.tftensor.{field}' has {len(values)} values for {size} elements")
     try:
         if dtype == "|O":
-            texts = [base64.b64decode(v, validate=True).decode() for v in values]
-            array = np.array(texts, dtype=object) if texts else np.array([""], dtype=object)
-            array = array.astype(str)
+            array = np.array([base64.b64decode(v, validate=True).decode() for v in values or [""]])
         elif name == "DT_HALF":
             array = np.array(values or [0], dtype="<u2").view("<f2")
         else:
@@ -125,7 +123,7 @@ def _of_values(values: Any, name: str, shape: tuple[int, ...]) -> Array:
     except (ValueError, TypeError, OverflowError):
         raise InvalidInput(f"'data.tftensor.{field}' has a value that is no {name}") from None
     if len(array) < size:
-        filled = np.full(size, array[-1])
+        filled = np.full(size, array[-1], dtype=array.dtype)
         filled[: len(array)] = array
         array = filled
     return array[:size].reshape(shape)
