@@ -336,6 +336,10 @@ async def test_a_gateway_that_has_just_begun_has_rewards_sent_again(front, stand
     front.gateway.restore(Snapshot(3, ()))  # as old as a kept file may be
     told = await rewarded(front, answer, 1)
     assert (told.status_code, told.headers["retry-after"]) == (503, "1")
+    message = {"response": {"meta": {"puid": answer.headers["x-request-id"]}}, "reward": 1}
+    told = await front.client.post("/api/v1.0/feedback", json=message)
+    assert (told.status_code, told.headers["retry-after"]) == (503, "1")
+    assert told.json()["status"]["status"] == "FAILURE"
     assert (await front.client.post("/feedback", json={"id": "x", "reward": 1})).status_code == 404
     front.gateway.apply(Snapshot(4, ()))
     assert (await rewarded(front, answer, 1)).status_code == 404

@@ -25,6 +25,7 @@ from penstock.domain.routes import Address
 from penstock.errors import Conflict, InvalidInput, NotFound, PenstockError, Unavailable
 from penstock.gateway.learning.request_ids import PREFIX, Issued
 from penstock.gateway.proxy import internal, refuse
+from penstock.gateway.seldon.errors import seldon_answer
 from penstock.http.client import UpstreamError, fetch
 from penstock.http.head import JSON_TYPE
 from penstock.protocols import seldon
@@ -265,7 +266,7 @@ class _Call:
             return
         self._over = True
         if self._seldon:
-            self._exchange.send(exc.status, JSON_TYPE, seldon.seldon_error(exc))
+            self._exchange.send(*seldon_answer(exc))
         else:
             refuse(self._exchange, exc)
 

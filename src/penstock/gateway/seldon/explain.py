@@ -18,7 +18,7 @@ from penstock.gateway import components, resolve
 from penstock.gateway.graphs.answers import error_of
 from penstock.gateway.graphs.calls import StepForward
 from penstock.gateway.proxy import internal
-from penstock.gateway.seldon.front import seldon_answer
+from penstock.gateway.seldon.errors import seldon_answer
 from penstock.graphs.calls import Context
 from penstock.graphs.encoding import Encoded
 from penstock.graphs.results import Result

@@ -27,6 +27,7 @@ from penstock.gateway.graphs.front import GraphFront
 from penstock.gateway.graphs.requests import GraphRequest
 from penstock.gateway.proxy import internal, refuse
 from penstock.gateway.resolve import EXPLAIN_PATHS
+from penstock.gateway.seldon.errors import seldon_answer
 from penstock.gateway.seldon.walk import Walk
 from penstock.graphs import seldon as values
 from penstock.graphs.calls import Context
@@ -35,7 +36,7 @@ from penstock.graphs.values import Body, Failure, Tensors, Value, tensors_of
 from penstock.http.head import JSON_TYPE
 from penstock.protocols import seldon_openapi
 from penstock.protocols.content_coding import plain_body
-from penstock.protocols.seldon import checked_puid, new_puid, seldon_error
+from penstock.protocols.seldon import checked_puid, new_puid
 from penstock.protocols.seldon_forms import decode_body
 from penstock.protocols.seldon_message import (
     ARRAY_KINDS,
@@ -290,15 +291,6 @@ def _refuse(exchange: Any, path: str, error: PenstockError) -> None:
         exchange.send(*seldon_answer(error))
     else:
         refuse(exchange, error)
-
-
-def seldon_answer(error: PenstockError) -> tuple[int, bytes, bytes]:
-    """Status, header lines and body for an error, in Seldon's shape."""
-    headers = JSON_TYPE
-    retry = getattr(error, "retry_after_s", None)
-    if retry is not None:
-        headers += b"retry-after: %d\r\n" % max(1, round(retry))
-    return error.status, headers, seldon_error(error)
 
 
 class FeedbackCall:
