@@ -376,6 +376,67 @@ def test_images_in_other_forms_reach_the_model_as_they_came(form: str) -> None:
     assert set(shapes) == {given.shape}
 
 
+class Taking:
+    """The model `bright_corner`, that takes numbers of one kind only."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self.seen: list[np.ndarray] = []
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        assert images.dtype == self.dtype
+        self.seen.append(images.copy())
+        return bright_corner(images / 255)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f2", "f4", "f8"])
+@pytest.mark.parametrize("channels", ["last", "first"])
+def test_images_are_asked_for_in_the_models_own_numbers(dtype: str, channels: str) -> None:
+    """Each pixel is the image's or its patch's mean, and each patch is the one or the other as a whole."""
+    image = np.round(corner() * 255).astype(int)
+    given = np.moveaxis(image, -1, 0) if channels == "first" else image
+    model = Taking(dtype)
+
+    def ask(images: np.ndarray) -> np.ndarray:
+        return model(np.moveaxis(images, 1, -1) if channels == "first" else images)
+
+    ask.dtype = model.dtype  # type: ignore[attr-defined]
+    e = AnchorImages(Settings(max_samples=500), channels=channels, segments=9)
+    found = e.explain(given, ask).data
+    patches = np.array(found["segments"])
+    shown = np.concatenate(model.seen)
+    assert np.array_equal(shown[0], image)
+    for patch in range(patches.max() + 1):
+        inside = image[patches == patch]
+        mean = inside.mean(0)
+        kept = [bool(np.array_equal(s[patches == patch], inside)) for s in shown]
+        if np.ptp(inside, axis=0).max() > 2:
+            assert 0.3 < np.mean(kept) < 0.8
+        for picture, is_kept in zip(shown, kept, strict=True):
+            if not is_kept:
+                assert np.allclose(picture[patches == patch], mean, atol=0.51, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("image", "dtype", "said"),
+    [
+        (np.full((4, 4), 0.5), "u1", r"uint8; the image has 0\.5"),
+        (np.full((4, 4), 256), "u1", "uint8; the image has 256"),
+        (np.full((4, 4), -1), "u1", "uint8; the image has -1"),
+        (np.full((4, 4), 1e6), "f2", "float16; the image has 1e"),
+        (np.full((4, 4), 2), "?", "bool; the image has 2"),
+    ],
+)
+def test_an_image_that_the_model_cannot_take_is_told(image: Any, dtype: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        AnchorImages().explain(image, Taking(dtype))
+
+
+def test_a_background_that_the_model_cannot_take_is_told() -> None:
+    with pytest.raises(InvalidInput, match="background has 0"):
+        AnchorImages(background=0.5).explain(np.ones((4, 4)), Taking("u1"))
+
+
 @pytest.mark.parametrize(
     ("image", "said"),
     [

@@ -16,15 +16,16 @@ import numpy as np
 from penstock.errors import InvalidInput
 from penstock.explain.anchors import Conditions, Settings, search
 from penstock.explain.anchors_tabular import report
-from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation
+from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation, dtype_of
 from penstock.explain.labels import Labelled, class_name, plain
+from penstock.explain.painting import Painter
 from penstock.explain.superpixels import Segments, grid, slic
 
 #: Numbers of an image, 2,000 x 2,000 pixels in three colours: hundreds of images like it are asked for.
 MAX_NUMBERS: Final = 12_000_000
 MAX_CHANNELS: Final = 512
-#: Bytes of painted images that exist at a time.
-_CHUNK_BYTES: Final = 16 * 1024 * 1024
+#: Bytes of painted images that exist at a time: about what is asked for in one request.
+_CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -137,9 +138,10 @@ class AnchorImages(Explainer):
         return slic(image.astype(np.float64), self.segments, compactness=self.compactness)
 
     def painted(self, image: Array, patches: Segments) -> Array:
-        """The image without its details: each patch in one colour."""
+        """The image without its details: each patch in one colour. InvalidInput: `background` is none."""
         if self.background is not None:
-            return np.full_like(image, self.background)
+            blank = np.full((1, 1, 1), self.background)
+            return np.broadcast_to(_as_taken(blank, image.dtype, "background"), image.shape)
         count = int(patches.max()) + 1
         size = np.bincount(patches.reshape(-1), minlength=count)
         out = np.empty_like(image)
@@ -147,7 +149,10 @@ class AnchorImages(Explainer):
             total = np.bincount(
                 patches.reshape(-1), weights=image[:, :, c].reshape(-1), minlength=count
             )
-            out[:, :, c] = (total / size).astype(image.dtype)[patches]
+            mean = total / size
+            out[:, :, c] = (np.rint(mean) if image.dtype.kind in "iub" else mean).astype(
+                image.dtype
+            )[patches]
         return out
 
     def explain(self, instance: Array, ask: Ask) -> Explanation:
@@ -156,15 +161,20 @@ class AnchorImages(Explainer):
         # As the image is given, unless it is flat.
         first = self.channels == "first" and len(self.image_shape or shape) == 3
         patches = self.cut(image)
+        # What is sent hundreds of times is in the model's own numbers, which may be an eighth of JSON's.
+        image = _as_taken(image, dtype_of(ask), "the image")
         blank = self.painted(image, patches)
         model = Labelled(ask, self.output)
         count = int(patches.max()) + 1
 
+        def given(pixels: Array) -> Array:
+            return np.moveaxis(pixels, -1, 0) if first else pixels
+
+        numbers = np.broadcast_to(patches[..., None], image.shape)
+        painter = Painter(given(image), given(blank), given(numbers))
+
         def rows(kept: Bools) -> Array:
-            shown = np.where(kept[:, patches][..., None], image, blank)
-            if first:
-                shown = np.moveaxis(shown, -1, 1)
-            return np.ascontiguousarray(shown.reshape(len(kept), *shape))
+            return painter.paint(kept).reshape(len(kept), *shape)
 
         label = model.labels(rows(np.ones((1, count), dtype=np.bool_)))[0]
         chunk = max(1, _CHUNK_BYTES // max(1, image.nbytes))
@@ -192,3 +202,16 @@ class AnchorImages(Explainer):
             },
             self.params,
         )
+
+
+def _as_taken(pixels: Array, dtype: np.dtype[Any] | None, what: str) -> Array:
+    """`pixels` in the model's own numbers. InvalidInput when they cannot be said in those."""
+    if dtype is None or dtype == pixels.dtype or dtype.kind not in "fiub":
+        return pixels
+    with np.errstate(over="ignore", invalid="ignore"):
+        taken = pixels.astype(dtype)
+    unlike = ~np.isfinite(taken) if dtype.kind == "f" else taken.astype(np.float64) != pixels
+    if bool(np.any(unlike)):
+        value = pixels[unlike].flat[0]
+        raise InvalidInput(f"the model takes numbers of {dtype.name}; {what} has {value:g}")
+    return taken

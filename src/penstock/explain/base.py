@@ -22,6 +22,12 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 Ask: TypeAlias = Callable[[Array], Array]
 
 
+def dtype_of(ask: Ask) -> np.dtype[Any] | None:
+    """The numbers that the model takes, where `ask` says it (as `ask.dtype`)."""
+    found: np.dtype[Any] | None = getattr(ask, "dtype", None)
+    return found
+
+
 def numbers(instance: Array, what: str = "a row of numbers") -> Floats:
     """`instance` as float64; InvalidInput, which says that it is to be `what`, when it cannot be."""
     try:

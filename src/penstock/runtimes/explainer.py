@@ -184,11 +184,21 @@ class _Question:
         if self._stopped.is_set():
             raise DeadlineExceeded("The explanation was given up: its time was over.")
 
-    def __call__(self, rows: Array) -> Array:
+    def _declared(self) -> tuple[TensorSpec, ...]:
+        """The predictor's inputs, of each explanation anew: another model may have been rolled out since."""
         if self._specs is None:
-            # Of each explanation anew: the predictor may have rolled out another model since.
             self._specs = self._wait(self._predictor.inputs(fresh=True))
             _check_order(self._columns, [spec.name for spec in self._specs])
+        return self._specs
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """Of the only input; None where there are several, or it is no array's."""
+        specs = self._declared()
+        return _declared_dtype(specs[0]) if len(specs) == 1 else None
+
+    def __call__(self, rows: Array) -> Array:
+        self._declared()
         size = max(1, len(rows))
         per_row = max(1, (rows.nbytes if rows.dtype != object else _text_bytes(rows)) // size)
         count = max(1, min(_ASK_ROWS, _ASK_BYTES // per_row))
@@ -266,12 +276,15 @@ def to_inputs(rows: Array, specs: Sequence[TensorSpec]) -> dict[str, Array]:
 def _cast(rows: Array, spec: TensorSpec | None) -> Array:
     if rows.dtype == object:
         return as_bytes(rows)
-    if spec is None or spec.datatype == "BYTES":
-        return np.ascontiguousarray(rows)
+    return np.ascontiguousarray(rows, dtype=None if spec is None else _declared_dtype(spec))
+
+
+def _declared_dtype(spec: TensorSpec) -> np.dtype[Any] | None:
+    """What numpy calls the input's datatype; None where it has no numbers for it."""
     declared = DATATYPES.get(spec.datatype)
-    if declared is None or spec.datatype == "BF16":
-        return np.ascontiguousarray(rows)
-    return np.ascontiguousarray(rows, dtype=declared.dtype)
+    if declared is None or spec.datatype in ("BYTES", "BF16"):
+        return None
+    return declared.dtype
 
 
 def _instances(payload: Any, takes: str) -> list[Array]:
