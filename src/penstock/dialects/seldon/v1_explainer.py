@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from penstock.dialects import penstock
 from penstock.dialects.base import Manifest
+from penstock.dialects.components import EXPLAINER
 from penstock.dialects.conversion import Converted
 from penstock.dialects.kserve import annotations as notes
 from penstock.dialects.seldon.v1_reader import (
-    DEPLOYMENT_LABEL,
     container_of_explainer,
+    part_metadata,
     part_name,
     places_of_explainer,
 )
@@ -49,17 +50,17 @@ def convert(
 
     `problems` gets what is wrong with it, `warnings` what has no effect.
     """
-    spec, metadata = manifest["spec"], manifest["metadata"]
+    spec = manifest["spec"]
     predictor: Mapping[str, Any] = spec["predictors"][index]
     given: Mapping[str, Any] = predictor["explainer"]
     at = f"spec.predictors[{index}].explainer"
-    deployment = metadata.get("name") or ""
+    deployment = manifest["metadata"].get("name") or ""
     options = _options(given, at, problems, warnings)
     options["predictor"] = deployment
     if len(spec["predictors"]) > 1:
         options["predictor"] += f"@{predictor['name']}"
     block: dict[str, Any] = {
-        "modelFormat": {"name": NAME},
+        "modelFormat": {"name": EXPLAINER},
         "options": options,
         # Its clients ask it under the deployment's name.
         "args": [f"--model_name={deployment}"],
@@ -70,14 +71,9 @@ def convert(
         problems.append(FieldProblem(f"{at}.modelUri", "is required: no node has files to use"))
         block["storageUri"] = "missing"
     replicas = given.get("replicas")
-    made: dict[str, Any] = {
-        "name": service_name(deployment, predictor["name"]),
-        "labels": {DEPLOYMENT_LABEL: deployment},
-    }
-    if metadata.get("namespace"):
-        made["namespace"] = metadata["namespace"]
+    annotations = {}
     if replicas == 0 or predictor.get("replicas", spec.get("replicas")) == 0:
-        made["annotations"] = {notes.STOP: "true"}
+        annotations[notes.STOP] = "true"
     count = replicas or 1
     component: dict[str, Any] = {"minReplicas": count, "maxReplicas": count, "model": block}
     # Files are opened with the credentials of the models'.
@@ -88,12 +84,14 @@ def convert(
     if account:
         component["serviceAccountName"] = account
     if secret:
-        made.setdefault("annotations", {})[notes.STORAGE_SECRET] = secret
+        annotations[notes.STORAGE_SECRET] = secret
     return Converted(
         {
             "apiVersion": penstock.DIALECT.api_version,
             "kind": "InferenceService",
-            "metadata": made,
+            "metadata": part_metadata(
+                manifest, service_name(deployment, predictor["name"]), annotations
+            ),
             "spec": {"predictor": component},
         },
         {

@@ -58,6 +58,22 @@ def part_name(deployment: str, predictor: str, node: str) -> str:
     return f"{name[:54].rstrip('-')}-{digest}"
 
 
+def part_metadata(
+    deployment: Manifest, name: str, annotations: Mapping[str, str]
+) -> dict[str, Any]:
+    """The metadata of a service that is made for a deployment."""
+    whole = deployment["metadata"]
+    made: dict[str, Any] = {
+        "name": name,
+        "labels": {DEPLOYMENT_LABEL: whole.get("name") or ""},
+    }
+    if whole.get("namespace"):
+        made["namespace"] = whole["namespace"]
+    if annotations:
+        made["annotations"] = annotations
+    return made
+
+
 def container_of_explainer(
     given: Mapping[str, Any], at: str, problems: list[FieldProblem]
 ) -> dict[str, Any]:
@@ -157,18 +173,9 @@ class NodeReader:
         )
 
     def _metadata(self, annotations: dict[str, str]) -> dict[str, Any]:
-        whole: Mapping[str, Any] = self._manifest["metadata"]
         if not self._part:
-            return {**whole, "annotations": annotations}
-        made: dict[str, Any] = {
-            "name": self._part,
-            "labels": {DEPLOYMENT_LABEL: whole.get("name") or ""},
-        }
-        if whole.get("namespace"):
-            made["namespace"] = whole["namespace"]
-        if annotations:
-            made["annotations"] = annotations
-        return made
+            return {**self._manifest["metadata"], "annotations": annotations}
+        return part_metadata(self._manifest, self._part, annotations)
 
     def _protocol(self, graph: Mapping[str, Any]) -> None:
         if self._spec.get("protocol") in (*V2, "tensorflow"):
