@@ -34,9 +34,11 @@ def wants_values(head: RequestHead) -> str:
 
 def refuse_inspection(head: RequestHead, service: Service) -> None:
     """InvalidInput when a service that is no graph is asked for its steps."""
-    own = "inspect=" in head.query and not head.path.rstrip("/").endswith(_INFER)
-    if wants_values(head) and (not own or head.get(INSPECT_HEADER) is not None):
-        raise InvalidInput(
-            f"{service.key} is no graph: there are no steps to inspect.",
-            hint="Leave out ?inspect and the header x-penstock-inspect.",
-        )
+    if not wants_values(head):
+        return
+    if head.get(INSPECT_HEADER) is None and not head.path.rstrip("/").endswith(_INFER):
+        return
+    raise InvalidInput(
+        f"{service.key} is no graph: there are no steps to inspect.",
+        hint="Leave out ?inspect and the header x-penstock-inspect.",
+    )
