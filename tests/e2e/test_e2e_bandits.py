@@ -162,7 +162,7 @@ def test_what_was_learned_outlives_gateways_control_plane_and_node(two_gateways:
         except (httpx.HTTPError, AssertionError):
             return False
         # One that has not heard from the control plane goes by what a file kept, which is older.
-        return "\npenstock_gateways 2\n" in metrics
+        return "\npenstock_gateways 2.0\n" in metrics
 
     until(answers, "the platform")
     # An id of a gateway that is no more is as good as any.
