@@ -7,7 +7,7 @@ users of the dialect know. Dialects do no I/O and keep no state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -148,6 +148,12 @@ def about(manifest: Manifest) -> str:
     return f"{manifest.get('kind') or 'manifest'} {full}".strip()
 
 
+def unsaid(more: Iterable[FieldProblem], told: Iterable[FieldProblem]) -> list[FieldProblem]:
+    """Those of `more` whose places are not told of: one that is wrong needs no second explanation."""
+    known = {p.path for p in told}
+    return [p for p in more if p.path not in known]
+
+
 def refuse(manifest: Manifest, problems: list[FieldProblem]) -> NoReturn:
     """Raise InvalidManifest about `manifest`."""
     raise InvalidManifest(problems, about=about(manifest))
@@ -162,4 +168,5 @@ __all__ = [
     "about",
     "path",
     "refuse",
+    "unsaid",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from penstock.dialects.base import Manifest, Translation, refuse
+from penstock.dialects.base import Manifest, Translation, refuse, unsaid
 from penstock.dialects.schema import fields
 from penstock.dialects.support import Row, Table
 from penstock.errors import FieldProblem, InvalidManifest
@@ -47,10 +47,7 @@ def translate_converted(
     try:
         translation = translator(converted.manifest, runs_containers=runs_containers)
     except InvalidManifest as exc:
-        known = {p.path for p in told}
-        moved = (moved_back(p, converted.places) for p in exc.problems)
-        # A place that is wrong already needs no second explanation.
-        told += [p for p in moved if p.path not in known]
+        told += unsaid((moved_back(p, converted.places) for p in exc.problems), told)
     if told or translation is None:
         refuse(original, list(dict.fromkeys(told)))
     said += [moved_back(w, converted.places) for w in translation.warnings]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from penstock.dialects.base import Dialect, Manifest, Translation, refuse
+from penstock.dialects.base import Dialect, Manifest, Translation, refuse, unsaid
 from penstock.dialects.conversion import Converted, moved_rows, translate_converted
 from penstock.dialects.kserve import service as kserve
 from penstock.dialects.kserve.fields import Batcher
@@ -199,8 +199,7 @@ def _translate(
     unsupported, warnings = table.check(manifest, runs_containers=runs_containers)
     parsed, problems = read(model, manifest)
     if parsed is None:
-        told = {p.path for p in problems}
-        refuse(manifest, problems + [p for p in unsupported if p.path not in told])
+        refuse(manifest, problems + unsaid(unsupported, problems))
     given = {"predictor": manifest["spec"]["default"]}
     if at.endswith("predictor"):
         given = given["predictor"]

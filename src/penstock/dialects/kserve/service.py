@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from penstock.dialects import components
-from penstock.dialects.base import Dialect, Manifest, Translation, refuse
+from penstock.dialects.base import Dialect, Manifest, Translation, refuse, unsaid
 from penstock.dialects.conversion import moved_back
 from penstock.dialects.kserve import annotations as notes
 from penstock.dialects.kserve import canary as kserve_canary
@@ -66,9 +66,7 @@ def translate_service(
     unsupported, warnings = table.check(manifest, runs_containers=runs_containers)
     parsed, problems = read(model, manifest)
     if parsed is None:
-        # What is refused is told too, unless the same path is already wrong for another reason.
-        told = {p.path for p in problems}
-        refuse(manifest, problems + [p for p in unsupported if p.path not in told])
+        refuse(manifest, problems + unsaid(unsupported, problems))
     meta = parsed.metadata
     problems = check_metadata(meta, name_problem=service_problem, namespaced=True)
     problems += unsupported

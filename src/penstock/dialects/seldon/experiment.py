@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from penstock.dialects.base import Dialect, Manifest, Translation, refuse
+from penstock.dialects.base import Dialect, Manifest, Translation, refuse, unsaid
 from penstock.dialects.kserve.status import render_status as render_kserve
 from penstock.dialects.metadata import DEFAULT_NAMESPACE, ObjectMeta, check_metadata
 from penstock.dialects.pod import Loose
@@ -63,8 +63,7 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     unsupported, warnings = TABLE.check(manifest, runs_containers=runs_containers)
     parsed, problems = read(ExperimentManifest, manifest)
     if parsed is None:
-        told = {p.path for p in problems}
-        refuse(manifest, problems + [p for p in unsupported if p.path not in told])
+        refuse(manifest, problems + unsaid(unsupported, problems))
     problems = check_metadata(parsed.metadata, name_problem=service_problem, namespaced=True)
     problems += unsupported
     spec = parsed.spec

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from penstock.dialects import penstock
-from penstock.dialects.base import Dialect, Manifest, Translation, refuse
+from penstock.dialects.base import Dialect, Manifest, Translation, refuse, unsaid
 from penstock.dialects.conversion import translate_converted
 from penstock.dialects.kserve.status import render_status as render_kserve
 from penstock.dialects.schema import read
@@ -44,8 +44,7 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     unsupported, warnings = TABLE.check(manifest, runs_containers=runs_containers)
     parsed, problems = read(SeldonDeployment, manifest)
     if parsed is None:
-        told = {p.path for p in problems}
-        refuse(manifest, problems + [p for p in unsupported if p.path not in told])
+        refuse(manifest, problems + unsaid(unsupported, problems))
     predictors = manifest["spec"]["predictors"]
     graphs = means_graph(manifest)
     unsupported += _traffic_problems(predictors)

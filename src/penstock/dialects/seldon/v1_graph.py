@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from penstock.dialects import penstock
-from penstock.dialects.base import Manifest, Translation, refuse
+from penstock.dialects.base import Manifest, Translation, refuse, unsaid
 from penstock.dialects.conversion import Converted, translate_converted
 from penstock.dialects.graph_fields import problems_of
 from penstock.dialects.metadata import DEFAULT_NAMESPACE
@@ -173,7 +173,6 @@ class _Reading:
 
     def _add(self, part: str, converted: Converted, told: list[FieldProblem]) -> None:
         """Take in a service, as its own dialect reads it."""
-        problems = self.problems
         self.parts[part] = converted.manifest
         try:
             translated = translate_converted(
@@ -184,8 +183,7 @@ class _Reading:
                 runs_containers=self.runs_containers,
             )
         except InvalidManifest as exc:
-            known = {p.path for p in problems}
-            problems += [p for p in exc.problems if p.path not in known]
+            self.problems += unsaid(exc.problems, self.problems)
         else:
             self.warnings += translated.warnings
 

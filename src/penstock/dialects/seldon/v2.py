@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from penstock.dialects import penstock
-from penstock.dialects.base import Dialect, Manifest, Translation, refuse
+from penstock.dialects.base import Dialect, Manifest, Translation, refuse, unsaid
 from penstock.dialects.conversion import Converted, translate_converted
 from penstock.dialects.kserve import annotations as notes
 from penstock.dialects.kserve.status import render_status as render_kserve
@@ -179,8 +179,7 @@ def translate_model(manifest: Manifest, *, runs_containers: bool = False) -> Tra
     unsupported, warnings = MODEL_TABLE.check(manifest, runs_containers=runs_containers)
     parsed, problems = read(ModelManifest, manifest)
     if parsed is None:
-        told = {p.path for p in problems}
-        refuse(manifest, problems + [p for p in unsupported if p.path not in told])
+        refuse(manifest, problems + unsaid(unsupported, problems))
     spec = parsed.spec
     explains = spec.explainer is not None
     format_ = "explainer" if explains else _format(spec, unsupported)
