@@ -50,6 +50,8 @@ class QueryResult:
 
 
 class _Result(msgspec.Struct):
+    """The same, as it is sent."""
+
     model: str
     status: int
     seconds: float = 0.0
@@ -130,20 +132,7 @@ def _made(told: _Result) -> QueryResult:
             outputs = _outputs(told.outputs)
         except ModelError as e:  # one model's: the others' are read
             error = e.message
-    return QueryResult(
-        told.model,
-        told.status,
-        outputs,
-        told.predictions,
-        told.answer,
-        error,
-        told.seconds,
-        told.id,
-        told.arm,
-        told.revision,
-        told.route,
-        told.trace,
-    )
+    return QueryResult(**{**structs.asdict(told), "outputs": outputs, "error": error})
 
 
 def _outputs(raw: msgspec.Raw) -> Mapping[str, Any]:
