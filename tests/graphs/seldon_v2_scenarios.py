@@ -14,12 +14,15 @@ import numpy as np
 import yaml
 from graph_scenarios import Refused, Row, System
 
-#: Models by name: inputs, outputs, and the function's body. `t` has the inputs' arrays, `out` takes outputs.
+#: Models by name: inputs (one with `?` may be left out), outputs, and the function's body. `t` has the
+#: inputs' arrays, `out` takes outputs.
 _SUM_AND_DIFFERENCE = (
     ("INPUT0", "INPUT1"),
     ("OUTPUT0", "OUTPUT1"),
     'out["OUTPUT0"] = t["INPUT0"] + t["INPUT1"]\nout["OUTPUT1"] = t["INPUT0"] - t["INPUT1"]',
 )
+#: A model that answers nothing for requests that its query does not fit.
+_CHOICE = 'if t["choice"][0] == N:\n    out["choice"] = t["choice"]'
 MODELS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "tfsimple1": _SUM_AND_DIFFERENCE,
     "tfsimple2": _SUM_AND_DIFFERENCE,
@@ -43,6 +46,16 @@ MODELS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         'out["output"] = t["input"] + 1\n'
         'out["continue" if out["output"][0] < 3 else "stop"] = out["output"]',
     ),
+    "choice-is-one": (("choice", "INPUT"), ("choice",), _CHOICE.replace("N", "1")),
+    "choice-is-two": (("choice", "INPUT"), ("choice",), _CHOICE.replace("N", "2")),
+    "tally": (
+        ("output",),
+        ("output", "continue", "stop"),
+        'out["output"] = t["output"] + 1\n'
+        'out["continue" if out["output"][0] < 3 else "stop"] = out["output"]',
+    ),
+    "identity-back": (("output",), ("output",), 'out["output"] = t["output"]'),
+    "identity-last": (("output", "stop?", "continue?"), ("output", "stop"), "out.update(t)"),
     "identity-loop": (("input",), ("output",), 'out["output"] = t["input"]'),
     "identity-output": (("input",), ("output",), 'out["output"] = t["input"]'),
 }
@@ -85,7 +98,9 @@ def triton_files(model: str) -> dict[str, str]:
 
     def listed(names: tuple[str, ...]) -> str:
         return ", ".join(
-            f'{{ name: "{n}" data_type: {types.get(n, "TYPE_FP32")} dims: [ -1 ] }}' for n in names
+            f'{{ name: "{n.rstrip("?")}" data_type: {types.get(n, "TYPE_FP32")} dims: [ -1 ]'
+            f"{' optional: true' if n.endswith('?') else ''} }}"
+            for n in names
         )
 
     run = f"def run(t):\n    out = {{}}\n{indent(body, '    ')}\n    return out"
@@ -194,6 +209,20 @@ _COUNTER = """
       tensorMap: {counter.outputs.output: input}
     output:
       steps: [identity-output]
+"""
+_CHOSEN = """
+    steps:
+    - name: choice-is-one
+    - name: mul10
+      inputs: [NAME.inputs.INPUT]
+      triggers: [choice-is-one.outputs.choice]
+    - name: choice-is-two
+    - name: add10
+      inputs: [NAME.inputs.INPUT]
+      triggers: [choice-is-two.outputs.choice]
+    output:
+      steps: [mul10, add10]
+      stepsJoin: any
 """
 _SIMPLE = "{steps: [{name: tfsimple1}], output: {steps: [tfsimple1]}}"
 _EXTENDED = """
@@ -304,6 +333,22 @@ SCENARIOS = (
         {"ok3": [1.0], "INPUT": [1.0]},
         {"OUTPUT": [11.0]},
         ("add10",),
+    ),
+    Scenario(
+        "A model that answers no tensor at all triggers nothing: the first of two",
+        {"choice": _CHOSEN.replace("NAME", "choice")},
+        {"choice": [1.0], "INPUT": [5.0]},
+        {"OUTPUT": [50.0]},
+        ("choice-is-one", "mul10"),
+        maybe="choice-is-two",
+    ),
+    Scenario(
+        "A model that answers no tensor at all triggers nothing: the second",
+        {"choice-2": _CHOSEN.replace("NAME", "choice-2")},
+        {"choice": [2.0], "INPUT": [5.0]},
+        {"OUTPUT": [15.0]},
+        ("add10", "choice-is-two"),
+        maybe="choice-is-one",
     ),
     Scenario(
         "No trigger comes",
@@ -436,6 +481,31 @@ SCENARIOS = (
         ("counter", "counter", "counter", "identity-loop", "identity-loop", "identity-output"),
     ),
     Scenario(
+        "A cycle in which whole outputs go round, with what triggers them",
+        {
+            "counter-pipeline": """
+                allowCycles: true
+                maxStepRevisits: 100
+                steps:
+                - name: tally
+                  inputsJoinType: any
+                  inputs: [counter-pipeline.inputs, identity-back.outputs]
+                - name: identity-last
+                  joinWindowMs: 1
+                  inputs: [tally.outputs]
+                  triggers: [tally.outputs.stop]
+                - name: identity-back
+                  joinWindowMs: 1
+                  inputs: [tally.outputs.output]
+                  triggers: [tally.outputs.continue]
+                output: {steps: [identity-last.outputs]}
+            """
+        },
+        {"output": [0.0]},
+        {"output": [3.0], "stop": [3.0]},
+        ("identity-back", "identity-back", "identity-last", "tally", "tally", "tally"),
+    ),
+    Scenario(
         "A cycle that goes round more than maxStepRevisits",
         {"long-loop": _COUNTER.replace("NAME", "long-loop").replace("REVISITS", "1")},
         {"start": [0.0]},
@@ -491,6 +561,57 @@ SCENARIOS = (
         {"CHOICE": [0], "INPUT0": [1.0], "INPUT1": [2.0]},
         {"OUTPUT": [10.0]},
         ("conditional", "mul10", "outlier-error"),
+    ),
+    Scenario(
+        "Steps of two other pipelines, joined",
+        {
+            "one": _SIMPLE,
+            "one-left": _EXTENDED.replace("NAME", "one"),
+            "one-right": _EXTENDED.replace("NAME", "one"),
+            "combined-step": """
+                input:
+                  externalInputs:
+                  - one-left.step.tfsimple2.outputs.OUTPUT0
+                  - one-right.step.tfsimple2.outputs.OUTPUT0
+                  tensorMap:
+                    one-left.step.tfsimple2.outputs.OUTPUT0: INPUT0
+                    one-right.step.tfsimple2.outputs.OUTPUT0: INPUT1
+                steps: [{name: tfsimple3}]
+                output: {steps: [tfsimple3]}
+            """,
+        },
+        _TWO,
+        {"OUTPUT0": [3.0], "OUTPUT1": [-1.0]},
+        ("tfsimple1", "tfsimple2", "tfsimple2", "tfsimple3"),
+    ),
+    Scenario(
+        "One pipeline's outputs, when another one's have come",
+        {
+            "two": _SIMPLE,
+            "two-left": _EXTENDED.replace("NAME", "two"),
+            "two-right": _EXTENDED.replace("NAME", "two"),
+            "combined-trigger": """
+                input:
+                  externalInputs: [two-left.outputs]
+                  externalTriggers: [two-right.outputs]
+                  tensorMap:
+                    two-left.outputs.OUTPUT0: INPUT0
+                    two-left.outputs.OUTPUT1: INPUT1
+                steps: [{name: tfsimple3}]
+                output: {steps: [tfsimple3]}
+            """,
+        },
+        _TWO,
+        {"OUTPUT0": [3.0], "OUTPUT1": [-1.0]},
+        ("tfsimple1", "tfsimple2", "tfsimple2", "tfsimple3"),
+    ),
+    Scenario(
+        "A batch of one request goes when its window is over",
+        {"iris-batch": "{steps: [{name: mul10, batch: {size: 2, windowMs: 20}}], output: {steps: [mul10]}}"},
+        _ONE,
+        {"OUTPUT": [10.0]},
+        ("mul10",),
+        note="Seldon waits for the second one whatever windowMs says",
     ),
     Scenario(
         "An experiment on pipelines, with a mirror",
