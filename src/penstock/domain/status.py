@@ -12,9 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from penstock.domain.service import Role
+
+
+#: Reason of a graph's Ready, which is True: requests are answered without some of what it names.
+ANSWERS_WITHOUT: Final = "AnswersWithout"
 
 
 class Truth(StrEnum):

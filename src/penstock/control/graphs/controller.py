@@ -27,6 +27,7 @@ from penstock.domain.graph_reliance import answers_without
 from penstock.domain.graph_tensors import mismatches
 from penstock.domain.routes import Route
 from penstock.domain.status import (
+    ANSWERS_WITHOUT,
     ArmStatus,
     Condition,
     ServiceStatus,
@@ -191,7 +192,7 @@ class GraphController:
             and not gone.keys() & set(_explaining(graph))
             and answers_without(graph, gone)
         ):
-            return Truth.TRUE, "AnswersWithout", f"Requests are answered without: {message}"
+            return Truth.TRUE, ANSWERS_WITHOUT, f"Requests are answered without: {message}"
         reasons = {lack.reason for lack in gone.values()}
         if MISSING in reasons:
             return Truth.FALSE, MISSING, message

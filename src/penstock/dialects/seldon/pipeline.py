@@ -41,7 +41,7 @@ from penstock.domain.graph import (
 )
 from penstock.domain.graph_check import GraphProblem, needs
 from penstock.domain.names import service_problem
-from penstock.domain.status import ServiceStatus
+from penstock.domain.status import ANSWERS_WITHOUT, ServiceStatus
 from penstock.errors import FieldProblem
 
 FLOW: Final = "pipeline"
@@ -314,7 +314,7 @@ def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     ready = next((c for c in rendered["conditions"] if c["type"] == "Ready"), None)
     if ready is not None:
         # It may be ready without all that it names: a step that the answer does not need may fail.
-        models = {**ready, "status": "False"} if ready.get("reason") == "AnswersWithout" else ready
+        models = {**ready, "status": "False"} if ready.get("reason") == ANSWERS_WITHOUT else ready
         itself = {k: v for k, v in ready.items() if k not in ("reason", "message")}
         rendered["conditions"] = [
             *rendered["conditions"],
