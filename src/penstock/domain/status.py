@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from penstock.domain.service import Role
 
-
 #: Reason of a graph's Ready, which is True: requests are answered without some of what it names.
 ANSWERS_WITHOUT: Final = "AnswersWithout"
 
@@ -178,6 +177,8 @@ class ServiceStatus:
     warnings: tuple[str, ...] = ()
     #: What its bandits have learned.
     arms: tuple[ArmStatus, ...] = ()
+    #: Predictors that have a service of their own as their explainer, and whether that is ready.
+    explaining: tuple[tuple[str, Truth], ...] = ()
 
     @property
     def ready(self) -> bool:
