@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.dialects import accelerators as shares
 from penstock.dialects.kserve import annotations as notes
-from penstock.dialects.kserve import canary as kserve_canary
+from penstock.dialects.kserve import canary
 from penstock.dialects.kserve.fields import (
     BLOCKS,
     Block,
@@ -122,7 +122,7 @@ class ComponentReader:
             return None
         scaling = self._scaling(given, at)
         variant: str | None = getattr(given, "name", None)
-        if variant is not None and (problem := kserve_canary.name_problem(variant)):
+        if variant is not None and (problem := canary.name_problem(variant)):
             self._wrong((*at, "name"), problem)
         if given.labels:
             self._problems += check_labels(given.labels, (*at, "labels"))

@@ -16,7 +16,7 @@ from penstock.dialects import components
 from penstock.dialects.base import Dialect, Manifest, Translation, refuse, unsaid
 from penstock.dialects.conversion import moved_back
 from penstock.dialects.kserve import annotations as notes
-from penstock.dialects.kserve import canary as kserve_canary
+from penstock.dialects.kserve import canary
 from penstock.dialects.kserve.component import ComponentReader, frozen
 from penstock.dialects.kserve.fields import (
     ComponentFields,
@@ -159,7 +159,7 @@ def _canaries(
     runs_containers: bool,
 ) -> tuple[Canary, ...]:
     """The named predictors of `spec.canary`, each merged over the stable one."""
-    problems += kserve_canary.entry_problems(spec)
+    problems += canary.entry_problems(spec)
     found = []
     for i, entry in enumerate(spec["canary"]):
         at = ("spec", "canary", i, "predictor")
@@ -171,7 +171,7 @@ def _canaries(
         )
         problems += [moved_back(p, places) for p in wrong]
         warnings += [moved_back(w, places) for w in without_effect]
-        raw = kserve_canary.merged(spec["predictor"], given)
+        raw = canary.merged(spec["predictor"], given)
         raw.pop("canaryTrafficPercent", None)
         raw.pop("maxReplicas", None)
         parsed, misread = read(model, raw)
@@ -185,7 +185,7 @@ def _canaries(
         most = stable.scaling.min_replicas
         least = given.get("minReplicas")
         if least is None:
-            least = kserve_canary.least_replicas(most, percent)
+            least = canary.least_replicas(most, percent)
         elif least > most:
             problems.append(
                 FieldProblem(
@@ -208,7 +208,7 @@ def check_update(old: Manifest, new: Manifest) -> list[FieldProblem]:
     def annotation(manifest: Manifest, key: str) -> str | None:
         return ((manifest.get("metadata") or {}).get("annotations") or {}).get(key)
 
-    renamed = kserve_canary.promotion_problem(old.get("spec") or {}, new.get("spec") or {})
+    renamed = canary.promotion_problem(old.get("spec") or {}, new.get("spec") or {})
     if renamed is not None:
         problems.append(renamed)
     before, after = annotation(old, notes.DEPLOYMENT_MODE), annotation(new, notes.DEPLOYMENT_MODE)

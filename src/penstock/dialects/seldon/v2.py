@@ -23,8 +23,7 @@ from penstock.dialects.kserve.status import render_status as render_kserve
 from penstock.dialects.metadata import DEFAULT_NAMESPACE, ObjectMeta, check_metadata
 from penstock.dialects.pod import CLUSTER, Loose
 from penstock.dialects.schema import Spec, nearest, read
-from penstock.dialects.seldon import experiment as seldon_experiment
-from penstock.dialects.seldon import pipeline as seldon_pipeline
+from penstock.dialects.seldon import experiment, pipeline
 from penstock.dialects.support import Table, no_effect, refused
 from penstock.domain import explainers
 from penstock.domain.names import service_problem, subdomain_problem
@@ -403,7 +402,7 @@ SERVER = Dialect(
     table=SERVER_TABLE,
     translator=translate_server,
 )
-DIALECTS = (MODEL, SERVER, seldon_pipeline.DIALECT, seldon_experiment.EXPERIMENT)
+DIALECTS = (MODEL, SERVER, pipeline.DIALECT, experiment.EXPERIMENT)
 
 #: Kinds of the same group that are known and not served, and why.
 LATER = {
