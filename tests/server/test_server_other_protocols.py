@@ -53,6 +53,14 @@ async def test_seldon_ndarray_goes_in_and_out(tmp_path: Path, path: str) -> None
         }
 
 
+async def test_seldons_request_path_has_the_name_of_the_node(tmp_path: Path) -> None:
+    """Which of several predictors answered is told by it."""
+    env = {"PREDICTIVE_UNIT_ID": "iris-canary"}
+    async with serving(tmp_path, {"m": Doubler}, env=env) as s:
+        answer = await s.client.post(SELDON, json={"data": {"ndarray": [[1, 2]]}})
+        assert answer.json()["meta"]["requestPath"] == {"iris-canary": "penstock"}
+
+
 @pytest.mark.parametrize("kind", ["data", "files"])
 async def test_seldon_forms_reach_models_of_arrays(tmp_path: Path, kind: str) -> None:
     """Either kind of form, as classes for Seldon's wrapper take them."""

@@ -48,6 +48,8 @@ __all__ = ["SeldonPredict", "SeldonVerb", "only_model"]
 
 #: What this process is called in `requestPath`.
 _SELF: Final = "penstock"
+#: The variable with the name of the node that a SeldonDeployment calls this model by.
+NODE: Final = "PREDICTIVE_UNIT_ID"
 
 
 class SeldonPredict(Foreign):
@@ -77,6 +79,11 @@ class SeldonPredict(Foreign):
             exchange.body = self._query
         super().__call__(exchange)
 
+    @property
+    def node(self) -> str:
+        """The name in `requestPath`: of several predictors it says which one answered."""
+        return self.app.spec.env.get(NODE) or self.name
+
     # -- models that take arrays
 
     def read(self, body: Any) -> tuple[Mapping[str, Array], Mapping[str, Any], Shape]:
@@ -87,7 +94,7 @@ class SeldonPredict(Foreign):
 
         def encode(outputs: Outputs) -> tuple[bytes, Any]:
             headers = b"%bseldon-puid: %b\r\n" % (JSON_HEADERS, message.puid.encode())
-            return headers, encode_message(outputs, message, self.name)
+            return headers, encode_message(outputs, message, self.node)
 
         return message.inputs, {}, encode
 
@@ -174,7 +181,7 @@ class SeldonPredict(Foreign):
             context.response_headers["seldon-puid"] = puid
             if self.asked == "predict":
                 path = message.meta.get("requestPath") or {}
-                message.meta["requestPath"] = {**path, self.name: _SELF}
+                message.meta["requestPath"] = {**path, self.node: _SELF}
         return message
 
     async def ask(self, model: PayloadRuntime, payload: Any, context: CallContext) -> RawReply:

@@ -78,7 +78,7 @@ class SeldonGrpc(SeldonVerb):
         message = decode_message(document, self.specs)
 
         def encode(outputs: Outputs) -> tuple[bytes, Any]:
-            answer = message_of(decode_answer(encode_message(outputs, message, self.name)))
+            answer = message_of(decode_answer(encode_message(outputs, message, self.node)))
             return b"", to_proto(answer).SerializeToString()
 
         return message.inputs, {}, encode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,16 +16,13 @@ from penstock.protocols.seldon_message import SeldonMessage
 from penstock.runtimes.base import CallContext, PayloadRuntime, UnitRuntime
 from penstock.server.other_protocols import only_model
 from penstock.server.replies import send_error, send_json
-from penstock.server.seldon import metadata_of
+from penstock.server.seldon import NODE, metadata_of
 
 if TYPE_CHECKING:
     from penstock.http.server import Exchange
     from penstock.server.application import Application
 
 log = logging.getLogger(__name__)
-
-#: The variable with the name of the node that a SeldonDeployment calls this model by.
-NODE: Final = "PREDICTIVE_UNIT_ID"
 
 
 class SeldonPages:
