@@ -271,6 +271,13 @@ async def test_tensors_pass_in_binary(tmp_path: Path) -> None:
         ("Doubler", "/predict", {}, 400, "one of data"),
         ("Doubler", "/predict", {"data": {}}, 400, "ndarray, tensor"),
         ("Doubler", "/predict", {"data": {"ndarray": [[1, 2], [3]]}}, 400, "ragged"),
+        (
+            "Doubler",
+            "/predict",
+            {"data": {"ndarray": ["x" * 20_000] + [""] * 4_000}},
+            413,
+            "4001 texts",
+        ),
         ("Doubler", "/predict", {"customData": {}}, 400, "customData"),
         ("Doubler", "/predict", {**ROWS, "strData": "x"}, 400, "not data and strData"),
         ("Doubler", "/predict", {**ROWS, "meta": {"tags": 1}}, 400, "meta.tags"),

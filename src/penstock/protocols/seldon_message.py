@@ -34,6 +34,7 @@ from penstock.protocols.seldon import (
     tensor_of,
     tensor_values,
 )
+from penstock.protocols.text_arrays import check_rows, check_texts
 from penstock.protocols.v1 import encode_result, rows_of_json
 
 if TYPE_CHECKING:
@@ -133,8 +134,10 @@ def message_of(document: Any, puid: str = "") -> SeldonMessage:
                 return SeldonMessage(np.asarray(flat).reshape(shape), kind, names, meta)
             except (ValueError, OverflowError) as exc:
                 raise InvalidInput(f"'data.tensor' is no array: {exc}") from None
+        rows = rows_of(held, kind)
+        check_rows(rows)
         try:
-            array = np.asarray(rows_of(held, kind))
+            array = np.asarray(rows)
         except (ValueError, OverflowError):
             raise InvalidInput("'data' is ragged: rows have different lengths") from None
         return SeldonMessage(array, kind, names, meta)
@@ -252,9 +255,9 @@ def _text(array: Array) -> Array:
     """A BYTES tensor as the array of text that JSON would have given."""
     if array.dtype != object:
         return array
-    return np.asarray(
-        [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.ravel()]
-    ).reshape(array.shape)
+    texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.ravel()]
+    check_texts(texts)
+    return np.asarray(texts).reshape(array.shape)
 
 
 def binary_answer(message: SeldonMessage, name: str) -> InferResponse | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput
+from penstock.protocols.text_arrays import check_texts
 
 if TYPE_CHECKING:
     from penstock.runtimes.base import Array
@@ -114,7 +115,9 @@ def _of_values(values: Any, name: str, shape: tuple[int, ...]) -> Array:
         raise InvalidInput(f"'data.tftensor.{field}' has {len(values)} values for {size} elements")
     try:
         if dtype == "|O":
-            array = np.array([base64.b64decode(v, validate=True).decode() for v in values or [""]])
+            texts = [base64.b64decode(v, validate=True).decode() for v in values or [""]]
+            check_texts(texts, size)
+            array = np.array(texts)
         elif name == "DT_HALF":
             array = np.array(values or [0], dtype="<u2").view("<f2")
         else:
