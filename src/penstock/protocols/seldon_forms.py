@@ -31,14 +31,13 @@ def is_form(content_type: bytes | None) -> bool:
     return content_type is not None and content_type.lower().startswith((_PARTS, _ENCODED))
 
 
-def in_query(query: str) -> bytes:
-    """The message that a query has as `json=...`, as Seldon's wrapper takes it; empty: none. InvalidInput."""
-    if "json=" not in query:
-        return b""
-    return _field(query)
+def may_be_in_query(path: str, query: str) -> bool:
+    """Whether a query may hold the message, as Seldon's wrapper takes it; `/api/...` is its executor's."""
+    return "json=" in query and not path.startswith("/api/")
 
 
-def _field(text: str) -> bytes:
+def field(text: str) -> bytes:
+    """The message in `text`, a query or a form that has it as `json=...`; empty: none. InvalidInput."""
     try:
         fields = parse_qs(text, max_num_fields=_MOST_FIELDS)
     except ValueError:
@@ -57,7 +56,7 @@ def decode_body(body: Buffer, content_type: bytes | None) -> dict[str, Any]:
             text = bytes(body).decode("ascii")
         except UnicodeDecodeError:
             raise InvalidInput("the form cannot be read") from None
-        return decode_object(_field(text))
+        return decode_object(field(text))
     return decode_object(body)
 
 

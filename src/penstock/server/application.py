@@ -30,6 +30,7 @@ from penstock.protocols import documents, openapi, tfserving
 from penstock.protocols.cloudevents import is_event
 from penstock.protocols.grpc.wire import is_grpc
 from penstock.protocols.json_object import json_object
+from penstock.protocols.seldon_forms import may_be_in_query
 from penstock.protocols.shared_memory import SharedMemory
 from penstock.protocols.triton import ServerCalls, trace_settings
 from penstock.runtimes.base import PayloadRuntime, Runtime
@@ -173,8 +174,8 @@ class Application:
         if explains and head.method in ("GET", "HEAD"):
             return partial(self._page, self._explainer, parts[:1])
         # Seldon's wrapper takes a message in the query of a GET.
-        asks = head.method == "GET" and "json=" in head.query and not head.path.startswith("/api/")
-        if head.method != "POST" and not (asks and target in (SeldonPredict, SeldonVerb)):
+        asks = target in (SeldonPredict, SeldonVerb) and may_be_in_query(head.path, head.query)
+        if head.method != "POST" and not (asks and head.method == "GET"):
             return partial(send_not_allowed, allow="GET, POST" if explains else "POST")
         name, version = (*parts, None, None)[:2]
         found = target(self, head, name or "", version)

@@ -23,7 +23,7 @@ from penstock.protocols.seldon import (
     new_puid,
     seldon_error,
 )
-from penstock.protocols.seldon_forms import decode_body, in_query, is_form
+from penstock.protocols.seldon_forms import decode_body, field, is_form, may_be_in_query
 from penstock.protocols.seldon_message import (
     Feedback,
     SeldonMessage,
@@ -68,9 +68,9 @@ class SeldonPredict(Foreign):
         self._length = head.get(b"inference-header-content-length")
         #: The message where the query has it.
         self._query = b""
-        if head.query and not head.path.startswith("/api/"):
+        if may_be_in_query(head.path, head.query):
             try:
-                self._query = in_query(head.query)
+                self._query = field(head.query)
             except InvalidInput as error:
                 self.fault = self.fault or error
 
