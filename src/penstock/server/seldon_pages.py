@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.errors import NotFound, PenstockError
-from penstock.protocols import seldon_openapi
 from penstock.protocols.seldon import seldon_error
 from penstock.protocols.seldon_message import SeldonMessage
 from penstock.runtimes.base import CallContext, PayloadRuntime, UnitRuntime
@@ -39,10 +38,8 @@ class SeldonPages:
                 exchange.send(200, b"content-type: text/plain\r\n", b"pong")
             elif what == "health/status":
                 self._health(exchange)
-            elif what == "doc":
-                exchange.send(200, seldon_openapi.PAGE_HEADERS, seldon_openapi.PAGE)
-            elif what == "doc/seldon.json":
-                self._document(exchange, self._model(name))
+            elif what.startswith("doc"):
+                self._document(exchange, what)
             elif what == "status":
                 self._status(exchange, self._model(name))
             else:
@@ -57,7 +54,14 @@ class SeldonPages:
             raise NotFound(f"There is no model {name} here.")
         return only
 
-    def _document(self, exchange: Exchange, name: str) -> None:
+    def _document(self, exchange: Exchange, what: str) -> None:
+        # Most processes are never asked for it.
+        from penstock.protocols import seldon_openapi
+
+        if what == "doc":
+            exchange.send(200, seldon_openapi.PAGE_HEADERS, seldon_openapi.PAGE)
+            return
+        name = self._model(None)
         loaded = self._app.repository.get(name).runtime
         abilities = {seldon_openapi.PROCESS}
         if isinstance(loaded, UnitRuntime):
