@@ -14,9 +14,10 @@ from explained import coverage, iris, precision
 from penstock.errors import InvalidInput, ModelError
 from penstock.explain import anchors
 from penstock.explain.anchors import Settings
-from penstock.explain.anchors_images import AnchorImages
+from penstock.explain.anchors_images import AnchorImages, PatchSpace
 from penstock.explain.anchors_tabular import AnchorTabular
 from penstock.explain.anchors_text import AnchorText
+from penstock.explain.kl_lucb import Arms
 from penstock.explain.training import Training
 from penstock.explain.words import Similar, read_similar
 
@@ -678,6 +679,62 @@ def test_a_wide_table_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) 
     found = AnchorTabular(training, Settings(coverage_samples=100)).explain(row, model).data
     assert largest <= 8 * 1024**2
     assert found["features"] == [7]
+
+
+@pytest.mark.parametrize("kind", ["table", "text", "image"])
+@pytest.mark.parametrize("most", [100, 1_000, 5_000])
+def test_no_more_rows_are_asked_for_than_may_be(kind: str, most: int) -> None:
+    """A model that tosses coins: whatever is tried, the last rows are left to measure the closest by."""
+    random = np.random.default_rng(0)
+    settings = Settings(max_samples=most)
+
+    def coin(rows: np.ndarray) -> np.ndarray:
+        return random.integers(0, 2, len(rows))
+
+    if kind == "table":
+        data = AnchorTabular(plant(), settings).explain(np.array([9.0, 2, 0, 0, 0]), coin).data
+    elif kind == "text":
+        data = AnchorText(settings).explain(text(" ".join("abcdefghijklmnopq")), coin).data
+    else:
+        data = AnchorImages(settings).explain(corner(), coin).data
+    assert data["samples"] <= most + 1  # the instance itself
+    assert not data["threshold_met"]
+    if most >= 1_000:
+        assert data["precision"] == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.7])
+def test_arms_that_share_rows_have_the_odds_of_their_own(p: float) -> None:
+    """Of rows of an anchor, those in which a further condition holds are as if drawn for both."""
+    random = np.random.default_rng(4)
+    labels = random.random(2**6) < 0.5
+    masks = (np.arange(2**6)[:, None] >> np.arange(6)) & 1
+    odds = np.prod(np.where(masks == 1, 1 - p, p), axis=1)
+    held = random.random((6, 10_000)) >= p
+    space = PatchSpace(6, random, p, held)
+    search = anchors._Search(
+        space,
+        lambda rows: labels[(rows * 2 ** np.arange(6)).sum(1)],
+        Settings(max_samples=10**9),
+        together=5_000,
+    )
+    grown = search.candidates([(0,), (2, 3)])
+    arms = Arms.fresh(len(grown))
+    more = search.more(grown, arms, search.toss(list(grown)), 20_000)
+    cost = more(range(len(grown)))
+    assert cost == search.spent < 20_000 * len(grown)
+    for i, kept in enumerate(grown):
+        holds = np.all(masks[:, list(kept)] == 1, axis=1)
+        exact = odds[holds & labels].sum() / odds[holds].sum()
+        assert arms.tosses[i] > 15_000
+        assert arms.means[i] == pytest.approx(exact, abs=0.02)
+
+
+def test_many_words_share_their_first_rows() -> None:
+    words = " ".join(["great", *(f"w{i}" for i in range(399))])
+    found = AnchorText().explain(text(words), mood).data
+    assert found["anchor"] == ["great"]
+    assert found["samples"] < 4_000  # ten for each word
 
 
 def test_rows_are_drawn_in_pieces_that_are_counted_together(

@@ -12,6 +12,12 @@ from penstock.explain.kl_lucb import Arms, divergence, exploration, leaders, low
 means = st.floats(0, 1)
 
 
+def found_by(truth: list[float], seed: int, *, batch: int, arms: Arms | None = None, **kw: float):
+    arms = arms or Arms.fresh(len(truth))
+    toss = toss_of(truth, seed)
+    return leaders(arms, lambda which: arms.toss(toss, which, batch), **kw)
+
+
 def toss_of(truth: list[float], seed: int):
     random = np.random.default_rng(seed)
     return lambda which, counts: [
@@ -56,10 +62,7 @@ def test_finds_the_best_arms() -> None:
     truth = [0.9, 0.85, 0.6, 0.55, 0.5, 0.3, 0.2, 0.1]
     wrong = 0
     for seed in range(60):
-        found = leaders(
-            Arms.fresh(len(truth)), toss_of(truth, seed),
-            wanted=2, epsilon=0.1, delta=0.1, batch=20, max_tosses=100_000,
-        )  # fmt: skip
+        found = found_by(truth, seed, wanted=2, epsilon=0.1, delta=0.1, batch=20, most=100_000)
         assert found.settled
         wrong += set(found.arms) != {0, 1}
     assert wrong <= 6
@@ -68,9 +71,7 @@ def test_finds_the_best_arms() -> None:
 def test_clear_leaders_cost_few_tosses_and_close_ones_many() -> None:
     def cost(truth: list[float]) -> float:
         arms = Arms.fresh(len(truth))
-        leaders(
-            arms, toss_of(truth, 0), wanted=1, epsilon=0.05, delta=0.1, batch=20, max_tosses=200_000
-        )
+        found_by(truth, 0, arms=arms, wanted=1, epsilon=0.05, delta=0.1, batch=20, most=200_000)
         return float(arms.tosses.sum())
 
     assert cost([0.99, 0.1, 0.1, 0.1]) * 5 < cost([0.55, 0.45, 0.1, 0.1])
@@ -79,8 +80,8 @@ def test_clear_leaders_cost_few_tosses_and_close_ones_many() -> None:
 def test_ends_when_arms_are_alike() -> None:
     """With nothing to tell arms apart, the budget ends it, and the answer says that it is not settled."""
     arms = Arms.fresh(5)
-    found = leaders(
-        arms, toss_of([0.5] * 5, 3), wanted=2, epsilon=0.001, delta=0.1, batch=50, max_tosses=2_000
+    found = found_by(
+        [0.5] * 5, 3, arms=arms, wanted=2, epsilon=0.001, delta=0.1, batch=50, most=2_000
     )
     assert not found.settled
     assert len(found.arms) == 2
@@ -89,14 +90,8 @@ def test_ends_when_arms_are_alike() -> None:
 
 def test_as_many_wanted_as_there_are_needs_one_look() -> None:
     arms = Arms.fresh(3)
-    found = leaders(
-        arms,
-        toss_of([0.2, 0.8, 0.5], 0),
-        wanted=4,
-        epsilon=0.1,
-        delta=0.1,
-        batch=200,
-        max_tosses=9_999,
+    found = found_by(
+        [0.2, 0.8, 0.5], 0, arms=arms, wanted=4, epsilon=0.1, delta=0.1, batch=200, most=9_999
     )
     assert found.arms == (1, 2, 0)
     assert arms.tosses.tolist() == [200, 200, 200]

@@ -7,7 +7,9 @@ The beam search is their algorithm 2; which candidates stay in the beam is told 
 
 What a condition is, and what a row looks like in which it holds, is a `Space`: `anchors_tabular`,
 `anchors_text`, `anchors_images`. Rows drawn for one candidate are not used again for a larger one: that
-would be cheaper, but the candidate was chosen because of them, and the bound would not hold any more.
+would be cheaper, but the candidate was chosen because of them, and the bound would not hold any more. Where
+conditions hold independently of each other (`Independent`), candidates of one size share their first rows
+instead: in rows of what they were grown from, each holds by chance in many, and those are rows of its own.
 """
 
 from __future__ import annotations
@@ -15,15 +17,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Final, Protocol, TypeAlias
+from math import ceil, log
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from penstock.explain.base import Array, Bools
-from penstock.explain.kl_lucb import Arms, Toss, exploration, leaders
+from penstock.explain.kl_lucb import Arms, More, Toss, exploration, leaders
 
 #: Conditions by number, in growing order.
 Conditions: TypeAlias = tuple[int, ...]
+#: Candidates, and for each what it was grown from, by which condition.
+Grown: TypeAlias = Mapping[Conditions, Sequence[tuple[Conditions, int]]]
 #: How far below tau the lower bound of an accepted anchor may be: the bound only meets its mean after
 #: endless samples.
 _SLACK: Final = 0.05
@@ -47,6 +52,17 @@ class Space(Protocol):
 
     def implied(self, anchor: Conditions, condition: int) -> bool:
         """Whether `condition` holds wherever `anchor` does, so that it would add nothing."""
+        ...
+
+
+@runtime_checkable
+class Independent(Space, Protocol):
+    """A space whose conditions hold independently: of rows of D(z | A), those in which c holds are rows of
+    D(z | A and c).
+    """
+
+    def holds(self, rows: Array) -> Bools:
+        """`[rows, conditions]`: which conditions hold in rows that `draw` answered."""
         ...
 
 
@@ -128,16 +144,20 @@ class _Search:
             return 1.0
         return float(np.mean(np.all(self.space.held[list(conditions)], axis=0)))
 
-    def candidates(self, beam: Sequence[Conditions]) -> list[Conditions]:
+    def candidates(self, beam: Sequence[Conditions]) -> Grown:
         """Every extension of the beam by one condition that could still be the best."""
         floor = -1.0 if self.best is None else self.best.coverage
-        found: dict[Conditions, None] = {}
+        found: dict[Conditions, list[tuple[Conditions, int]]] = {}
         for base in beam:
             for new in range(len(self.space.held)):
                 if new in base or self.space.implied(base, new):
                     continue
-                found[tuple(sorted((*base, new)))] = None
-        return [c for c in found if c not in self.seen and self.coverage(c) > floor]
+                found.setdefault(tuple(sorted((*base, new))), []).append((base, new))
+        return {
+            c: grown
+            for c, grown in found.items()
+            if c not in self.seen and self.coverage(c) > floor
+        }
 
     def toss(self, candidates: Sequence[Conditions]) -> Toss:
         def toss(which: Sequence[int], counts: Sequence[int]) -> list[int]:
@@ -166,21 +186,71 @@ class _Search:
         return self.best is not None
 
     @property
-    def exhausted(self) -> bool:
-        return self.spent >= self.settings.max_samples
-
-    def level(self, candidates: Sequence[Conditions]) -> list[Conditions]:
-        """Chooses the beam among `candidates` and checks each of it."""
+    def left(self) -> int:
+        """Rows that the search may ask for yet; a tenth, or ten batches, are for `measured`."""
         s = self.settings
+        return s.max_samples - min(10 * s.batch, s.max_samples // 10) - self.spent
+
+    def more(self, grown: Grown, arms: Arms, toss: Toss, batch: int) -> More:
+        """More tosses for some of the candidates: each by itself, or together where that takes fewer rows."""
+        candidates = list(grown)
+        space = self.space
+        extensions: dict[Conditions, list[tuple[int, int]]] = {}
+        for arm, candidate in enumerate(candidates):
+            for base, new in grown[candidate]:
+                extensions.setdefault(base, []).append((arm, new))
+        drawn = dict.fromkeys(extensions, 0)
+
+        def more(which: Sequence[int]) -> int:
+            each = max(1, self.left // len(which))
+            alone = sum(min(each, max(batch, int(arms.tosses[arm]) // 2)) for arm in which)
+            bases = sorted(
+                {grown[candidates[arm]][0][0] for arm in which if grown[candidates[arm]]}
+            )
+            if isinstance(space, Independent) and bases:
+                rows = ceil(batch / max(float(np.mean(space.held)), 1e-3))
+                most = max(1, self.left // len(bases))
+                counts = [min(most, max(rows, drawn[base] // 2)) for base in bases]
+                if sum(counts) < alone:
+                    for base, n in zip(bases, counts, strict=True):
+                        drawn[base] += n
+                        self.share(space, base, n, extensions[base], arms)
+                    return sum(counts)
+            return arms.toss(toss, which, batch, most=each)
+
+        return more
+
+    def share(
+        self,
+        space: Independent,
+        base: Conditions,
+        count: int,
+        extensions: Sequence[tuple[int, int]],
+        arms: Arms,
+    ) -> None:
+        """Draws rows of `base`; each is a toss of every arm whose condition holds in it."""
+        which, conditions = (list(part) for part in zip(*extensions, strict=True))
+        for start in range(0, count, self.together):
+            rows = space.draw([base], [min(self.together, count - start)])
+            same = self.same(rows)
+            self.spent += len(rows)
+            held = space.holds(rows)[:, conditions]
+            arms.tosses[which] += held.sum(0)
+            arms.heads[which] += held[same].sum(0)
+
+    def level(self, grown: Grown) -> list[Conditions]:
+        """Chooses the beam among the candidates and checks each of it."""
+        s = self.settings
+        candidates = list(grown)
         arms = Arms.fresh(len(candidates))
         toss = self.toss(candidates)
-        first = s.batch if len(candidates) * s.batch <= 2000 else s.first
-        first = max(4, min(first, (s.max_samples - self.spent) // len(candidates)))
+        few = isinstance(self.space, Independent) or len(candidates) * s.batch <= 2000
+        first = s.batch if few else min(s.batch, s.first)
+        self.more(grown, arms, toss, first)(range(len(candidates)))
         # A choice among candidates that are nearly alike matters little: it gets a small part.
-        arms.toss(toss, range(len(candidates)), first)
         chosen = leaders(
-            arms, toss, wanted=s.beam, epsilon=s.epsilon, delta=s.delta,
-            batch=s.batch, max_tosses=s.max_samples // 20,
+            arms, self.more(grown, arms, toss, s.batch), wanted=s.beam, epsilon=s.epsilon,
+            delta=s.delta, most=max(0, min(s.max_samples // 20, self.left)),
         )  # fmt: skip
         self.check(candidates, list(chosen.arms), arms, toss)
         self.seen.update(candidates)
@@ -203,9 +273,9 @@ class _Search:
                     or (means[i] < s.threshold and high[i] >= s.threshold)
                 )
             ]
-            if not open_ or self.exhausted:
+            if not open_ or self.left < len(open_):
                 break
-            arms.toss(toss, open_, s.batch)
+            arms.toss(toss, open_, s.batch, most=self.left // len(open_))
         for i in which:
             found = Anchor(
                 candidates[i],
@@ -222,7 +292,7 @@ class _Search:
 
     def run(self) -> Anchor:
         nothing: list[Conditions] = [()]
-        self.level(nothing)
+        self.level({(): ()})
         if self.best:
             return self.best  # whatever is changed, the answer stays
         conditions = len(self.space.held)
@@ -230,7 +300,7 @@ class _Search:
         beam = nothing
         for _ in range(size):
             candidates = self.candidates(beam)
-            if not candidates or self.exhausted:
+            if not candidates or self.left < self.least(len(candidates)):
                 break
             beam = self.level(candidates)
             if self.settings.stop_on_first and self.found:
@@ -240,11 +310,17 @@ class _Search:
         assert self.closest is not None  # noqa: S101 the empty anchor was checked
         return self.measured(self.closest)
 
+    def least(self, candidates: int) -> float:
+        """Rows without which no candidate can be accepted, though each kept its answer: KL(1, q) = -log q."""
+        low = self.settings.threshold - _SLACK
+        beta = exploration(candidates, 1, self.settings.delta)
+        return beta / -log(low) if low > 0 else 1.0
+
     def measured(self, found: Anchor) -> Anchor:
         """The same, told by rows of its own: the closest of many was lucky with those it was chosen by."""
         s = self.settings
         rows = min(10 * s.batch, s.max_samples - self.spent)
-        if rows < s.batch:
+        if rows < min(s.batch, s.max_samples // 20):
             return found  # nothing is left
         arms = Arms.fresh(1)
         arms.toss(self.toss([found.conditions]), [0], rows)

@@ -48,6 +48,9 @@ class PatchSpace:
     def implied(self, anchor: Conditions, condition: int) -> bool:
         return False
 
+    def holds(self, rows: Array) -> Bools:
+        return rows
+
 
 class AnchorImages(Explainer):
     """Anchors of an image classifier."""

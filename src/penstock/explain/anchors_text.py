@@ -76,6 +76,9 @@ class TextSpace:
     def implied(self, anchor: Conditions, condition: int) -> bool:
         return False
 
+    def holds(self, rows: Array) -> Bools:
+        return np.asarray(rows == _KEPT)
+
 
 class AnchorText(Explainer):
     """Anchors of a text classifier."""

@@ -32,6 +32,8 @@ _CONTENDERS: Final = 4
 
 #: For each arm, how many more tosses: heads of each.
 Toss = Callable[[Sequence[int], Sequence[int]], Sequence[int]]
+#: Toss each of these arms some more: what that cost. Others may be tossed at the same cost.
+More = Callable[[Sequence[int]], int]
 
 
 def divergence(p: Floats, q: Floats) -> Floats:
@@ -92,15 +94,19 @@ class Arms:
     def upper(self, beta: float) -> Floats:
         return upper(self.means, beta / np.maximum(self.tosses, 1))
 
-    def toss(self, toss: Toss, which: Sequence[int], batch: int) -> None:
-        """Once more for each of `which`: a batch, or half of what it had where that is more.
+    def toss(self, toss: Toss, which: Sequence[int], batch: int, *, most: int | None = None) -> int:
+        """Once more for each of `which`: a batch, or half of what it had where that is more, up to `most`.
 
-        So there are only logarithmically many rounds, and at most half of the tosses too many.
+        So there are only logarithmically many rounds, and at most half of the tosses too many. Answers how
+        many tosses they were.
         """
         counts = [max(batch, int(self.tosses[arm]) // 2) for arm in which]
+        if most is not None:
+            counts = [min(count, most) for count in counts]
         for arm, count, heads in zip(which, counts, toss(which, counts), strict=True):
             self.tosses[arm] += count
             self.heads[arm] += heads
+        return sum(counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,27 +118,20 @@ class Leaders:
 
 
 def leaders(
-    arms: Arms,
-    toss: Toss,
-    *,
-    wanted: int,
-    epsilon: float,
-    delta: float,
-    batch: int,
-    max_tosses: int,
+    arms: Arms, more: More, *, wanted: int, epsilon: float, delta: float, most: int
 ) -> Leaders:
     """The `wanted` arms with the highest means, up to `epsilon`, with probability 1 - delta.
 
-    After `max_tosses` more the best by mean are answered, unsettled. Tosses are added to `arms`.
+    `more` adds tosses to `arms`. When it has cost `most`, the best by mean are answered, unsettled.
     """
     count = len(arms.tosses)
+    spent = 0
     fresh = [i for i in range(count) if arms.tosses[i] == 0]
     if fresh:
-        arms.toss(toss, fresh, batch)
+        spent += more(fresh)
     if wanted >= count:
         return Leaders(tuple(int(i) for i in np.argsort(-arms.means, kind="stable")), True)
     settled = False
-    limit = float(arms.tosses.sum()) + max_tosses
     for t in count_from(1):
         order = np.argsort(-arms.means, kind="stable")
         front, rest = order[:wanted], order[wanted:]
@@ -142,12 +141,12 @@ def leaders(
         if strongest - weakest <= epsilon:
             settled = True
             break
-        if arms.tosses.sum() >= limit:
+        if spent >= most:
             break
         # LUCB tosses the weakest and the strongest; all that contend with them cost no further call.
         contend = [int(i) for i in front if strongest - low[i] > epsilon]
         near = rest[np.argsort(-high[rest], kind="stable")[: _CONTENDERS * wanted]]
         contend += [int(i) for i in near if high[i] - weakest > epsilon]
-        arms.toss(toss, contend, batch)
+        spent += more(contend)
     order = np.argsort(-arms.means, kind="stable")
     return Leaders(tuple(int(i) for i in order[:wanted]), settled)
