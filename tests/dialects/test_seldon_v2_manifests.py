@@ -67,6 +67,20 @@ def test_the_type_of_a_model_counts_as_a_requirement() -> None:
     assert found.predictor.model.format.name == "xgboost"
 
 
+@pytest.mark.parametrize("server", ["mlserver", "triton"])
+def test_a_server_alone_means_that_the_folder_says_the_format(server: str) -> None:
+    """As in Seldon's example of cyclic pipelines."""
+    for requirements in ([server], [server, "python"]):
+        assert service(requirements=requirements).predictor.model.format.name == server
+
+
+def test_parameters_come_to_mlservers_runtimes() -> None:
+    """As in Seldon's example of a query by pandas."""
+    query = {"name": "query", "value": "choice == 1"}
+    found = service(requirements=["mlserver", "python"], parameters=[query]).predictor.model
+    assert dict(found.options) == {"extra": {"query": "choice == 1"}}
+
+
 def test_memory_version_secret_and_server() -> None:
     found = service(memory="100Ki", artifactVersion=3, secretName="minio", server="mine")
     assert found.predictor.resources.memory_request_bytes == 100 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -246,7 +247,7 @@ from neighbour import FACTOR
 
 class Sums(MLModel):
     async def load(self) -> bool:
-        self.added = self.settings.parameters.extra["added"]
+        self.added = int(self.settings.parameters.extra["added"])
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
@@ -280,7 +281,8 @@ from penstock.runtimes.base import CallContext, LoadOptions
 
 async def main():
     (model,) = repositories.read("mlserver", Path(sys.argv[1])).models
-    runtime = mlserver_python.load(Path(model.path), LoadOptions(model.name, options=model.options))
+    options = {**model.options, **json.loads(sys.argv[3])}
+    runtime = mlserver_python.load(Path(model.path), LoadOptions(model.name, options=options))
     await runtime.start()
     x = np.array([[1.0, 2.0], [3.0, 4.0]])
     request = InferRequest({"x": x}, {"x": "FP64"}, id="7")
@@ -300,14 +302,14 @@ asyncio.run(main())
 """
 
 
-def custom(root: Path) -> Path:
+def custom(root: Path, **settings: Any) -> Path:
     return write(
         root,
         {
             "model-settings.json": {
                 "name": "sums",
                 "implementation": "sums.Sums",
-                "parameters": {"extra": {"added": 1}},
+                **settings,
             },
             "sums.py": CUSTOM,
             "neighbour.py": "FACTOR = 2",
@@ -315,24 +317,37 @@ def custom(root: Path) -> Path:
     )
 
 
-@pytest.mark.timeout(600)  # the first run installs the package
-def test_a_runtime_of_ones_own_runs_as_it_is(tmp_path: Path) -> None:
+def sums(folder: Path, **options: Any) -> str:
+    """What the runtime of `CUSTOM` answered."""
     # The package's pins keep it out of the platform's own environment.
     python = peers.environment("mlserver") / "python"
     source = str(Path(__file__).parents[2] / "src")
     done = subprocess.run(
-        [str(python), "-W", "ignore", "-c", CALL, str(custom(tmp_path)), PACKAGES],
+        [str(python), "-W", "ignore", "-c", CALL, str(folder), PACKAGES, json.dumps(options)],
         env={**os.environ, "PYTHONPATH": source},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == (
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.timeout(600)  # the first run installs the package
+def test_a_runtime_of_ones_own_runs_as_it_is(tmp_path: Path) -> None:
+    assert sums(custom(tmp_path, parameters={"extra": {"added": 1}})) == (
         '[[7.0, 15.0], "sum", "7", "model \'sums\' failed in predict: ZeroDivisionError. '
         'Its log has the traceback.", {"x-sums": "1"}, {"content_type": "pd"}, '
         '{"word": {"content_type": "str"}}]'
     )
+
+
+@pytest.mark.timeout(600)
+def test_a_runtime_of_ones_own_gets_what_the_manifest_says_to_it(tmp_path: Path) -> None:
+    """As `parameters` of Seldon's Model: over what the folder says, or where it says nothing."""
+    said = custom(tmp_path / "said", parameters={"extra": {"added": 1}})
+    assert sums(said, extra={"added": "2"}).startswith("[[8.0, 16.0]")
+    assert sums(custom(tmp_path / "none"), extra={"added": "3"}).startswith("[[9.0, 17.0]")
 
 
 def test_without_mlserver_it_is_said_what_to_install(tmp_path: Path) -> None:

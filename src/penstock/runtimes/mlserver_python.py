@@ -145,11 +145,12 @@ class MlserverModel(PayloadRuntime):
 
 
 def load(path: Path, options: LoadOptions) -> PayloadRuntime:
-    """The class that `model-settings.json` names. Options: `settings` (its content), `folder`, `root`.
+    """The class that `model-settings.json` names. Options: `settings` (its content), `folder`, `root`,
+    `extra` (what comes to its `parameters.extra`).
 
     LoadError when `mlserver` is not installed, or the class is not there.
     """
-    known_options(options, ("settings", "folder", "root"))
+    known_options(options, ("settings", "folder", "root", "extra"))
     given = dict(option(options, "settings", dict, {}))
     folder = Path(option(options, "folder", str, str(path)))
     implementation = str(given.get("implementation", ""))
@@ -172,6 +173,8 @@ def load(path: Path, options: LoadOptions) -> PayloadRuntime:
     try:
         settings = reader.load_model_settings(str(folder / _SETTINGS))
         settings.name = options.name
+        if extra := option(options, "extra", dict, {}):
+            _add(settings, extra)
         cls = settings.implementation
         if not (isinstance(cls, type) and issubclass(cls, package.MLModel)):
             raise LoadError(f"{implementation} is no subclass of mlserver.MLModel.")
@@ -182,6 +185,14 @@ def load(path: Path, options: LoadOptions) -> PayloadRuntime:
         log.error("model %s: %s cannot be made", options.name, implementation, exc_info=error)
         raise LoadError(f"{implementation} cannot be loaded: {first_line(error)}") from error
     return MlserverModel(model, package.types, options.name)
+
+
+def _add(settings: Any, extra: Mapping[str, Any]) -> None:
+    """More of `parameters.extra`, such as what a Model of Seldon's says."""
+    if settings.parameters is None:
+        module: Any = importlib.import_module("mlserver.settings")
+        settings.parameters = module.ModelParameters()
+    settings.parameters.extra = {**(settings.parameters.extra or {}), **extra}
 
 
 def _specs(tensors: Sequence[Any] | None) -> tuple[TensorSpec, ...]:

@@ -235,14 +235,15 @@ def translate_model(manifest: Manifest, *, runs_containers: bool = False) -> Tra
 def _format(spec: ModelSpec, problems: list[FieldProblem]) -> str:
     """The requirement that is a format; what else is required must be so anyway.
 
-    `python` is a model of Triton's or MLServer's own: their folder says what it is.
+    `python` is a model of Triton's or MLServer's own: their folder says what it is; so it does where only
+    the kind of server is required.
     """
     at = [(f"spec.requirements[{i}]", r) for i, r in enumerate(spec.requirements or ())]
     if spec.model_type:
         at.append(("spec.modelType", spec.model_type))
     formats = [(place, r) for place, r in at if r in FORMATS]
     required = {r for _, r in at}
-    if PYTHON in required and not formats:
+    if not formats and (PYTHON in required or required in ({"mlserver"}, {"triton"})):
         return "triton" if "triton" in required else "mlserver"
     for place, requirement in at:
         if requirement in FORMATS or requirement in (*_SERVER_KINDS, PYTHON):
@@ -302,6 +303,9 @@ def _explainer(
 
 def _options(spec: ModelSpec, format_: str, problems: list[FieldProblem]) -> dict[str, Any]:
     options: dict[str, Any] = {}
+    if format_ == "mlserver" and spec.parameters:
+        # What a runtime of one's own finds in its settings, beside what its folder says.
+        return {"extra": {p.name: p.value for p in spec.parameters}}
     known = _HUGGINGFACE if format_ == "huggingface" else {}
     for i, parameter in enumerate(spec.parameters or ()):
         option = known.get(parameter.name)
