@@ -110,6 +110,38 @@ def test_limits_and_headers() -> None:
     assert graph.services() == (("default", "a"),)
 
 
+def with_headers(text: str) -> dict[str, Any]:
+    given = manifest({"root": node("Ensemble", service("a"), service("b"))})
+    given["metadata"]["annotations"] = {"penstock.dev/headers": text}
+    return given
+
+
+async def test_headers_that_an_annotation_names_go_to_every_step(
+    front: GraphFrontUnderTest,
+) -> None:
+    """In place of KServe's configuration of the whole cluster."""
+    await front.serve(a=lambda d: d, b=lambda d: d)
+    front.graph(dialects.translate(with_headers("Custom-Header, ^x-team-.*")).object)
+    given = {"custom-header": "1", "x-team-a": "2", "authorization": "Bearer t", "other": "3"}
+    answer = await front.client.post("/v1/models/g:predict", json={}, headers=given)
+    assert answer.status_code == 200
+    for name in ("a", "b"):
+        head = front.services[name].seen[0].head
+        found = {k: head.get(k.encode()) for k in given}
+        assert found == {
+            "custom-header": b"1", "x-team-a": b"2", "authorization": b"Bearer t", "other": None,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said"), [("(", "no regular expression"), (" ,", "names of")])
+def test_headers_that_are_none_are_refused(text: str, said: str) -> None:
+    with pytest.raises(InvalidManifest) as refused:
+        dialects.translate(with_headers(text))
+    (problem,) = refused.value.problems
+    assert problem.path == 'metadata.annotations["penstock.dev/headers"]'
+    assert said in problem.message
+
+
 def test_fields_about_pods_have_no_effect_and_say_so() -> None:
     nodes = {"root": node("Sequence", service("a"))}
     translation = dialects.translate(

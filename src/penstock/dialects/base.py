@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 from penstock.dialects.bandit_fields import annotated
-from penstock.dialects.graph_annotations import inspected
+from penstock.dialects.graph_annotations import graph_annotated
 from penstock.dialects.schema import fields, path
 from penstock.dialects.support import Effect, Row, Table
 from penstock.domain.graph_check import GraphProblem
@@ -95,7 +95,7 @@ class Dialect:
         """
         translation = self.translator(manifest, runs_containers=runs_containers)
         means, problems = annotated(manifest, translation.object)
-        means, more = inspected(manifest, means)
+        means, more = graph_annotated(manifest, means)
         problems += more
         if problems:
             refuse(manifest, problems)

@@ -1,29 +1,55 @@
-"""What an annotation says of a graph in every dialect: whether requests may ask what passed its steps."""
+"""What annotations say of a graph in every dialect: which headers its steps get, and who may see inside.
+
+KServe's headers are said in the configuration of a whole cluster, Seldon's are fixed; a graph here says its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from penstock.dialects.schema import path
-from penstock.domain.annotations import INSPECT
+from penstock.domain.annotations import HEADERS, INSPECT
 from penstock.domain.assembly import Assembly
 from penstock.domain.graph import Graph
 from penstock.errors import FieldProblem
 
 
-def inspected(manifest: Mapping[str, Any], means: Any) -> tuple[Any, list[FieldProblem]]:
-    """What a manifest means, with what its annotation allows, and what is wrong with that."""
+def header_patterns(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of headers as regular expressions; what is no plain name is one already."""
+    return tuple(f"^{n}$" if n.replace("-", "").isalnum() else n for n in names)
+
+
+def graph_annotated(manifest: Mapping[str, Any], means: Any) -> tuple[Any, list[FieldProblem]]:
+    """What a manifest means, with what its annotations say of its graph, and what is wrong with that."""
     graph = means.graph if isinstance(means, Assembly) else means
     notes = (manifest.get("metadata") or {}).get("annotations") or {}
-    text = notes.get(INSPECT)
-    if text is None or not isinstance(graph, Graph):
+    inspect, headers = notes.get(INSPECT), notes.get(HEADERS)
+    if (inspect is None and headers is None) or not isinstance(graph, Graph):
         return means, []
-    if text not in ("true", "false"):
-        where = path(("metadata", "annotations", INSPECT))
-        return means, [FieldProblem(where, 'must be "true" or "false"')]
-    graph = msgspec.structs.replace(graph, inspect=text == "true")
+    problems = []
+    if inspect is not None:
+        if inspect not in ("true", "false"):
+            problems.append(_wrong(INSPECT, 'must be "true" or "false"'))
+        graph = msgspec.structs.replace(graph, inspect=inspect == "true")
+    if headers is not None:
+        patterns = header_patterns([n.strip() for n in headers.split(",") if n.strip()])
+        if not patterns:
+            problems.append(_wrong(HEADERS, "names of headers are expected, with commas between"))
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                problems.append(_wrong(HEADERS, f"{pattern}: no regular expression: {error}"))
+        graph = msgspec.structs.replace(graph, propagate=(*graph.propagate, *patterns))
+    if problems:
+        return means, problems
     return (replace(means, graph=graph) if isinstance(means, Assembly) else graph), []
+
+
+def _wrong(annotation: str, message: str) -> FieldProblem:
+    return FieldProblem(path(("metadata", "annotations", annotation)), message)

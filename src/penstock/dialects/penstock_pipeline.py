@@ -8,6 +8,7 @@ and the pipeline answers the steps that nobody else takes. An input is written `
 from __future__ import annotations
 
 from penstock.dialects.base import Dialect, Manifest, Translation, refuse
+from penstock.dialects.graph_annotations import header_patterns
 from penstock.dialects.graph_fields import problems_of, render_status
 from penstock.dialects.metadata import DEFAULT_NAMESPACE, check_metadata
 from penstock.dialects.penstock_pipeline_fields import (
@@ -135,9 +136,7 @@ class _Reader:
             name,
             (flow,),
             timeout_s=plain.timeout_s if timeout_s is None else timeout_s,
-            propagate=tuple(
-                f"^{h}$" if h.replace("-", "").isalnum() else h for h in spec.headers or ()
-            ),
+            propagate=header_patterns(spec.headers or ()),
             max_parallel=spec.max_parallel or plain.max_parallel,
             external=self._external() if spec.listens_to is not None else None,
         )

@@ -12,3 +12,5 @@ GIVEN_UP: Final = "penstock.dev/given-up-revision"
 RESTARTED_AT: Final = "penstock.dev/restartedAt"
 #: "false": what passes a graph's steps is shown to nobody, whoever asks.
 INSPECT: Final = "penstock.dev/inspect"
+#: Names of request headers, or regular expressions, that go along to every step of a graph.
+HEADERS: Final = "penstock.dev/headers"
