@@ -1,6 +1,6 @@
 """What annotations say of a graph in every dialect: which headers its steps get, and who may see inside.
 
-KServe's headers are said in the configuration of a whole cluster, Seldon's are fixed; a graph here says its own.
+KServe's headers are said in the configuration of a whole cluster, Seldon's are fixed; here a graph says them.
 """
 
 from __future__ import annotations
