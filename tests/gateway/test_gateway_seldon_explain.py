@@ -191,3 +191,100 @@ async def test_a_document_of_another_kind_is_passed_on(front, stand_in, own):
     path = "/seldon/default/iris/api/v1.0/doc/seldon.json"
     answer = await asyncio.wait_for(front.client.get(path), 5)
     assert (answer.status_code, answer.content) == (200, own)
+
+
+async def beside(front, stand_in, *, first=True, known=True):
+    """A service with a canary that has an explainer of its own: stand-ins by what they are."""
+    found = {name: await stand_in(name[0] + name[-1]) for name in ("main", "canary")}
+    found |= {name: await stand_in(name, explains) for name in ("explainer", "own")}
+    explainers = (*([("main", "")] if first else []), ("canary", "iris-canary-explainer"))
+    routes = [
+        route(
+            "iris",
+            targets=(
+                Target("iris-00001", 75, (found["main"].route,), tags=("latest",)),
+                Target("iris-canary-00001", 25, (found["canary"].route,), tags=("canary",)),
+            ),
+            explainers=explainers,
+        )
+    ]
+    if first:
+        target = Target("iris-explainer-00001", 100, (found["explainer"].route,))
+        routes.append(route("iris", targets=(target,), component="explainer"))
+    if known:
+        target = Target("iris-canary-explainer-00001", 100, (found["own"].route,))
+        routes.append(
+            route("iris-canary-explainer", targets=(target,), models=("other",)),
+        )
+    front.routes(*routes)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "who", "revision"),
+    [
+        ("/seldon/default/iris-explainer/main/api/v1.0/explain", {}, "explainer", "latest"),
+        ("/seldon/iris-explainer/main/api/v1.0/explain", {}, "explainer", "latest"),
+        ("/seldon/default/iris-explainer/canary/api/v1.0/explain", {}, "own", "canary"),
+        ("/seldon/iris-explainer/canary/api/v0.1/explain", {}, "own", "canary"),
+        ("/seldon/default/iris@canary/api/v1.0/explain", {}, "own", "canary"),
+        ("/seldon/default/iris/api/v1.0/explain", {}, "explainer", None),
+        (
+            "/seldon/default/iris/api/v1.0/explain",
+            {"x-penstock-revision": "canary"},
+            "own",
+            "canary",
+        ),
+        ("/seldon/default/iris@latest/api/v1.0/explain", {}, "explainer", "latest"),
+    ],
+)
+async def test_each_predictors_explainer_is_asked_for_that_one(
+    front, stand_in, path, headers, who, revision
+):
+    found = await beside(front, stand_in)
+    answer = await front.client.post(path, json={"data": {"ndarray": ROWS}}, headers=headers)
+    assert (answer.status_code, answer.content) == (200, EXPLANATION), answer.text
+    (seen,) = found[who].seen
+    assert seen.line == "POST /v1/models/iris:explain HTTP/1.1"
+    assert seen.headers.get("x-penstock-revision") == revision
+    assert not any(stand.seen for name, stand in found.items() if name != who)
+
+
+async def test_v2s_address_of_a_predictors_explainer_has_the_deployments_model(front, stand_in):
+    found = await beside(front, stand_in)
+    path = "/seldon/default/iris-explainer/canary/v2/models/anything/infer"
+    assert (await front.client.post(path, json={})).status_code == 200
+    assert found["own"].seen[0].line == "POST /v2/models/iris/infer HTTP/1.1"
+
+
+async def test_a_predictor_without_an_explainer_has_no_such_address(front, stand_in):
+    found = await beside(front, stand_in, first=False)
+    path = "/seldon/default/iris-explainer/{}/api/v1.0/explain"
+    message = {"data": {"ndarray": ROWS}}
+    for name in ("main", "nobody"):
+        answer = await front.client.post(path.format(name), json=message)
+        assert answer.status_code == 404, answer.text
+    assert (await front.client.post(path.format("canary"), json=message)).status_code == 200
+    # The service's own address has the first that there is, as a graph's.
+    own = await front.client.post("/seldon/default/iris/api/v1.0/explain", json=message)
+    assert own.status_code == 200
+    assert len(found["own"].seen) == 2
+
+
+async def test_an_explainer_that_is_not_here_yet_is_waited_for_by_the_client(front, stand_in):
+    """Nobody else explains instead of it."""
+    found = await beside(front, stand_in, known=False)
+    path = "/seldon/default/iris-explainer/canary/api/v1.0/explain"
+    answer = await front.client.post(path, json={"data": {"ndarray": ROWS}})
+    assert answer.status_code == 503
+    assert "explainer of default/iris's predictor canary" in answer.text
+    assert not any(stand.seen for stand in found.values())
+
+
+@pytest.mark.parametrize(("name", "who"), [("main", "explainer"), ("canary", "own")])
+async def test_each_explainers_document_is_its_own(front, stand_in, name, who):
+    found = await beside(front, stand_in)
+    path = f"/seldon/default/iris-explainer/{name}/api/v1.0/doc/seldon.json"
+    assert (await front.client.get(path)).status_code == 200
+    (seen,) = found[who].seen
+    assert seen.line.startswith("GET /api/v1.0/doc/seldon.json ")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from penstock import dialects
@@ -18,6 +18,7 @@ from penstock.backends.base import Backend, Phase, ReplicaStatus
 from penstock.control.bandits import BanditKeeper
 from penstock.control.clock import Clock
 from penstock.control.feeds import follow
+from penstock.control.graphs.assemblies import Assemblies
 from penstock.control.graphs.controller import GraphController
 from penstock.control.loop import Backoff, Loop
 from penstock.control.manifests import ManifestCache
@@ -107,6 +108,7 @@ class ControlPlane:
             on_change=self._learned,
             uid_of=self._uid_of,
         )
+        self._assemblies = Assemblies(store, self.manifests)
         self.services = self._controller(files)
         self.tensors = DeclaredTensors(self.replicas, self._tensors_learned)
         self.graphs = self._graph_controller()
@@ -148,6 +150,7 @@ class ControlPlane:
             self.store,
             tensors=self.tensors,
             manifests=self.manifests,
+            assemblies=self._assemblies,
             routes=self.routes,
             inference_url=self.settings.inference_url,
             clock=self._clock,
@@ -180,6 +183,7 @@ class ControlPlane:
             self.store,
             self.backend,
             manifests=self.manifests,
+            assemblies=self._assemblies,
             replicas=self.replicas,
             routes=self.routes,
             files=files,
@@ -344,7 +348,7 @@ class ControlPlane:
         if self.graphs.is_graph(key):
             await self.services.leave(key)
             return await self.graphs.look(key)
-        await self.graphs.leave(key)
+        self.graphs.forget(key)
         return await self.services.look(key)
 
     def _changed(self, change: Change) -> None:
@@ -356,7 +360,7 @@ class ControlPlane:
         if key is not None:
             new = change.type is ChangeType.ADDED and not self.services.knows(key)
             (self.loop.begin if new else self.loop.enqueue)(key)
-            for user in self.graphs.users(key):
+            for user in (*self.graphs.users(key), *self._owners(change)):
                 self.loop.enqueue(user)
         elif change.key.kind in (SECRET, SERVICE_ACCOUNT):
             self._sweep_namespace(change.key.namespace)
@@ -365,6 +369,15 @@ class ControlPlane:
         elif change.key.kind == PRIORITY_CLASS:
             self.services.priorities.changed()
             self._sweep_namespace(None)
+
+    def _owners(self, change: Change) -> Iterator[ServiceKey]:
+        """The services that a service was made for: how it is, is a part of their status."""
+        metadata = change.object["metadata"]
+        for reference in metadata.get("ownerReferences") or ():
+            if reference.get("controller"):
+                key = metadata.get("namespace", ""), reference["name"]
+                if self.manifests.get(key) is not None:
+                    yield key
 
     def _tensors_learned(self, key: ServiceKey) -> None:
         for user in self.graphs.users(key):

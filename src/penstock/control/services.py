@@ -10,7 +10,7 @@ a crash between any two of them leaves a state from which the next look goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +19,13 @@ from penstock.backends.base import WAITING_FOR_TURN, Backend, Phase, ReplicaStat
 from penstock.control.bandits import Arms
 from penstock.control.clock import Clock
 from penstock.control.drains import Drains
+from penstock.control.graphs.assemblies import Assemblies
 from penstock.control.manifests import ManifestCache
 from penstock.control.models.fetches import Fetches, ModelFiles
 from penstock.control.observing import Observer, component_of, route_keys
 from penstock.control.placement.priorities import Priorities
 from penstock.control.plan import Event, Wanted, one_line, plan, rollout_event
+from penstock.control.plan.observed import Explaining
 from penstock.control.records import Records, replica_event
 from penstock.control.replicas import ReplicaCache
 from penstock.control.revision_keeper import RevisionKeeper
@@ -37,6 +39,7 @@ from penstock.control.settings import ControlSettings
 from penstock.control.starts import Starts
 from penstock.control.workloads import Workloads
 from penstock.domain.service import Role, Service
+from penstock.domain.status import Truth, conditions_of
 from penstock.domain.workload import service_key
 from penstock.errors import InvalidManifest, Unavailable
 from penstock.store.base import Kind, Object, Store
@@ -62,6 +65,7 @@ class ServiceController:
         backend: Backend,
         *,
         manifests: ManifestCache,
+        assemblies: Assemblies,
         replicas: ReplicaCache,
         routes: RoutePublisher,
         files: ModelFiles,
@@ -77,6 +81,7 @@ class ServiceController:
     ) -> None:
         self._backend = backend
         self._manifests = manifests
+        self._assemblies = assemblies
         self._replicas = replicas
         self._routes = routes
         self._fetches = fetches
@@ -247,11 +252,34 @@ class ServiceController:
             await self._records.event(kind, manifest, event)
             return None
 
+        troubles: tuple[str, ...] = ()
+        if service.parts or dialect.graph_if is not None:
+            troubles = tuple(await self._assemblies.make(manifest, service))
         observed = await self._observer.observe(key, manifest, service, warnings, state)
+        if service.explainers:
+            explaining = tuple(self._explaining(service, troubles))
+            observed = replace(observed, explaining=explaining)
         wanted = plan(observed, uid=state.uid, now=self._clock.now())
         await self._carry_out(key, kind, manifest, service, state, wanted, dialect)
         self._follow(key, service, wanted)
         return None
+
+    def _explaining(self, service: Service, troubles: Sequence[str]) -> Iterator[Explaining]:
+        """How the services are that explain single predictors of this one."""
+        for predictor, name in service.explainers:
+            if not name:
+                continue  # it is a component
+            taken = next((t for t in troubles if t.startswith(f"{name} ")), "")
+            if taken:
+                yield Explaining(predictor, Truth.FALSE, "NameTaken", taken)
+                continue
+            found = self._manifests.get((service.namespace, name))
+            conditions = conditions_of(found[1].get("status") or {}) if found is not None else ()
+            ready = next((c for c in conditions if c.type == "Ready"), None)
+            if ready is None:
+                yield Explaining(predictor, Truth.UNKNOWN, "Starting", f"{name} is not ready yet")
+            else:
+                yield Explaining(predictor, ready.status, ready.reason, ready.message)
 
     def _follow(self, key: ServiceKey, service: Service, wanted: Wanted) -> None:
         """Have the steps of the newest revision looked at, if it goes up in steps."""

@@ -126,6 +126,9 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     trial: str = ""
     #: The manifest's, where something is learned that a later service of this name shall not have.
     uid: str = ""
+    #: Of several predictors with explainers: a predictor's name, and the service that explains it alone;
+    #: empty: the component does, which is the first predictor's.
+    explainers: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> str:

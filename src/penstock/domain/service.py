@@ -245,6 +245,11 @@ class Service:
     parent: str = ""
     #: True when the user asked for the workloads to be removed while the object stays.
     stopped: bool = False
+    #: Where each of several predictors is explained by itself: its name, and the service that explains it,
+    #: which asks that predictor alone. Empty: the component `explainer` does, for the first one.
+    explainers: tuple[tuple[str, str], ...] = ()
+    #: Manifests of those services, of Penstock's own dialect.
+    parts: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def key(self) -> str:

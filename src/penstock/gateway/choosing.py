@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from penstock.gateway.table import Service
     from penstock.http.head import RequestHead
 
+LATEST: Final = "latest"
+PREVIOUS: Final = "previous"
 #: Names of revisions by the place they have; Knative says `prev`.
-TAGS: Final = {"latest": "latest", "previous": "previous", "prev": "previous"}
+TAGS: Final = {LATEST: LATEST, PREVIOUS: PREVIOUS, "prev": PREVIOUS}
 REVISION_HEADER: Final = REVISION.encode()
 PREFER_HEADER: Final = PREFER.encode()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from penstock.domain.headers import REVISION
 from penstock.domain.routes import EXPLAINER, ROLES
 from penstock.errors import NotFound, Unavailable
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from penstock.http.head import RequestHead
 
 COMPONENT_HEADER: Final = b"x-penstock-component"
+REVISION_HEADER: Final = REVISION.encode()
 _PREFIX: Final = "/components/"
 
 
@@ -40,8 +42,10 @@ def reached(
 ) -> Service:
     """The component that answers. `service` is what the address names; `role` what its path asks for.
 
-    `flow` is the part of a graph whose explainer is meant; empty: any.
+    `flow` is the part of a graph, or the predictor, whose explainer is meant; empty: any.
     """
+    if service.route.explainers and not flow:
+        flow = (head.get(REVISION_HEADER) or b"").decode("latin-1").strip()
     asked = role or (head.get(COMPONENT_HEADER) or b"").decode("latin-1").strip().lower()
     if asked:
         found = table.component(service, asked, flow) if asked in ROLES else None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from penstock.domain.routes import EXPLAINER
 from penstock.errors import NotFound, PenstockError, Unsupported
 from penstock.gateway import components
-from penstock.gateway.choosing import TAGS, choose
+from penstock.gateway.choosing import LATEST, PREVIOUS, TAGS, choose
 from penstock.protocols.deadlines import requested_timeout_s
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def plan(head: RequestHead, table: Table) -> Plan:
 def _seldon_explainer(parts: list[str], table: Table) -> tuple[Service, str, str] | None:
     """Whose explainer `/seldon[/NAMESPACE]/NAME-explainer/PREDICTOR/...` is, its path, and the predictor.
 
-    That counts for graphs only: a service's explainer asks the service, whichever predictor answers.
+    The explainer of a graph, or of one of several predictors, asks that one alone; the only explainer of a
+    service asks the service.
     """
     rest = parts[4] if len(parts) == 5 else ""
     first, _, after = rest.partition("/")
@@ -148,7 +149,12 @@ def _seldon_explainer(parts: list[str], table: Table) -> tuple[Service, str, str
         service = table.get(namespace, name.removesuffix(_DEPLOYMENT))
         if not name.endswith(_DEPLOYMENT) or service is None:
             continue
-        if service.route.graph is None:
+        if service.route.explainers:
+            explainer = dict(service.route.explainers).get(predictor)
+            if explainer is None:
+                continue
+            predictor = predictor if explainer else _main(service)
+        elif service.route.graph is None:
             predictor = ""
         if table.component(service, EXPLAINER, predictor) is None:
             continue
@@ -158,6 +164,11 @@ def _seldon_explainer(parts: list[str], table: Table) -> tuple[Service, str, str
             path = path.replace(f"/models/{model}", f"/models/{service.name}", 1)
         return service, f"/components/explainer/{path}", predictor
     return None
+
+
+def _main(service: Service) -> str:
+    """The tag of the predictor that others are tried beside: they have their own names only."""
+    return LATEST if service.named(LATEST) is not None else PREVIOUS
 
 
 def namespace_of(head: RequestHead) -> str:

@@ -230,14 +230,29 @@ class Table:
     def component(self, service: Service, role: str, flow: str = "") -> Service | None:
         """Another component of the service that `service` is one of.
 
-        A graph's explainer is a service of its own; `flow` says whose, where there may be several.
+        A graph's explainer is a service of its own; `flow` says whose, where there may be several. So are
+        those of a service's predictors beside the first one. Unavailable where such a one is not here yet.
         """
         key = f"{service.namespace}/{service.name}"
         graph = service.route.graph
         if graph is not None and role == EXPLAINER:
             explainer = graph.explainer(flow)
             return self._services.get(f"{service.namespace}/{explainer}") if explainer else None
+        if role == EXPLAINER and service.route.explainers:
+            first = service.route.explainers[0][1]
+            explainer = dict(service.route.explainers).get(flow, "") if flow else first
+            if explainer:
+                return self._explainer(service, explainer, flow)
         return self._services.get(key if role == PREDICTOR else f"{key}/{role}")
+
+    def _explainer(self, service: Service, name: str, predictor: str) -> Service | None:
+        found = self._services.get(f"{service.namespace}/{name}")
+        if found is None and predictor:
+            raise Unavailable(
+                f"The explainer of {service.key}'s predictor {predictor} is not known here yet.",
+                retry_after_s=1,
+            )
+        return found
 
     def services(self, namespace: str | None = None) -> list[Service]:
         """Services, each by its predictor."""
@@ -286,7 +301,7 @@ class Table:
         """What is known of one component of a service depends on the others: plans are to be made anew."""
         for role in ROLES:
             sibling = self.component(service, role) if role != service.route.component else None
-            if sibling is not None:
+            if sibling is not None and sibling.name == service.name:
                 self._describe(sibling.route, sibling)
 
     def _describe(self, route: Route, old: Service | None) -> Service:

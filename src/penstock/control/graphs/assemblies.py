@@ -1,4 +1,4 @@
-"""Services that are made for a graph which brings its own (`domain.assembly`).
+"""Services that are made for a graph which brings its own (`domain.assembly`), or for a service's predictors.
 
 Each is an object of the store like any other, owned by the graph's manifest: its controller starts what
 runs it, and it goes with its owner (`store.garbage`). This makes them as the manifest wants them, and removes
@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.control.manifests import ManifestCache, ServiceKey
 from penstock.domain.assembly import Assembly
+from penstock.domain.service import Service
 from penstock.errors import Conflict, NotFound
 from penstock.store.base import Key, Kind, Object, Store
 
@@ -28,9 +29,11 @@ class Assemblies:
         #: Owner's uid -> its parts; None until somebody asked.
         self._parts: dict[str, set[ServiceKey]] | None = None
 
-    async def make(self, manifest: Object, assembly: Assembly) -> list[str]:
+    async def make(self, manifest: Object, assembly: Assembly | Service) -> list[str]:
         """Bring the store to what the assembly wants; what could not be done, one line each."""
         owner = manifest["metadata"]
+        if not assembly.parts and owner["uid"] not in self._known():
+            return []
         reference = {
             "apiVersion": manifest["apiVersion"],
             "kind": manifest["kind"],
@@ -59,12 +62,9 @@ class Assemblies:
             await self._remove(key)
         known.clear()
         known.update(wanted)
+        if not known:
+            del self._known()[owner["uid"]]
         return problems
-
-    async def leave(self, uid: str) -> None:
-        """The manifest with that uid has no parts (any more). No-op when there were none."""
-        for key in self._known().pop(uid, ()):
-            await self._remove(key)
 
     async def _put(self, key: ServiceKey, wanted: Mapping[str, Any], uid: str) -> bool:
         """Create or update a part; False where the name is somebody else's."""

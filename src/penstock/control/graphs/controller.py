@@ -64,6 +64,7 @@ class GraphController:
         store: Store,
         *,
         manifests: ManifestCache,
+        assemblies: Assemblies,
         routes: RoutePublisher,
         inference_url: str,
         tensors: DeclaredTensors | None = None,
@@ -78,7 +79,7 @@ class GraphController:
         self._tensors = tensors
         self._clock = clock
         self._records = Records(store, manifests)
-        self._assemblies = Assemblies(store, manifests)
+        self._assemblies = assemblies
         #: What each graph names, and who names a service.
         self._names: dict[ServiceKey, frozenset[ServiceKey]] = {}
         self._users: dict[ServiceKey, set[ServiceKey]] = {}
@@ -94,20 +95,13 @@ class GraphController:
         return tuple(self._users.get(key, ()))
 
     def forget(self, key: ServiceKey) -> None:
-        """The name is a graph's no more; whoever has it now sees to its route. No-op when unknown."""
+        """The name is a graph's no more; whoever has it now sees to route and parts. No-op when unknown."""
         self._calls.pop(key, None)
         for name in self._names.pop(key, ()):
             users = self._users[name]
             users.discard(key)
             if not users:
                 del self._users[name]
-
-    async def leave(self, key: ServiceKey) -> None:
-        """The name is a service's: nothing of a graph that it was stays. No-op when it was none."""
-        self.forget(key)
-        found = self._manifests.get(key)
-        if found is not None and _dialect(found[1]).graph_if is not None:
-            await self._assemblies.leave(found[1]["metadata"]["uid"])
 
     async def look(self, key: ServiceKey) -> float | None:
         """Publish the graph and write its status."""

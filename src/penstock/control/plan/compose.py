@@ -13,7 +13,7 @@ from penstock.backends.base import Phase
 from penstock.control.plan.events import events_of
 from penstock.control.plan.judgement import Judgement, failure_of, judge
 from penstock.control.plan.lines import Line
-from penstock.control.plan.observed import Observed, ready_of
+from penstock.control.plan.observed import Explaining, Observed, ready_of
 from penstock.control.plan.roles import RolePlan
 from penstock.control.plan.routing import route_of, tags_of
 from penstock.control.plan.wanted import Wanted
@@ -30,6 +30,9 @@ from penstock.domain.status import (
     Truth,
     with_conditions,
 )
+
+#: The worst first.
+_ORDER = (Truth.FALSE, Truth.UNKNOWN, Truth.TRUE)
 
 
 def compose(o: Observed, roles: Sequence[RolePlan], *, uid: str, now: float) -> Wanted:
@@ -66,7 +69,7 @@ def _status(
     first = min(
         judged.items(),
         key=lambda item: (
-            [Truth.FALSE, Truth.UNKNOWN, Truth.TRUE].index(item[1].ready),
+            _ORDER.index(item[1].ready),
             item[0] is not Role.PREDICTOR,
         ),
     )
@@ -85,9 +88,12 @@ def _status(
     canaries = tuple(_canary(o, predictor, line) for line in predictor.canaries)
     if canaries:
         conditions.append(_canaries_ready(canaries))
+    ready = Condition("Ready", overall.ready, overall.reason, said)
+    if o.explaining and not stopped:
+        conditions, ready = _with_explainers(conditions, ready, o.explaining)
     conditions += [
         _ingress(routed, roles, stopped=stopped),
-        Condition("Ready", overall.ready, overall.reason, said),
+        ready,
     ]
     if stopped:
         conditions.append(Condition("Stopped", Truth.TRUE, "Stopped", "Stopped on request."))
@@ -111,8 +117,25 @@ def _status(
         framework=current.revision.framework if current is not None else main.seen.framework,
         warnings=o.warnings,
         arms=o.arms,
+        explaining=tuple((e.predictor, e.ready) for e in o.explaining),
     )
     return with_conditions(status, o.previous, now)
+
+
+def _with_explainers(
+    conditions: list[Condition], ready: Condition, explaining: Sequence[Explaining]
+) -> tuple[list[Condition], Condition]:
+    """The conditions where predictors have explainers of their own: the worst of them says how they are."""
+    worst = min(explaining, key=lambda e: _ORDER.index(e.ready))
+    named = f"{worst.predictor}: {worst.message}" if worst.message else ""
+    condition = Condition("ExplainerReady", worst.ready, worst.reason, named)
+    component = next((c for c in conditions if c.type == condition.type), None)
+    if component is not None and _ORDER.index(component.status) <= _ORDER.index(condition.status):
+        condition = component
+    if _ORDER.index(worst.ready) < _ORDER.index(ready.status):
+        message = f"The explainer of {worst.predictor}: {worst.message}" if worst.message else ""
+        ready = Condition("Ready", worst.ready, worst.reason, message)
+    return [*(c for c in conditions if c is not component), condition], ready
 
 
 def _ingress(routed: Truth, roles: Sequence[RolePlan], *, stopped: bool) -> Condition:
@@ -207,7 +230,7 @@ def _canary(o: Observed, role: RolePlan, line: Line) -> CanaryStatus:
 
 
 def _canaries_ready(canaries: Sequence[CanaryStatus]) -> Condition:
-    worst = min(canaries, key=lambda c: [Truth.FALSE, Truth.UNKNOWN, Truth.TRUE].index(c.ready))
+    worst = min(canaries, key=lambda c: _ORDER.index(c.ready))
     if worst.ready is Truth.TRUE:
         return Condition("CanaryPredictorReady", Truth.TRUE, "AllCanariesReady", "")
     return Condition(

@@ -10,7 +10,7 @@ from penstock.backends.base import Phase, ReplicaStatus
 from penstock.control.plan.words import size
 from penstock.control.revisions import Kept
 from penstock.domain.service import EMPTY, Role, Service
-from penstock.domain.status import ArmStatus, Condition, FailureReason, Transition
+from penstock.domain.status import ArmStatus, Condition, FailureReason, Transition, Truth
 from penstock.domain.workload import Workload
 
 #: Phases of a replica that counts towards those wanted.
@@ -95,6 +95,16 @@ class ObservedWorkload:
 
 
 @dataclass(frozen=True, slots=True)
+class Explaining:
+    """The service that explains one of several predictors, as its own status has it."""
+
+    predictor: str
+    ready: Truth
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """All that a decision is made from."""
 
@@ -115,6 +125,8 @@ class Observed:
     address: str = ""
     #: What its bandit has learned, if it has one.
     arms: tuple[ArmStatus, ...] = ()
+    #: Services of its own that explain its predictors.
+    explaining: tuple[Explaining, ...] = ()
 
     def of(self, role: Role) -> Iterator[ObservedWorkload]:
         """The workloads of a role."""

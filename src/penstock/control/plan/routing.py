@@ -63,6 +63,7 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str], uid: str = "
         bandit=bandit,
         trial=role.tried if bandit is not None and percents.get(role.tried) else "",
         uid=uid if bandit is not None else "",
+        explainers=service.explainers if predictor else (),
         entry=str(service.entry) if predictor and service.entry is not Role.PREDICTOR else "",
     )
 

@@ -18,6 +18,7 @@ from penstock.dialects.base import Dialect, Manifest, Translation, refuse, unsai
 from penstock.dialects.conversion import translate_converted
 from penstock.dialects.kserve.status import render_status as render_kserve
 from penstock.dialects.schema import read
+from penstock.dialects.seldon import v1_explainer as explainer
 from penstock.dialects.seldon.v1_fields import SeldonDeployment
 from penstock.dialects.seldon.v1_graph import translate_graph
 from penstock.dialects.seldon.v1_reader import NodeReader
@@ -28,6 +29,9 @@ from penstock.dialects.variants import Tried, together
 from penstock.domain.service import Role
 from penstock.domain.status import ServiceStatus, Transition, Truth
 from penstock.errors import FieldProblem
+
+#: Seldon's word for whether something answers.
+_STATES = {Truth.TRUE: "Available", Truth.FALSE: "Failed", Truth.UNKNOWN: "Creating"}
 
 
 def means_graph(manifest: Manifest) -> bool:
@@ -82,11 +86,12 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
             partial(alone, i),
             f"spec.predictors[{i}].name",
             shadow=bool(p.get("shadow")),
+            explainer=partial(explainer.beside, manifest, i),
         )
         for i, p in enumerate(predictors)
         if i != first
     ]
-    return together(manifest, lambda: alone(first), tried)
+    return together(manifest, lambda: alone(first), tried, name=predictors[first]["name"])
 
 
 def _of(problem: FieldProblem, predictors: Sequence[Any], first: int) -> int:
@@ -144,12 +149,6 @@ def _beside_the_first(
                     f"path, go to each predictor",
                 )
             )
-        if p.get("explainer", {}).get("type"):
-            problems.append(
-                FieldProblem(
-                    f"spec.predictors[{i}].explainer", "only the first predictor's is supported"
-                )
-            )
         if _said_replicas(p) > _said_replicas(main):
             problems.append(
                 FieldProblem(
@@ -191,6 +190,11 @@ def render_status(manifest: Manifest, status: ServiceStatus) -> dict[str, Any]:
     }
     for canary in status.canaries:
         deployments[f"{service}-{canary.name}"] = {"status": str(canary.target)}
+    for predictor_name, explains in status.explaining:
+        deployments[explainer.service_name(service, predictor_name)] = {
+            "explainerFor": predictor_name,
+            "status": _STATES[explains],
+        }
     rendered["deploymentStatus"] = deployments
     return rendered
 

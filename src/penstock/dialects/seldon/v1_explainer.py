@@ -1,13 +1,14 @@
-"""The explainer of a SeldonDeployment's graph: a service of its own, which asks the graph.
+"""The explainer of a SeldonDeployment's graph, or of one of its models: a service of its own, which asks it.
 
-Where a deployment is one model, its explainer is a component of the same service (`v1_reader`). A
-graph has no files and no process that one could stand beside; so its explainer is one more service that is
+Where a deployment is one model, its explainer is a component of the same service (`v1_reader`), and so is
+that of the first one of several; each other one's is a service that asks its predictor by name (`beside`).
+A graph has no files and no process that one could stand beside; so its explainer is one more service that is
 made for the deployment, with the graph's address to ask. What looks into a model has nothing to look into.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from penstock.dialects import penstock
@@ -23,6 +24,7 @@ from penstock.dialects.seldon.v1_reader import (
 )
 from penstock.dialects.seldon.v1_tree import Node
 from penstock.domain import explainers
+from penstock.domain.service import Component
 from penstock.errors import FieldProblem
 
 #: What stands in the name of an explainer's service where others have their node's.
@@ -70,30 +72,8 @@ def convert(
     if not block["storageUri"]:
         problems.append(FieldProblem(f"{at}.modelUri", "is required: no node has files to use"))
         block["storageUri"] = "missing"
-    replicas = given.get("replicas")
-    annotations = {}
-    if replicas == 0 or predictor.get("replicas", spec.get("replicas")) == 0:
-        annotations[notes.STOP] = "true"
-    count = replicas or 1
-    component: dict[str, Any] = {"minReplicas": count, "maxReplicas": count, "model": block}
-    # Files are opened with the credentials of the models'.
-    account, secret = (
-        next((n.given[key] for n in nodes if n.given.get(key)), "")
-        for key in ("serviceAccountName", "envSecretRefName")
-    )
-    if account:
-        component["serviceAccountName"] = account
-    if secret:
-        annotations[notes.STORAGE_SECRET] = secret
     return Converted(
-        {
-            "apiVersion": penstock.DIALECT.api_version,
-            "kind": "InferenceService",
-            "metadata": part_metadata(
-                manifest, service_name(deployment, predictor["name"]), annotations
-            ),
-            "spec": {"predictor": component},
-        },
+        _service(manifest, index, block, [n.given for n in nodes]),
         {
             "spec": at,
             "metadata": "metadata",
@@ -102,6 +82,53 @@ def convert(
             **places_of_explainer("spec.predictor.model", given, at),
         },
     )
+
+
+def beside(manifest: Manifest, index: int, explainer: Component) -> Manifest:
+    """The service that explains one of several models; `explainer` is what was read with its predictor."""
+    predictor: Mapping[str, Any] = manifest["spec"]["predictors"][index]
+    deployment = manifest["metadata"].get("name") or ""
+    model = explainer.model
+    assert model is not None  # noqa: S101 - an explainer by its type
+    block: dict[str, Any] = {
+        "modelFormat": {"name": EXPLAINER},
+        "options": {**model.options, "predictor": f"{deployment}@{predictor['name']}"},
+        "args": [f"--model_name={deployment}"],
+    }
+    if model.storage.uri:
+        block["storageUri"] = model.storage.uri
+    block |= container_of_explainer(predictor["explainer"], "", [])
+    return _service(manifest, index, block, [predictor["graph"]])
+
+
+def _service(
+    manifest: Manifest, index: int, block: dict[str, Any], nodes: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The manifest of an explainer's service."""
+    spec = manifest["spec"]
+    predictor: Mapping[str, Any] = spec["predictors"][index]
+    replicas = predictor["explainer"].get("replicas")
+    annotations = {}
+    if replicas == 0 or predictor.get("replicas", spec.get("replicas")) == 0:
+        annotations[notes.STOP] = "true"
+    count = replicas or 1
+    component: dict[str, Any] = {"minReplicas": count, "maxReplicas": count, "model": block}
+    # Files are opened with the credentials of the models'.
+    account, secret = (
+        next((n[key] for n in nodes if n.get(key)), "")
+        for key in ("serviceAccountName", "envSecretRefName")
+    )
+    if account:
+        component["serviceAccountName"] = account
+    if secret:
+        annotations[notes.STORAGE_SECRET] = secret
+    name = service_name(manifest["metadata"].get("name") or "", predictor["name"])
+    return {
+        "apiVersion": penstock.DIALECT.api_version,
+        "kind": "InferenceService",
+        "metadata": part_metadata(manifest, name, annotations),
+        "spec": {"predictor": component},
+    }
 
 
 def _options(
