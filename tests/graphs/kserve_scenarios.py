@@ -6,7 +6,7 @@ The tests run each of them; `graph_scenarios` makes a table of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from graph_scenarios import Refused, Row, System
@@ -45,7 +45,6 @@ class Scenario:
     #: How KServe differs, where it does.
     note: str = ""
     chance: float = 0.5
-    headers: dict[str, str] = field(default_factory=dict)
 
 
 def node(kind: str, *steps: dict[str, Any]) -> dict[str, Any]:

@@ -129,6 +129,32 @@ SCENARIOS: tuple[Scenario, ...] = (
         rows([0.0]), [[23.0]], meta={"routing": {"r": 1}},
     ),
     Scenario(
+        "A transformer before and one after a mean of models",
+        plus("out", 100, plus("in", 1, {"name": "c", "implementation": "AVERAGE_COMBINER",
+                                        "children": [plus("a", 1), plus("b", 3)]},
+                              type_="TRANSFORMER"),
+             type_="OUTPUT_TRANSFORMER"),
+        rows([1.0]), [[104.0]],
+    ),
+    Scenario(
+        "Behind a transformer an A/B test of a transformed model and a mean",
+        plus("outliers", 1,
+             {"name": "ab", "implementation": "RANDOM_ABTEST", "type": "UNKNOWN_TYPE",
+              "parameters": [{"name": "ratioA", "value": "0.0", "type": "FLOAT"}],
+              "children": [plus("t", 10, plus("m", 1), type_="TRANSFORMER"),
+                           {"name": "c", "type": "UNKNOWN_TYPE", "implementation": "AVERAGE_COMBINER",
+                            "children": [plus("a", 1), plus("b", 3)]}]},
+             type_="TRANSFORMER"),
+        rows([1.0]), [[4.0]], meta={"routing": {"ab": 1}},
+    ),
+    Scenario(
+        "A router that learns (EPSILON_GREEDY, THOMPSON_SAMPLING)",
+        {"name": "r", "implementation": "EPSILON_GREEDY",
+         "parameters": [{"name": "n_branches", "value": "2", "type": "INT"}],
+         "children": [plus("a", 1), plus("b", 1)]},
+        rows([1.0]), [[2.0]], note="they are images; what they learned is their process's own",
+    ),
+    Scenario(
         "Tags and metrics of every unit", plus("a", 1, plus("b", 2)),
         {**rows([1.0]), "meta": {"tags": {"mine": "x"}}}, [[4.0]],
         meta={
@@ -163,7 +189,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
 )  # fmt: skip
 
-#: What is refused when applied: (what, graph, field, what is said).
+#: What is refused when applied: (what, graph, field, what is said). A field of `componentSpecs` is one of a
+#: container with an image that is named like the graph's first node.
 REFUSED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     (
         "a router without children",
@@ -206,6 +233,13 @@ REFUSED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         "graph.modelUri",
         "is required: the folder of the node's Python class; or say an implementation, SKLEARN_SERVER,"
         " XGBOOST_SERVER, MLFLOW_SERVER, TENSORFLOW_SERVER, TRITON_SERVER, HUGGINGFACE_SERVER",
+    ),
+    (
+        "a unit that is an image",
+        {"name": "m", "type": "TRANSFORMER", "children": [{"name": "s", **SERVER}]},
+        "componentSpecs[0].spec.containers[0].image",
+        "images are not run here; put the folder of the unit's Python class into modelUri of its node in the"
+        " graph, its name into the variable MODEL_NAME, and leave the image out",
     ),
     (
         "an A/B test of one",

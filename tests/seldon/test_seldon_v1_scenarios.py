@@ -39,7 +39,11 @@ async def test_scenario(tmp_path: Path, scenario: Scenario) -> None:
 
 @pytest.mark.parametrize(("what", "graph", "field", "said"), REFUSED, ids=[r[0] for r in REFUSED])
 def test_what_is_refused(what: str, graph: dict[str, Any], field: str, said: str) -> None:
+    predictor = {}
+    if field.startswith("componentSpecs"):
+        container = {"name": graph["name"], "image": "mine:1"}
+        predictor = {"componentSpecs": [{"spec": {"containers": [container]}}]}
     with pytest.raises(InvalidManifest) as refused:
-        dialects.translate(deployment(graph))
+        dialects.translate(deployment({**graph, "predictor": predictor}))
     found = {p.path: p.message for p in refused.value.problems}
     assert found[f"spec.predictors[0].{field}"] == said, what
