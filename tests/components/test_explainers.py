@@ -354,6 +354,12 @@ async def test_bad_instances(tmp_path: Path, models: Path, body: Any, said: str)
         assert (await front.v1({"instances": [ROW]}, verb="explain")).status_code == 200
 
 
+async def test_an_instance_whose_array_would_be_gigabytes(tmp_path: Path, models: Path) -> None:
+    async with iris(tmp_path, models, "AnchorTabular", max_samples=500) as (_, front):
+        rows = {"instances": [["x" * 20_000] + [""] * 4_000]}
+        assert "4001 texts" in error_of(await front.v1(rows, verb="explain"), 413)
+
+
 async def test_a_body_that_is_no_json(tmp_path: Path, models: Path) -> None:
     async with iris(tmp_path, models, "AnchorTabular", max_samples=500) as (_, front):
         for path in ("/v1/models/m:explain", "/v2/models/m/explain"):

@@ -36,6 +36,7 @@ from penstock.explain.training import Training
 from penstock.protocols import v1
 from penstock.protocols.datatypes import DATATYPES
 from penstock.protocols.infer import InferRequest, InferResponse, as_bytes
+from penstock.protocols.text_arrays import check_rows
 from penstock.runtimes.base import (
     CallContext,
     Framework,
@@ -322,6 +323,8 @@ def _value(value: Any) -> Array:
         return text
     if isinstance(value, dict):
         raise InvalidInput("an instance is a row, an image or a text, not an object")
+    if isinstance(value, list):
+        check_rows(value)
     try:
         return np.asarray(value)
     except ValueError:

@@ -37,6 +37,7 @@ from penstock.protocols.grpc.wire import (
     frame,
     reply,
     reply_error,
+    reply_message,
     status_lines,
     unframe,
 )
@@ -127,7 +128,7 @@ def _tell(front: SeldonFront, exchange: Any, verb: str) -> None:
         made = about_graph(front.graph.name, front.nodes())
     else:
         made = about_model(front.node(asked_about(_message(exchange))))
-    reply(exchange, frame(made.SerializeToString()))
+    reply_message(exchange, made)
 
 
 def _message(exchange: Any) -> Any:
