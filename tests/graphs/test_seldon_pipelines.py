@@ -98,6 +98,21 @@ async def test_a_batch_goes_full_or_after_its_window_and_each_request_has_its_ro
     assert len(front.services["mul10"].seen) == 2
 
 
+async def test_a_step_beside_the_output_batches_what_several_requests_gave(
+    front: GraphFrontUnderTest,
+) -> None:
+    """As Seldon's samples look for drift: no request waits for it, and the rows are looked at together."""
+    await serve(front, "mul10", "add10")
+    beside = "{name: add10, batch: {size: 3, windowMs: 60000}}"
+    put(front, pipeline(f"{{steps: [{{name: mul10}}, {beside}], output: {{steps: [mul10]}}}}", "b"))
+    for n in range(3):
+        assert called(front) == ("mul10",) * n
+        answer = await front.client.post("/v2/models/b/infer", json=body({"INPUT": [float(n)]}))
+        assert outputs(answer) == {"OUTPUT": [n * 10.0]}
+    await until(lambda: "add10" in called(front), "the three rows to be looked at")
+    assert called(front) == ("add10", "mul10", "mul10", "mul10")
+
+
 async def test_weights_and_a_route_that_clients_send_back(front: GraphFrontUnderTest) -> None:
     await serve(front, "mul10", "add10")
     put(front, pipeline("steps: [{name: mul10}]", "times"))
