@@ -86,7 +86,15 @@ def test_every_mistake_is_said_with_file_and_line(penstock: Penstock) -> None:
         (IRIS.replace("  name: iris\n", "  labels: {a: b}\n"), "metadata.name is missing"),
         (IRIS.replace("name: iris", "name: 123"), "x.yaml:4: metadata.name is a number to YAML"),
         (IRIS.replace("name: iris", "name: on"), "metadata.name is true or false to YAML"),
-        ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n", "is not served.\n"),
+        (
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n",
+            "apps/v1 Deployment is not served. It is for a cluster and has no part in serving here",
+        ),
+        (
+            "apiVersion: networking.istio.io/v1alpha3\nkind: VirtualService\nmetadata: {name: x}\n",
+            "VirtualService is not served. It is for a cluster",
+        ),
+        ("apiVersion: a.org/v1\nkind: Deployment\nmetadata: {name: x}\n", "is not served.\n"),
         ("- a\n- b\n", "x.yaml:1: a manifest is a map, not a list"),
     ],
 )

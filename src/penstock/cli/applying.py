@@ -191,7 +191,20 @@ def _unknown_kind(kinds: Kinds, api_version: str, kind: str) -> str:
 
     near = difflib.get_close_matches(kind, [k.kind for k in kinds.all], n=1, cutoff=0.8)
     hint = f" Did you mean {near[0]}?" if near else ""
+    if not near and _of_clusters(api_version):
+        hint = " It is for a cluster and has no part in serving here; leave it out."
     return f"{api_version} {kind} is not served.{hint}"
+
+
+#: Groups of Kubernetes' own kinds, and domains of those that come with a cluster beside a model server's.
+_CLUSTERS = frozenset(("", "apps", "autoscaling", "batch", "policy"))
+_CLUSTER_DOMAINS = (".k8s.io", ".istio.io", ".knative.dev", ".getambassador.io")
+
+
+def _of_clusters(api_version: str) -> bool:
+    """Whether peers' examples have objects of the version for their cluster's sake."""
+    group = api_version.rpartition("/")[0]
+    return group in _CLUSTERS or group.endswith(_CLUSTER_DOMAINS)
 
 
 def _apply_one(
