@@ -124,6 +124,23 @@ async def test_what_the_explainer_refuses_keeps_its_status(front, stand_in):
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
 
 
+async def test_an_explainer_that_answers_with_tensors_is_told_of(front, stand_in):
+    """Its answer is no JSON document to hand on; the client is not left without one."""
+    head = json.dumps({"outputs": [{"name": "y", "shape": [1], "datatype": "FP32",
+                                    "parameters": {"binary_data_size": 4}}]})  # fmt: skip
+
+    async def tensors(seen, writer):
+        extra = f"inference-header-content-length: {len(head)}\r\n"
+        writer.write(reply(head.encode() + b"\0\0\0\0", extra=extra))
+
+    await explained(front, stand_in, answer=tensors)
+    answer = await front.client.post(
+        "/seldon/default/iris/api/v1.0/explain", json={"data": {"ndarray": ROWS}}, timeout=10
+    )
+    assert answer.status_code == 500
+    assert "tensors" in answer.json()["status"]["info"]
+
+
 async def test_a_client_that_hangs_up_stops_the_explanation(front, stand_in):
     async def never(seen, writer):
         await asyncio.Event().wait()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from penstock.errors import InvalidInput, PenstockError
+from penstock.errors import InvalidInput, ModelError, PenstockError
 from penstock.gateway import components, resolve
 from penstock.gateway.graphs.answers import error_of
 from penstock.gateway.graphs.calls import StepForward
@@ -131,6 +131,11 @@ def _forward(
         elif isinstance(outcome, Body):
             fields = b"content-type: %b\r\n" % outcome.content_type
             exchange.send(outcome.status, fields, written(outcome))
+        else:
+            what = (
+                f"{service.key} answered with binary tensors, where a JSON document is asked for."
+            )
+            _refuse(exchange, ModelError(what))
 
     context = Context(service.namespace, gateway.now() + plan.timeout_s)
     forward = StepForward(gateway, plan, asked, request, context, told)
