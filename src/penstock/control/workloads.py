@@ -129,7 +129,8 @@ class Workloads:
             problem = Problem(
                 FailureReason.INVALID_PREDICTOR_SPEC,
                 f"The container {component.container.image} cannot be run on this machine: "
-                "replicas are processes here. Use a model format, or a cluster.",
+                "replicas are processes here. Use a model format, or the block python of "
+                "penstock.dev/v1alpha1 with the folder of a class of your own.",
             )
         elif service.stopped and not current:
             pass  # nothing is fetched for what shall not run
