@@ -294,6 +294,76 @@ class Two(penstock.Model):
     assert len(asked) - new == first["predictor_calls"] + second["predictor_calls"]
 
 
+OF_V1 = """
+import penstock
+
+class Old(penstock.Model):
+    calls = 0
+
+    def predict(self, payload, headers=None):
+        with open({asked!r}, "a") as file:
+            print("v1" if isinstance(payload, dict) else "v2", file=file)
+        Old.calls += 1
+        if Old.calls == {fails}:
+            raise RuntimeError("this once")
+        return {{"predictions": {answer}}}
+"""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[int(r[2] > 5.1) for r in payload['instances']]",
+        "[[1.0, 0] if r[2] > 5.1 else [0, 1.0] for r in payload['instances']]",
+        "['high' if r[2] > 5.1 else 'low' for r in payload['instances']]",
+        "[{'label': int(r[2] > 5.1), 'size': r[0]} for r in payload['instances']]",
+    ],
+)
+async def test_a_class_of_v1_alone_is_asked_by_v1(
+    tmp_path: Path, models: Path, answer: str
+) -> None:
+    """As KServe's classes mostly are. Only the first question is asked by V2 too."""
+    asked = tmp_path / "asked"
+    folder = write(tmp_path, "old", OF_V1.format(asked=str(asked), answer=answer, fails=-1))
+    async with chain(
+        tmp_path, ("custom", folder), ("explainer", models / "iris"), type="AnchorTabular"
+    ) as (_, front):
+        for _ in range(2):
+            assert (await explained(front))["anchor"] == ["petal length (cm) > 5.10"]
+    said = asked.read_text().split()
+    assert said[0] == "v2"
+    assert said.count("v2") == 1
+
+
+async def test_what_a_class_of_v1_fails_at_is_told(tmp_path: Path, models: Path) -> None:
+    """One failing call ends an explanation: nothing is left out of it, and the next one goes well."""
+    asked = tmp_path / "asked"
+    answer = "[int(r[2] > 5.1) for r in payload['instances']]"
+    folder = write(tmp_path, "old", OF_V1.format(asked=str(asked), answer=answer, fails=4))
+    async with chain(
+        tmp_path, ("custom", folder), ("explainer", models / "iris"), type="AnchorTabular"
+    ) as (_, front):
+        failed = await front.v1({"instances": [ROW]}, verb="explain")
+        assert "RuntimeError" in error_of(failed, 500)
+        assert asked.read_text().split() == ["v2", "v1", "v1", "v1"]
+        assert (await explained(front))["threshold_met"]
+
+
+@pytest.mark.parametrize(
+    "answer", ["7", "[[1, 2], [3]] * 50", "[{'a': 1}] + [{'b': 1}] * 99", "[None] * 7"]
+)
+async def test_predictions_that_are_no_array_are_the_models_fault(
+    tmp_path: Path, models: Path, answer: str
+) -> None:
+    folder = write(
+        tmp_path, "old", OF_V1.format(asked=str(tmp_path / "asked"), answer=answer, fails=-1)
+    )
+    async with chain(
+        tmp_path, ("custom", folder), ("explainer", models / "iris"), type="AnchorTabular"
+    ) as (_, front):
+        error_of(await front.v1({"instances": [ROW]}, verb="explain"), 500)
+
+
 async def test_requests_at_once_get_their_own_answers(tmp_path: Path, models: Path) -> None:
     async with iris(tmp_path, models, "Counterfactuals") as (_, front):
         rows = IRIS.data[::15].tolist()

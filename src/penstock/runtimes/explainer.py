@@ -16,6 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,6 +84,7 @@ class ExplainerRuntime(PayloadRuntime):
         training = getattr(explainer, "training", None)
         self._columns = tuple(training.names) if isinstance(training, Training) else ()
         self._threads: ThreadPoolExecutor | None = None
+        self._spoken = _Spoken()
         self.about = {
             "explainer": explainer.kind,
             "takes": explainer.takes,
@@ -100,7 +102,9 @@ class ExplainerRuntime(PayloadRuntime):
             self._threads = ThreadPoolExecutor(_THREADS, "explain")
         # What is explained is one revision, however the predictor's requests are divided.
         passage = passing.Passage(passing.told(context.headers), stays=True)
-        question = _Question(self._predictor, context.headers, self._output, passage, self._columns)
+        question = _Question(
+            self._predictor, context.headers, self._output, passage, self._columns, self._spoken
+        )
         with passage.entered():
             work = self._threads.submit(copy_context().run, self._explain, instances, question)
         try:
@@ -149,6 +153,16 @@ class _Replaced(Exception):
     """Another revision answered than the one that is explained, which is gone."""
 
 
+@dataclass(slots=True)
+class _Spoken:
+    """Which protocol the predictor was found to understand, where it declares no inputs.
+
+    A class of one's own may take V1's dict and nothing else, as KServe's usually do.
+    """
+
+    v1: bool = False
+
+
 class _Question:
     """One request's way to the predictor: `Ask`, from the explanation's thread."""
 
@@ -158,13 +172,17 @@ class _Question:
         headers: Mapping[str, str],
         output: str | None,
         passage: passing.Passage,
-        columns: Sequence[str] = (),
+        columns: Sequence[str],
+        spoken: _Spoken,
     ) -> None:
         self._predictor = predictor
         self._headers = headers
         self._output = output
         self._passage = passage
         self._columns = columns
+        self._spoken = spoken
+        #: This revision has answered: what it refuses now is not for the protocol.
+        self._answered = False
         self._revision = ""
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
@@ -178,6 +196,7 @@ class _Question:
         if self._passage.answered != self._revision:
             self._passage.anew()
             self._specs = None
+            self._answered = False
         self._revision = ""
 
     def check(self) -> None:
@@ -207,13 +226,51 @@ class _Question:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _part(self, rows: Array) -> Array:
-        request = InferRequest(to_inputs(rows, self._specs or ()))
-        answer: InferResponse = self._wait(self._predictor.infer(request, self._headers))
+        found = self._asked(rows)
         revision = self._passage.answered
         if revision and self._revision and revision != self._revision:
             raise _Replaced
         self._revision = revision
+        return found
+
+    def _asked(self, rows: Array) -> Array:
+        """The answer; to the first question by the other protocol when one is not understood."""
+        if self._specs:
+            return self._by_v2(rows)
+        ways = [self._by_v2, self._by_v1]
+        if self._spoken.v1:
+            ways.reverse()
+        try:
+            found = ways[0](rows)
+        except (InvalidInput, ModelError) as e:
+            if self._answered:
+                raise
+            try:
+                found = ways[1](rows)
+            except (InvalidInput, ModelError):
+                raise e from None
+            self._spoken.v1 = not self._spoken.v1
+        self._answered = True
+        return found
+
+    def _by_v2(self, rows: Array) -> Array:
+        request = InferRequest(to_inputs(rows, self._specs or ()))
+        answer: InferResponse = self._wait(self._predictor.infer(request, self._headers))
         return _chosen(answer.outputs, self._output)
+
+    def _by_v1(self, rows: Array) -> Array:
+        payload = {"instances": rows.tolist()}
+        answer = self._wait(self._predictor.predict_v1(payload, self._headers))
+        found = answer.get("predictions") if isinstance(answer, dict) else None
+        if not isinstance(found, list):
+            raise ModelError("the predictor's answer has no list of predictions")
+        try:
+            if found and isinstance(found[0], dict):
+                outputs = {name: np.asarray([row[name] for row in found]) for name in found[0]}
+                return _chosen(outputs, self._output)
+            return np.asarray(found)
+        except (KeyError, TypeError, ValueError):
+            raise ModelError("the predictor's predictions are no array") from None
 
     def _wait(self, coroutine: Any) -> Any:
         try:
