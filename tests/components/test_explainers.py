@@ -349,6 +349,19 @@ async def test_what_a_class_of_v1_fails_at_is_told(tmp_path: Path, models: Path)
         assert (await explained(front))["threshold_met"]
 
 
+async def test_a_class_that_fails_by_either_protocol_is_told_of_both(
+    tmp_path: Path, models: Path
+) -> None:
+    asked = str(tmp_path / "asked")
+    folder = write(tmp_path, "old", OF_V1.format(asked=asked, answer="payload['rows']", fails=1))
+    async with chain(
+        tmp_path, ("custom", folder), ("explainer", models / "iris"), type="AnchorTabular"
+    ) as (_, front):
+        said = error_of(await front.v1({"instances": [ROW]}, verb="explain"), 500)
+        assert "RuntimeError" in said
+        assert "KeyError" in said
+
+
 @pytest.mark.parametrize(
     "answer", ["7", "[[1, 2], [3]] * 50", "[{'a': 1}] + [{'b': 1}] * 99", "[None] * 7"]
 )

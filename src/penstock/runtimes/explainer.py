@@ -247,7 +247,9 @@ class _Question:
                 raise
             try:
                 found = ways[1](rows)
-            except (InvalidInput, ModelError):
+            except (InvalidInput, ModelError) as other:
+                if other.message != e.message:
+                    e.message = f"{e.message} (asked by the other protocol: {other.message})"
                 raise e from None
             self._spoken.v1 = not self._spoken.v1
         self._answered = True
