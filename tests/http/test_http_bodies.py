@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import resource
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,6 +137,26 @@ def test_a_huge_announced_body_costs_no_memory_until_it_comes() -> None:
         after = int(f.read().split()[1])
     assert len(buffer) == 200 * 1024 * 1024
     assert (after - before) * 4096 < 8 * 1024 * 1024
+
+
+def huge_pages_when_asked_for() -> bool:
+    try:
+        said = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:
+        return False
+    return "[madvise]" in said
+
+
+@pytest.mark.skipif(not huge_pages_when_asked_for(), reason="the system gives no huge pages")
+def test_large_bodies_come_to_few_pages() -> None:
+    """A fault for each 4 KiB would take longer than the copying."""
+    size = 9_000_001
+    buffer = allocate(size)
+    assert len(buffer) == size
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    for at in range(0, size, 4096):
+        buffer[at] = 1
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 1_200
 
 
 async def test_a_body_that_came_with_its_head_is_there_at_once() -> None:

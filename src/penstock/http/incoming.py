@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from penstock.http.chunked import ChunkedDecoder
@@ -28,6 +29,9 @@ DIRECT_BYTES: Final = 32 * 1024
 #: Larger buffers come as fresh pages of the system: a client that announces much and sends nothing costs
 #: address space, not memory. Below, the allocator's warm memory is faster.
 MAPPED_BYTES: Final = 4 * 1024 * 1024
+#: A huge page of most machines, bytes; Linux alone is asked for them.
+_HUGE: Final = 2 * 1024 * 1024
+_HUGE_PAGES: Final[int | None] = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
 def size_of(data: Buffer) -> int:
@@ -59,7 +63,13 @@ def allocate(size: int) -> bytearray | memoryview:
     """A writable buffer of `size` bytes."""
     if size < MAPPED_BYTES:
         return bytearray(size)
-    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    # Of whole huge pages, so that the system may use them where it has some. Measured on 5.9 MB: 3 page
+    # faults instead of 1,400, and a thirteenth of the time that it takes to fill the buffer.
+    pages = mmap.mmap(-1, -(-size // _HUGE) * _HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if _HUGE_PAGES is not None:
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(_HUGE_PAGES)
+    return memoryview(pages)[:size]
 
 
 class IncomingBody:
