@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 from test_control_services import World, world
 
 from penstock.backends.base import Phase
@@ -175,6 +176,29 @@ async def test_a_name_that_somebody_else_has_is_told(world: World) -> None:
     assert "is another object's name" in ready["message"]
     kept = await world.store.get(Key(ISVC, "default", PART))
     assert kept["spec"] == other["spec"]
+
+
+@pytest.mark.parametrize("how", ["annotation", "replicas"])
+async def test_one_that_is_not_to_run_keeps_nothing_from_being_ready(
+    world: World, how: str
+) -> None:
+    """Neither does it run while the deployment is stopped."""
+    await world.apply(BOTH)
+    await available(world)
+    changed = copy.deepcopy(BOTH)
+    if how == "replicas":
+        changed["spec"]["predictors"][1]["explainer"]["replicas"] = 0
+    else:
+        changed["metadata"]["annotations"] = {"serving.kserve.io/stop": "true"}
+    await world.apply(changed)
+    left = {"ab"} if how == "replicas" else set()
+    await world.until(lambda: {r.service for r in world.backend.replicas.values()} == left)
+    if how == "replicas":
+        status = await available(world)
+        assert PART not in status["deploymentStatus"]
+    await world.apply(BOTH)
+    await world.until(lambda: {r.service for r in world.backend.replicas.values()} == {"ab", PART})
+    await available(world)
 
 
 async def test_all_goes_with_the_deployment(world: World) -> None:

@@ -275,6 +275,8 @@ class ServiceController:
                 continue
             found = self._manifests.get((service.namespace, name))
             conditions = conditions_of(found[1].get("status") or {}) if found is not None else ()
+            if any(c.type == "Stopped" and c.status is Truth.TRUE for c in conditions):
+                continue  # nobody wants it to run
             ready = next((c for c in conditions if c.type == "Ready"), None)
             if ready is None:
                 yield Explaining(predictor, Truth.UNKNOWN, "Starting", f"{name} is not ready yet")

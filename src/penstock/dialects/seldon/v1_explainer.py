@@ -98,7 +98,11 @@ def beside(manifest: Manifest, index: int, explainer: Component) -> Manifest:
     if model.storage.uri:
         block["storageUri"] = model.storage.uri
     block |= container_of_explainer(predictor["explainer"], "", [])
-    return _service(manifest, index, block, [predictor["graph"]])
+    made = _service(manifest, index, block, [predictor["graph"]])
+    if (manifest["metadata"].get("annotations") or {}).get(notes.STOP) == "true":
+        # It goes with the service that it asks.
+        made["metadata"].setdefault("annotations", {})[notes.STOP] = "true"
+    return made
 
 
 def _service(
