@@ -54,10 +54,10 @@ def class_count(parameters: Mapping[str, Any], name: str) -> int:
     return count
 
 
-def told(response: InferResponse, known: Mapping[str, Classes] | None) -> InferResponse:
+def told(response: InferResponse, known: Mapping[str, Classes]) -> InferResponse:
     """`response`, saying of its outputs what their classes are called."""
     said = dict(response.output_parameters)
-    for name, classes in (known or {}).items():
+    for name, classes in known.items():
         if classes.labels and name in response.outputs:
             labels = [label.decode() for label in classes.labels]
             said[name] = {**said.get(name, {}), LABELS: labels}

@@ -169,9 +169,10 @@ class Target(ABC):
 
     def encode(self, request: InferRequest, response: InferResponse) -> tuple[bytes, Any]:
         """(header lines, body) of an answer with tensors. PenstockError."""
-        if self.tells_labels:
-            response = told(response, self.classes)
-        headers, body = encode_infer(response, request, self.classes)
+        classes = self.classes
+        if classes is not None and self.tells_labels:
+            response = told(response, classes)
+        headers, body = encode_infer(response, request, classes)
         return headers, body[0] if len(body) == 1 else body
 
     def send(self, exchange: Exchange, headers: bytes, body: Any) -> None:
