@@ -703,6 +703,26 @@ def test_no_more_rows_are_asked_for_than_may_be(kind: str, most: int) -> None:
         assert data["precision"] == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.parametrize("patches", [(0,), (0, 13), (0, 13, 21)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_thousand_pictures_prove_an_anchor_of_three_patches(
+    patches: tuple[int, ...], seed: int
+) -> None:
+    """Which is all that is spent on a large image."""
+    image = np.random.default_rng(0).random((20, 20, 3))
+
+    def model(images: np.ndarray) -> np.ndarray:
+        squares = [images[:, p // 5 * 4 :, p % 5 * 4 :][:, :4, :4] for p in patches]
+        return np.all([s.std((1, 2)).mean(1) > 0.01 for s in squares], axis=0).astype(int)
+
+    e = AnchorImages(Settings(max_samples=1_000, batch=20, seed=seed), segmentation="grid")
+    found = e.explain(image, model).data
+    assert found["anchor"] == list(patches)
+    assert found["threshold_met"]
+    assert found["precision"] == 1.0
+    assert found["coverage"] == pytest.approx(0.5 ** len(patches), abs=0.02)
+
+
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.7])
 def test_arms_that_share_rows_have_the_odds_of_their_own(p: float) -> None:
     """Of rows of an anchor, those in which a further condition holds are as if drawn for both."""
