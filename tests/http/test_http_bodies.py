@@ -139,6 +139,20 @@ def test_a_huge_announced_body_costs_no_memory_until_it_comes() -> None:
     assert (after - before) * 4096 < 8 * 1024 * 1024
 
 
+def test_a_client_that_has_sent_little_has_got_little_memory() -> None:
+    """Not a huge page for its first bytes."""
+
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1])
+
+    before = resident()
+    buffers = [allocate(8 * 1024 * 1024) for _ in range(50)]
+    for buffer in buffers:
+        buffer[: 64 * 1024] = bytes(64 * 1024)
+    assert (resident() - before) * 4096 < 50 * 256 * 1024
+
+
 def huge_pages_when_asked_for() -> bool:
     try:
         said = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
