@@ -68,6 +68,30 @@ async def test_its_route_carries_it_and_goes_with_it(world: GraphWorld) -> None:
     assert not list(world.plane.graphs.users(("default", "b")))
 
 
+async def test_a_graph_is_stopped_by_an_annotation_until_that_is_removed(world: GraphWorld) -> None:
+    await world.apply(service("a"))
+    await world.apply(pipeline("a"))
+    outer = pipeline("x", name="outer")
+    outer["spec"]["steps"][0] = {"name": "x", "pipeline": "chain"}
+    await world.apply(outer)
+    stopped = pipeline("a")
+    stopped["metadata"]["annotations"] = {"serving.kserve.io/stop": "true"}
+    await world.apply(stopped)
+    route = world.plane.routes.get("default/chain")
+    assert route is not None
+    assert route.graph is None
+    assert route.message == "it is stopped (annotation serving.kserve.io/stop)"
+    obj = await world.store.get(Key(PIPELINE, "default", "chain"))
+    shown = {c["type"]: (c["status"], c["reason"]) for c in obj["status"]["conditions"]}
+    assert shown == {"Ready": ("False", "Stopped"), "Stopped": ("True", "Stopped")}
+    assert (await world.events())[-1] == ("Stopped", "Stopped on request.")
+    assert (await world.ready("outer"))["message"] == "chain is not ready: Stopped on request"
+    stopped["metadata"]["annotations"] = {"serving.kserve.io/stop": "false"}
+    await world.apply(stopped)
+    assert (await world.ready())["status"] == "True"
+    assert (await world.ready("outer"))["status"] == "True"
+
+
 async def test_a_graph_of_a_graph(world: GraphWorld) -> None:
     outer = pipeline("x", name="outer")
     outer["spec"]["steps"][0] = {"name": "x", "pipeline": "chain"}

@@ -10,6 +10,7 @@ import pytest
 from graph_services import GraphFrontUnderTest
 from seldon_v2_front import body, compiled, outputs, pipeline, put, serve, until
 
+from penstock.domain.routes import STOPPED, Route
 from penstock.gateway.graphs import external
 
 RUNS = "penstock_graph_external_runs"
@@ -59,6 +60,30 @@ async def test_an_outer_join_waits_for_one_that_goes_on_itself(front: GraphFront
     wanted = {("default", n, "ok"): 1 for n in ("first", "second")}
     await until(lambda: front.samples(RUNS) == wanted, "both")
     assert seen == ["INPUT1+OUTPUT"]
+
+
+async def test_a_stopped_graph_answers_nobody_and_is_not_run_beside_others(
+    front: GraphFrontUnderTest,
+) -> None:
+    await serve(front, "mul10")
+    await front.serve(watch=lambda arrays: arrays)
+    put(front, pipeline("steps: [{name: mul10}]", "base"))
+    listening = "{input: {externalInputs: [base.outputs]}, steps: [{name: watch}]}"
+    put(front, pipeline(listening, "beside"))
+    await ask(front, "base", INPUT=[1.0])
+    ran = {("default", "beside", "ok"): 1}
+    await until(lambda: front.samples(RUNS) == ran, "the graph beside")
+    front.put(Route("default", "beside", message=STOPPED))
+    assert not front.samples(RUNS)
+    seen = given(front, "watch")
+    await ask(front, "base", INPUT=[1.0])
+    answer = await front.client.post("/v2/models/beside/infer", json=body({"INPUT": [1.0]}))
+    assert answer.status_code == 503
+    assert "it is stopped (annotation serving.kserve.io/stop)" in answer.json()["error"]
+    assert not seen
+    put(front, pipeline(listening, "beside"))
+    await ask(front, "base", INPUT=[1.0])
+    await until(lambda: len(seen) == 1, "the graph beside")
 
 
 async def test_a_window_ends_an_outer_join(front: GraphFrontUnderTest) -> None:

@@ -57,6 +57,22 @@ async def status(world: GraphWorld, name: str = "dep") -> dict[str, Any]:
     return found
 
 
+async def test_the_nodes_stop_with_the_deployment(world: GraphWorld) -> None:
+    wanted = deployment(leaf("a"), leaf("b"))
+    await world.apply(wanted)
+    assert len(world.backend.replicas) == 2
+    wanted["metadata"]["annotations"] = {"serving.kserve.io/stop": "true"}
+    await world.apply(wanted)
+    await world.clock.advance(60)
+    await world.settled()
+    assert not world.backend.replicas
+    assert len(await parts(world)) == 2
+    del wanted["metadata"]["annotations"]
+    await world.apply(wanted)
+    assert len(world.backend.replicas) == 2
+    assert (await status(world))["state"] == "Available"
+
+
 async def test_each_node_becomes_a_service_that_the_deployment_owns(world: GraphWorld) -> None:
     await world.apply(deployment(leaf("a"), leaf("b")))
     found = await parts(world)

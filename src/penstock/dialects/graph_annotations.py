@@ -1,4 +1,4 @@
-"""What annotations say of a graph in every dialect: which headers its steps get, and who may see inside.
+"""What annotations say of a graph in every dialect: is it stopped, what do its steps get, who sees inside.
 
 KServe's headers are said in the configuration of a whole cluster, Seldon's are fixed; here a graph says them.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from penstock.dialects.schema import path
-from penstock.domain.annotations import HEADERS, INSPECT
+from penstock.domain.annotations import HEADERS, INSPECT, STOP, stops
 from penstock.domain.assembly import Assembly
 from penstock.domain.graph import Graph
 from penstock.errors import FieldProblem
@@ -29,9 +29,14 @@ def graph_annotated(manifest: Mapping[str, Any], means: Any) -> tuple[Any, list[
     graph = means.graph if isinstance(means, Assembly) else means
     notes = (manifest.get("metadata") or {}).get("annotations") or {}
     inspect, headers = notes.get(INSPECT), notes.get(HEADERS)
-    if (inspect is None and headers is None) or not isinstance(graph, Graph):
+    stopped = stops(notes)
+    if (inspect is None and headers is None and not stopped) or not isinstance(graph, Graph):
         return means, []
     problems = []
+    if stopped:
+        graph = msgspec.structs.replace(graph, stopped=True)
+        if isinstance(means, Assembly):
+            means = replace(means, parts=tuple(_stopped(part) for part in means.parts))
     if inspect is not None:
         if inspect not in ("true", "false"):
             problems.append(_wrong(INSPECT, 'must be "true" or "false"'))
@@ -49,6 +54,13 @@ def graph_annotated(manifest: Mapping[str, Any], means: Any) -> tuple[Any, list[
     if problems:
         return means, problems
     return (replace(means, graph=graph) if isinstance(means, Assembly) else graph), []
+
+
+def _stopped(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A service that is made for the graph goes with it."""
+    metadata = part["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), STOP: "true"}
+    return {**part, "metadata": {**metadata, "annotations": annotations}}
 
 
 def _wrong(annotation: str, message: str) -> FieldProblem:

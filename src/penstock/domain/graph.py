@@ -368,6 +368,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     explainers: tuple[tuple[str, str], ...] = ()
     #: A request may ask to be told what passed its steps.
     inspect: bool = True
+    #: It answers nobody, on request.
+    stopped: bool = False
 
     @property
     def key(self) -> str:

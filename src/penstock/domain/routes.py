@@ -14,10 +14,11 @@ no part in the sequence, is in `domain.learning`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
+from penstock.domain.annotations import STOP
 from penstock.domain.bandit import Bandit
 from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
@@ -28,6 +29,8 @@ PREDICTOR = "predictor"
 EXPLAINER = "explainer"
 #: The components that a service may have.
 ROLES = (PREDICTOR, "transformer", EXPLAINER)
+#: Why something that is stopped on request cannot answer.
+STOPPED: Final = f"it is stopped (annotation {STOP})"
 
 
 def route_key(namespace: str, service: str, component: str) -> str:

@@ -330,6 +330,9 @@ class Table:
             service.graph = self._graphs().front(route.graph)
             if service.graph.learns and self._bandits is not None:
                 self._bandits(service)
+        elif old is not None and old.route.graph is not None and self._graphs is not None:
+            # It is stopped, or something of another kind has its name.
+            self._graphs().forget(old.route.graph)
         if route.experiment is not None and self._experiments is not None:
             service.graph = self._experiments(route.experiment)
         if route.bandit is not None and self._bandits is not None:

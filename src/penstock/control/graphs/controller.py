@@ -25,7 +25,7 @@ from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
 from penstock.domain.graph_reliance import answers_without
 from penstock.domain.graph_tensors import mismatches
-from penstock.domain.routes import Route
+from penstock.domain.routes import STOPPED, Route
 from penstock.domain.status import (
     ANSWERS_WITHOUT,
     ArmStatus,
@@ -126,19 +126,25 @@ class GraphController:
         graph = means.graph if isinstance(means, Assembly) else means
         self._follow(key, graph)
         ready, reason, message = self._judge(graph)
+        stopped = isinstance(graph, Graph) and graph.stopped
         if way := self._circle(key):
             ready, reason, message = Truth.FALSE, "Circle", told(way, key[0])
         elif ready is Truth.TRUE and (unfit := self._unfit(graph)):
             ready, reason, message = Truth.FALSE, "TensorMismatch", unfit
         if troubles:
             ready, reason, message = Truth.FALSE, "NameTaken", "; ".join(troubles)
+        if stopped:
+            ready, reason, message = Truth.FALSE, "Stopped", "Stopped on request."
+        conditions = [Condition("Ready", ready, reason, message)]
+        if stopped:
+            conditions.append(Condition("Stopped", Truth.TRUE, reason, message))
         self._routes.put(_route(graph, manifest["metadata"]))
         before = conditions_of(manifest.get("status") or {})
         url = f"{self._inference_url}/serving/{graph.namespace}/{graph.name}"
         status = with_conditions(
             ServiceStatus(
                 observed_generation=int(manifest["metadata"].get("generation", 0)),
-                conditions=(Condition("Ready", ready, reason, message),),
+                conditions=tuple(conditions),
                 components={},
                 url=url,
                 address=url,
@@ -300,6 +306,8 @@ def _route(graph: Graph | Experiment, meta: Mapping[str, Any]) -> Route:
     labels = tuple(sorted((meta.get("labels") or {}).items()))
     if isinstance(graph, Experiment):
         return Route(graph.namespace, graph.name, experiment=graph, labels=labels)
+    if graph.stopped:
+        return Route(graph.namespace, graph.name, message=STOPPED, labels=labels)
     return Route(
         graph.namespace,
         graph.name,

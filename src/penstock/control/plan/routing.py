@@ -26,7 +26,7 @@ def route_of(o: Observed, role: RolePlan, leaving: Collection[str], uid: str = "
     candidate = role.lines[0].candidate
     percents = dict(role.percents) or ({candidate.name: 100} if candidate is not None else {})
     if service.stopped:
-        message = "it is stopped (annotation serving.kserve.io/stop)"
+        message = routes.STOPPED
     elif percents:
         targets = _targets(role, percents, leaving)
         names = set(percents)

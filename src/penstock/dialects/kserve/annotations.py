@@ -9,7 +9,6 @@ from penstock.dialects.schema import nearest, path
 from penstock.errors import FieldProblem
 
 PREFIX = "serving.kserve.io/"
-STOP = PREFIX + "stop"
 DEPLOYMENT_MODE = PREFIX + "deploymentMode"
 AUTOSCALER_CLASS = PREFIX + "autoscalerClass"
 STORAGE_SECRET = PREFIX + "storageSecretName"

@@ -32,6 +32,7 @@ from penstock.dialects.metadata import (
 )
 from penstock.dialects.schema import path, read
 from penstock.dialects.support import Table
+from penstock.domain.annotations import stops
 from penstock.domain.names import service_problem
 from penstock.domain.service import (
     Canary,
@@ -113,7 +114,7 @@ def translate_service(
         explainer=around.get(Role.EXPLAINER),
         labels=frozen(meta.labels),
         annotations=frozen(meta.annotations),
-        stopped=annotations.get(notes.STOP, "").lower() == "true",
+        stopped=stops(annotations),
     )
     return Translation(service, tuple(_without_repeats(warnings)))
 

@@ -24,6 +24,7 @@ from penstock.dialects.seldon.v1_reader import (
 )
 from penstock.dialects.seldon.v1_tree import Node
 from penstock.domain import explainers
+from penstock.domain.annotations import STOP, stops
 from penstock.domain.service import Component
 from penstock.errors import FieldProblem
 
@@ -99,9 +100,9 @@ def beside(manifest: Manifest, index: int, explainer: Component) -> Manifest:
         block["storageUri"] = model.storage.uri
     block |= container_of_explainer(predictor["explainer"], "", [])
     made = _service(manifest, index, block, [predictor["graph"]])
-    if (manifest["metadata"].get("annotations") or {}).get(notes.STOP) == "true":
+    if stops(manifest["metadata"].get("annotations") or {}):
         # It goes with the service that it asks.
-        made["metadata"].setdefault("annotations", {})[notes.STOP] = "true"
+        made["metadata"].setdefault("annotations", {})[STOP] = "true"
     return made
 
 
@@ -114,7 +115,7 @@ def _service(
     replicas = predictor["explainer"].get("replicas")
     annotations = {}
     if replicas == 0 or predictor.get("replicas", spec.get("replicas")) == 0:
-        annotations[notes.STOP] = "true"
+        annotations[STOP] = "true"
     count = replicas or 1
     component: dict[str, Any] = {"minReplicas": count, "maxReplicas": count, "model": block}
     # Files are opened with the credentials of the models'.

@@ -28,6 +28,7 @@ from penstock.dialects.seldon.v1_servers import (
     typed_parameters,
 )
 from penstock.dialects.seldon.v1_tree import Node
+from penstock.domain.annotations import STOP
 from penstock.domain.graph import Verb
 from penstock.errors import FieldProblem
 
@@ -329,7 +330,7 @@ class NodeReader:
         said = [self._replicas_said, given.get("replicas"), self._spec.get("replicas")]
         replicas = next((r for r in said if r is not None), 1)
         if replicas == 0:
-            annotations[notes.STOP] = "true"
+            annotations[STOP] = "true"
             replicas = 1
         predictor["minReplicas"] = predictor["maxReplicas"] = replicas
 

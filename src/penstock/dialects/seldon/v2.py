@@ -26,6 +26,7 @@ from penstock.dialects.schema import Spec, nearest, read
 from penstock.dialects.seldon import experiment, pipeline
 from penstock.dialects.support import Table, no_effect, refused
 from penstock.domain import explainers
+from penstock.domain.annotations import STOP
 from penstock.domain.names import service_problem, subdomain_problem
 from penstock.domain.service import Role
 from penstock.domain.serving_runtime import ServingRuntime, SupportedFormat
@@ -324,7 +325,7 @@ def _options(spec: ModelSpec, format_: str, problems: list[FieldProblem]) -> dic
 def _replicas(spec: ModelSpec, annotations: dict[str, str]) -> tuple[int, int]:
     """Fixed unless a bound is given, as Seldon scales models with a bound only."""
     if spec.replicas == 0 and not spec.min_replicas:
-        annotations[notes.STOP] = "true"
+        annotations[STOP] = "true"
     wanted = spec.replicas or spec.min_replicas or 1
     if spec.min_replicas is None and spec.max_replicas is None:
         return wanted, wanted
