@@ -43,6 +43,39 @@ def test_all_that_failed_are_named_and_the_others_are_waited_for(
     assert "good ready" in ran.out
 
 
+def test_what_is_asked_to_stop_is_waited_for_until_it_has(
+    penstock: Penstock, tmp_path: Path
+) -> None:
+    file = tmp_path / "iris.json"
+    obj = service("iris")
+    graph = {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "Pipeline",
+        "metadata": {"name": "one"},
+        "spec": {"steps": [{"name": "iris"}]},
+    }
+    for stop, state in (("false", "ready"), ("true", "stopped"), ("false", "ready")):
+        for made in (obj, graph):
+            made["metadata"]["annotations"] = {"serving.kserve.io/stop": stop}
+        file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [obj, graph]}))
+        ran = penstock("apply", "-f", str(file), "--wait", "--timeout", "20s")
+        assert ran.code == 0, ran.err
+        for shown in ("inferenceservice.penstock.dev/iris", "pipeline.penstock.dev/one"):
+            assert f"{shown} {state}" in ran.out
+    # What its dialect says with a number of replicas has no annotation.
+    node = {"name": "m", "implementation": "SKLEARN_SERVER", "modelUri": "models/iris"}
+    seldon = {
+        "apiVersion": "machinelearning.seldon.io/v1",
+        "kind": "SeldonDeployment",
+        "metadata": {"name": "none"},
+        "spec": {"predictors": [{"name": "p", "replicas": 0, "graph": node}]},
+    }
+    file.write_text(json.dumps(seldon))
+    ran = penstock("apply", "-f", str(file), "--wait", "--timeout", "20s")
+    assert ran.code == 0, ran.err
+    assert "seldondeployment.machinelearning.seldon.io/none stopped" in ran.out
+
+
 class Deletes:
     """A control plane where `last` is deleted while the others fail, each second one in its transformer."""
 
@@ -155,7 +188,7 @@ def wait(server: Replaced) -> list[str]:
         "Ready",
         "True",
         30,
-        on_met=lambda target: met.append(target.name),
+        on_met=lambda target, _: met.append(target.name),
     )
     return met
 

@@ -13,7 +13,7 @@ from penstock.cli.client import ApiFailure, Client, Kinds
 from penstock.cli.documents import Manifest, read
 from penstock.cli.exits import FAILED, CliError
 from penstock.cli.output import StatusLine, note, say
-from penstock.cli.waiting import Target, wait_for_condition
+from penstock.cli.waiting import STOPPED, Target, wait_for_condition
 
 #: Manifests that are on their way to the server at a time.
 AT_ONCE = 8
@@ -137,8 +137,8 @@ def _ranks(manifests: list[Manifest]) -> Iterator[tuple[int, int]]:
         before[same] += 1
 
 
-def _met(target: Target) -> None:
-    say(f"{_qualified(target)} ready")
+def _met(target: Target, reason: str) -> None:
+    say(f"{_qualified(target)} {'stopped' if reason == STOPPED else 'ready'}")
 
 
 def _kind(manifest: Manifest) -> str:

@@ -44,7 +44,7 @@ def wait(client: Client, names: list[str], for_: str, *, timeout_s: float, names
         type_,
         status or "True",
         timeout_s,
-        on_met=lambda t: say(f"{t.shown} condition met"),
+        on_met=lambda t, _: say(f"{t.shown} condition met"),
     )
 
 

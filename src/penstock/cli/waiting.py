@@ -11,6 +11,7 @@ from typing import Any
 from penstock.cli.client import ApiFailure, Client, Served
 from penstock.cli.exits import FAILED, TIMED_OUT, UNREACHABLE, CliError
 from penstock.cli.output import StatusLine, note
+from penstock.domain.annotations import stops
 
 #: What was applied unchanged is tried again; for so long, seconds, its old failure is not believed.
 TRIED_AGAIN_S = 3.0
@@ -25,6 +26,9 @@ LOOK_S = 0.1
 
 #: Transition states that no waiting ends; somebody has to change something.
 _HOPELESS = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+
+#: The reason of what is not Ready because that was asked for.
+STOPPED = "Stopped"
 
 #: Seconds in which a graph has heard of services that were waited for with it.
 DOUBTS_S = 1.0
@@ -74,13 +78,14 @@ def wait_for_condition(
     *,
     give_up: bool = False,
     tried_again: bool = False,
-    on_met: Callable[[Target], None] = lambda target: None,
+    on_met: Callable[[Target, str], None] = lambda target, reason: None,
 ) -> None:
     """Until each target's condition has the status. CliError: TIMED_OUT, or FAILED when gone or hopeless.
 
-    `give_up`: do not wait for a target that is blocked by something that only a change can help; the others
-    are waited for, and all that failed are named. With `tried_again` the platform has just been told to try
-    once more, so it has a moment for it.
+    `give_up`: do not wait for a target that is blocked by something that only a change can help, nor for one
+    that is stopped as it was asked to; the others are waited for, and all that failed are named. With
+    `tried_again` the platform has just been told to try once more, so it has a moment for it. `on_met` hears
+    of each that is as it was asked for, and the condition's reason.
     """
     wait = _Wait(client, targets, type_, status, timeout_s, on_met)
     wait.gives_up = give_up
@@ -105,7 +110,7 @@ class _Wait:
         type_: str,
         status: str,
         timeout_s: float,
-        on_met: Callable[[Target], None],
+        on_met: Callable[[Target, str], None],
     ) -> None:
         self._client = client
         self._waiting: dict[_Key, Target] = {
@@ -125,7 +130,7 @@ class _Wait:
         self._doubtful: list[Target] = []
         self._line = StatusLine()
         #: Until then, what looks hopeless is looked at again.
-        self.patient_until = time.monotonic()
+        self._begun = self.patient_until = time.monotonic()
         self._deadline = self.patient_until + timeout_s
 
     def run(self) -> None:
@@ -216,13 +221,22 @@ class _Wait:
         target = self._waiting[key]
         c = condition_of(obj, self._type)
         message = str(c.get("message") or c.get("reason") or "")
+        stopped = self.gives_up and c.get("reason") == STOPPED
         if event.get("type") == "DELETED":
             self._give_up(key, "was deleted.")
-        elif c.get("status", "").lower() == self._status.lower():
+        elif stopped or c.get("status", "").lower() == self._status.lower():
+            if (
+                self.gives_up
+                and stops(obj["metadata"].get("annotations") or {}) != stopped
+                and time.monotonic() < self._begun + TRIED_AGAIN_S
+            ):
+                # An annotation makes no new generation: this may be from before it was changed.
+                time.sleep(0.1)
+                return False
             del self._waiting[key]
             if c.get("reason") in _DOUBTFUL:
                 self._doubtful.append(target)
-            self._on_met(target)
+            self._on_met(target, c.get("reason", ""))
         elif self.gives_up and _is_hopeless(obj):
             if time.monotonic() < self.patient_until:
                 time.sleep(0.1)
