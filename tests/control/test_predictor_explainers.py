@@ -194,8 +194,12 @@ async def test_one_that_is_not_to_run_keeps_nothing_from_being_ready(
     left = {"ab"} if how == "replicas" else set()
     await world.until(lambda: {r.service for r in world.backend.replicas.values()} == left)
     if how == "replicas":
-        status = await available(world)
-        assert PART not in status["deploymentStatus"]
+
+        async def without() -> bool:
+            status = await status_of(world)
+            return status["state"] == "Available" and PART not in status["deploymentStatus"]
+
+        await world.until(without)
     await world.apply(BOTH)
     await world.until(lambda: {r.service for r in world.backend.replicas.values()} == {"ab", PART})
     await available(world)
