@@ -114,7 +114,8 @@ async def test_many_instances_and_v2(tmp_path: Path, models: Path) -> None:
             answer = (await front.v2({"inputs": [tensor]}, verb=verb)).json()
             (output,) = answer["outputs"]
             assert output["name"] == "explanation"
-            assert output["shape"] == [2]
+            assert output["shape"] == [2, 1]
+            assert output["parameters"] == {"content_type": "str"}
             found = [json.loads(d) for d in output["data"]]
             assert found == body["explanations"]
 

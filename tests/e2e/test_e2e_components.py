@@ -98,7 +98,7 @@ def test_explain_over_grpc(flowers: Platform) -> None:
     tensor.set_data_from_numpy(np.array([list(FLOWER.values())]))
     with InferenceServerClient(flowers.grpc) as client:
         answer = client.infer("flowers", [tensor], headers={"x-penstock-component": "explainer"})
-    document = json.loads(answer.as_numpy("explanation")[0])
+    document = json.loads(answer.as_numpy("explanation")[0, 0])
     assert document["data"]["prediction_name"] == "setosa"
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from penstock.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from penstock.protocols.shared_memory import SharedMemory
@@ -170,6 +172,15 @@ def as_bytes(array: Array) -> Array:
     out = np.empty(array.size, dtype=object)
     out[:] = [v.encode() if isinstance(v, str) else v for v in array.ravel().tolist()]
     return out.reshape(array.shape)
+
+
+def explanations(documents: Sequence[bytes]) -> InferResponse:
+    """JSON documents as V2 and Seldon's explainers answer them: `explanation`, BYTES, `[documents, 1]`."""
+    column = np.empty((len(documents), 1), dtype=object)
+    column[:, 0] = documents
+    return InferResponse(
+        {"explanation": column}, output_parameters={"explanation": {"content_type": "str"}}
+    )
 
 
 def _names(request: InferRequest) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from penstock.errors import InvalidInput, ModelError, Unsupported
 from penstock.protocols import v1
 from penstock.protocols.datatypes import datatype_of
-from penstock.protocols.infer import InferRequest, InferResponse
+from penstock.protocols.infer import InferRequest, InferResponse, explanations
 from penstock.runtimes.base import (
     CallContext,
     PayloadRuntime,
@@ -254,9 +254,7 @@ def _explained(protocol: str, result: Any) -> InferResponse | RawReply:
         raise ModelError("explain returned a generator: an explanation is sent in one piece")
     if protocol == "v1":
         return to_v1(result)
-    document = np.empty(1, dtype=object)
-    document[0] = v1.encode_result(result)
-    return InferResponse({"explanation": document})
+    return explanations([v1.encode_result(result)])
 
 
 async def _pull(result: Any, run: _Run) -> AsyncGenerator[Any, None]:

@@ -36,7 +36,7 @@ from penstock.explain.registry import build
 from penstock.explain.training import Training
 from penstock.protocols import v1
 from penstock.protocols.datatypes import DATATYPES
-from penstock.protocols.infer import InferRequest, InferResponse, as_bytes
+from penstock.protocols.infer import InferRequest, InferResponse, as_bytes, explanations
 from penstock.protocols.text_arrays import check_rows
 from penstock.runtimes.base import (
     CallContext,
@@ -112,9 +112,7 @@ class ExplainerRuntime(PayloadRuntime):
         finally:
             question.stop()  # a thread whose caller has gone or run out of time ends at its next question
         if isinstance(payload, InferRequest):
-            documents = np.empty(len(found), dtype=object)
-            documents[:] = [v1.encode_result(document(e)) for e in found]
-            return InferResponse({"explanation": documents})
+            return explanations([v1.encode_result(document(e)) for e in found])
         return RawReply(v1.encode_result(_body(found)))
 
     def _explain(self, instances: Sequence[Array], question: _Question) -> list[Explanation]:
