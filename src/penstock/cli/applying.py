@@ -13,7 +13,8 @@ from penstock.cli.client import ApiFailure, Client, Kinds
 from penstock.cli.documents import Manifest, read
 from penstock.cli.exits import FAILED, CliError
 from penstock.cli.output import StatusLine, note, say
-from penstock.cli.waiting import STOPPED, Target, wait_for_condition
+from penstock.cli.waiting import Target, wait_for_condition
+from penstock.domain.status import STOPPED
 
 #: Manifests that are on their way to the server at a time.
 AT_ONCE = 8
@@ -138,7 +139,7 @@ def _ranks(manifests: list[Manifest]) -> Iterator[tuple[int, int]]:
 
 
 def _met(target: Target, reason: str) -> None:
-    say(f"{_qualified(target)} {'stopped' if reason == STOPPED else 'ready'}")
+    say(f"{_qualified(target)} {'stopped' if reason == STOPPED.reason else 'ready'}")
 
 
 def _kind(manifest: Manifest) -> str:

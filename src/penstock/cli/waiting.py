@@ -12,6 +12,7 @@ from penstock.cli.client import ApiFailure, Client, Served
 from penstock.cli.exits import FAILED, TIMED_OUT, UNREACHABLE, CliError
 from penstock.cli.output import StatusLine, note
 from penstock.domain.annotations import stops
+from penstock.domain.status import STOPPED
 
 #: What was applied unchanged is tried again; for so long, seconds, its old failure is not believed.
 TRIED_AGAIN_S = 3.0
@@ -26,9 +27,6 @@ LOOK_S = 0.1
 
 #: Transition states that no waiting ends; somebody has to change something.
 _HOPELESS = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
-
-#: The reason of what is not Ready because that was asked for.
-STOPPED = "Stopped"
 
 #: Seconds in which a graph has heard of services that were waited for with it.
 DOUBTS_S = 1.0
@@ -221,7 +219,7 @@ class _Wait:
         target = self._waiting[key]
         c = condition_of(obj, self._type)
         message = str(c.get("message") or c.get("reason") or "")
-        stopped = self.gives_up and c.get("reason") == STOPPED
+        stopped = self.gives_up and c.get("reason") == STOPPED.reason
         if event.get("type") == "DELETED":
             self._give_up(key, "was deleted.")
         elif stopped or c.get("status", "").lower() == self._status.lower():

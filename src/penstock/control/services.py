@@ -39,7 +39,7 @@ from penstock.control.settings import ControlSettings
 from penstock.control.starts import Starts
 from penstock.control.workloads import Workloads
 from penstock.domain.service import Role, Service
-from penstock.domain.status import Truth, conditions_of
+from penstock.domain.status import STOPPED, Truth, conditions_of
 from penstock.domain.workload import service_key
 from penstock.errors import InvalidManifest, Unavailable
 from penstock.store.base import Kind, Object, Store
@@ -275,7 +275,7 @@ class ServiceController:
                 continue
             found = self._manifests.get((service.namespace, name))
             conditions = conditions_of(found[1].get("status") or {}) if found is not None else ()
-            if any(c.type == "Stopped" and c.status is Truth.TRUE for c in conditions):
+            if any(c.type == STOPPED.type and c.status is Truth.TRUE for c in conditions):
                 continue  # nobody wants it to run
             ready = next((c for c in conditions if c.type == "Ready"), None)
             if ready is None:

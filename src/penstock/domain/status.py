@@ -74,6 +74,10 @@ class Condition:
     since: float | None = None
 
 
+#: Of what was asked to stop. Ready is False then, for the same reason and in the same words.
+STOPPED: Final = Condition("Stopped", Truth.TRUE, "Stopped", "Stopped on request.")
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """The last failure. `time` is Unix seconds; `location` a replica's id."""

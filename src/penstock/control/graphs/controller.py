@@ -20,14 +20,16 @@ from penstock.control.plan import Event, one_line
 from penstock.control.records import Records
 from penstock.control.routes import RoutePublisher
 from penstock.dialects.schema import path
+from penstock.domain import routes
 from penstock.domain.assembly import Assembly
 from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
 from penstock.domain.graph_reliance import answers_without
 from penstock.domain.graph_tensors import mismatches
-from penstock.domain.routes import STOPPED, Route
+from penstock.domain.routes import Route
 from penstock.domain.status import (
     ANSWERS_WITHOUT,
+    STOPPED,
     ArmStatus,
     Condition,
     ServiceStatus,
@@ -134,17 +136,15 @@ class GraphController:
         if troubles:
             ready, reason, message = Truth.FALSE, "NameTaken", "; ".join(troubles)
         if stopped:
-            ready, reason, message = Truth.FALSE, "Stopped", "Stopped on request."
-        conditions = [Condition("Ready", ready, reason, message)]
-        if stopped:
-            conditions.append(Condition("Stopped", Truth.TRUE, reason, message))
+            ready, reason, message = Truth.FALSE, STOPPED.reason, STOPPED.message
+        conditions = (Condition("Ready", ready, reason, message), *((STOPPED,) if stopped else ()))
         self._routes.put(_route(graph, manifest["metadata"]))
         before = conditions_of(manifest.get("status") or {})
         url = f"{self._inference_url}/serving/{graph.namespace}/{graph.name}"
         status = with_conditions(
             ServiceStatus(
                 observed_generation=int(manifest["metadata"].get("generation", 0)),
-                conditions=tuple(conditions),
+                conditions=conditions,
                 components={},
                 url=url,
                 address=url,
@@ -307,7 +307,7 @@ def _route(graph: Graph | Experiment, meta: Mapping[str, Any]) -> Route:
     if isinstance(graph, Experiment):
         return Route(graph.namespace, graph.name, experiment=graph, labels=labels)
     if graph.stopped:
-        return Route(graph.namespace, graph.name, message=STOPPED, labels=labels)
+        return Route(graph.namespace, graph.name, message=routes.STOPPED, labels=labels)
     return Route(
         graph.namespace,
         graph.name,

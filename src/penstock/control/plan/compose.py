@@ -20,6 +20,7 @@ from penstock.control.plan.wanted import Wanted
 from penstock.control.rollouts.rollout import Share, rolled_out
 from penstock.domain.service import Role
 from penstock.domain.status import (
+    STOPPED,
     CanaryStatus,
     ComponentStatus,
     Condition,
@@ -96,7 +97,7 @@ def _status(
         ready,
     ]
     if stopped:
-        conditions.append(Condition("Stopped", Truth.TRUE, "Stopped", "Stopped on request."))
+        conditions.append(STOPPED)
     main = predictor.lines[0]
     current = main.latest or main.candidate
     failures = [j.failure for j in judged.values() if j.failure is not None]

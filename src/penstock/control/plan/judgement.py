@@ -10,6 +10,7 @@ from penstock.control.plan.observed import Observed, ready_of
 from penstock.control.plan.roles import RolePlan
 from penstock.control.plan.words import one_line, sentence
 from penstock.control.rollouts.rollout import LATEST, PREVIOUS
+from penstock.domain import status
 from penstock.domain.annotations import GIVEN_UP, PINNED
 from penstock.domain.status import Failure, FailureReason, ModelState, Transition, Truth
 
@@ -29,7 +30,11 @@ class Judgement:
 #: A condition's reason.
 WAITING = WAITING_FOR_DEVICE
 STOPPED = Judgement(
-    Truth.FALSE, "Stopped", "Stopped on request.", Transition.UP_TO_DATE, ModelState.PENDING
+    Truth.FALSE,
+    status.STOPPED.reason,
+    status.STOPPED.message,
+    Transition.UP_TO_DATE,
+    ModelState.PENDING,
 )
 
 
