@@ -267,6 +267,51 @@ def test_refused(spec: str, field: str, said: str) -> None:
     assert any(p == field and said in m for p, m in problems), problems
 
 
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        (
+            "steps: [{name: a}, {name: b, inputs: [A]}]",
+            "spec.steps[1].inputs[0]: there is no step 'A'; there is a, b",
+        ),
+        (
+            "steps: [{name: a}, {name: b, triggers: [c]}]",
+            "spec.steps[1].triggers[0]: there is no step 'c'; there is a, b",
+        ),
+        ("steps: [{name: a}, {name: a}]", "spec.steps[1].name: there are two steps of the name a"),
+        ("steps: [{name: a, inputs: [a]}]", "spec.steps[0].inputs: there is a cycle: a -> a"),
+        (
+            "steps: [{name: a, inputs: [b]}, {name: b, inputs: [a]}]",
+            "spec.steps[0].inputs: there is a cycle: a -> b -> a",
+        ),
+        (
+            "steps: [{name: a, inputs: [request, b], join: any}, {name: b, inputs: [a]}]\nmaxRevisits: 1",
+            "spec.output: is required: every step is the input of another",
+        ),
+        (
+            "steps: [{name: s, split: [{step: a, weight: -1}]}, {name: a}]",
+            "spec.steps[0].split[0].weight: must be 0.0 or more",
+        ),
+        (
+            "steps: [{name: s, split: [{step: a, weight: half}]}, {name: a}]",
+            "spec.steps[0].split[0].weight: must be a number, not a string",
+        ),
+        (
+            "steps: [{name: a, batch: {size: 2, window: [1]}}]",
+            "spec.steps[0].batch.window: must be a string or a number, not a list",
+        ),
+        (
+            "steps: [{name: a}]\ntimeout: true",
+            "spec.timeout: must be a string or a number, not true or false",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_and_not_what_follows_from_it(spec: str, problem: str) -> None:
+    with pytest.raises(InvalidManifest) as caught:
+        compiled(spec)
+    assert [str(p) for p in caught.value.problems] == [problem]
+
+
 async def test_a_cycle_runs_when_it_may() -> None:
     graph = compiled(
         """

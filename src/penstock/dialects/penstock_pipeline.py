@@ -74,7 +74,7 @@ def translate(manifest: Manifest, *, runs_containers: bool = False) -> Translati
     reader = _Reader(parsed.spec, manifest["spec"], problems)
     graph = reader.graph(meta.namespace or DEFAULT_NAMESPACE, meta.name or "")
     if not problems:
-        problems = problems_of(graph, reader.locate)
+        problems = problems_of(graph, reader.locate) or reader.unanswered
     if problems:
         refuse(manifest, problems)
     return Translation(graph, locate=reader.locate)
@@ -93,6 +93,9 @@ class _Reader:
         #: Whether steps' conditions are written as lists.
         self._listed = [isinstance(s.get("when"), list) for s in raw["steps"]]
         self._problems = problems
+        #: Why there has to be an output. A step that is misspelt, or a circle, leaves steps over that nobody
+        #: meant, so it is told once the steps themselves are right.
+        self.unanswered: list[FieldProblem] = []
         self._index = {s.name: i for i, s in enumerate(spec.steps)}
         self._gates: dict[str, list[Gate]] = {}
 
@@ -323,11 +326,15 @@ class _Reader:
         taken = {s.step for step in steps for s in step.inputs.sources}
         taken |= {g.chooser for step in steps for g in step.gates}
         last = [s for s in steps if s.name not in taken]
+        wrong = ""
         if len(last) > 1 and not all(s.gates for s in last):
             names = ", ".join(s.name for s in last)
-            self._wrong(("output",), f"is required: which of {names} is the answer?")
+            wrong = f"is required: which of {names} is the answer?"
         if not last:
-            self._wrong(("output",), "is required: every step is the input of another")
+            wrong = "is required: every step is the input of another"
+            last = list(steps)
+        if wrong:
+            self.unanswered.append(FieldProblem(path(("spec", "output")), wrong))
         join = Join.ANY if len(last) > 1 else Join.INNER
         return Inputs(tuple(Source(s.name) for s in last), join)
 

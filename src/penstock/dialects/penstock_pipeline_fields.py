@@ -68,7 +68,7 @@ class CaseFields(Spec):
 
 class ShareFields(Spec):
     step: str
-    weight: Annotated[float, Field(ge=0, le=100)] | Annotated[int, Field(ge=0, le=100)]
+    weight: Annotated[float, Field(ge=0, le=100)]
 
 
 class RouterFields(Spec):

@@ -11,7 +11,7 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
@@ -46,9 +46,35 @@ def read(model: type[M], manifest: Mapping[str, Any]) -> tuple[M | None, list[Fi
         return model.model_validate(manifest), []
     except ValidationError as e:
         problems: dict[FieldProblem, None] = {}
-        for error in e.errors(include_url=False):
+        for error in _fields_once(e.errors(include_url=False)):
             problems[_problem(model, error)] = None
         return None, list(problems)
+
+
+#: What a value of each kind is, by the name that pydantic gives it in the place of an error, beneath a field
+#: that takes several kinds.
+_KINDS: Final = {"str": "a string", "float": "a number", "int": "a number"}
+
+
+def _fields_once(errors: Sequence[Any]) -> Iterator[Any]:
+    """Pydantic tells of a field of several kinds once for each kind; here once, of the field itself."""
+    several: dict[Location, list[str]] = {}
+    for error in errors:
+        kind = error["loc"][-1] if error["loc"] else ""
+        if kind in _KINDS and error["type"].endswith("_type"):
+            several.setdefault(error["loc"][:-1], []).append(_KINDS[kind])
+    for error in errors:
+        *_, kind = error["loc"] or ("",)
+        field = error["loc"][:-1]
+        kinds = several.get(field, ()) if kind in _KINDS else ()
+        if len(kinds) < 2:
+            yield error
+        else:
+            expected = " or ".join(dict.fromkeys(kinds))
+            yield {**error, "loc": field, "type": _SEVERAL, "ctx": {"expected": expected}}
+
+
+_SEVERAL: Final = "no_kind_of_several"
 
 
 def path(location: Location) -> str:
@@ -99,6 +125,8 @@ def _problem(model: type[BaseModel], error: Any) -> FieldProblem:
         message = f"must be a list, not {_name(given)}"
     elif kind in ("dict_type", "model_type", "model_attributes_type", "mapping_type"):
         message = f"must be a map, not {_name(given)}"
+    elif kind == _SEVERAL:
+        message = f"must be {context['expected']}, not {_name(given)}"
     elif kind == "literal_error":
         message = f"must be {context['expected']}"
     elif kind == "greater_than_equal":
