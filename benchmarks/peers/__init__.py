@@ -11,33 +11,22 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 
+from benchmarks.peers.environments import NotInstalled, environment
 from benchmarks.system import ROOT, free_port
+
+__all__ = [
+    "TRITON", "NotInstalled", "environment", "kserve", "kserve_transformer", "mlserver", "triton",
+]  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
 
 #: What rows call it: the version that nvidia-pytriton 0.7.0 carries.
 TRITON = "Triton 2.51's python backend"
-
-
-def environment(name: str) -> Path:
-    """The bin folder of a peer's environment, made from its pinned requirements at first use."""
-    folder = ROOT / ".venvs" / name
-    wanted = (HERE / f"{name}.txt").read_text()
-    stamp = folder / ".installed"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"installing {name} into {folder.relative_to(ROOT)}", file=sys.stderr, flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run(
-            [folder / "bin" / "pip", "install", "-q", "-r", HERE / f"{name}.txt"], check=True
-        )
-        stamp.write_text(wanted)
-    return folder / "bin"
 
 
 @contextlib.contextmanager
@@ -111,8 +100,7 @@ parameters: { key: "model" value: { string_value: "%s" } }
 def triton(model: Path, grpc_port: int | None = None) -> Iterator[str]:
     """Triton, with its python backend and the model file as `iris`; its base URL.
 
-    The program is the one that nvidia-pytriton brings. RuntimeError or CalledProcessError says why it cannot
-    be had here.
+    The program is the one that nvidia-pytriton brings. RuntimeError says why it cannot be had here.
     """
     binary = environment("triton")
     packages = next((binary.parent / "lib").glob("python3*")) / "site-packages"
