@@ -110,6 +110,32 @@ async def test_what_a_kept_table_does_not_have_may_be_there(front, stand_in, pat
     assert (await front.client.post(path, headers=headers, json={})).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/serving/default/iris@iris-00002/v2/models/iris/infer", {}),
+        ("/v2/models/iris/infer", {"x-penstock-revision": "iris-00002"}),
+        ("/v2/models/iris/infer", {"x-penstock-revision": "previous"}),
+    ],
+)
+async def test_a_revision_that_a_kept_table_does_not_have_may_be_there(
+    front, stand_in, path, headers
+):
+    a = await stand_in()
+    front.gateway.restore(Snapshot(1, (route("iris", a.route),)))
+    answer = await front.client.post(path, headers=headers, json={})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "has not heard from the control plane" in answer.json()["error"]
+    query = {"models": ["iris@iris-00002"], "instances": [[1]]}
+    (result,) = (await front.client.post("/v2/query", json=query)).json()["results"]
+    assert result["status"] == 503
+    # What the control plane says changes nothing of the service, and yet it counts.
+    front.routes(route("iris", a.route))
+    answer = await front.client.post(path, headers=headers, json={})
+    assert answer.status_code == 404
+    assert "has no revision" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("value", ["-1", "0", "1.5", "soon", "99999999999"])
 async def test_a_deadline_that_is_no_number_is_refused(front, stand_in, value):
     a = await stand_in()

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from penstock.domain.headers import ANY, PREFER, REVISION
 from penstock.domain.patterns import MOST_VALUE
-from penstock.errors import NotFound
+from penstock.errors import NotFound, PenstockError
 from penstock.gateway.inspected import refuse_inspection
 from penstock.gateway.sticky import preferred
 
 if TYPE_CHECKING:
     from penstock.domain.routes import HeaderTest, Rule
-    from penstock.gateway.table import Service
+    from penstock.gateway.table import Service, Table
     from penstock.http.head import RequestHead
 
 LATEST: Final = "latest"
@@ -74,11 +74,14 @@ def _tester(test: HeaderTest) -> Callable[[str], bool]:
     return lambda value: len(value) <= MOST_VALUE and pattern.fullmatch(value) is not None
 
 
-def choose(head: RequestHead, service: Service, named: Service, tag: str = "") -> Choice:
+def choose(
+    head: RequestHead, service: Service, named: Service, table: Table, tag: str = ""
+) -> Choice:
     """The choice for a head. `named` is the predictor of the service, `service` the component that answers.
 
     A component in front of the predictor is told what to ask it for: revisions, rules and stickiness are the
-    predictor's. NotFound for a revision that is asked for and not there, InvalidInput for steps.
+    predictor's. NotFound for a revision that is asked for and not there (Unavailable while it may be there
+    all the same), InvalidInput for steps.
     """
     if service.graph is None:
         refuse_inspection(head, named)
@@ -87,7 +90,7 @@ def choose(head: RequestHead, service: Service, named: Service, tag: str = "") -
         if any(t.revision == (tag or asked) for t in service.targets):
             # The component's own: not to be asked of the predictor, too.
             return Choice(tag or asked, passed_on=(REVISION_HEADER, b"") if asked else None)
-        wanted = revision_asked(head, named, tag)
+        wanted = revision_asked(head, named, table, tag)
         if wanted:
             return Choice(passed_on=(REVISION_HEADER, wanted.encode("latin-1")))
         wanted = _liked(head, named)
@@ -97,7 +100,7 @@ def choose(head: RequestHead, service: Service, named: Service, tag: str = "") -
         if sticky is not None and not sticky.header and named.learner is None:
             return Choice(passed_on=(PREFER_HEADER, ANY.encode()))
         return Choice()
-    wanted = revision_asked(head, service, tag)
+    wanted = revision_asked(head, service, table, tag)
     if wanted:
         return Choice(wanted)
     told = head.get(PREFER_HEADER)
@@ -115,22 +118,24 @@ def _liked(head: RequestHead, predictor: Service) -> str:
     return wanted
 
 
-def revision_asked(head: RequestHead, service: Service, tag: str = "") -> str:
-    """Tag or name of the revision that the address or the head asks for; NotFound for one not there."""
+def revision_asked(head: RequestHead, service: Service, table: Table, tag: str = "") -> str:
+    """Tag or name of the revision that the address or the head asks for; an error for one not there."""
     asked = head.get(REVISION_HEADER)
     wanted = tag or (asked.decode("latin-1").strip() if asked is not None else "")
     if not wanted:
         return ""
     wanted = TAGS.get(wanted, wanted)
     if service.targets and service.named(wanted) is None:
-        raise unknown_revision(service, wanted)
+        raise unknown_revision(service, wanted, table)
     return wanted
 
 
-def unknown_revision(service: Service, wanted: str) -> NotFound:
-    """There is none of that name or tag."""
+def unknown_revision(service: Service, wanted: str, table: Table) -> PenstockError:
+    """There is none of that name or tag, as far as this gateway knows."""
     names = [n for t in service.targets for n in (t.revision, *t.tags)]
-    return NotFound(
-        f"{service.key} has no revision {wanted} that takes requests.",
-        hint=f"There is {', '.join(names) or 'none'}.",
+    return table.unknown(
+        NotFound(
+            f"{service.key} has no revision {wanted} that takes requests.",
+            hint=f"There is {', '.join(names) or 'none'}.",
+        )
     )

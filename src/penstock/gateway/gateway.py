@@ -214,7 +214,7 @@ class Gateway:
             forward.target = None
             wanted = forward.plan.wanted
             if wanted and not forward.plan.soft and newest.named(wanted) is None:
-                forward.fail(unknown_revision(newest, wanted))
+                forward.fail(unknown_revision(newest, wanted, self.table))
                 return
         if forward.service.waiting or not forward.dispatch():
             self._queue(forward)

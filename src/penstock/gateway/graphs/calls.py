@@ -237,7 +237,7 @@ class GatewayCaller:
         entered = known.service
         wanted = action.revision
         if wanted and entered.targets and entered.named(wanted) is None:
-            raise unknown_revision(entered, wanted)
+            raise unknown_revision(entered, wanted, table)
         lines = b"%b%b%bcontent-length: %d\r\n\r\n" % (
             known.lines,
             request.headers,

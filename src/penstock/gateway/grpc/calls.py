@@ -152,7 +152,7 @@ class ModelCall:
             service = reached(head, service, table)
             if self._method == "ModelReady" and cannot_answer(named):
                 service = named  # what stands before it may be ready for all that
-        choice = choose(head, service, named, tag)
+        choice = choose(head, service, named, table, tag)
         return Plan(
             service,
             self._render(service, size, choice.passed_on),
