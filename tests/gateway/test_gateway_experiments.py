@@ -8,7 +8,7 @@ import pytest
 from gateway_stand_in import route
 
 from penstock.domain.experiment import Candidate, Experiment
-from penstock.domain.routes import Put, Remove, Route, Target
+from penstock.domain.routes import STOPPED, Put, Remove, Route, Target
 
 
 async def trial(front, stand_in, weights=(70, 30), **fields):
@@ -67,6 +67,29 @@ async def test_a_default_gets_its_requests_back_when_the_experiment_ends(front, 
     await front.client.post("/v2/models/iris/infer", json={})
     assert (len(iris.seen), len(iris2.seen)) == (2, 1)
     assert (await front.client.post("/v2/models/trial/infer", json={})).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/v2/models/trial/infer", {}),
+        ("/v2/models/trial.experiment/infer", {}),
+        ("/v2/models/x/infer", {"seldon-model": "trial.experiment"}),
+    ],
+)
+async def test_a_stopped_experiment_answers_nobody_and_takes_no_ones_requests(
+    front, stand_in, path, headers
+):
+    iris, iris2, _ = await trial(front, stand_in, weights=(0, 1), default="iris")
+    assert (await front.client.post(path, headers=headers, json={})).status_code == 200
+    assert (len(iris.seen), len(iris2.seen)) == (0, 1)
+    front.gateway.apply(Put(7, Route("default", "trial", message=STOPPED)))
+    answer = await front.client.post(path, headers=headers, json={})
+    assert answer.status_code == 503
+    assert STOPPED in answer.json()["error"]
+    answer = await front.client.post("/v2/models/iris/infer", json={})
+    assert "x-seldon-route" not in answer.headers
+    assert (len(iris.seen), len(iris2.seen)) == (1, 1)
 
 
 async def test_a_client_that_sends_the_route_back_stays(front, stand_in):

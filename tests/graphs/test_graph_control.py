@@ -171,6 +171,33 @@ async def test_an_experiments_members_are_of_one_kind(world: GraphWorld) -> None
         )
 
 
+async def test_an_experiment_is_stopped_by_an_annotation_until_that_is_removed(
+    world: GraphWorld,
+) -> None:
+    await world.apply(service("a"))
+    trial = seldon("Experiment", "trial", default="a", candidates=[{"name": "a", "weight": 1}])
+
+    async def shown() -> dict[str, tuple[str, str]]:
+        conditions = (await world.store.get(world.key(trial)))["status"]["conditions"]
+        return {c["type"]: (c["status"], c.get("reason", "")) for c in conditions}
+
+    trial["metadata"]["annotations"] = {"serving.kserve.io/stop": "true"}
+    await world.apply(trial)
+    route = world.plane.routes.get("default/trial")
+    assert route is not None
+    assert route.experiment is None
+    assert route.message == "it is stopped (annotation serving.kserve.io/stop)"
+    assert (await shown())["Ready"] == ("False", "Stopped")
+    assert (await shown())["Stopped"] == ("True", "Stopped")
+    trial["metadata"]["annotations"] = {"serving.kserve.io/stop": "false"}
+    await world.apply(trial)
+    route = world.plane.routes.get("default/trial")
+    assert route is not None
+    assert route.experiment is not None
+    assert (await shown())["Ready"] == ("True", "")
+    assert "Stopped" not in await shown()
+
+
 async def test_warnings_are_events_once(world: GraphWorld) -> None:
     graph = {
         "apiVersion": "serving.kserve.io/v1alpha1",

@@ -14,6 +14,7 @@ from seldon_v2_scenarios import MODELS, REFUSED, SCENARIOS, Scenario
 
 from penstock import dialects
 from penstock.domain.graph import Join, OnFailure
+from penstock.domain.routes import STOPPED, Route
 from penstock.domain.status import Condition, ServiceStatus, Truth
 from penstock.errors import InvalidManifest
 
@@ -73,6 +74,23 @@ async def test_a_pipeline_has_seldons_addresses(front: GraphFrontUnderTest) -> N
     assert (
         await front.client.post("/v2/models/mul10.pipeline/infer", json=request)
     ).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/v2/pipelines/ten/infer", {}),
+        ("/v2/models/ten.pipeline/infer", {}),
+        ("/v2/models/whatever/infer", {"seldon-model": "ten.pipeline"}),
+    ],
+)
+async def test_a_stopped_pipeline_is_not_said_to_be_unknown(
+    front: GraphFrontUnderTest, path: str, headers: dict[str, str]
+) -> None:
+    front.put(Route("default", "ten", message=STOPPED))
+    answer = await front.client.post(path, json=body({"INPUT": [1.0]}), headers=headers)
+    assert answer.status_code == 503
+    assert STOPPED in answer.text
 
 
 async def test_whether_a_pipeline_is_ready_is_said_in_seldons_numbers(

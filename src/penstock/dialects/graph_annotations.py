@@ -15,6 +15,7 @@ import msgspec
 from penstock.dialects.schema import path
 from penstock.domain.annotations import HEADERS, INSPECT, STOP, stops
 from penstock.domain.assembly import Assembly
+from penstock.domain.experiment import Experiment
 from penstock.domain.graph import Graph
 from penstock.errors import FieldProblem
 
@@ -28,6 +29,8 @@ def graph_annotated(manifest: Mapping[str, Any], means: Any) -> tuple[Any, list[
     """What a manifest means, with what its annotations say of its graph, and what is wrong with that."""
     graph = means.graph if isinstance(means, Assembly) else means
     notes = (manifest.get("metadata") or {}).get("annotations") or {}
+    if isinstance(means, Experiment):
+        return (replace(means, stopped=True) if stops(notes) else means), []
     inspect, headers = notes.get(INSPECT), notes.get(HEADERS)
     stopped = stops(notes)
     if (inspect is None and headers is None and not stopped) or not isinstance(graph, Graph):

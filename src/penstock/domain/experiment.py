@@ -32,6 +32,8 @@ class Experiment:
     mirror_percent: int = 0
     #: Its members are graphs, not services.
     of_graphs: bool = False
+    #: It takes no requests: those for `default` are that member's own again.
+    stopped: bool = False
 
     @property
     def key(self) -> str:

@@ -143,7 +143,7 @@ class ExperimentFront:
         plan: Plan | None = head.memo.get(key)
         if plan is None or plan.service is None or not plan.service.current:
             service = reached(head, member, self.gateway.table)
-            choice = choose(head, service, member)
+            choice = choose(head, service, member, self.gateway.table)
             # The message names whom the client named; the header says who is meant.
             meant = (MODEL_HEADER, member.name.encode())
             plan = head.memo[key] = Plan(

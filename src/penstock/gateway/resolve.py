@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.domain.routes import EXPLAINER
+from penstock.domain.routes import EXPLAINER, STOPPED
 from penstock.errors import NotFound, PenstockError, Unsupported
 from penstock.gateway import components
 from penstock.gateway.choosing import LATEST, PREVIOUS, TAGS, choose
@@ -125,7 +125,12 @@ def plan(head: RequestHead, table: Table) -> Plan:
     if name:
         namespace = namespace_of(head)
         service = table.get(namespace, name) or suffixed(name, namespace, table)
-        if path.startswith(_PIPELINES) and service is not None and service.graph is None:
+        if (
+            path.startswith(_PIPELINES)
+            and service is not None
+            and service.graph is None
+            and not _stopped(service)
+        ):
             raise NotFound(f"There is no pipeline {name} in namespace {namespace}.")
         if service is not None:
             return make(head, service, path, table)
@@ -190,13 +195,18 @@ def suffixed(name: str, namespace: str, table: Table) -> Service | None:
     """What Seldon's `NAME.pipeline` or `NAME.experiment` is, if there is one of that kind."""
     if name.endswith(".pipeline"):
         service = table.get(namespace, name.removesuffix(".pipeline"))
-        if service is not None and service.graph is not None:
+        if service is not None and (service.graph is not None or _stopped(service)):
             return service
     if name.endswith(".experiment"):
         service = table.by_key(f"{namespace}/{name.removesuffix('.experiment')}")
-        if service is not None and service.route.experiment is not None:
+        if service is not None and (service.route.experiment is not None or _stopped(service)):
             return service
     return None
+
+
+def _stopped(service: Service) -> bool:
+    """Whether it is stopped on request: its route does not say what it is when it is not."""
+    return service.route.message == STOPPED
 
 
 def unknown_service(name: str, namespace: str, table: Table) -> PenstockError:
@@ -304,7 +314,7 @@ def make(
         return Plan(service, b"", protocol_of(path), timeout_s, own, tag, verb=verb)
     if service.route.graph is not None and service.graph is not None and head.method == "POST":
         service.graph.check(path)
-    choice = choose(head, service, named, tag)
+    choice = choose(head, service, named, table, tag)
     head_bytes = render(head, service, path, choice.passed_on)
     own = path if service.graph is not None else ""
     return Plan(

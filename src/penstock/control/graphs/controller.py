@@ -128,16 +128,18 @@ class GraphController:
         graph = means.graph if isinstance(means, Assembly) else means
         self._follow(key, graph)
         ready, reason, message = self._judge(graph)
-        stopped = isinstance(graph, Graph) and graph.stopped
         if way := self._circle(key):
             ready, reason, message = Truth.FALSE, "Circle", told(way, key[0])
         elif ready is Truth.TRUE and (unfit := self._unfit(graph)):
             ready, reason, message = Truth.FALSE, "TensorMismatch", unfit
         if troubles:
             ready, reason, message = Truth.FALSE, "NameTaken", "; ".join(troubles)
-        if stopped:
+        if graph.stopped:
             ready, reason, message = Truth.FALSE, STOPPED.reason, STOPPED.message
-        conditions = (Condition("Ready", ready, reason, message), *((STOPPED,) if stopped else ()))
+        conditions = (
+            Condition("Ready", ready, reason, message),
+            *((STOPPED,) if graph.stopped else ()),
+        )
         self._routes.put(_route(graph, manifest["metadata"]))
         before = conditions_of(manifest.get("status") or {})
         url = f"{self._inference_url}/serving/{graph.namespace}/{graph.name}"
@@ -304,10 +306,10 @@ class GraphController:
 
 def _route(graph: Graph | Experiment, meta: Mapping[str, Any]) -> Route:
     labels = tuple(sorted((meta.get("labels") or {}).items()))
-    if isinstance(graph, Experiment):
-        return Route(graph.namespace, graph.name, experiment=graph, labels=labels)
     if graph.stopped:
         return Route(graph.namespace, graph.name, message=routes.STOPPED, labels=labels)
+    if isinstance(graph, Experiment):
+        return Route(graph.namespace, graph.name, experiment=graph, labels=labels)
     return Route(
         graph.namespace,
         graph.name,
