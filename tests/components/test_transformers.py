@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from component_servers import Component, chain, error_of, running, write
+from kserve_package import write_packages
 
 from penstock.errors import InvalidInput, LoadError
 from penstock.protocols.infer import InferRequest
@@ -196,63 +197,9 @@ async def test_kfserving_writes_list_and_passes_a_dict(tmp_path: Path) -> None:
         assert answer == {"by": "m", "predictions": [[2.0, 4.0]]}
 
 
-#: What a class uses of KServe's package, as that package has it.
-KSERVE = """
-import sys, types
-import numpy as np
-
-class _Tensor:
-    def __init__(self, name, shape, datatype, data=None, parameters=None):
-        self.name, self.shape, self.datatype = name, shape, datatype
-        self._data, self.parameters = data, parameters or {}
-    def as_numpy(self):
-        kinds = {"FP64": np.float64, "INT64": np.int64, "BYTES": np.object_}
-        return np.array(self._data, dtype=kinds[self.datatype]).reshape(self.shape)
-    def set_data_from_numpy(self, array, binary_data=True):
-        self._data = array
-        self.parameters["binary_data_size"] = array.nbytes
-
-class InferInput(_Tensor): pass
-class InferOutput(_Tensor): pass
-
-class InferRequest:
-    def __init__(self, model_name, infer_inputs, request_id=None, parameters=None):
-        self.id, self.model_name, self.inputs = request_id, model_name, infer_inputs
-        self.parameters = parameters or {}
-
-class InferResponse:
-    def __init__(self, response_id, model_name, infer_outputs, parameters=None):
-        self.id, self.model_name, self.outputs = response_id, model_name, infer_outputs
-        self.parameters = parameters or {}
-
-class Model:
-    def __init__(self, name):
-        self.name, self.ready = name, False
-    def load(self):
-        self.ready = True
-        return True
-    async def preprocess(self, payload, headers=None):
-        return payload
-    async def postprocess(self, result, headers=None, response_headers=None):
-        return result
-    async def predict(self, payload, headers=None):
-        raise NotImplementedError("would ask predictor_host over HTTP")
-    async def explain(self, payload, headers=None):
-        raise NotImplementedError
-
-errors = types.ModuleType("kserve.errors")
-class InvalidInput(ValueError):
-    def __init__(self, reason):
-        self.reason = reason
-errors.InvalidInput = InvalidInput
-sys.modules["kserve.errors"] = errors
-"""
-
-
 @pytest.fixture
 def kserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "site" / "kserve").mkdir(parents=True)
-    (tmp_path / "site" / "kserve" / "__init__.py").write_text(KSERVE)
+    write_packages(tmp_path / "site")
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield
     for name in ("kserve", "kserve.errors"):

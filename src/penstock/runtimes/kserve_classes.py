@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any
+import types
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import InvalidInput
 from penstock.protocols.datatypes import datatype_of
 from penstock.protocols.infer import InferRequest, InferResponse, as_bytes
 from penstock.runtimes.base import Array
+
+if TYPE_CHECKING:
+    from penstock.sdk.predictor import Predictor
 
 #: Packages of KServe's; their own methods are none of a user's.
 PACKAGES = frozenset({"kserve", "kfserving"})
@@ -32,6 +36,36 @@ def types_for(cls: type) -> KServeTypes | None:
     if package is None or not all(hasattr(package, n) for n in names):
         return None  # a release from before it had such types
     return KServeTypes(package)
+
+
+def asking(cls: type, predictor: Predictor) -> type:
+    """A class as `cls`, whose `super().predict` asks `predictor`; `cls` itself where it is none of KServe's.
+
+    KServe's own would open connections by its settings, of which there are none here.
+    """
+    base = next((b for b in cls.__mro__ if _of_package(b) and "predict" in vars(b)), None)
+    if base is None:
+        return cls
+
+    async def predict(
+        self: Any, payload: Any, headers: Mapping[str, str] | None = None, *_: Any, **__: Any
+    ) -> Any:
+        kserve = types_for(type(self))
+        if kserve is None:
+            return await predictor(payload, headers)
+        return kserve.given(await predictor(kserve.taken(payload), headers))
+
+    def named(members: dict[str, Any]) -> None:
+        members |= {"__module__": cls.__module__, "__doc__": cls.__doc__}
+
+    # Between the user's class and KServe's, where `super()` looks.
+    between = types.new_class("Asks", (base,), exec_body=lambda m: m.update(predict=predict))
+    between.__module__ = __name__
+    return types.new_class(cls.__name__, (cls, between), exec_body=named)
+
+
+def _of_package(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in PACKAGES
 
 
 class KServeTypes:

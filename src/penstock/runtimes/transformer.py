@@ -25,7 +25,7 @@ from penstock.runtimes.base import (
     StreamReply,
 )
 from penstock.runtimes.class_calls import ClassPayloadRuntime
-from penstock.runtimes.kserve_classes import PACKAGES
+from penstock.runtimes.kserve_classes import PACKAGES, asking
 from penstock.runtimes.user_model import UserModel, definer, instantiate, load_here
 from penstock.sdk import passing
 from penstock.sdk.discovery import find_class
@@ -88,7 +88,7 @@ def load(path: Path, options: LoadOptions) -> PayloadRuntime:
         options.predictor, options.name, timeout_s=options.timeout_s, local=options.local
     )
     attributes = {"predictor": predictor, "predictor_host": predictor.host}
-    instance = instantiate(cls, options.name, folder, wanted, attributes)
+    instance = instantiate(asking(cls, predictor), options.name, folder, wanted, attributes)
     _connect(instance, predictor)
     model = UserModel(instance, options.name, folder, wanted)
     runtime = TransformerRuntime(model, predictor)
