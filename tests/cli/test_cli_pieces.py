@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from penstock._version import __version__
-from penstock.cli import places
+from penstock.cli import payloads, places
 from penstock.cli.documents import parse, split_path
 from penstock.cli.exits import REFUSED, USAGE, CliError
 from penstock.cli.output import age, duration, seconds, size, table
@@ -323,3 +323,19 @@ def test_quantiles_of_a_histogram() -> None:
     assert quantile([1, 2], [10, 0, 0], 0.5) == 0.5
     assert quantile([1, 2], [0, 10, 0], 0.5) == 1.5
     assert quantile([1, 2], [0, 0, 5], 0.99) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("payload", "file", "said"),
+    [
+        (b"", "-", "Standard input has no payload; -f FILE names one."),
+        (b"{", "-", "Standard input is no JSON: "),
+        (b"", "flower.json", "flower.json is no JSON: "),
+    ],
+)
+def test_a_payload_that_is_none_is_told_by_where_it_came_from(
+    payload: bytes, file: str, said: str
+) -> None:
+    with pytest.raises(CliError) as caught:
+        payloads.parse(payload, file)
+    assert str(caught.value).startswith(said)

@@ -246,6 +246,20 @@ async def test_what_is_no_query_is_refused_as_a_whole(front, stand_in, body):
     assert not stands[0].seen
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "The body is no query: it is empty. It looks like "),
+        (b'{"model":["m0"],"instances":[1]}', "unknown field `model`. It looks like "),
+    ],
+)
+async def test_what_a_query_looks_like_is_told(front, body, said):
+    answer = (await front.client.post("/v2/query", content=body)).json()["error"]
+    assert said in answer
+    example = answer.partition("It looks like ")[2].removesuffix(".")
+    (await front.client.post("/v2/query", content=example)).raise_for_status()
+
+
 async def test_other_methods_and_paths(front, stand_in):
     assert (await front.client.get("/v2/query")).status_code == 405
     assert (await front.client.post("/v2/queries", json={})).status_code == 404

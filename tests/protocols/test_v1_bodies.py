@@ -141,6 +141,7 @@ BAD = [
     ("x", (), "the body is a string"),
     (None, (), "the body is null"),
     ({}, (), "neither 'instances' nor 'inputs'"),
+    ({"predictions": [1]}, (), "has predictionsAsInstances: true"),
     ({"instance": [1]}, (), "neither 'instances' nor 'inputs'"),
     ({"instances": [1], "inputs": [1]}, (), "both 'instances' and 'inputs'"),
     ({"instances": 5}, (), "'instances' is a number; a list of rows"),

@@ -28,7 +28,10 @@ def parse(payload: bytes, file: str) -> Any:
     try:
         return json.loads(payload)
     except ValueError as exc:
-        raise CliError(f"{file} is no JSON: {exc}.", USAGE) from exc
+        if file == "-" and not payload.strip():
+            raise CliError("Standard input has no payload; -f FILE names one.", USAGE) from None
+        shown = "Standard input" if file == "-" else file
+        raise CliError(f"{shown} is no JSON: {exc}.", USAGE) from exc
 
 
 def post(

@@ -162,11 +162,22 @@ def to_arrays(payload: Mapping[str, Any], specs: Sequence[TensorSpec] = ()) -> D
         else:
             raise InvalidInput(f"'inputs' is {_kind(value)}; a list or an object is expected")
     else:
-        raise InvalidInput("the request has neither 'instances' nor 'inputs'")
+        raise no_input(payload)
     if len(payload) == 1:
         return Decoded(inputs, {}, rows)
     parameters = {k: v for k, v in payload.items() if k not in ("instances", "inputs")}
     return Decoded(inputs, parameters, rows)
+
+
+def no_input(payload: Mapping[str, Any]) -> InvalidInput:
+    """What is wrong with a request that brings none."""
+    message = "the request has neither 'instances' nor 'inputs'"
+    if "predictions" in payload:
+        message += (
+            ", but 'predictions': a graph's step that takes another's predictions as its instances has"
+            " predictionsAsInstances: true (in an InferenceGraph mapPredictionsToInstances: true)"
+        )
+    return InvalidInput(message)
 
 
 def _takes_scalar(specs: Sequence[TensorSpec]) -> bool:

@@ -291,7 +291,7 @@ def _tensors_in(value: Any, specs: tuple[TensorSpec, ...]) -> tuple[Any, Mapping
             decoded = v1.to_arrays(value, specs)
             return decoded.inputs, decoded.parameters
         if not value or not all(isinstance(v, np.ndarray | list) for v in value.values()):
-            raise InvalidInput("the request has neither 'instances' nor 'inputs'")
+            raise v1.no_input(value)
         return as_arrays(value, "preprocess"), {}
     if hasattr(value, "columns") and hasattr(value, "to_numpy"):
         return {c: value[c].to_numpy() for c in value.columns}, {}

@@ -26,6 +26,7 @@ T = TypeVar("T")
 MOST_MODELS: Final = 1000
 DEFAULT_TIMEOUT_S: Final = 60.0
 MOST_TIMEOUT_S: Final = 3600.0
+_EXAMPLE: Final = 'It looks like {"models": ["a", "b"], "instances": [[1.0, 2.0]]}.'
 _encode: Final = msgspec.json.encode
 _UNSET: Final = msgspec.UNSET
 
@@ -69,7 +70,8 @@ def read(exchange: Any) -> Query:
     try:
         query = _decode(plain_body(exchange.head, exchange.body))
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise InvalidInput(f"The body is no query: {exc}.") from None
+        said = str(exc).removesuffix(".") if exchange.body else "it is empty"
+        raise InvalidInput(f"The body is no query: {said}.", hint=_EXAMPLE) from None
     if (query.models is _UNSET) == (query.selector is _UNSET):
         raise InvalidInput("A query has either `models` or a `selector`.")
     if (query.inputs is _UNSET) == (query.instances is _UNSET):
