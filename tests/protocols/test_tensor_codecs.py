@@ -269,6 +269,15 @@ def test_what_leaves_is_a_view_of_the_output():
     assert np.frombuffer(view)[0] == 9
 
 
+@pytest.mark.parametrize(
+    "part", [np.s_[:, 1:2], np.s_[::2, 0], np.s_[::-1], np.s_[:, :0], np.s_[0, 1], np.s_[1:]]
+)
+def test_any_part_of_an_array_can_leave(part):
+    """A column of an array stays strided however it is reshaped."""
+    values = np.arange(12, dtype=np.float64).reshape(4, 3)[part]
+    assert bytes(to_binary("y", "FP64", values)) == values.tobytes()
+
+
 def test_strided_and_big_endian_outputs_are_sent_row_major_little_endian():
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert bytes(to_binary("y", "FP32", array.T)) == np.ascontiguousarray(array.T).tobytes()

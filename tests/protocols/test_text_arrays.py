@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.errors import TooLarge
 from penstock.protocols import tftensor
 from penstock.protocols.seldon_message import from_tensors, message_of
-from penstock.protocols.text_arrays import MOST_BYTES
+from penstock.protocols.text_arrays import MOST_BYTES, array_of, array_of_numbers
 
 LONG = "x" * 20_000
 #: So many are a byte too much, beside a long one.
@@ -69,3 +71,62 @@ def test_other_rows_are_what_they_were(rows: Any) -> None:
     found = message_of({"data": {"ndarray": rows}}).value
     assert found.dtype == expected.dtype
     assert found.tolist() == expected.tolist()
+
+
+def test_numbers_among_texts_are_as_wide_as_numbers_may_be() -> None:
+    """`[["a"], [1], [1], ...]`: numpy's numbers as text have room for 32 characters each."""
+    rows = [["a"], *[[1.5]] * (MOST_BYTES // 4 // 32)]
+    with pytest.raises(TooLarge, match="longest of 32 characters"):
+        array_of(rows)
+
+
+NUMBERS = st.integers(-(2**65), 2**65) | st.floats(allow_nan=False) | st.booleans()
+LEAF = NUMBERS | st.text(max_size=3) | st.none()
+ALIKE = st.sampled_from([st.integers(), st.floats(allow_nan=False), st.text(), st.booleans()])
+NESTED = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=4), max_leaves=12)
+
+
+def same(make: Any, rows: Any) -> None:
+    """What `make` makes of rows is what numpy makes of them, or both refuse."""
+    try:
+        expected = np.asarray(rows)
+    except (ValueError, OverflowError) as e:
+        with pytest.raises(type(e)):
+            make(rows)
+        return
+    found = make(rows)
+    if (
+        expected.dtype == object and found.dtype == np.float64
+    ):  # an integer beyond 64 bits among floats
+        expected = expected.astype(np.float64)
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert found.tolist() == expected.tolist()
+    assert found.flags.writeable
+
+
+@given(st.lists(NESTED, max_size=6), st.sampled_from([1, 30, 90]))
+def test_an_array_is_what_numpy_makes_of_it(rows: list[Any], times: int) -> None:
+    """Few and many, of one kind or mixed, ragged or not."""
+    same(array_of, rows * times)
+
+
+@given(ALIKE.flatmap(lambda kind: st.lists(kind, min_size=1, max_size=6)), st.data())
+def test_an_array_of_one_kind_is_what_numpy_makes_of_it(values: list[Any], data: Any) -> None:
+    depth = data.draw(st.integers(0, 3))
+    rows = values
+    for _ in range(depth):
+        rows = [rows] * data.draw(st.sampled_from([1, 2, 20]))
+    same(array_of, rows)
+
+
+@given(st.lists(NUMBERS, max_size=8), st.sampled_from([1, 20]))
+def test_a_list_of_numbers_is_what_numpy_makes_of_it(values: list[Any], times: int) -> None:
+    same(array_of_numbers, values * times)
+
+
+@pytest.mark.parametrize("odd", [[], [1.0, "b"], "ab", {"a": 1, "b": 2}, None, 1.5, [[1.0, 2.0]]])
+@pytest.mark.parametrize("row", [[1.0, 2.0], ["a", "b"], [True, False]])
+def test_one_row_unlike_the_others_is_nothing_else_than_numpy_s(row: Any, odd: Any) -> None:
+    """A text of as many characters as rows have values, most of all."""
+    for rows in ([*[row] * 50, odd], [odd, *[row] * 50], [row, odd]):
+        same(array_of, rows)

@@ -111,7 +111,7 @@ def to_binary(tensor: str, name: str, values: Array) -> memoryview | bytes:
         values = float32_to_bf16(values)
     if values.dtype.byteorder == ">":
         values = values.astype(values.dtype.newbyteorder("<"))
-    return values.reshape(-1).view(np.uint8).data  # reshape copies what is strided
+    return values.ravel().view(np.uint8).data  # copies what is strided; reshape(-1) not all of it
 
 
 def realign(body: memoryview, spans: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:

@@ -34,7 +34,7 @@ from penstock.protocols.seldon import (
     tensor_of,
     tensor_values,
 )
-from penstock.protocols.text_arrays import check_rows, check_texts
+from penstock.protocols.text_arrays import array_of, array_of_numbers
 from penstock.protocols.v1 import encode_result, rows_of_json
 
 if TYPE_CHECKING:
@@ -128,16 +128,13 @@ def message_of(document: Any, puid: str = "") -> SeldonMessage:
         if kind == "tftensor":
             return SeldonMessage(tftensor.decode(held), kind, names, meta)
         if kind == "tensor":
-            # Straight into an array: lists of lists would cost ten times as much.
             shape, flat = tensor_of(held)
             try:
-                return SeldonMessage(np.asarray(flat).reshape(shape), kind, names, meta)
+                return SeldonMessage(array_of_numbers(flat).reshape(shape), kind, names, meta)
             except (ValueError, OverflowError) as exc:
                 raise InvalidInput(f"'data.tensor' is no array: {exc}") from None
-        rows = rows_of(held, kind)
-        check_rows(rows)
         try:
-            array = np.asarray(rows)
+            array = array_of(rows_of(held, kind))
         except (ValueError, OverflowError):
             raise InvalidInput("'data' is ragged: rows have different lengths") from None
         return SeldonMessage(array, kind, names, meta)
@@ -256,8 +253,7 @@ def _text(array: Array) -> Array:
     if array.dtype != object:
         return array
     texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.ravel()]
-    check_texts(texts)
-    return np.asarray(texts).reshape(array.shape)
+    return array_of(texts).reshape(array.shape)
 
 
 def binary_answer(message: SeldonMessage, name: str) -> InferResponse | None:

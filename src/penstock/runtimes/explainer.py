@@ -37,7 +37,7 @@ from penstock.explain.training import Training
 from penstock.protocols import v1
 from penstock.protocols.datatypes import DATATYPES
 from penstock.protocols.infer import InferRequest, InferResponse, as_bytes, explanations
-from penstock.protocols.text_arrays import check_rows
+from penstock.protocols.text_arrays import array_of
 from penstock.runtimes.base import (
     CallContext,
     Framework,
@@ -380,10 +380,8 @@ def _value(value: Any) -> Array:
         return text
     if isinstance(value, dict):
         raise InvalidInput("an instance is a row, an image or a text, not an object")
-    if isinstance(value, list):
-        check_rows(value)
     try:
-        return np.asarray(value)
+        return array_of(value) if isinstance(value, list) else np.asarray(value)
     except ValueError:
         raise InvalidInput("an instance is ragged: its rows have different lengths") from None
 
