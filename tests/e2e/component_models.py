@@ -132,6 +132,31 @@ CLASSES = {
                 return {"explained_by": "the transformer"}
     """,
 }
+#: Classes of Seldon V1, each alone in its folder.
+UNITS = {
+    "by_second": """
+        import numpy as np
+
+        class BySecond:
+            def predict(self, X, names=None):
+                return np.asarray(X, float)[:, 1:2]
+    """,
+    "swaps": """
+        import numpy as np
+
+        class Swaps:
+            def transform_input(self, X, names=None):
+                return np.asarray(X, float)[:, [1, 0, 2]]
+    """,
+    "sees": """
+        import numpy as np
+
+        class Sees:
+            def predict(self, X, names=None):
+                mean = np.asarray(X, float)[:, :4, :4].mean((1, 2, 3))
+                return np.stack([1 - mean, mean], 1)
+    """,
+}
 BESIDE = """
 import penstock
 
@@ -152,9 +177,14 @@ def write_models(folder: Path) -> None:
     for name, code in CLASSES.items():
         (folder / "classes" / name).mkdir(parents=True)
         (folder / "classes" / name / "model.py").write_text(dedent(code))
+    for name, code in UNITS.items():
+        (folder / "classes" / name).mkdir(parents=True)
+        file = f"{name.title().replace('_', '')}.py"
+        (folder / "classes" / name / file).write_text(dedent(code))
     for name in ("table", "beside"):
         _table(models / name)
     (models / "beside" / "named.py").write_text(BESIDE)
+    _boosted(models / "boosted")
     _mood(models / "mood")
     (models / "words").mkdir()
     similar = {"good": ["bad", "dull"], "film": ["book", "song"], "such": ["quite"], "a": ["the"]}
@@ -175,6 +205,14 @@ def _table(folder: Path) -> None:
     np.savetxt(folder / "explainer" / "train.csv", ROWS, delimiter=",", comments="", header="a,b,c")
     names = {"class_names": ["low", "high"]}
     (folder / "explainer" / "explainer.json").write_text(json.dumps(names))
+
+
+def _boosted(folder: Path) -> None:
+    import xgboost
+
+    folder.mkdir()
+    model = xgboost.XGBClassifier(n_estimators=2, max_depth=1).fit(ROWS, ROWS[:, 0] > 1)
+    model.save_model(folder / "model.ubj")
 
 
 def _mood(folder: Path) -> None:

@@ -93,13 +93,11 @@ def in_upper_left(mask: list[list[int]]) -> bool:
     return inside >= 8 and inside == sum(map(sum, mask))
 
 
-def all_of_first(shares: Any) -> bool:
-    """Of SHAP's values, for one class or several: only the first feature has a share."""
-    rows = shares if isinstance(shares[0], list) else [shares]
-    return all(
-        abs(row[0]) > 0.1 and all(abs(v) < 1e-6 for v in row[1:]) for row in map(_flat, rows)
-    )
+def all_of(feature: int) -> Any:
+    """Of SHAP's values, of each class: that only this feature has a share."""
 
+    def satisfied(shares: list[list[float]]) -> bool:
+        shared = [[i for i, v in enumerate(row) if abs(v) > 1e-6] for row in shares]
+        return bool(shared) and all(row == [feature] for row in shared)
 
-def _flat(row: Any) -> list[float]:
-    return [float(v) for v in (row[0] if isinstance(row[0], list) else row)]
+    return satisfied
