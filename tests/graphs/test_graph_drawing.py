@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from time import process_time
 from xml.etree import ElementTree
@@ -231,7 +232,7 @@ def test_python_draws_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "detect" in triage().draw()
     assert triage().svg().startswith("<svg ")
     triage().write(tmp_path / "t.yaml")
-    show_file(tmp_path / "t.yaml", "text")
+    show_file(str(tmp_path / "t.yaml"), "text")
     assert "resnet" in capsys.readouterr().out
     wrong = Pipeline("wrong")
     wrong.step("a", inputs=["gone"])
@@ -283,15 +284,46 @@ def test_what_a_pipeline_listens_to_is_drawn(
         "spec": spec,
     }
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(manifest))
-    show_file(tmp_path / "p.yaml", "text")
+    show_file(str(tmp_path / "p.yaml"), "text")
     drawn = capsys.readouterr().out
     for said in ("or scale.y", "when other.a", "one ─▶ two: a→b"):
         assert said in drawn
 
 
-def test_files_that_hold_no_graph(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said", "last"),
+    [
+        ("a: [", "", "x.yaml:1: expected the node content"),
+        (
+            "kind: Pipeline\nmetadata:\n\tname: g\n",
+            "",
+            "x.yaml:3: a tab; YAML is indented with spaces",
+        ),
+        ("a: 1", "x.yaml:1: apiVersion: is required", "cannot be drawn"),
+        ("- 1", "", "x.yaml:1: a manifest is a map, not a list"),
+        ("", "", "There is no manifest in what was given"),
+        ("apiVersion: v1\nkind: Namespace\nmetadata: {name: n}", "", "There is no graph in "),
+        (
+            triage().yaml().replace("detect.boxes", "detct.boxes"),
+            "x.yaml:21: spec.steps[2].inputs[0]: there is no step 'detct'",
+            "triage cannot be drawn.",
+        ),
+    ],
+)
+def test_why_a_file_is_not_drawn_has_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str, last: str
+) -> None:
     path = tmp_path / "x.yaml"
-    for text, said in (("a: [", "cannot be read"), ("a: 1", "apiVersion"), ("", "no graph")):
-        path.write_text(text)
-        with pytest.raises(CliError, match=said):
-            show_file(path, "text")
+    path.write_text(text)
+    with pytest.raises(CliError) as caught:
+        show_file(str(path), "text")
+    assert last in str(caught.value)
+    assert said in capsys.readouterr().err
+
+
+def test_a_graph_from_standard_input_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(triage().yaml()))
+    show_file("-", "text")
+    assert "resnet" in capsys.readouterr().out

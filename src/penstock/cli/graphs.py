@@ -5,16 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from penstock import dialects
+from penstock.cli import documents
 from penstock.cli.client import Client, Kinds, Served
 from penstock.cli.exits import FAILED, NOT_FOUND, CliError
 from penstock.cli.getting import Object, find
-from penstock.cli.output import clean, say
+from penstock.cli.output import clean, note, say
 from penstock.cli.top import Snapshot, quantile
 from penstock.domain.assembly import Assembly
 from penstock.domain.graph import Graph
@@ -68,22 +66,20 @@ def graph_kinds(services: list[Served]) -> list[Served]:
     return [k for k in services if (k.api_version, k.kind) in graphs]
 
 
-def show_file(path: Path, output: str) -> None:
-    """Draw the graphs of a file, which need not be applied."""
-    try:
-        documents = [d for d in yaml.safe_load_all(path.read_text()) if d is not None]
-    except (OSError, yaml.YAMLError) as exc:
-        raise CliError(f"{path} cannot be read: {exc}", FAILED) from None
+def show_file(name: str, output: str) -> None:
+    """Draw the graphs of a file, a folder or standard input (`-`), which need not be applied."""
     graphs = []
-    for document in documents:
+    for manifest in documents.read([name]):
         try:
-            dialect = dialects.of(document)
-            if dialect.means_graph(document) and dialect.kind != "Experiment":
-                graphs.append(graph_of(document))
+            dialect = dialects.of(manifest.document)
+            if dialect.means_graph(manifest.document) and dialect.kind != "Experiment":
+                graphs.append(graph_of(manifest.document))
         except InvalidManifest as exc:
-            raise CliError(str(exc), FAILED) from None
+            for problem in exc.problems:
+                note(f"error: {manifest.where(problem.path)}: {clean(str(problem))}")
+            raise CliError(f"{exc.about or 'What is given'} cannot be drawn.", FAILED) from None
     if not graphs:
-        raise CliError(f"There is no graph in {path}.", FAILED)
+        raise CliError(f"There is no graph in {name}.", FAILED)
     for graph in graphs:
         _print(graph, {}, output, graph.key)
 

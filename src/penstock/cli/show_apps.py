@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,8 +52,12 @@ def bandit_show(
 def graph_show(
     name: Annotated[str, typer.Argument(help="InferenceGraph or Pipeline.")] = "",
     file: Annotated[
-        Path | None,
-        typer.Option("-f", "--file", help="Draw a file's graphs, which need not be applied."),
+        str | None,
+        typer.Option(
+            "-f",
+            "--file",
+            help="Draw a file's graphs, which need not be applied; - is standard input.",
+        ),
     ] = None,
     output: Annotated[str, typer.Option("-o", "--output", help="text or svg.")] = "text",
     namespace: Namespace = "default",
