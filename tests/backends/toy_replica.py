@@ -12,9 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 KEPT = []
+tempfile.gettempdir()  # in the zygote, as imports of frameworks do: it is remembered
 
 
 def say(fd, **event):
@@ -112,6 +114,13 @@ def answer(word, rest, status_fd):
             return repr(random.random())
         case "child":  # outside its process group, as a daemon would be
             return str(subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
+        case "temporary":  # a file and a folder with one, left behind
+            folder = tempfile.mkdtemp()
+            with open(os.path.join(folder, "part"), "w"):
+                pass
+            fd, path = tempfile.mkstemp()
+            os.close(fd)
+            return path
         case "facts":
             return json.dumps(facts())
     return "ok"

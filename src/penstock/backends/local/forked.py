@@ -216,6 +216,8 @@ def _take_environment(env: Mapping[str, str]) -> None:
     for path in reversed(env.get("PYTHONPATH", "").split(os.pathsep)):
         if path and path not in sys.path:
             sys.path.insert(0, path)
+    if "TMPDIR" in env and "tempfile" in sys.modules:
+        setattr(sys.modules["tempfile"], "tempdir", None)  # noqa: B010 - the zygote's, if it has asked
     if "PENSTOCK_LOG_LEVEL" in env:
         # The entry point sets up logging, as it does when it is started by hand.
         root = logging.getLogger()

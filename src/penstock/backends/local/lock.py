@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.backends.local.paths import Layout, choose_run_dir, lock_path
+from penstock.backends.local.temporary import NodeTemporary
 from penstock.errors import Conflict, Internal
 
 
@@ -37,13 +38,15 @@ class Holder:
 
     pid: int
     run: Path
+    temporary: Path | None = None
 
 
 class NodeLock:
     """Held from `acquire` to `release` or the end of the process."""
 
-    def __init__(self, fd: int, layout: Layout) -> None:
+    def __init__(self, fd: int, layout: Layout, temporary: NodeTemporary) -> None:
         self._fd = fd
+        self._temporary = temporary
         self.layout = layout
 
     @classmethod
@@ -72,31 +75,51 @@ class NodeLock:
             raise AlreadyRunning(data_dir, None) from e
         try:
             earlier = read_holder(data_dir)
-            layout = Layout(data_dir, choose_run_dir(data_dir, earlier.run if earlier else None))
+            temporary = _temporary(earlier.temporary if earlier else None)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            run = choose_run_dir(data_dir, earlier.run if earlier else None)
+            layout = Layout(data_dir, run, temporary.folder)
             # Short enough to be written by one call; readers see the old text or the new one.
-            text = json.dumps({"pid": os.getpid(), "run": str(layout.run)}).encode() + b"\n"
+            told = {"pid": os.getpid(), "run": str(run), "temporary": str(temporary.folder)}
+            text = json.dumps(told).encode() + b"\n"
             os.pwrite(fd, text, 0)
             os.ftruncate(fd, len(text))
             os.fsync(fd)
             layout.make()
         except BaseException:
+            temporary.close()
             os.close(fd)
             raise
-        return cls(fd, layout)
+        return cls(fd, layout, temporary)
 
     def release(self) -> None:
         """Let the next node in. The file stays: removing it would race with one that is waiting."""
         if self._fd >= 0:
+            self._temporary.close()
             os.close(self._fd)
             self._fd = -1
+
+
+def _temporary(earlier: Path | None) -> NodeTemporary:
+    try:
+        return NodeTemporary(earlier)
+    except OSError as e:
+        raise Internal(
+            f"A folder for temporary files cannot be made: {e}.",
+            hint="Give TMPDIR a folder with room.",
+        ) from e
 
 
 def read_holder(data_dir: Path) -> Holder | None:
     """Who wrote the lock file last; None when there is none or it is torn."""
     try:
         found = json.loads(lock_path(data_dir).read_bytes())
-        return Holder(int(found["pid"]), Path(found["run"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        temporary = found.get("temporary")
+        return Holder(int(found["pid"]), Path(found["run"]), Path(temporary) if temporary else None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

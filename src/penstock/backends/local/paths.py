@@ -24,6 +24,8 @@ class Layout:
 
     data_dir: Path
     run: Path
+    #: Where replicas get their temporary folders; None: they use the machine's own.
+    temporary: Path | None = None
 
     @property
     def lock(self) -> Path:
@@ -60,8 +62,11 @@ class Layout:
 
     def replica_socket(self, replica_id: str) -> Path:
         """Stable over restarts, and short whatever the id is."""
-        short = hashlib.blake2s(replica_id.encode(), digest_size=8).hexdigest()
-        return self.run / "r" / f"{short}.sock"
+        return self.run / "r" / f"{_short(replica_id)}.sock"
+
+    def replica_temporary(self, replica_id: str) -> Path | None:
+        """As short, since programs make sockets among their temporary files."""
+        return self.temporary / _short(replica_id) if self.temporary else None
 
     def replica_log(self, replica_id: str) -> Path:
         return self.logs / f"{replica_id}.log"
@@ -80,6 +85,10 @@ class Layout:
                 old.unlink(missing_ok=True)
         for old in self.regions.glob("*.json"):
             old.unlink(missing_ok=True)
+
+
+def _short(replica_id: str) -> str:
+    return hashlib.blake2s(replica_id.encode(), digest_size=8).hexdigest()
 
 
 def lock_path(data_dir: Path) -> Path:
@@ -105,7 +114,7 @@ def choose_run_dir(data_dir: Path, earlier: Path | None = None) -> Path:
     inside = data_dir / "run"
     if len(os.fsencode(str(inside) + _LONGEST)) <= MAX_SOCKET_PATH:
         return inside
-    if earlier is not None and _is_private(earlier):
+    if earlier is not None and is_private(earlier):
         return earlier
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.path.isdir(base) and len(os.fsencode(base)) < 40:
@@ -113,7 +122,8 @@ def choose_run_dir(data_dir: Path, earlier: Path | None = None) -> Path:
     return Path(tempfile.mkdtemp(prefix="penstock-"))
 
 
-def _is_private(folder: Path) -> bool:
+def is_private(folder: Path) -> bool:
+    """It is a folder that belongs to this user and that nobody else can enter."""
     try:
         s = folder.lstat()
     except OSError:
