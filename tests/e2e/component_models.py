@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -190,8 +191,36 @@ def write_models(folder: Path) -> None:
     similar = {"good": ["bad", "dull"], "film": ["book", "song"], "such": ["quite"], "a": ["the"]}
     (models / "words" / "similar.json").write_text(json.dumps(similar))
     _pictures(models / "pictures")
+    _repository(models / "repository", models)
     (models / "pickled").mkdir()
     (models / "pickled" / "explainer.dill").write_bytes(b"\x80\x03.")
+
+
+def _repository(folder: Path, models: Path) -> None:
+    """MLServer's folders: the table model, and anchors of it."""
+    settings: dict[str, dict[str, Any]] = {
+        "classifier": {
+            "implementation": "mlserver_sklearn.SKLearnModel",
+            "parameters": {"uri": "./model.joblib"},
+        },
+        "anchors": {
+            "implementation": "mlserver_alibi_explain.AlibiExplainRuntime",
+            "parameters": {
+                "uri": "./data",
+                "extra": {
+                    "explainer_type": "anchor_tabular",
+                    "infer_uri": "http://localhost:8080/v2/models/mls-classifier/infer",
+                    "init_parameters": {"seed": 1, "feature_names": ["a", "b", "c"]},
+                },
+            },
+        },
+    }
+    for name, given in settings.items():
+        (folder / name).mkdir(parents=True)
+        text = json.dumps({"name": f"mls-{name}", **given})
+        (folder / name / "model-settings.json").write_text(text)
+    shutil.copy(models / "table" / "model.joblib", folder / "classifier")
+    shutil.copytree(models / "table" / "explainer", folder / "anchors" / "data")
 
 
 def _table(folder: Path) -> None:

@@ -162,7 +162,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         "What the explainer is, by GET", (explained("income", "AnchorTabular", TABLE, KFSERVING),),
-        Call(EXPLAIN), {"explainer": "AnchorTabular"}, note="KServe answers 405",
+        Call(EXPLAIN), {"explainer": "AnchorTabular"}, note="KServe has none",
     ),
     Scenario(
         "V2's /explain", (explained("income", "AnchorTabular", TABLE, KFSERVING),),

@@ -118,7 +118,8 @@ SCENARIOS: tuple[Scenario, ...] = (
 _AT = "spec.predictors[0].explainer"
 #: (what is wrong, manifest, field, what is said)
 REFUSED: tuple[tuple[str, Manifest, str, str], ...] = (
-    ("an explainer there is not", explained("m", {"type": "ALE"}), f"{_AT}.type", "ALE is not supported; there are AnchorTabular, AnchorText, AnchorImages, "
+    ("an explainer there is not", explained("m", {"type": "ALE"}), f"{_AT}.type",
+        "ALE is not supported; there are AnchorTabular, AnchorText, AnchorImages, "
         "KernelShap, TreeShap, IntegratedGradients, Counterfactuals"),
     ("a setting there is not", explained("m", {**SHAP, "config": {"nsample": "10"}}),
      f"{_AT}.config.nsample", "KernelShap has no such setting; did you mean nsamples?"),
@@ -129,7 +130,8 @@ REFUSED: tuple[tuple[str, Manifest, str, str], ...] = (
     (
         "an explainer that is an image",
         explained("m", {**SHAP, "containerSpec": {"name": "e", "image": "mine:1"}}),
-        f"{_AT}.containerSpec.image", "only resources and env of an explainer's container have a meaning here",
+        f"{_AT}.containerSpec.image",
+        "only resources and env of an explainer's container have a meaning here",
     ),
     (
         "gradients of a graph",

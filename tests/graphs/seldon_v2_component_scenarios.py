@@ -103,6 +103,18 @@ SCENARIOS: tuple[Scenario, ...] = (
         {"explained.data.anchor": only("a")}, note="MLServer has it at /explain, for one model",
     ),
     Scenario(
+        "explain_parameters in a request", (TABLE, INCOME),
+        Call(INFER, {**tensor(ROW), "parameters": {"explain_parameters": {"threshold": 0.8}}}),
+        {"error": "explain_parameters is not read: an explainer's settings are its manifest's"},
+        400, note="MLServer reads them",
+    ),
+    Scenario(
+        "MLServer's model-settings.json with mlserver_alibi_explain, beside its model's",
+        (model("v2-repository", "models/repository", "mlserver"),),
+        Call("/v2/models/mls-anchors/infer", tensor(ROW)),
+        {"explained.data.anchor": only("a")},
+    ),
+    Scenario(
         "A folder with Alibi's pickled explainer",
         (explainer("v2-pickled", "anchor_tabular", "v2-income", "models/pickled"),),
         Call(INFER, tensor(ROW)), {}, 503,
@@ -121,7 +133,8 @@ REFUSED: tuple[tuple[str, Manifest, str, str], ...] = (
     ("an explainer of nothing", _of(type="anchor_tabular"), "spec.explainer.modelRef", "is required"),
     ("an explainer of a model and of a pipeline", _of(type="anchor_tabular", modelRef="a", pipelineRef="b"),
      "spec.explainer.pipelineRef", "modelRef says already what is explained"),
-    ("a misspelt explainer", _of(type="anchor_tabluar", modelRef="a"), "spec.explainer.type", "there is no explainer 'anchor_tabluar': did you mean AnchorTabular? there are "
+    ("a misspelt explainer", _of(type="anchor_tabluar", modelRef="a"), "spec.explainer.type",
+        "there is no explainer 'anchor_tabluar': did you mean AnchorTabular? there are "
         "AnchorTabular, AnchorText, AnchorImages, KernelShap, TreeShap, "
         "IntegratedGradients, Counterfactuals"),
     ("what looks into the model", _of(type="integrated_gradients", modelRef="a"),
@@ -133,7 +146,8 @@ REFUSED: tuple[tuple[str, Manifest, str, str], ...] = (
     ("a setting there is not", explainer("m", "anchor_text", "a", parameters=[
         {"name": "threshhold", "value": "0.9"}]),
      "spec.parameters[0]", "AnchorText has no such setting; did you mean threshold?"),
-    ("the capability without the block", model("m", "x", "alibi-explain"), "spec.requirements[0]", "is for a Model with an explainer block; it says the type and the model"),
+    ("the capability without the block", model("m", "x", "alibi-explain"), "spec.requirements[0]",
+        "is for a Model with an explainer block; it says the type and the model"),
 )  # fmt: skip
 
 SYSTEM = System(

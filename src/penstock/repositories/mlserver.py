@@ -17,6 +17,7 @@ from penstock.domain.declared import Declared, DeclaredTensor
 from penstock.domain.process import ServedModel
 from penstock.domain.service import Batching, VersionPolicy
 from penstock.errors import LoadError
+from penstock.repositories import mlserver_explainers
 from penstock.repositories.base import Found, Notes, has, inside, read_config
 
 SETTINGS: Final = "settings.json"
@@ -40,10 +41,11 @@ IMPLEMENTATIONS: Final[Mapping[str, str]] = {
     "mlserver_mlflow.runtime.MLflowRuntime": "mlflow",
     "mlserver_huggingface.HuggingFaceRuntime": "huggingface",
     "mlserver_huggingface.runtime.HuggingFaceRuntime": "huggingface",
+    "mlserver_alibi_explain.AlibiExplainRuntime": mlserver_explainers.FRAMEWORK,
+    "mlserver_alibi_explain.runtime.AlibiExplainRuntime": mlserver_explainers.FRAMEWORK,
 }
 _NOT_HERE: Final = {
     "mlserver_alibi_detect": "detectors are not supported",
-    "mlserver_alibi_explain": "explainers of Alibi are not supported",
     "mlserver_mllib": "Spark's models are not supported",
 }
 #: `parameters.extra` of the Hugging Face runtime -> option here.
@@ -122,6 +124,7 @@ def read(path: Path, *, name: str = "") -> Found:
         if model is not None:
             models.setdefault(model.name, []).append((shown, replace(model, load=load)))
     found = [_one(given, notes) for given in models.values()]
+    mlserver_explainers.check(found, notes)
     if not found and not notes.problems:
         raise LoadError(f"There is no {MODEL_SETTINGS} in the folder or below it.")
     return notes.found(found)
@@ -202,6 +205,8 @@ def _model(root: Path, file: Path, shown: str, fallback: str, notes: Notes) -> S
     if framework == CUSTOM:
         options = {"settings": given, "folder": str(file.parent), "root": str(root)}
         path = file.parent
+    elif framework == mlserver_explainers.FRAMEWORK:
+        options = mlserver_explainers.options_of(extra, shown, notes)
     elif framework == "huggingface":
         options = _huggingface(extra, shown, notes)
     elif framework == "sklearn" and isinstance(extra, dict) and set(extra) == {"predict_fn"}:

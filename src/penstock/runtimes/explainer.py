@@ -6,6 +6,7 @@ loop's connections, a few thousand rows each.
 
 Options: `type`, `config`, and for those that look into the model (`TreeShap`, `IntegratedGradients`)
 `model_format` and `model_options`: the explainer's files are the model's then, loaded here a second time.
+`predictor` names the model that is asked where it is another one of this process.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ _ATTEMPTS: Final = 3
 #: Bytes of rows in one question to the predictor, and rows.
 _ASK_BYTES: Final = 4 * 1024 * 1024
 _ASK_ROWS: Final = 20_000
+#: A request's parameter for MLServer's explainers.
+_SETTINGS: Final = "explain_parameters"
 
 
 class ExplainerRuntime(PayloadRuntime):
@@ -97,6 +100,10 @@ class ExplainerRuntime(PayloadRuntime):
     async def call(
         self, payload: dict[str, Any] | bytes | InferRequest | RawRequest, context: CallContext
     ) -> InferResponse | RawReply | StreamReply:
+        if isinstance(payload, InferRequest) and payload.parameters.get(_SETTINGS):
+            raise InvalidInput(
+                f"{_SETTINGS} is not read: an explainer's settings are its manifest's"
+            )
         instances = _instances(payload, self._explainer.takes)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, "explain")
@@ -411,7 +418,7 @@ def _body(found: list[Explanation]) -> dict[str, Any]:
 
 def load(path: Path, options: LoadOptions) -> PayloadRuntime:
     """The explainer that the options `type` and `config` ask for, with the files at `path`. LoadError."""
-    known_options(options, ("type", "config", "model_format", "model_options"))
+    known_options(options, ("type", "config", "model_format", "model_options", "predictor"))
     kind = options.options.get("type")
     config = options.options.get("config") or {}
     if not isinstance(kind, str):
@@ -419,7 +426,10 @@ def load(path: Path, options: LoadOptions) -> PayloadRuntime:
     if not isinstance(config, Mapping):
         raise LoadError("The option config has to be an object.")
     explainer = build(kind, config, path, lambda: _native(path, options))
-    predictor = Predictor(options.predictor, options.name, timeout_s=options.timeout_s)
+    local = None
+    if (asked := options.options.get("predictor")) and options.models is not None:
+        local = options.models(str(asked), "")
+    predictor = Predictor(options.predictor, options.name, timeout_s=options.timeout_s, local=local)
     output = config.get("output_name")
     return ExplainerRuntime(explainer, predictor, options.timeout_s, output)
 
