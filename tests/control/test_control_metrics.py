@@ -13,7 +13,7 @@ from control_fakes import FakeClock
 from penstock.control.metrics import MetricsCollector, went_back
 from penstock.control.metrics import Process as Source
 from penstock.control.reading import Result, read_snapshots
-from penstock.observe.metrics import Registry
+from penstock.observe.metrics import START_TIME, Registry
 
 
 class Process:
@@ -125,6 +125,31 @@ async def test_a_process_that_starts_anew_at_its_address_takes_nothing_back(make
     await clock.advance(2)
     (value,) = samples(await collector.text(), "penstock_x_total").values()
     assert value == 12
+
+
+async def test_a_gateway_that_forgets_a_graph_is_the_same_gateway(make: Make) -> None:
+    """Deleted and applied again between two readings, the graph counts from nothing; nothing else does."""
+    a = await make("a")
+    started = a.registry.gauge(START_TIME, "When.", ("pid",))
+    started.labels("1").set(1.0)
+    clock = FakeClock()
+    collector = MetricsCollector(lambda: {"a": Source(a.address)}, Registry(), clock=clock)
+    a.requests.labels("default", "other").inc(100)
+    a.requests.labels("default", "graph").inc(10)
+
+    async def counted() -> list[float]:
+        await clock.advance(2)
+        return sorted(samples(await collector.text(), "penstock_x_total").values())
+
+    assert await counted() == [10, 100]
+    a.requests.remove("default", "graph")
+    a.requests.labels("default", "graph").inc(3)
+    assert await counted() == [3, 100]
+    started.remove("1")
+    started.labels("2").set(2.0)
+    a.requests.labels("default", "graph").value = 50
+    a.requests.labels("default", "other").value = 0
+    assert await counted() == [53, 100]  # another one, whose counters are not all lower
 
 
 async def test_scrapes_within_a_second_are_one_reading_and_scrapers_share_it(make: Make) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from graph_world import PIPELINE, GraphWorld, service, world
 
 from penstock.backends.base import Phase
+from penstock.observe.metrics import Registry
 from penstock.store.base import Key
 
 __all__ = ["world"]
@@ -66,6 +67,19 @@ async def test_its_route_carries_it_and_goes_with_it(world: GraphWorld) -> None:
     await world.delete(pipeline("b"))
     assert world.plane.routes.get("default/chain") is None
     assert not list(world.plane.graphs.users(("default", "b")))
+
+
+async def test_what_ended_gateways_counted_of_it_goes_with_it(world: GraphWorld) -> None:
+    await world.apply(pipeline("a"))
+    registry = Registry()
+    steps = registry.counter("penstock_graph_steps", "Steps.", ("namespace", "graph"))
+    for name in ("chain", "other"):
+        steps.labels("default", name).inc()
+    merger = world.plane.metrics._merger
+    merger.put("gateway", registry.snapshot())
+    merger.retire("gateway")
+    await world.delete(pipeline("a"))
+    assert merger.total()["penstock_graph_steps"]["samples"] == [[["default", "other"], 1]]
 
 
 async def test_a_graph_is_stopped_by_an_annotation_until_that_is_removed(world: GraphWorld) -> None:

@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeAlias
 from penstock.control.clock import Clock
 from penstock.control.reading import Result, read_snapshots, well_formed
 from penstock.observe.merging import Merger
-from penstock.observe.metrics import Registry, Snapshot
+from penstock.observe.metrics import START_TIME, Registry, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,12 @@ async def read_in_thread(addresses: Sequence[str]) -> list[Result]:
 
 
 def went_back(old: Snapshot, new: Snapshot) -> bool:
-    """True when a counter is lower than before: another process has taken the address."""
+    """True when another process has taken the address: one that says when it started, or has a lower counter.
+
+    A gateway says it, because its counters of a graph begin anew when the graph is deleted and applied again.
+    """
+    if START_TIME in old and START_TIME in new:
+        return list(old[START_TIME]["samples"]) != list(new[START_TIME]["samples"])
     for name, family in old.items():
         if family["kind"] == "gauge":
             continue

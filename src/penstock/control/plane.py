@@ -345,6 +345,7 @@ class ControlPlane:
     async def _look(self, key: ServiceKey) -> float | None:
         if self.manifests.get(key) is None:
             self.bandits.forget_soon(key)
+            self.metrics.forget(*key)
         if self.graphs.is_graph(key):
             await self.services.leave(key)
             return await self.graphs.look(key)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from penstock.gateway.resolve import plan as make_plan
 from penstock.gateway.shadow import ShadowMetrics
 from penstock.gateway.table import Service, Table
 from penstock.observe.log_settings import LogSettings
-from penstock.observe.metrics import Registry
+from penstock.observe.metrics import START_TIME, Registry
 from penstock.protocols.shared_memory import SharedMemory
 from penstock.protocols.triton import ServerCalls
 
@@ -111,6 +113,8 @@ class Gateway:
             "Requests that wait for a replica.",
             ("namespace", "service"),
         )
+        started = self.registry.gauge(START_TIME, "When the gateway started, Unix time.", ("pid",))
+        started.labels(str(os.getpid())).set(time.time())
         #: Triton's calls about the server itself. One gateway of several answers, so it changes nothing.
         self.calls = ServerCalls(
             memory or SharedMemory(None, most=0),

@@ -45,9 +45,11 @@ class _Family:
         self.labels: list[str] = list(described["labels"])
         self.bounds: list[float] = list(described["bounds"] or ())
         self.series: dict[Labels, _Series] = {}
+        #: Where the labels say whose it is; a graph has its name among those of services.
         self.service_at: tuple[int, int] | None = None
-        if "namespace" in self.labels and "service" in self.labels:
-            self.service_at = (self.labels.index("namespace"), self.labels.index("service"))
+        whose = next((label for label in ("service", "graph") if label in self.labels), "")
+        if whose and "namespace" in self.labels:
+            self.service_at = (self.labels.index("namespace"), self.labels.index(whose))
 
     def fits(self, described: Mapping[str, Any]) -> bool:
         return (

@@ -21,6 +21,9 @@ LATENCY_S: Final = (
 #: Rows.
 BATCH_ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
+#: Which process it is that answers at an address: a gauge by its pid, for who takes its snapshots one by one.
+START_TIME: Final = "penstock_gateway_start_time_seconds"
+
 MetricKind: TypeAlias = Literal["counter", "gauge", "histogram"]
 Snapshot: TypeAlias = dict[str, dict[str, Any]]
 
