@@ -55,6 +55,26 @@ def test_apply_get_describe_delete(penstock: Penstock) -> None:
     assert ran.err == "error: There is no inferenceservice iris in namespace default.\n"
 
 
+def test_a_graph_is_described_without_what_another_of_its_name_had(penstock: Penstock) -> None:
+    graph = (
+        "apiVersion: penstock.dev/v1alpha1\nkind: Pipeline\nmetadata: {name: g}\n"
+        "spec: {steps: [{name: s, model: nowhere}]}\n"
+    )
+    Path("g.yaml").write_text(graph)
+    penstock("apply", "-f", "g.yaml")
+    assert penstock("wait", "pipeline/g", "--for=condition=Ready=False", "--timeout=20s").code == 0
+    described = penstock("describe", "pipeline", "g").out
+    assert "Events:" in described
+    assert described.count("nowhere does not exist") == 2
+    assert "Model:" not in described
+    penstock("delete", "pipeline", "g")
+    Path("g.yaml").write_text(graph.replace("nowhere", "iris"))
+    penstock("apply", "-f", "iris.yaml", "-f", "g.yaml", "--wait")
+    described = penstock("describe", "pipeline", "g").out
+    assert "nowhere" not in described
+    assert "All services that the graph names are ready." in described
+
+
 def test_every_mistake_is_said_with_file_and_line(penstock: Penstock) -> None:
     bad = IRIS.replace("sklearn:", "sklern:").replace(
         "  predictor:\n", "  predictor:\n    minReplicas: -1\n"

@@ -211,9 +211,11 @@ def description(client: Client, served: Served, obj: Object) -> str:
             "",
             documents({k: obj[k] for k in ("spec", "data", "status") if obj.get(k)}, "yaml"),
         ]
+    # By uid: not those of another object that had the name before.
+    about = f"involvedObject.name={meta['name']},involvedObject.kind={served.kind}"
     events = client.get(
         f"/api/v1/namespaces/{namespace or 'default'}/events",
-        fieldSelector=f"involvedObject.name={meta['name']},involvedObject.kind={served.kind}",
+        fieldSelector=f"{about},involvedObject.uid={meta['uid']}" if meta.get("uid") else about,
     )["items"]
     if events:
         lines += ["", "Events:", _indent(_event_table(events[-20:]))]
@@ -224,11 +226,12 @@ def _describe_service(client: Client, name: str, namespace: str, status: Object)
     lines: list[str] = []
     model = status.get("modelStatus") or {}
     states = model.get("states") or {}
-    lines.append(
-        f"Model:       {states.get('activeModelState', '-')}"
-        + (f", next {states['targetModelState']}" if model.get("transitionStatus") != "UpToDate"
-           and states.get("targetModelState") else "")
-    )  # fmt: skip
+    if model or not status:  # a graph has no model of its own
+        lines.append(
+            f"Model:       {states.get('activeModelState', '-')}"
+            + (f", next {states['targetModelState']}" if model.get("transitionStatus") != "UpToDate"
+               and states.get("targetModelState") else "")
+        )  # fmt: skip
     runtime = status.get("clusterServingRuntimeName") or status.get("servingRuntimeName")
     if runtime:
         lines.append(f"Runtime:     {runtime}")
