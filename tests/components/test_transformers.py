@@ -600,6 +600,7 @@ def test_a_predictors_address_on_the_command_line(url: str, address: str, prefix
     found = neighbour(url)
     assert found.addresses == (address,)
     assert found.prefix == prefix
+    assert Predictor(found, "m").host == address.removeprefix("tcp:") + prefix
 
 
 @pytest.mark.parametrize(

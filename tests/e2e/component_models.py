@@ -68,6 +68,23 @@ CLASSES = {
                 await super().predict(payload, headers)
                 return {"asked": 2, **await super().predict(payload, headers)}
     """,
+    "asks_http": """
+        import json
+        import urllib.request
+
+        import kfserving
+
+        class Asks(kfserving.KFModel):
+            def __init__(self, name: str, predictor_host: str):
+                super().__init__(name)
+                self.predictor_host = predictor_host
+
+            def predict(self, request):
+                url = f"http://{self.predictor_host}/v1/models/{self.name}:predict"
+                body = json.dumps(request).encode()
+                with urllib.request.urlopen(url, body, timeout=20) as answer:
+                    return {"asked": url.partition(":")[0], **json.load(answer)}
+    """,
     "extends_kfserving": """
         from typing import Dict, List
 

@@ -78,6 +78,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         Call(PREDICT, NAMED), {"predictions": ["high", "low"]},
     ),
     Scenario(
+        "A predict that asks predictor_host by HTTP itself", (around("asks-http", "asks_http"),),
+        Call(PREDICT, INSTANCES), {"predictions": [1], "asked": "http"},
+    ),
+    Scenario(
         "A transformer with settings of its own",
         (around("settings", "with_settings", options={"names": ["no", "yes"]}),),
         Call(PREDICT, INSTANCES), {"predictions": ["yes"]},
@@ -145,7 +149,6 @@ SCENARIOS: tuple[Scenario, ...] = (
             "explainer": {"python": {"storageUri": "classes/occludes"}},
         }),),
         Call(EXPLAIN, INSTANCES), {"importance": [1, 0, 0]},
-        note="it asks by HTTP; here by self.predictor or super().predict",
     ),
     Scenario(
         "A transformer in front: the explainer gets the request and asks the predictor",
@@ -251,8 +254,8 @@ SYSTEM = System(
     rows=tuple(Row(s.name, s.status, s.note) for s in SCENARIOS),
     refused=tuple(Refused(what, field, said) for what, _, field, said in REFUSED),
     tests=(
-        "`tests/e2e/test_e2e_component_scenarios.py` on real models. A transformer is an image at KServe;"
-        " here it is the class in it"
+        "`tests/e2e/test_e2e_component_scenarios.py` on real models. A transformer, and an explainer of one's"
+        " own, is an image at KServe; here it is the class in it"
     ),
     place=2,
 )

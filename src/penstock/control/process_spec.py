@@ -89,10 +89,12 @@ def process_spec(
     replicas: int,
     priority: int = 0,
     gateways: tuple[str, ...] = (),
+    inference_url: str = "",
 ) -> ProcessSpec:
     """The message for one replica. `listen` is left to the backend, which owns the addresses.
 
-    `gateways` are the sockets by which a transformer or an explainer reaches the predictor.
+    `gateways` are the sockets by which a transformer or an explainer reaches the predictor; its code may
+    know them by `inference_url`.
     """
     component = kept.revision.component
     model = component.model
@@ -105,7 +107,12 @@ def process_spec(
     predictor = None
     if component.role is not Role.PREDICTOR:
         base = f"/serving/{service.namespace}/{service.name}"
-        predictor = Neighbour(gateways, f"{base}/components/{Role.PREDICTOR}")
+        scheme, _, host = inference_url.partition("://")
+        predictor = Neighbour(
+            gateways,
+            f"{base}/components/{Role.PREDICTOR}",
+            host=host if scheme == "http" else "",
+        )
     elif asked:
         # An explainer that stands by itself names the service that it explains.
         base = f"/serving/{service.namespace}/{quote(asked, safe='@')}"

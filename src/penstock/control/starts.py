@@ -77,6 +77,7 @@ class Starts:
                 replicas=share,
                 priority=priority(kept.workload.role),
                 gateways=self._settings.gateways,
+                inference_url=self._settings.inference_url,
             )
             status = await self._backend.start(replica_id, zygote_of(kept), spec)
             self._replicas.started(status)

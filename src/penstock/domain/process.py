@@ -55,6 +55,8 @@ class Neighbour:
     prefix: str
     #: Its model's name where it is not that of the one who asks.
     model: str = ""
+    #: `HOST:PORT` of a gateway, for code that speaks HTTP by itself; empty: there is none without TLS.
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,12 +107,11 @@ class Predictor:
 
     @property
     def host(self) -> str:
-        """Where it is, in words: KServe's `predictor_host`."""
+        """KServe's `predictor_host`: `http://HOST/v1/models/...` asks it, unless it is a socket's address."""
         if self._at is None:
             return ""
-        return (
-            f"{self._at.addresses[0]}{self._at.prefix}" if self._at.addresses else self._at.prefix
-        )
+        where = self._at.host or next(iter(self._at.addresses), "")
+        return f"{where}{self._at.prefix}"
 
     @property
     def prefix(self) -> str:

@@ -148,7 +148,11 @@ def neighbour(url: str) -> Neighbour:
         port = 0
     if parts.scheme != "http" or not parts.hostname or not port or parts.query:
         raise InvalidInput(f"{url} is no predictor: http://HOST:PORT is expected, without TLS.")
-    return Neighbour((f"tcp:{parts.hostname}:{port}",), parts.path.rstrip("/"))
+    return Neighbour(
+        (f"tcp:{parts.hostname}:{port}",),
+        parts.path.rstrip("/"),
+        host=f"{parts.hostname}:{port}",
+    )
 
 
 def _name_of(path: Path) -> str:
