@@ -278,6 +278,13 @@ def test_logs_and_events(penstock: Penstock) -> None:
     ran = penstock("logs", "iris", "--previous")  # there is one revision only
     assert (ran.code, ran.out) == (0, "")
     assert ran.err.startswith("There are no logs of iris: ")
+    Path("g.yaml").write_text(
+        "apiVersion: penstock.dev/v1alpha1\nkind: Pipeline\nmetadata: {name: g}\n"
+        "spec: {steps: [{name: s, model: iris}]}\n"
+    )
+    penstock("apply", "-f", "g.yaml")
+    ran = penstock("logs", "g")
+    assert (ran.code, ran.err) == (0, "g has no process, and so no logs; it asks iris.\n")
 
 
 def test_rollouts(penstock: Penstock) -> None:

@@ -278,6 +278,11 @@ async def test_the_deadline_is_the_graphs(front: GraphFrontUnderTest) -> None:
     assert "spec.timeout raises the limit" in answer.json()["error"]
     await asyncio.wait_for(front.services["b"].hung_up.wait(), 30)
     assert not front.gateway.active
+    front.services["b"].hung_up.clear()
+    answer = await front.client.post("/v2/models/g/infer?trace=1", json=JSON_V2)
+    late = json.loads(answer.headers["x-penstock-trace"])["steps"][1]
+    assert late["outcome"] == "running"
+    assert late["ms"] > 50, "so far"
     # A limit of the caller's own is not raised by the manifest.
     shorter = {"x-request-timeout-ms": "50"}
     answer = await front.client.post("/v2/models/g/infer", json=JSON_V2, headers=shorter)

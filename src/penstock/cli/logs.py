@@ -6,7 +6,7 @@ import sys
 
 from penstock.cli.client import Client, Kinds
 from penstock.cli.exits import USAGE, CliError
-from penstock.cli.getting import find, split_names
+from penstock.cli.getting import Object, find, split_names
 from penstock.cli.output import note
 
 
@@ -28,7 +28,7 @@ def logs(
         candidates = kinds.named(kind)
     else:
         candidates, one = kinds.services(), name
-    served, _ = find(client, candidates, namespace, one)
+    served, obj = find(client, candidates, namespace, one)
     if not served.is_service and served.kind != "Replica":
         raise CliError(f"A {served.singular} has no logs.", USAGE)
     query: dict[str, str] = {}
@@ -48,4 +48,17 @@ def logs(
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
     if is_empty and not follow:
-        note(f"There are no logs of {one}: nothing runs for it, or it wrote nothing.")
+        note(_why_none(one, obj))
+
+
+def _why_none(name: str, obj: Object) -> str:
+    """Why there is nothing to show; a graph names those that have logs."""
+    from penstock import dialects  # most logs have lines, and are shown sooner without
+
+    known = {(d.api_version, d.kind) for d in dialects.all_dialects()}
+    if (obj["apiVersion"], obj["kind"]) in known and dialects.of(obj).means_graph(obj):
+        means = dialects.translate(obj).object
+        graph = getattr(means, "graph", means)
+        asked = [one for _, one in (*graph.services(), *graph.graphs())]
+        return f"{name} has no process, and so no logs; it asks {', '.join(asked) or 'no service'}."
+    return f"There are no logs of {name}: nothing runs for it, or it wrote nothing."

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from penstock.graphs.values import Failure, Value
+
+#: A step's outcome while it has none.
+RUNNING: Final = "running"
 
 
 class StepRecord:
@@ -22,7 +25,7 @@ class StepRecord:
         self.target = target
         self.started_s = started_s
         self.ended_s = started_s
-        self.outcome = "running"
+        self.outcome = RUNNING
         self.detail = ""
         self.branch: tuple[int, ...] | None = None
         #: What it was given and what it answered, as an `inspection.Inspector` wrote it down.

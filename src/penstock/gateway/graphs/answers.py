@@ -28,6 +28,7 @@ from penstock.errors import (
     Unsupported,
 )
 from penstock.gateway.proxy import error_answer
+from penstock.graphs.results import RUNNING
 
 if TYPE_CHECKING:
     from penstock.graphs.execution import Execution
@@ -131,14 +132,15 @@ def trace_line(text: str) -> bytes:
 
 def steps_of(execution: Execution) -> tuple[float, list[dict[str, Any]]]:
     """Milliseconds since a request began, and what each step did."""
-    ms = (perf_counter() - execution.since) * 1000
+    now_s = perf_counter() - execution.since
+    ms = now_s * 1000
     steps: list[dict[str, Any]] = []
     for r in execution.records or ():
         step: dict[str, Any] = {
             "step": r.path,
             "outcome": r.outcome,
             "start_ms": round(r.started_s * 1000, 3),
-            "ms": round((r.ended_s - r.started_s) * 1000, 3),
+            "ms": round(((now_s if r.outcome == RUNNING else r.ended_s) - r.started_s) * 1000, 3),
         }
         if r.within:
             step["within"] = r.within
