@@ -402,13 +402,12 @@ def test_no_instance_is_anything_but_explained_or_refused(
 ) -> None:
     """Whatever JSON is sent: an explanation, or an error that is the caller's."""
     from penstock.explain.registry import build
-    from penstock.runtimes.explainer import _instances
+    from penstock.runtimes.explainer_payload import read
 
     types = {"matrix": "AnchorTabular", "text": "AnchorText", "image": "AnchorImages"}
     explainer = build(types[kind], {"max_samples": 100}, models / "iris", lambda: None)
     try:
-        instances = _instances({"instances": body}, explainer.takes)
-        for instance in instances:
+        for instance in read({"instances": body}, explainer.takes).instances:
             explainer.explain(instance, lambda rows: np.zeros(len(rows), dtype=int))
     except InvalidInput:
         pass

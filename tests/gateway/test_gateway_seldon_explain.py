@@ -56,7 +56,7 @@ async def test_every_address_reaches_the_explainer(front, stand_in, path, header
     assert (answer.status_code, answer.content) == (200, EXPLANATION)
     (seen,) = explainer.seen
     assert seen.line == "POST /v1/models/iris:explain HTTP/1.1"
-    assert json.loads(seen.body) == {"instances": ROWS}
+    assert json.loads(seen.body) == {"instances": ROWS, "names": ["a", "b"]}
     assert seen.headers["content-type"] == "application/json"
     assert (seen.headers["x-request-id"], seen.headers["authorization"]) == ("7", "b")
     assert not predictor.seen

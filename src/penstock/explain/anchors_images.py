@@ -158,11 +158,20 @@ class AnchorImages(Explainer):
             )[patches]
         return out
 
+    def check(self, instance: Array, ask: Ask) -> None:
+        image = _as_taken(self.image(instance), dtype_of(ask), "the image")
+        if self._first(instance):
+            image = np.moveaxis(image, -1, 0)
+        Labelled(ask, self.output).labels(image.reshape(1, *np.shape(instance)))
+
+    def _first(self, instance: Array) -> bool:
+        """Whether colours are on the first axis: as the image is given, unless it is flat."""
+        return self.channels == "first" and len(self.image_shape or np.shape(instance)) == 3
+
     def explain(self, instance: Array, ask: Ask) -> Explanation:
         image = self.image(instance)
         shape = np.shape(instance)
-        # As the image is given, unless it is flat.
-        first = self.channels == "first" and len(self.image_shape or shape) == 3
+        first = self._first(instance)
         patches = self.cut(image)
         # What is sent hundreds of times is in the model's own numbers, which may be an eighth of JSON's.
         image = _as_taken(image, dtype_of(ask), "the image")

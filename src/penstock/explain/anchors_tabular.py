@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.explain.anchors import Anchor, Conditions, Settings, search
-from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation
+from penstock.explain.base import Array, Ask, Bools, Explanation
 from penstock.explain.labels import Labelled, plain
-from penstock.explain.training import Training
+from penstock.explain.training import TableExplainer, Training
 
 #: Conditions times rows that coverage is measured over.
 _HELD_CELLS: Final = 64_000_000
@@ -92,7 +92,7 @@ class TabularSpace:
         return found
 
 
-class AnchorTabular(Explainer):
+class AnchorTabular(TableExplainer):
     """Anchors over a training set `[rows, features]`."""
 
     kind = "AnchorTabular"
@@ -105,7 +105,7 @@ class AnchorTabular(Explainer):
         discretizer: str = "quartile",
         output: str = "auto",
     ) -> None:
-        self.training = training
+        super().__init__(training)
         self.settings = settings or Settings()
         self.output = output
         self.discretizer = discretizer
@@ -140,6 +140,9 @@ class AnchorTabular(Explainer):
                     for e in edges
                 ]
         return [c for c in found if 0 < np.count_nonzero(c.holds(rows[:, c.feature])) < len(rows)]
+
+    def check(self, instance: Array, ask: Ask) -> None:
+        Labelled(ask, self.output).labels(self.training.check(instance)[None])
 
     def explain(self, instance: Array, ask: Ask) -> Explanation:
         row = self.training.check(instance)

@@ -119,8 +119,30 @@ class AnchorText(Explainer):
             "output": self.output,
         }  # fmt: skip
 
-    def space(self, text: str) -> TextSpace:
-        """The words of `text`. InvalidInput where it has none, or too many."""
+    def _text(self, instance: Array) -> str:
+        """The text of an instance. InvalidInput when there is none, or several."""
+        given = np.asarray(instance, dtype=object).reshape(-1)
+        if len(given) != 1:
+            raise InvalidInput(f"an instance is one text; this one has {len(given)} values")
+        text = given[0]
+        if isinstance(text, bytes):
+            try:
+                text = text.decode()
+            except UnicodeDecodeError:
+                raise InvalidInput(
+                    "an instance is a text in UTF-8; this one is other bytes"
+                ) from None
+        if not isinstance(text, str):
+            raise InvalidInput(f"an instance is a text; this one is a {type(text).__name__}")
+        return text
+
+    def check(self, instance: Array, ask: Ask) -> None:
+        text = self._text(instance)
+        self._spans(text)
+        Labelled(ask, self.output).labels(_row(text))
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Where the words of `text` are. InvalidInput where it has none, or too many."""
         if len(text) > MAX_CHARACTERS:
             raise InvalidInput(
                 f"the text has {len(text)} characters; {MAX_CHARACTERS} can be explained"
@@ -130,6 +152,11 @@ class AnchorText(Explainer):
             raise InvalidInput("the text has no words to explain")
         if len(spans) > MAX_WORDS:
             raise InvalidInput(f"the text has {len(spans)} words; {MAX_WORDS} can be explained")
+        return spans
+
+    def space(self, text: str) -> TextSpace:
+        """The words of `text`, and what may be in their places."""
+        spans = self._spans(text)
         words = [text[a:b] for a, b in spans]
         ends = [0, *(b for _, b in spans)]
         starts = [*(a for a, _ in spans), len(text)]
@@ -143,17 +170,10 @@ class AnchorText(Explainer):
         return TextSpace(gaps, words, random, self.sample_prob, choices, held)
 
     def explain(self, instance: Array, ask: Ask) -> Explanation:
-        given = np.asarray(instance, dtype=object).reshape(-1)
-        if len(given) != 1:
-            raise InvalidInput(f"an instance is one text; this one has {len(given)} values")
-        text = plain(given[0])
-        if not isinstance(text, str):
-            raise InvalidInput(f"an instance is a text; this one is a {type(text).__name__}")
+        text = self._text(instance)
         space = self.space(text)
         model = Labelled(ask, self.output)
-        row = np.empty(1, dtype=object)
-        row[0] = text
-        label = model.labels(row)[0]
+        label = model.labels(_row(text))[0]
         size = len(text.encode("utf-8", "surrogatepass"))
         chunk = max(1, _CHUNK_BYTES // size)
 
@@ -177,3 +197,9 @@ class AnchorText(Explainer):
             },
             self.params,
         )
+
+
+def _row(text: str) -> Array:
+    row = np.empty(1, dtype=object)
+    row[0] = text
+    return row

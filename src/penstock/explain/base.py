@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,14 @@ class Explainer(ABC):
     kind: ClassVar[str]
     #: What an instance is: `matrix` rows of numbers, `text`, or `image`.
     takes: ClassVar[str] = "matrix"
+    #: The features' names that it was made with; empty: nobody named them.
+    names: Sequence[str] = ()
+
+    def check(self, instance: Array, ask: Ask) -> None:
+        """What `explain` would say against the instance before it searches, with a question or two.
+
+        Of several instances each is checked before the first is explained, which may take minutes.
+        """
 
     @abstractmethod
     def explain(self, instance: Array, ask: Ask) -> Explanation:
@@ -64,6 +73,12 @@ class Explainer(ABC):
         Raises InvalidInput when the instance is at fault, ModelError when the model's answers are, and what
         `ask` raises.
         """
+
+    def called(self, names: Sequence[str]) -> Self:
+        """The same explainer, whose features have other names. InvalidInput when they cannot have those."""
+        found = copy(self)
+        found.names = tuple(names)
+        return found
 
     @property
     def params(self) -> Mapping[str, Any]:

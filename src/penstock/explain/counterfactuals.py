@@ -19,9 +19,9 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput
-from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation, Floats
+from penstock.explain.base import Array, Ask, Bools, Explanation, Floats
 from penstock.explain.labels import Labelled, class_name, plain
-from penstock.explain.training import Training
+from penstock.explain.training import TableExplainer, Training
 
 #: Training rows among which the nearest of another class is looked for, at most.
 _KNOWN: Final = 2000
@@ -31,7 +31,7 @@ _TRIALS: Final = 64
 _MOST_CELLS: Final = 20_000_000
 
 
-class Counterfactuals(Explainer):
+class Counterfactuals(TableExplainer):
     """Growing spheres around a row, over a training set that tells the features' spread."""
 
     kind = "Counterfactuals"
@@ -59,7 +59,7 @@ class Counterfactuals(Explainer):
             raise InvalidInput(
                 f"target_class is {target_class!r}, which is none of {', '.join(classes)}"
             )
-        self.training = training
+        super().__init__(training)
         self.target_class = target_class
         self.immutable = tuple(immutable)
         self.ranges = {name: list(pair) for name, pair in (ranges or {}).items()}
@@ -103,10 +103,20 @@ class Counterfactuals(Explainer):
             "samples": self.samples, "output": self.output, "seed": self.seed,
         }  # fmt: skip
 
+    def check(self, instance: Array, ask: Ask) -> None:
+        self._label(self.training.check(instance), Labelled(ask, self.output))
+
+    def _label(self, row: Floats, model: Labelled) -> Any:
+        """The row's. InvalidInput when it is what it should become."""
+        labels = model.labels(row[None])
+        if self.target_class is not None and labels[0] == self._wanted(labels):
+            raise InvalidInput(f"the instance is of the class {self.target_class!r} already")
+        return labels[0]
+
     def explain(self, instance: Array, ask: Ask) -> Explanation:
         row = self.training.check(instance)
         model = Labelled(ask, self.output)
-        label = model.labels(row[None])[0]
+        label = self._label(row, model)
 
         def other(rows: Array) -> Bools:
             labels = model.labels(rows)
@@ -115,8 +125,6 @@ class Counterfactuals(Explainer):
             wanted = self._wanted(labels)
             return np.asarray(labels == wanted, dtype=np.bool_)
 
-        if self.target_class is not None and bool(other(row[None])[0]):
-            raise InvalidInput(f"the instance is of the class {self.target_class!r} already")
         found = self._nearest(row, other)
         data: dict[str, Any] = {
             "found": found is not None,

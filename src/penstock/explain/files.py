@@ -111,7 +111,7 @@ def training(folder: Path, description: Description, config: Mapping[str, Any]) 
             raise LoadError(f"categorical_names has {key!r}, which is no column of {file.name}")
         categories[index] = values
     classes = config.get("class_names") or description.class_names
-    return Training(rows, tuple(columns), categories, tuple(classes))
+    return Training(rows, tuple(columns), categories, tuple(classes), bool(given or names))
 
 
 def _numpy(file: Path) -> Floats:

@@ -55,7 +55,11 @@ class IntegratedGradients(Explainer):
             "baseline": self.baseline.tolist(),
         }  # fmt: skip
 
-    def explain(self, instance: Array, ask: Ask) -> Explanation:
+    def check(self, instance: Array, ask: Ask) -> None:
+        self._ends(instance)
+
+    def _ends(self, instance: Array) -> tuple[Floats, Floats, Floats, int]:
+        """The instance, its baseline, the model's outputs of both, and which output is explained."""
         x = numbers(instance, "an array of numbers")
         if not bool(np.all(np.isfinite(x))):
             raise InvalidInput("an instance may hold neither NaN nor infinity")
@@ -71,6 +75,10 @@ class IntegratedGradients(Explainer):
         target = self.target if self.target is not None else int(np.argmax(ends[0]))
         if not 0 <= target < outputs:
             raise InvalidInput(f"target is {target}; the model has {outputs} outputs")
+        return x, base, ends, target
+
+    def explain(self, instance: Array, ask: Ask) -> Explanation:
+        x, base, ends, target = self._ends(instance)
         gradient = np.zeros_like(x)
         batch = min(self.batch, max(1, _CHUNK_BYTES // max(1, x.nbytes)))
         for start in range(0, self.steps, batch):

@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.errors import InvalidInput, ModelError
-from penstock.explain.base import Array, Ask, Bools, Explainer, Explanation, Floats
+from penstock.explain.base import Array, Ask, Bools, Explanation, Floats
 from penstock.explain.labels import Labelled, to_scores
-from penstock.explain.training import Training
+from penstock.explain.training import TableExplainer, Training
 
 LINKS: Final = ("identity", "logit")
 #: Rows of the background; a larger training set is summed up by a sample.
@@ -34,7 +34,7 @@ MAX_FEATURES: Final = 3000
 _MAX_CELLS: Final = 25_000_000
 
 
-class KernelShap(Explainer):
+class KernelShap(TableExplainer):
     """Shapley values against a background set `[rows, features]`."""
 
     kind = "KernelShap"
@@ -51,7 +51,7 @@ class KernelShap(Explainer):
     ) -> None:
         if link not in LINKS:
             raise InvalidInput(f"link is {link!r}; one of {', '.join(LINKS)} is expected")
-        self.training = training
+        super().__init__(training)
         self.samples = samples
         self.link = link
         self.output = output
@@ -69,19 +69,29 @@ class KernelShap(Explainer):
             "nsamples": self.samples or "auto", "seed": self.seed,
         }  # fmt: skip
 
-    def explain(self, instance: Array, ask: Ask) -> Explanation:
+    def check(self, instance: Array, ask: Ask) -> None:
         row = self.training.check(instance)
-        model = Labelled(ask)
-        answers = to_scores(model.raw(np.vstack([row[None], self.background])), self.output)
-        own = self._link(answers[:1])[0]
-        # What E[f] is made of: the mean is taken before the link, as the link's argument is a probability.
-        base = self._link(answers[1:].mean(0, keepdims=True))[0]
+        self._varying(row)
+        self._link(to_scores(Labelled(ask).raw(row[None]), self.output))
+
+    def _varying(self, row: Floats) -> Array:
+        """The features that the background has otherwise. InvalidInput: too many."""
         varying = np.flatnonzero(np.any(self.background != row, axis=0))
         if len(varying) > MAX_FEATURES:
             raise InvalidInput(
                 f"the row differs from the background in {len(varying)} features; values of {MAX_FEATURES}"
                 " can be told"
             )
+        return varying
+
+    def explain(self, instance: Array, ask: Ask) -> Explanation:
+        row = self.training.check(instance)
+        varying = self._varying(row)
+        model = Labelled(ask)
+        answers = to_scores(model.raw(np.vstack([row[None], self.background])), self.output)
+        own = self._link(answers[:1])[0]
+        # What E[f] is made of: the mean is taken before the link, as the link's argument is a probability.
+        base = self._link(answers[1:].mean(0, keepdims=True))[0]
         values = np.zeros((self.training.features, len(own)))
         exact = True
         if len(varying) == 1:

@@ -1,15 +1,18 @@
-"""The rows that an explainer knows the data by: their columns' names, categories, and classes' names."""
+"""The rows that an explainer knows the data by, their columns' names, categories, and classes' names.
+
+Whoever explains by them checks instances against them, in one way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 
 from penstock.errors import InvalidInput
-from penstock.explain.base import Array, Floats, numbers
+from penstock.explain.base import Array, Explainer, Floats, numbers
 from penstock.explain.labels import class_name
 
 
@@ -22,6 +25,8 @@ class Training:
     #: Names of the values 0, 1, ... of a feature that is a category.
     categories: Mapping[int, Sequence[str]] = field(default_factory=dict)
     classes: Sequence[str] = ()
+    #: Whether somebody gave the names; or they are numbers of columns.
+    named: bool = True
 
     @property
     def features(self) -> int:
@@ -46,4 +51,28 @@ class Training:
             )
         if not bool(np.all(np.isfinite(row))):
             raise InvalidInput("an instance may hold neither NaN nor infinity")
+        for feature, names in self.categories.items():
+            value = float(row[feature])
+            known = value.is_integer() and 0 <= value < len(names)
+            if not known and value not in self.rows[:, feature]:
+                raise InvalidInput(
+                    f"{self.names[feature]} is {value:.15g}, which is none of its {len(names)} categories"
+                )
         return row
+
+
+class TableExplainer(Explainer):
+    """An explainer of rows, over a training set."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.names = training.names if training.named else ()
+
+    def called(self, names: Sequence[str]) -> Self:
+        if len(names) != self.training.features:
+            raise InvalidInput(
+                f"{len(names)} names of features, of which there are {self.training.features}"
+            )
+        found = super().called(names)
+        found.training = replace(self.training, names=found.names, named=True)
+        return found

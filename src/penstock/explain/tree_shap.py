@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -71,12 +71,26 @@ class TreeShap(Explainer):
         rows = 0 if self.background is None else len(self.background)
         return {"model_output": self.model_output, "background_rows": rows}
 
-    def explain(self, instance: Array, ask: Ask) -> Explanation:
+    def check(self, instance: Array, ask: Ask) -> None:
+        self._taken(instance)
+
+    def _taken(self, instance: Array) -> tuple[Floats, Floats | None]:
+        """An instance that the model takes, and what it says of it."""
         row = self._row(instance)
         try:
-            own = self._answer(row)
+            return row, self._answer(row)
         except ValueError as e:  # a forest that has not seen NaN in training does not take it
             raise InvalidInput(f"the model does not take the instance: {_line(e)}") from None
+
+    def called(self, names: Sequence[str]) -> Self:
+        if self._features and len(names) != self._features:
+            raise InvalidInput(
+                f"{len(names)} names of features, of which there are {self._features}"
+            )
+        return super().called(names)
+
+    def explain(self, instance: Array, ask: Ask) -> Explanation:
+        row, own = self._taken(instance)
         values, base = self._values(row)
         if (said := _disagreement(own, values, base)) is not None:
             raise ModelError(said, hint=_INSTEAD)

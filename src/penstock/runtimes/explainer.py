@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -38,7 +39,6 @@ from penstock.explain.training import Training
 from penstock.protocols import v1
 from penstock.protocols.datatypes import DATATYPES
 from penstock.protocols.infer import InferRequest, InferResponse, as_bytes, explanations
-from penstock.protocols.text_arrays import array_of
 from penstock.runtimes.base import (
     CallContext,
     Framework,
@@ -49,6 +49,7 @@ from penstock.runtimes.base import (
     StreamReply,
     TensorSpec,
 )
+from penstock.runtimes.explainer_payload import Given, called, numbered, read
 from penstock.runtimes.loading import known_options
 from penstock.sdk import passing
 from penstock.sdk.predictor import Predictor
@@ -56,8 +57,6 @@ from penstock.sdk.predictor import Predictor
 log = logging.getLogger(__name__)
 
 PLATFORM: Final = "penstock_explainer"
-#: Instances in one request: each may cost thousands of predictions.
-MAX_INSTANCES: Final = 64
 #: Explanations at a time; the others wait, as requests do.
 _THREADS: Final = 2
 #: Times that an explanation is begun, as revisions come and go.
@@ -67,6 +66,9 @@ _ASK_BYTES: Final = 4 * 1024 * 1024
 _ASK_ROWS: Final = 20_000
 #: A request's parameter for MLServer's explainers.
 _SETTINGS: Final = "explain_parameters"
+
+
+T = TypeVar("T")
 
 
 class ExplainerRuntime(PayloadRuntime):
@@ -104,7 +106,7 @@ class ExplainerRuntime(PayloadRuntime):
             raise InvalidInput(
                 f"{_SETTINGS} is not read: an explainer's settings are its manifest's"
             )
-        instances = _instances(payload, self._explainer.takes)
+        given = read(payload, self._explainer.takes)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, "explain")
         # What is explained is one revision, however the predictor's requests are divided.
@@ -113,7 +115,7 @@ class ExplainerRuntime(PayloadRuntime):
             self._predictor, context.headers, self._output, passage, self._columns, self._spoken
         )
         with passage.entered():
-            work = self._threads.submit(copy_context().run, self._explain, instances, question)
+            work = self._threads.submit(copy_context().run, self._explain, given, question)
         try:
             found = await asyncio.wrap_future(work)
         finally:
@@ -122,9 +124,20 @@ class ExplainerRuntime(PayloadRuntime):
             return explanations([v1.encode_result(document(e)) for e in found])
         return RawReply(v1.encode_result(_body(found)))
 
-    def _explain(self, instances: Sequence[Array], question: _Question) -> list[Explanation]:
+    def _explain(self, given: Given, question: _Question) -> list[Explanation]:
         try:
-            return [self._of_one_revision(i, question) for i in instances]
+            given, explainer = called(given, self._explainer, question.declared_names)
+            count = len(given.instances)
+            if count > 1:  # an error in the last one would come after minutes
+                for index, instance in enumerate(given.instances):
+                    with numbered(index, count):
+                        self._of_one_revision(partial(explainer.check, instance), question)
+            found = []
+            for index, instance in enumerate(given.instances):
+                with numbered(index, count):
+                    explain = partial(explainer.explain, instance)
+                    found.append(self._of_one_revision(explain, question))
+            return found
         except PenstockError:
             raise
         except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as e:
@@ -134,13 +147,13 @@ class ExplainerRuntime(PayloadRuntime):
                 hint="Its log has the traceback.",
             ) from e
 
-    def _of_one_revision(self, instance: Array, question: _Question) -> Explanation:
-        """Explain an instance; once more when the predictor's revision was replaced in the middle."""
+    def _of_one_revision(self, work: Callable[[_Question], T], question: _Question) -> T:
+        """Do what asks about an instance; anew when the predictor's revision was replaced in the middle."""
         for _ in range(_ATTEMPTS):
             question.check()  # what looks into the model asks nothing in between
             question.begin()
             try:
-                return self._explainer.explain(instance, question)
+                return work(question)
             except _Replaced:
                 log.info("%s begins anew: its revision was replaced", self._explainer.kind)
         raise Unavailable(
@@ -215,6 +228,10 @@ class _Question:
             self._specs = self._wait(self._predictor.inputs(fresh=True))
             _check_order(self._columns, [spec.name for spec in self._specs])
         return self._specs
+
+    def declared_names(self) -> list[str]:
+        """The names of the predictor's inputs; empty where it declares none, or is not asked at all."""
+        return [spec.name for spec in self._declared()]
 
     @property
     def dtype(self) -> np.dtype[Any] | None:
@@ -350,47 +367,6 @@ def _declared_dtype(spec: TensorSpec) -> np.dtype[Any] | None:
     if declared is None or spec.datatype in ("BYTES", "BF16"):
         return None
     return declared.dtype
-
-
-def _instances(payload: Any, takes: str) -> list[Array]:
-    """The instances of a request, each without its batch axis. InvalidInput when there are none."""
-    if isinstance(payload, bytes):
-        raise InvalidInput("a JSON body is expected")
-    if isinstance(payload, InferRequest):
-        if len(payload.inputs) != 1:
-            raise InvalidInput(f"one input is expected, the request has {len(payload.inputs)}")
-        (rows,) = payload.inputs.values()
-        if takes == "text":
-            rows = rows.reshape(-1)
-        found = [rows[i] for i in range(len(rows))] if rows.ndim else []
-    else:
-        given = payload.get("instances", payload.get("inputs"))
-        if given is None:
-            raise InvalidInput("the request has neither 'instances' nor 'inputs'")
-        if not isinstance(given, list):
-            raise InvalidInput("'instances' is a list, with one instance or more")
-        found = [_value(v) for v in given]
-    if not found:
-        raise InvalidInput("the request has no instance to explain")
-    if len(found) > MAX_INSTANCES:
-        raise InvalidInput(f"{len(found)} instances; {MAX_INSTANCES} are explained at a time")
-    return [np.asarray(v) for v in found]
-
-
-def _value(value: Any) -> Array:
-    """An instance of V1's JSON: a row, an image, or a text (perhaps in a list of its own)."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        value = value[0]
-    if isinstance(value, str):
-        text = np.empty((), dtype=object)
-        text[()] = value
-        return text
-    if isinstance(value, dict):
-        raise InvalidInput("an instance is a row, an image or a text, not an object")
-    try:
-        return array_of(value) if isinstance(value, list) else np.asarray(value)
-    except ValueError:
-        raise InvalidInput("an instance is ragged: its rows have different lengths") from None
 
 
 def document(explanation: Explanation) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def request_of(message: SeldonMessage) -> dict[str, Any]:
     """What `:explain` takes for a message: its rows, or its text, as instances. InvalidInput."""
     value = message.value
     if message.kind in ARRAY_KINDS:
-        return {"instances": value.tolist()}
+        rows: dict[str, Any] = {"instances": value.tolist()}
+        return {**rows, "names": list(message.names)} if message.names else rows
     if message.kind == "strData":
         return {"instances": [value]}
     if message.kind == "jsonData":
