@@ -81,6 +81,14 @@ SCENARIOS: tuple[Scenario, ...] = (
         Call(EXPLAIN, MESSAGE), {"data.shap_values": all_of(0)},
     ),
     Scenario(
+        "IntegratedGradients (mnist)",
+        (explained("v1-gradients", {
+            "type": "IntegratedGradients", "config": {"n_steps": "20", "target": "1"},
+        }, {**TABLE, "implementation": "TENSORFLOW_SERVER", "modelUri": "models/linear"}),),
+        Call(EXPLAIN, {"data": {"ndarray": [[2.0, 4.0]]}}),
+        {"data.attributions": lambda shares: [round(v, 3) for v in shares] == [-4.0, 12.0]},
+    ),
+    Scenario(
         "The address of the protocol tensorflow", (INCOME,),
         Call(AT + "/v1/models/classifier:explain", {"instances": [ROW]}),
         {"data.anchor": only("a")},
