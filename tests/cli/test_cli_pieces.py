@@ -318,6 +318,18 @@ def test_rates_and_quantiles_come_from_two_readings() -> None:
     assert rows_of({}, {}, 1.0, None) == []
 
 
+def test_one_that_was_not_asked_yet_has_no_quantiles() -> None:
+    running = reading(0, 0, [])
+    for of_requests in ("penstock_gateway_requests", "penstock_gateway_request_seconds"):
+        assert running.pop(of_requests)
+    asked = reading(10, 0, [10, 0, 0, 0])
+    (row,) = rows_of(running, asked, 1.0, None)
+    assert row[3:6] == ("10.0", "0.50 ms", "0.99 ms")
+    for before in (running, asked):
+        (row,) = rows_of(before, running, 1.0, None)
+        assert row[3:6] == ("0.0", "-", "-")
+
+
 def test_quantiles_of_a_histogram() -> None:
     assert quantile([1, 2], [0, 0, 0], 0.5) is None
     assert quantile([1, 2], [10, 0, 0], 0.5) == 0.5

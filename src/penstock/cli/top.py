@@ -120,10 +120,9 @@ def rows_of(
         now, then = lines[key], old.get(key, Line())
         requests = max(0.0, now.requests - then.requests)
         errors = max(0.0, now.errors - then.errors)
-        counts = [
-            max(0.0, a - b)
-            for a, b in zip(now.counts, then.counts or [0.0] * len(now.counts), strict=True)
-        ]
+        # One that was not asked yet, before or now, has no histogram.
+        old_counts = then.counts or [0.0] * len(now.counts)
+        counts = [max(0.0, a - b) for a, b in zip(now.counts, old_counts, strict=False)]
         batches = now.batches - then.batches
         service = key[:2]
         out.append(
@@ -198,8 +197,6 @@ def _lines(snapshot: Snapshot) -> dict[Key, Line]:
         line.rows += total
     for labels, value in _samples(snapshot, MEMORY):
         lines.setdefault(_key(labels), Line()).memory += value
-    for line in lines.values():
-        line.counts = line.counts or [0.0] * (len(line.bounds) + 1)
     # Requests that no revision answered are the service's, not those of a revision called ''.
     named = {(k[0], k[1]) for k in lines if k[2]}
     return {k: v for k, v in lines.items() if k[2] or (k[0], k[1]) not in named}
