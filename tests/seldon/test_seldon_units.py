@@ -379,6 +379,11 @@ def test_model_name_is_a_file_with_a_class_of_its_name(tmp_path: Path) -> None:
         "        return SeldonResponse(X, tags={'t': 1})\n"
     )
     assert load(tmp_path, LoadOptions("m", options={"class": "MyModel"})).verbs == {"predict"}
+    with pytest.raises(LoadError) as caught:
+        load(tmp_path, LoadOptions("m", options={"class": "MyModle"}))
+    assert str(caught.value) == (
+        "MODEL_NAME says MyModle, and the model's folder has no MyModle.py. It has MyModel.py, Other.py."
+    )
     (tmp_path / ".s2i").mkdir()
     (tmp_path / ".s2i" / "environment").write_text("MODEL_NAME=MyModel\nSERVICE_TYPE=MODEL\n")
     assert load(tmp_path, LoadOptions("m")).verbs == {"predict"}

@@ -39,6 +39,8 @@ def load(path: Path, options: LoadOptions) -> SeldonUnit:
             wanted = f"{wanted}.py:{wanted}"
         elif dot and cls_name != "py":
             wanted = f"{module}:{cls_name}"
+        elif not dot:
+            _look_for(wanted, path)
     names = [n for m in METHODS.values() for n in (m, f"{m}_raw")]
     cls, folder = find_class(path, wanted or None, methods=names)
     needed = option(options, "methods", list, [])
@@ -60,6 +62,16 @@ def load(path: Path, options: LoadOptions) -> SeldonUnit:
         raise import_error(f"{cls.__name__}.load", error, folder) from error
     unit = option(options, "unit", str, "") or os.environ.get("PREDICTIVE_UNIT_ID", options.name)
     return SeldonUnit(instance, options.name, unit)
+
+
+def _look_for(wanted: str, folder: Path) -> None:
+    """Say so where no file can be meant; a class may be in `model.py`, or in the only file there is."""
+    files = sorted(f.name for f in folder.glob("*.py"))
+    if "model.py" not in files and len(files) != 1:
+        raise LoadError(
+            f"MODEL_NAME says {wanted}, and the model's folder has no {wanted}.py.",
+            hint=f"It has {', '.join(files[:8]) or 'no Python file'}.",
+        )
 
 
 def _made(cls: type, parameters: Mapping[str, Any], folder: Path) -> Any:
