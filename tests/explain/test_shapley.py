@@ -245,6 +245,117 @@ def test_trees_of_many_classes() -> None:
     assert found["feature_names"] == list(training.names)
 
 
+def expected(tree: Any, row: np.ndarray, known: Any, node: int = 0) -> float:
+    """What a tree says when only some features are known: elsewhere, as many rows as went either way."""
+    left, right = tree.children_left[node], tree.children_right[node]
+    if left < 0:
+        return float(tree.value[node].item())
+    feature = tree.feature[node]
+    if feature in known:
+        went = left if np.float32(row[feature]) <= tree.threshold[node] else right
+        return expected(tree, row, known, went)
+    rows = tree.weighted_n_node_samples
+    parts = (expected(tree, row, known, child) * rows[child] for child in (left, right))
+    return float(sum(parts) / rows[node])
+
+
+def by_definition(value: Any, features: int) -> np.ndarray:
+    """Shapley values of `value`, of coalitions, by their definition."""
+    from itertools import permutations
+
+    out = np.zeros(features)
+    orders = list(permutations(range(features)))
+    for order in orders:
+        for i, feature in enumerate(order):
+            out[feature] += value(set(order[: i + 1])) - value(set(order[:i]))
+    return out / len(orders)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"init": "zero"}, {"subsample": 0.5, "learning_rate": 0.3}]
+)
+def test_boosting_of_many_classes_against_the_definition(options: Any) -> None:
+    """A class's score is a sum of its own trees, and each of those has Shapley values of its own."""
+    model, says = skl(
+        X, CLASSES, "GradientBoostingClassifier", "decision_function", **FEW, **options
+    )
+    explainer = TreeShap(model)
+    for row in X[:3]:
+        found = explainer.explain(row, no_model).data
+        for k, own in enumerate(says(row[None])[0]):
+            trees = [t.tree_ for t in model.estimators_[:, k]]
+
+            def value(known: set[int], trees: Any = trees, row: Any = row) -> float:
+                return float(model.learning_rate * sum(expected(t, row, known) for t in trees))
+
+            np.testing.assert_allclose(found["shap_values"][k], by_definition(value, 4), atol=1e-9)
+            assert found["raw_prediction"][k] == pytest.approx(own)
+
+
+def test_boosting_upon_another_model_is_refused() -> None:
+    """What that one adds is no tree's."""
+    from sklearn.linear_model import LogisticRegression
+
+    model, _ = skl(
+        X, CLASSES, "GradientBoostingClassifier", "predict", init=LogisticRegression(), **FEW
+    )
+    with pytest.raises(LoadError, match="add up to"):
+        TreeShap(model)
+
+
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("scaler", ["StandardScaler", "MinMaxScaler", "PowerTransformer"])
+def test_a_pipeline_s_trees_behind_what_changes_each_feature_by_itself(
+    scaler: str, framed: bool
+) -> None:
+    """Its values are those of the same trees over the rows as they came."""
+    import pandas as pd
+    from sklearn import preprocessing
+    from sklearn.pipeline import make_pipeline
+    from sklearn.tree import DecisionTreeRegressor
+
+    rows = pd.DataFrame(X, columns=list("abcd")) if framed else X
+    scale = getattr(preprocessing, scaler)()
+    model = make_pipeline(scale, "passthrough", DecisionTreeRegressor(max_depth=3, random_state=0))
+    model.fit(rows, Y)
+    explainer = TreeShap(model)
+    assert list(explainer.names) == (list("abcd") if framed else [])
+    tree = model[-1].tree_
+    for i in range(3):
+        found = explainer.explain(X[i], no_model).data
+        seen = scale.transform(rows[i : i + 1])[0]
+        values = by_definition(lambda known, seen=seen: expected(tree, seen, known), 4)
+        np.testing.assert_allclose(found["shap_values"][0], values, atol=1e-9)
+        assert found["raw_prediction"][0] == pytest.approx(model.predict(rows[i : i + 1])[0])
+        assert found["instance"] == X[i].tolist()
+
+
+def test_a_pipeline_with_a_background_against_the_definition() -> None:
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import RobustScaler
+
+    model = make_pipeline(RobustScaler(), RandomForestRegressor(5, max_depth=3, random_state=0))
+    model.fit(X, Y)
+    found = TreeShap(model, background=X[:20]).explain(X[50], no_model).data
+    np.testing.assert_allclose(
+        found["shap_values"], shapley(model.predict, X[50], X[:20]).T, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("step", ["PCA", "FunctionTransformer"])
+def test_a_pipeline_that_mixes_features_is_refused(step: str) -> None:
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+    from sklearn.tree import DecisionTreeRegressor
+
+    first = {"PCA": PCA, "FunctionTransformer": FunctionTransformer}[step]()
+    model = make_pipeline(first, DecisionTreeRegressor()).fit(X, Y)
+    with pytest.raises(LoadError, match=f"'{step.lower()}' of a pipeline, a {step}.*KernelShap"):
+        TreeShap(model)
+
+
 def test_what_has_no_trees_is_refused() -> None:
     _, model = iris()
     with pytest.raises(LoadError, match="LogisticRegression"):

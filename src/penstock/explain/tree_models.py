@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from penstock.errors import LoadError
 from penstock.explain.base import Floats
 
 #: Rows `[n, features]` to the numbers that attributions are of, `[n, outputs]`.
@@ -37,6 +38,79 @@ def columns(model: Any) -> tuple[int, tuple[str, ...]]:
         return len(names), names
     own_names = getattr(model, "feature_names_in_", ())
     return int(getattr(model, "n_features_in_", 0) or 0), tuple(map(str, own_names))
+
+
+def behind(model: Any) -> tuple[Own | None, Any]:
+    """The trees of a pipeline, and how their rows are made; of any other model None, and itself. LoadError.
+
+    Where each feature is changed by itself, Shapley values of the trees' features are the instance's own:
+    setting one is setting the other. What makes features of several others has no such way back.
+    """
+    if f"{family(model)}.{type(model).__name__}" != "sklearn.Pipeline":
+        return None, model
+    steps = [(n, s) for n, s in model.steps[:-1] if s is not None and s != "passthrough"]
+    for name, step in steps:
+        kind = type(step).__name__
+        if family(step) != "sklearn" or kind not in _BY_FEATURE:
+            raise LoadError(
+                f"TreeShap cannot look through the step '{name}' of a pipeline, a {kind}, which may make"
+                " features of several others.",
+                hint="KernelShap explains any model, by asking it.",
+            )
+
+    def made(rows: Floats) -> Floats:
+        found: Any = rows
+        for _, step in steps:
+            if hasattr(step, "feature_names_in_"):
+                found = _frame(found, step.feature_names_in_)
+            found = step.transform(found)
+        return np.asarray(found, dtype=np.float64)
+
+    return made, model.steps[-1][1]
+
+
+#: Transformers of scikit-learn that change each feature by itself, and leave none out.
+_BY_FEATURE: Final = frozenset(
+    {
+        "MaxAbsScaler", "MinMaxScaler", "PowerTransformer", "QuantileTransformer", "RobustScaler",
+        "StandardScaler",
+    }
+)  # fmt: skip
+
+
+def _frame(rows: Any, names: Any) -> Any:
+    import pandas
+
+    return pandas.DataFrame(rows, columns=names)
+
+
+def parts(model: Any) -> list[Any]:
+    """A model that `shap` can read, or several, one for each output of `model`.
+
+    scikit-learn's boosting of several classes is a sum of trees per class, which `shap` refuses to read. What
+    is no tree's must be a number, as it is unless `init` is a model: then sums do not add up, which is found.
+    """
+    if f"{family(model)}.{type(model).__name__}" != "sklearn.GradientBoostingClassifier":
+        return [model]
+    trees: Any = model.estimators_
+    if trees.shape[1] == 1:
+        return [model]
+    nothing = np.zeros((1, model.n_features_in_))
+    whole = np.ravel(model.decision_function(nothing))
+    return [_boosted(model, trees[:, [k]], float(whole[k]), nothing) for k in range(trees.shape[1])]
+
+
+def _boosted(model: Any, trees: Any, whole: float, row: Floats) -> Any:
+    """A regressor of one class's trees, and of what they leave of the `whole` that is said of `row`."""
+    from sklearn.dummy import DummyRegressor
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    rest = whole - model.learning_rate * sum(float(tree.predict(row)[0]) for tree in trees[:, 0])
+    part = GradientBoostingRegressor(learning_rate=model.learning_rate)
+    part.init_ = DummyRegressor(strategy="constant", constant=rest).fit(row, [rest])
+    part.estimators_ = trees
+    part.n_features_in_ = model.n_features_in_
+    return part
 
 
 def unreadable(model: Any) -> str:

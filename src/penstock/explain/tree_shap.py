@@ -52,9 +52,16 @@ class TreeShap(Explainer):
             )
         self.model_output = model_output
         self.background = background
+        self._made, model = tree_models.behind(model)
+        if background is not None and self._made is not None:
+            background = self._made(background)
         _refuse_unreadable(model, background)
         try:
-            self._explainer = shap.TreeExplainer(model, data=background, model_output=model_output)
+            parts = tree_models.parts(model) if model_output == "raw" else [model]
+            self._explainers = [
+                shap.TreeExplainer(part, data=background, model_output=model_output)
+                for part in parts
+            ]
             self._own = tree_models.own(model, model_output)
             self._try()
         except LoadError:
@@ -120,20 +127,20 @@ class TreeShap(Explainer):
 
     def _values(self, row: Floats) -> tuple[Floats, Floats]:
         """Shapley values `[outputs, features]` and the base values `[outputs]` that they start from."""
-        # All the trees, as the predictor has them: shap would stop at XGBoost's best iteration.
-        values = np.asarray(
-            self._explainer.shap_values(
-                row[None], tree_limit=-1, check_additivity=False, from_call=True
-            )
-        )
-        # [1, features] or [1, features, outputs]
-        per_output = values[0].T if values.ndim == 3 else values
-        base = np.atleast_1d(np.asarray(self._explainer.expected_value, dtype=np.float64))
-        return per_output, base[-len(per_output) :]
+        if self._made is not None:
+            row = self._made(row[None])[0]
+        found = [_values_of(explainer, row) for explainer in self._explainers]
+        if len(found) == 1:
+            return found[0]
+        return np.concatenate([v for v, _ in found]), np.concatenate([b for _, b in found])
 
     def _answer(self, row: Floats) -> Floats | None:
         """What the model itself says of a row, `[outputs]`; None where it has no call for that."""
-        return None if self._own is None else self._own(row[None])[0]
+        if self._own is None:
+            return None
+        rows = row[None] if self._made is None else self._made(row[None])
+        own: Floats = self._own(rows)[0]
+        return own
 
     def _try(self) -> None:
         """Explain a few rows, so that a model that is read wrongly is found before it is asked about."""
@@ -146,6 +153,17 @@ class TreeShap(Explainer):
         for row in rows:
             if (said := _disagreement(self._answer(row), *self._values(row))) is not None:
                 raise LoadError(said, hint=_INSTEAD)
+
+
+def _values_of(explainer: Any, row: Floats) -> tuple[Floats, Floats]:
+    # All the trees, as the predictor has them: shap would stop at XGBoost's best iteration.
+    values = np.asarray(
+        explainer.shap_values(row[None], tree_limit=-1, check_additivity=False, from_call=True)
+    )
+    # [1, features] or [1, features, outputs]
+    per_output = values[0].T if values.ndim == 3 else values
+    base = np.atleast_1d(np.asarray(explainer.expected_value, dtype=np.float64))
+    return per_output, base[-len(per_output) :]
 
 
 def _shap() -> Any:
