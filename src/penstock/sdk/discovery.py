@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ log = logging.getLogger(__name__)
 #: The file taken from a folder when nothing else is said.
 DEFAULT_FILE: Final = "model.py"
 
-#: Folders that models of this process were imported from, in order.
-_folders: list[Path] = []
+#: Folders that models of this process were imported from, each ending in a separator.
+_folders: set[str] = set()
 
 
 def find_class(
@@ -114,12 +115,13 @@ def enter(folder: Path) -> None:
         sys.path.remove(text)
     sys.path.insert(0, text)
     importlib.invalidate_caches()
+    # By text: frameworks have thousands of modules, a process may have hundreds of folders.
+    below = tuple(_folders)
     for name, module in list(sys.modules.items()):
         origin = getattr(module, "__file__", None)
-        if origin and any(Path(origin).is_relative_to(f) for f in _folders):
+        if origin and str(origin).startswith(below):
             del sys.modules[name]
-    if folder not in _folders:
-        _folders.append(folder)
+    _folders.add(os.path.join(text, ""))
 
 
 def _import_file(file: Path, folder: Path) -> ModuleType:
