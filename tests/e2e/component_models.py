@@ -9,8 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -187,19 +185,6 @@ class Named(penstock.Transformer):
     async def postprocess(self, result, headers=None):
         return {"predictions": [["low", "high"][p] for p in result["predictions"]]}
 """
-#: A SavedModel of two numbers, in a process of its own: TensorFlow takes seconds to import.
-LINEAR = """
-import sys
-import tensorflow as tf
-
-class Linear(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
-    def serve(self, x):
-        return {"y": tf.matmul(x, [[1.0, -2.0], [0.5, 3.0]])}
-
-module = Linear()
-tf.saved_model.save(module, sys.argv[1], signatures=module.serve)
-"""
 #: Every row of three numbers from 0 to 3.
 ROWS = np.array(list(itertools.product(range(4), repeat=3)), float)
 
@@ -207,9 +192,6 @@ ROWS = np.array(list(itertools.product(range(4), repeat=3)), float)
 def write_models(folder: Path) -> None:
     """Make models/ and classes/ in `folder`."""
     models = folder / "models"
-    linear = subprocess.Popen(
-        [sys.executable, "-c", LINEAR, str(models / "linear")], stderr=subprocess.DEVNULL
-    )
     for name, code in CLASSES.items():
         (folder / "classes" / name).mkdir(parents=True)
         (folder / "classes" / name / "model.py").write_text(dedent(code))
@@ -229,7 +211,6 @@ def write_models(folder: Path) -> None:
     _repository(models / "repository", models)
     (models / "pickled").mkdir()
     (models / "pickled" / "explainer.dill").write_bytes(b"\x80\x03.")
-    assert linear.wait(120) == 0
 
 
 def _repository(folder: Path, models: Path) -> None:

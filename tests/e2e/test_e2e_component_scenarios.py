@@ -27,7 +27,7 @@ from component_scenarios_base import Call, Manifest, Scenario
 from kserve_package import write_packages
 
 SYSTEMS = (kserve, seldon_v1, seldon_v2)
-SCENARIOS = [s for system in SYSTEMS for s in system.SCENARIOS]
+SCENARIOS = [s for system in SYSTEMS for s in system.SCENARIOS if not s.alone]
 REFUSED = [r for system in SYSTEMS for r in system.REFUSED]
 
 
@@ -46,7 +46,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
                 if bool(scenario.told) is told:
                     applied |= {json.dumps(m): m for m in scenario.manifests}
             items = {"apiVersion": "v1", "kind": "List", "items": list(applied.values())}
-            wait = () if told else ("--wait", "--timeout", "90s")
+            wait = () if told else ("--wait", "--timeout", "110s")
             platform.run("apply", "-f", "-", *wait, stdin=json.dumps(items))
         yield platform
     finally:

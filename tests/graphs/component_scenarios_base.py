@@ -57,6 +57,8 @@ class Scenario:
     note: str = ""
     #: Text of the service's status, for one that cannot become ready.
     told: str = ""
+    #: Run without the platform, by a test that names the row: what it needs takes long to start.
+    alone: bool = False
 
     @property
     def service(self) -> str:

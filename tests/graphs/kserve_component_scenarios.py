@@ -136,11 +136,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         (explained("cifar", "AnchorImages", PICTURES,
                    config={"batch_size": "40", "stop_on_first": "True", "background": "0"}),),
         Call(EXPLAIN, {"instances": [IMAGE]}),
-        {"data.mask": in_upper_left},
+        {"data.mask": in_upper_left}, note="the background is Penstock's",
     ),
     Scenario(
         "Counterfactuals", (explained("nearest", "Counterfactuals", TABLE),),
         Call(EXPLAIN, INSTANCES), {"data.found": True},
+        note="its manifests have it, its server does not",
     ),
     Scenario(
         "An explainer of one's own, a kserve.Model with explain",
@@ -180,7 +181,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "A folder with Alibi's pickled explainer",
         (explained("pickled", "AnchorTabular", TABLE, storageUri="models/pickled"),),
         Call(EXPLAIN, INSTANCES), {}, 503,
-        note="KServe reads it; here its folder has the training data",
+        note="KServe reads it; here the folder has training data",
         told="explainer.dill is a pickled explainer of Alibi's, which is not read.",
     ),
     Scenario(
@@ -231,6 +232,15 @@ REFUSED: tuple[tuple[str, Manifest, str, str], ...] = (
         "a setting out of its bounds",
         _with(explainer={"alibi": {"type": "AnchorText", "config": {"threshold": "1.5"}}}),
         "spec.explainer.alibi.config.threshold", "has to be above 0 and below 1, not '1.5'",
+    ),
+    (
+        "a transformer's container beside a model (collocation)",
+        isvc("m", {"predictor": {**TABLE, "containers": [
+            {"name": "transformer-container", "image": "mine:1"}]}}, KSERVE),
+        "spec.predictor.containers",
+        "containers beside a model are not supported; a transformer in the predictor's "
+        "process is a class: transformer {collocated: true, python: {class: FILE.py}} "
+        "in penstock.dev/v1alpha1",
     ),
     (
         "a collocated transformer from elsewhere",

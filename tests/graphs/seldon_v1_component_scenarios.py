@@ -47,6 +47,7 @@ def unit(name: str, type_: str, cls: str, *children: Manifest) -> Manifest:
     return {"name": name, "type": type_, "modelUri": f"classes/{cls}", "children": [*children]}
 
 
+INTEGRATED_GRADIENTS = "IntegratedGradients (mnist)"
 INCOME = explained("v1-income", ANCHORS)
 TWO = deployment(
     "v1-two",
@@ -81,12 +82,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         Call(EXPLAIN, MESSAGE), {"data.shap_values": all_of(0)},
     ),
     Scenario(
-        "IntegratedGradients (mnist)",
+        INTEGRATED_GRADIENTS,
         (explained("v1-gradients", {
             "type": "IntegratedGradients", "config": {"n_steps": "20", "target": "1"},
         }, {**TABLE, "implementation": "TENSORFLOW_SERVER", "modelUri": "models/linear"}),),
         Call(EXPLAIN, {"data": {"ndarray": [[2.0, 4.0]]}}),
         {"data.attributions": lambda shares: [round(v, 3) for v in shares] == [-4.0, 12.0]},
+        note="of a Keras file of the explainer's; here of the model", alone=True,
     ),
     Scenario(
         "The address of the protocol tensorflow", (INCOME,),
@@ -112,13 +114,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         (explained("v1-graph", {**SHAP, "modelUri": "models/table"},
                    unit("t", "TRANSFORMER", "swaps", unit("m", "MODEL", "by_second"))),),
         Call(EXPLAIN, MESSAGE), {"data.shap_values": all_of(0)},
-        note="its explainer asks the predictor's first node",
     ),
     Scenario(
         "A folder with Alibi's pickled explainer",
         (explained("v1-pickled", {**ANCHORS, "modelUri": "models/pickled"}),),
         Call(EXPLAIN, MESSAGE), {}, 503,
-        note="it reads it; here its folder has the training data",
+        note="Seldon reads it; here the folder has training data",
         told="explainer.dill is a pickled explainer of Alibi's, which is not read.",
     ),
 )  # fmt: skip
@@ -155,6 +156,9 @@ SYSTEM = System(
     compared="Seldon",
     rows=tuple(Row(s.name, s.status, s.note) for s in SCENARIOS),
     refused=tuple(Refused(what, field, said) for what, _, field, said in REFUSED),
-    tests="`tests/e2e/test_e2e_component_scenarios.py` on real models",
+    tests=(
+        "`tests/e2e/test_e2e_component_scenarios.py` on real models, IntegratedGradients by"
+        " `tests/components/test_deployed_gradients.py`"
+    ),
     place=40,
 )

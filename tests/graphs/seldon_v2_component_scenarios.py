@@ -86,6 +86,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         (TABLE, explainer("v2-settings", "anchor_tabular", "v2-income",
                           parameters=[{"name": "threshold", "value": "0.9"}])),
         Call(INFER, tensor(ROW)), {"explained.meta.params.threshold": 0.9},
+        note="MLServer reads a pickled explainer's own",
     ),
     Scenario(
         "pipelineRef: a pipeline is explained as a whole",
@@ -118,7 +119,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "A folder with Alibi's pickled explainer",
         (explainer("v2-pickled", "anchor_tabular", "v2-income", "models/pickled"),),
         Call(INFER, tensor(ROW)), {}, 503,
-        note="it reads it; here its folder has the training data",
+        note="Seldon reads it; here the folder has training data",
         told="explainer.dill is a pickled explainer of Alibi's, which is not read.",
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ scales. What several components make together is in `kserve`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -67,6 +67,20 @@ HOSTS = frozenset(("sklearn", "xgboost", "lightgbm", "triton"))
 _HOSTS = "there is none, so the service has no model of its own; it is one that TrainedModels are added to"
 
 
+#: What KServe calls the container of a transformer in the predictor's pod.
+_COLLOCATED = "transformer-container"
+
+
+def _beside(names: Sequence[str | None]) -> str:
+    """Why containers of these names beside a model are refused."""
+    if _COLLOCATED in names:
+        return (
+            "containers beside a model are not supported; a transformer in the predictor's process is a "
+            "class: transformer {collocated: true, python: {class: FILE.py}} in penstock.dev/v1alpha1"
+        )
+    return "containers beside a model are not supported; a service has a model or containers"
+
+
 class ComponentReader:
     """Components out of validated fields; collects problems and warnings."""
 
@@ -108,10 +122,7 @@ class ComponentReader:
             blocks_given["model"] = model
         has_containers = bool(given.containers)
         if has_containers and blocks_given:
-            self._wrong(
-                (*at, "containers"),
-                "containers beside a model are not supported; a service has a model or containers",
-            )
+            self._wrong((*at, "containers"), _beside([c.name for c in given.containers or ()]))
             return None
         if len(blocks_given) != 1 and not has_containers:
             known = [n for n, b in formats.items() if hasattr(given, b.attribute)]
