@@ -268,6 +268,57 @@ async def test_kserves_own_steps_are_none_of_a_class(tmp_path: Path) -> None:
         assert (await front.v1({"instances": [[1, 2]]})).json() == {"predictions": [[4.0, 6.0]]}
 
 
+@pytest.mark.usefixtures("kserve")
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        ("def", "super().predict(payload, headers)"),
+        ("async def", "await super().predict(payload, headers=headers, response_headers=None)"),
+    ],
+)
+@pytest.mark.parametrize("bases", ["kserve.Model", "Named, kserve.Model", "Own"])
+async def test_kserves_own_predict_asks_the_predictor(
+    tmp_path: Path, kind: str, call: str, bases: str
+) -> None:
+    """By V1 with a dict, by V2 with KServe's request, whatever the class extends besides."""
+    code = """
+    import kserve
+
+    class Named:
+        pass
+
+    class Own(kserve.Model):
+        pass
+
+    class Asks(BASES):
+        KIND predict(self, payload, headers=None):
+            assert isinstance(payload, dict | kserve.InferRequest)
+            return CALL
+    """
+    code = code.replace("BASES", bases).replace("KIND", kind).replace("CALL", call)
+    if bases != "Own":
+        code = code.replace("class Own(kserve.Model):", "class Own:")
+    async with pair(tmp_path, code, **{"class": "Asks"}) as (_, front):
+        assert (await front.v1({"instances": [[1, 2]]})).json() == {"predictions": [[2.0, 4.0]]}
+        assert (await front.v2(V2)).json()["outputs"][0]["data"] == [20.0, 40.0]
+
+
+@pytest.mark.usefixtures("kserve")
+async def test_a_class_that_nobody_may_extend_is_served(tmp_path: Path) -> None:
+    code = """
+    import kserve
+
+    class Before(kserve.Model):
+        def __init_subclass__(cls, *, licence):
+            pass
+
+        def preprocess(self, payload, headers=None):
+            return {"instances": [[v + 1 for v in row] for row in payload["instances"]]}
+    """
+    async with pair(tmp_path, code) as (_, front):
+        assert (await front.v1({"instances": [[1, 2]]})).json() == {"predictions": [[4.0, 6.0]]}
+
+
 async def test_predict_may_ask_more_than_once(tmp_path: Path) -> None:
     code = """
     import penstock
