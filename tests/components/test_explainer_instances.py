@@ -126,6 +126,10 @@ BAD: list[tuple[tuple[str, ...], Any, str]] = [
     (ROWS, {"instances": [GOOD, [[1, 2], [3]]]}, "instance 1: .*ragged"),
     (ROWS, {"instances": [GOOD, [1, 2, 3, 10**400]]}, "instance 1: an instance is a"),
     (ROWS, {"instances": [GOOD, ["x" * 20_000, *[""] * 4_000]]}, "instance 1: 4001 texts"),
+    (ROWS, {"instances": [GOOD, ["1", "2", "3", "1"]]}, "instance 1: an instance is a"),
+    (ROWS, of_v2(tensor("BYTES", [2, 4], list("12311231"))), "instance 0: an instance is a"),
+    (TABLES, {"instances": [GOOD, [1e300, 3.0, 4.0, 1.0]]}, "instance 1: .*beyond 1e\\+150"),
+    (("IntegratedGradients",), {"instances": [GOOD, [1e39, 3.0, 4.0, 1.0]]}, "instance 1: .*float32"),
     ((*TABLES, "IntegratedGradients"), {"instances": [GOOD, [1, 2, 3, None]]}, "instance 1: .*NaN"),
     (TABLES, {"instances": [GOOD, [6.0, 3.0, 4.0, 3.0]]}, "instance 1: pw is 3, which is none of its 3"),
     (TABLES, {"instances": [GOOD, [6.0, 3.0, 4.0, 0.5]]}, "instance 1: pw is 0.5, which is none"),
@@ -185,6 +189,35 @@ async def test_numbers_that_the_model_cannot_take_are_found_before(
     monkeypatch.setattr(type(explainer), "explain", lambda *_: pytest.fail("was explained"))
     with pytest.raises(InvalidInput, match=r"instance 1: the model takes numbers of uint8"):
         await asked(explainer, {"instances": [whole, IMAGE]}, predictor)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "said"),
+    [
+        ("INT64", 2.5, "takes INT64, which does not hold 2.5"),
+        ("UINT8", -1.0, "takes UINT8, which does not hold -1"),
+        ("FP32", 1e39, r"takes FP32, which does not hold 1e\+39"),
+        ("FP16", 1e5, "takes FP16, which does not hold 100000"),
+    ],
+)
+@pytest.mark.parametrize("kind", TABLES)
+async def test_a_row_that_the_models_numbers_do_not_hold_is_refused(
+    tmp_path: Path, kind: str, datatype: str, value: float, said: str
+) -> None:
+    """What is cut off or wrapped would be another row, and so would its explanation be."""
+    np.save(tmp_path / "train.npy", np.arange(40.0).reshape(20, 2))
+    explainer = made(kind, tmp_path)
+    assert await asked(explainer, {"instances": [[6.0, 7.0]]}, StandIn(["x"], datatype))
+    with pytest.raises(InvalidInput, match=said):
+        await asked(explainer, {"instances": [[6.0, value]]}, StandIn(["x"], datatype))
+
+
+async def test_training_data_that_the_models_numbers_do_not_hold_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "train.npy", np.arange(40.0).reshape(20, 2) / 4)
+    with pytest.raises(InvalidInput, match=r"INT64, which does not hold .*training data"):
+        await asked(
+            made("AnchorTabular", tmp_path), {"instances": [[6.0, 7.0]]}, StandIn(["x"], "INT64")
+        )
 
 
 async def test_a_class_that_an_instance_has_already_is_found_before(

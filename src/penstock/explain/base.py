@@ -31,10 +31,17 @@ def dtype_of(ask: Ask) -> np.dtype[Any] | None:
 
 def numbers(instance: Array, what: str = "a row of numbers") -> Floats:
     """`instance` as float64; InvalidInput, which says that it is to be `what`, when it cannot be."""
+    given = np.asarray(instance)
+    # numpy would read numbers in texts, which no model does.
+    texts = given.dtype.kind in "SU" or (
+        given.dtype == object and any(isinstance(v, str | bytes) for v in given.ravel().tolist())
+    )
     try:
-        return np.asarray(instance, dtype=np.float64)
+        if not texts:
+            return given.astype(np.float64)
     except (TypeError, ValueError, OverflowError):  # a whole number may be beyond any float
-        raise InvalidInput(f"an instance is {what}; this one holds something else") from None
+        pass
+    raise InvalidInput(f"an instance is {what}; this one holds something else")
 
 
 @dataclass(frozen=True, slots=True)

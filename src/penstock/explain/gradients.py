@@ -63,6 +63,8 @@ class IntegratedGradients(Explainer):
         x = numbers(instance, "an array of numbers")
         if not bool(np.all(np.isfinite(x))):
             raise InvalidInput("an instance may hold neither NaN nor infinity")
+        if bool(np.any(np.abs(x) > np.finfo(np.float32).max)):  # what networks are asked in
+            raise InvalidInput("an instance may hold no number that float32 cannot")
         if x.size > MAX_NUMBERS:
             raise InvalidInput(f"an instance has {x.size} numbers; {MAX_NUMBERS} can be explained")
         if self.baseline.ndim and self.baseline.shape != x.shape:
@@ -105,6 +107,8 @@ class IntegratedGradients(Explainer):
         outputs, gradients = self._differentiate(rows, target)
         if not bool(np.all(np.isfinite(gradients))):
             raise ModelError("the model's gradients are not finite")
+        if not bool(np.all(np.isfinite(outputs))):
+            raise ModelError("the model's answers are not finite")
         return outputs, gradients
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
 from penstock.errors import InvalidInput
 from penstock.explain.base import Array, Explainer, Floats, numbers
 from penstock.explain.labels import class_name
+
+#: Squares and sums of numbers up to this are numbers yet.
+_LARGEST: Final = 1e150
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Training:
             )
         if not bool(np.all(np.isfinite(row))):
             raise InvalidInput("an instance may hold neither NaN nor infinity")
+        if bool(np.any(np.abs(row) > _LARGEST)):
+            raise InvalidInput(f"an instance may hold no number beyond {_LARGEST:g}")
         for feature, names in self.categories.items():
             value = float(row[feature])
             known = value.is_integer() and 0 <= value < len(names)

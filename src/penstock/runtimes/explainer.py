@@ -358,7 +358,19 @@ def to_inputs(rows: Array, specs: Sequence[TensorSpec]) -> dict[str, Array]:
 def _cast(rows: Array, spec: TensorSpec | None) -> Array:
     if rows.dtype == object:
         return as_bytes(rows)
-    return np.ascontiguousarray(rows, dtype=None if spec is None else _declared_dtype(spec))
+    dtype = None if spec is None else _declared_dtype(spec)
+    if spec is None or dtype is None or dtype == rows.dtype:
+        return np.ascontiguousarray(rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        taken = np.ascontiguousarray(rows, dtype=dtype)
+    # A half would be cut off, and the explanation be of another row.
+    unlike = np.isinf(taken) & np.isfinite(rows) if dtype.kind == "f" else taken != rows
+    if bool(np.any(unlike)):
+        raise InvalidInput(
+            f"the predictor takes {spec.datatype}, which does not hold {rows[unlike].flat[0]:g}.",
+            hint="Instances, and the explainer's training data, are in the numbers that the model takes.",
+        )
+    return taken
 
 
 def _declared_dtype(spec: TensorSpec) -> np.dtype[Any] | None:
