@@ -87,6 +87,22 @@ async def test_settings_for_another_framework_are_refused(tmp_path: Path) -> Non
     assert (model.name, model.framework) == ("theirs", "mlserver_python")
 
 
+async def test_an_explainers_settings_say_where_its_files_are(tmp_path: Path) -> None:
+    """As Seldon's artifacts have it: which explainer and of which model is the manifest's word."""
+    files = settings(tmp_path, implementation="mlserver_alibi_explain.AlibiExplainRuntime")
+    assert await with_models(files, component("explainer"), "explainer", "why") is files
+    (tmp_path / "data").mkdir()
+    files = settings(tmp_path, parameters={"uri": "./data"})
+    (model,) = models_of(await with_models(files, component("explainer"), "explainer", "why"))
+    assert (model.name, model.framework, model.options) == ("why", "explainer", {})
+    assert model.path == str(tmp_path / "data")
+    files = settings(tmp_path, parameters={"uri": "../elsewhere"})
+    with pytest.raises(LoadError, match="is not in the repository"):
+        await with_models(files, component("explainer"), "explainer", "why")
+    (tmp_path / "model-settings.json").unlink()
+    assert await with_models(files, component("explainer"), "explainer", "why") is files
+
+
 async def test_a_class_opens_its_files_itself(tmp_path: Path) -> None:
     files = settings(tmp_path)
     assert await with_models(files, component("python"), "custom", "iris") is files

@@ -238,6 +238,11 @@ def _repository(folder: Path, models: Path) -> None:
         (folder / name / "model-settings.json").write_text(text)
     shutil.copy(models / "table" / "model.joblib", folder / "classifier")
     shutil.copytree(models / "table" / "explainer", folder / "anchors" / "data")
+    # As Seldon's own artifacts are: an explainer's block says the rest.
+    artifact = models / "artifact"
+    shutil.copytree(models / "table" / "explainer", artifact / "data")
+    own = {**settings["anchors"], "parameters": {"uri": "./data"}}
+    (artifact / "model-settings.json").write_text(json.dumps(own))
 
 
 def _table(folder: Path) -> None:

@@ -110,6 +110,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         400, note="MLServer reads them",
     ),
     Scenario(
+        "An explainer block on a folder with model-settings.json and ./data",
+        (TABLE, explainer("v2-artifact", "anchor_tabular", "v2-income", "models/artifact")),
+        Call(INFER, tensor(ROW)), {"explained.data.anchor": only("a")},
+    ),
+    Scenario(
         "MLServer's model-settings.json with mlserver_alibi_explain, beside its model's",
         (model("v2-repository", "models/repository", "mlserver"),),
         Call("/v2/models/mls-anchors/infer", tensor(ROW)),

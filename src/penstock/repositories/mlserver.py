@@ -130,6 +130,19 @@ def read(path: Path, *, name: str = "") -> Found:
     return notes.found(found)
 
 
+def place(path: Path) -> Path:
+    """Where the files of the one model at `path` are, by the `uri` of its settings. LoadError."""
+    file = path / MODEL_SETTINGS
+    if not file.is_file():
+        return path
+    notes = Notes()
+    parameters = _json(file, MODEL_SETTINGS, notes).get("parameters")
+    uri = parameters.get("uri") if isinstance(parameters, dict) else None
+    found = _place(path, path, uri, MODEL_SETTINGS, notes)
+    notes.found([])
+    return found or path
+
+
 def _files(root: Path) -> list[Path]:
     found = [
         p

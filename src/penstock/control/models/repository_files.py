@@ -16,6 +16,8 @@ from penstock.control.models.fetches import Files
 from penstock.domain.process import ServedModel
 from penstock.domain.service import Component, Role
 from penstock.errors import LoadError
+from penstock.repositories import mlserver
+from penstock.repositories.mlserver_explainers import FRAMEWORK as EXPLAINER
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,13 @@ def _read(files: Files, component: Component, framework: str, name: str) -> File
     path = Path(str(files.path))
     asked = framework if framework in repositories.KINDS else None
     kind = asked
+    if framework == EXPLAINER:
+        # Which explainer and whose answers is said by the manifest; of MLServer's settings the place counts.
+        place = mlserver.place(path)
+        if place == path:
+            return files
+        model = ServedModel(name, framework, str(place))
+        return RepositoryFiles(files.path, files.digest, files.size_bytes, (model,))
     if kind is None and framework != "custom":  # a class opens its files itself, whatever they are
         kind = repositories.detect(path)
     if kind is None:
