@@ -526,6 +526,42 @@ async def test_an_explanation_that_takes_too_long_is_given_up(tmp_path: Path, mo
         assert model._model.instance.calls < 20
 
 
+async def test_a_client_that_hangs_up_stops_its_explanation(tmp_path: Path, models: Path) -> None:
+    """The predictor is asked no more: a page that is reloaded would else be explained many times over."""
+    folder = write(
+        tmp_path,
+        "told",
+        "import asyncio\nimport numpy as np, penstock\n"
+        "class Told(penstock.Model):\n"
+        "    calls = 0\n"
+        "    asked = asyncio.Event()\n"
+        "    async def predict(self, x: np.ndarray):\n"
+        "        type(self).calls += 1\n"
+        "        self.asked.set()\n"
+        "        await asyncio.sleep(0.05)\n"
+        "        return np.random.default_rng(self.calls).integers(0, 2, len(x))\n",
+    )
+    async with (
+        running(f"{tmp_path}/p.sock", "custom", folder) as behind,
+        running(
+            f"{tmp_path}/t.sock", "explainer", models / "iris", predictor=behind.socket,
+            type="AnchorTabular",
+        ) as front,
+    ):  # fmt: skip
+        model: Any = behind.app.repository.get("m").runtime
+        told = model._model.instance
+        asked = asyncio.create_task(front.v1({"instances": [ROW, ROW]}, verb="explain"))
+        async with asyncio.timeout(30):
+            await told.asked.wait()
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        runtime: Any = front.app.repository.get("m").runtime
+        async with asyncio.timeout(30):
+            await asyncio.to_thread(runtime._threads.shutdown)
+        assert told.calls < 10
+
+
 async def test_no_instance_is_begun_for_a_caller_that_has_gone(tmp_path: Path) -> None:
     """Also of an explainer that asks nothing on its way: 64 rows, the first of which takes all the time."""
     begun: list[float] = []

@@ -88,7 +88,8 @@ def kind_of(answer: Array) -> str:
         return "label"
     raise InvalidInput(
         "The model answers numbers that are no classes.",
-        hint="Where they are the probability of one class, set the explainer's config to output: positive.",
+        hint="Where they are the probability of one class, set the explainer's config to output: positive;"
+        " KernelShap explains amounts.",
     )
 
 
