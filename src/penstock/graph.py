@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import yaml
 
@@ -40,6 +40,12 @@ class Value:
     def __getitem__(self, tensor: str) -> Value:
         """One tensor, or one key of a JSON object."""
         return replace(self, tensor=tensor)
+
+    def __iter__(self) -> NoReturn:
+        """TypeError. Python would ask `__getitem__` for 0, 1, 2 ... and never end."""
+        raise TypeError(
+            f"what {self.step} answers is one value, not several; name a tensor: value['boxes']"
+        )
 
     def named(self, name: str) -> Value:
         """The tensor under another name. ValueError when this is no single tensor."""
@@ -88,23 +94,23 @@ class Pipeline:
         name: str,
         *,
         model: str | None = None,
-        inputs: Sequence[Input] = (),
-        triggers: Sequence[Input] = (),
+        inputs: Input | Sequence[Input] = (),
+        triggers: Input | Sequence[Input] = (),
         **more: Any,
     ) -> Value:
-        """Add a step. Without a model it calls the service of its own name."""
+        """Add a step. Without a model it calls the service of its own name. One input needs no list."""
         step: dict[str, Any] = {"name": name}
         if model is not None:
             step["model"] = model
         if inputs:
-            step["inputs"] = [_written(i) for i in inputs]
+            step["inputs"] = [_written(i) for i in _listed(inputs)]
         if triggers:
-            step["triggers"] = [_written(t) for t in triggers]
+            step["triggers"] = [_written(t) for t in _listed(triggers)]
         step.update({_camel(k): v for k, v in more.items() if v is not None})
         self._steps.append(step)
         return Value(name)
 
-    def join(self, name: str, inputs: Sequence[Input], **more: Any) -> Value:
+    def join(self, name: str, inputs: Input | Sequence[Input], **more: Any) -> Value:
         """A step that only puts its inputs together (`join="outer"`, `combine="object"`)."""
         return self.step(name, inputs=inputs, join_only=True, **more)
 
@@ -195,6 +201,10 @@ class Pipeline:
 
         found: Graph = dialects.translate(manifest).object
         return found
+
+
+def _listed(given: Input | Sequence[Input]) -> Sequence[Input]:
+    return [given] if isinstance(given, Value | str) else given
 
 
 def _written(value: Input) -> Any:

@@ -248,6 +248,23 @@ def test_python_draws_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert split.graph().flows[0].output == Inputs((Source("all"),))
 
 
+def test_one_input_needs_no_list() -> None:
+    one = Pipeline("one")
+    a = one.step("a")
+    one.step("b", inputs=a)
+    one.step("c", inputs="b", triggers=a["x"])
+    one.join("d", "c")
+    assert one.manifest()["spec"]["steps"] == [
+        {"name": "a"},
+        {"name": "b", "inputs": ["a"]},
+        {"name": "c", "inputs": ["b"], "triggers": ["a.x"]},
+        {"name": "d", "inputs": ["c"], "joinOnly": True},
+    ]
+    for loop in (lambda: list(a), lambda: one.answer(*a), lambda: "x" in a):
+        with pytest.raises(TypeError, match="one value, not several|not iterable"):
+            loop()
+
+
 def test_python_listens_to_others() -> None:
     after = Pipeline("after")
     after.step("two")
