@@ -261,7 +261,7 @@ def test_one_input_needs_no_list() -> None:
         {"name": "d", "inputs": ["c"], "joinOnly": True},
     ]
     for loop in (lambda: list(a), lambda: one.answer(*a), lambda: "x" in a):
-        with pytest.raises(TypeError, match="one value, not several|not iterable"):
+        with pytest.raises(TypeError, match=r"one value, not several|not iterable"):
             loop()
 
 
