@@ -656,6 +656,8 @@ def test_alibis_pickled_explainers_are_refused(tmp_path: Path, kind: str) -> Non
         ({"train.csv": "a,b\n1,red\n"}, "line 2"),
         ({"train.csv": "a,b\n1,2\n"}, "1 rows"),
         ({"train.csv": "a,b\n1,2\nnan,3\n"}, "NaN"),
+        ({"train.csv": "a,b\n1,2\n1e300,3\n"}, "beyond 1e+150"),
+        ({"train.csv": "5.1,3.5\n4.9,3.0\n4.7,3.2\n"}, "first line of train.csv holds numbers"),
         ({"train.npy": "junk"}, "cannot be read"),
         ({"explainer.json": "{"}, "explainer.json"),
         ({"explainer.json": '{"feature_nmaes": []}'}, "feature_nmaes"),
@@ -673,6 +675,16 @@ def test_folders_that_explain_nothing(tmp_path: Path, files: dict[str, str], sai
             tmp_path, LoadOptions("m", options={"type": "AnchorTabular"})
         )
     assert said in str(caught.value)
+
+
+def test_columns_that_are_called_by_their_numbers(tmp_path: Path) -> None:
+    """As a data frame without names writes itself."""
+    from penstock.explain import files
+
+    (tmp_path / "train.csv").write_text("0,1\n5.1,3.5\n4.9,3.0\n")
+    found = files.training(tmp_path, files.describe(tmp_path), {})
+    assert list(found.names) == ["0", "1"]
+    assert found.rows.shape == (2, 2)
 
 
 @pytest.mark.parametrize("form", ["npy", "npz", "csv"])

@@ -19,7 +19,7 @@ from numpy.lib.npyio import NpzFile
 
 from penstock.errors import LoadError
 from penstock.explain.base import Floats
-from penstock.explain.training import Training
+from penstock.explain.training import LARGEST, Training
 
 DESCRIPTION: Final = "explainer.json"
 _ROWS: Final = ("train.npz", "train.npy", "train.csv")
@@ -89,9 +89,9 @@ def training(folder: Path, description: Description, config: Mapping[str, Any]) 
         rows, names = rows[:, kept], [names[i] for i in kept]
     if len(rows) < 2:
         raise LoadError(f"{file.name} has {len(rows)} rows; an explainer learns from more")
-    if not bool(np.all(np.isfinite(rows))):
+    if not bool(np.all(np.abs(rows) <= LARGEST)):
         raise LoadError(
-            f"{file.name} holds NaN or infinity.",
+            f"{file.name} holds NaN or infinity, or a number beyond {LARGEST:g}.",
             hint="Leave such rows out; a few hundred others will do.",
         )
     columns: Sequence[str] = given or names or [f"feature-{i}" for i in range(rows.shape[1])]
@@ -120,6 +120,8 @@ def _numpy(file: Path) -> Floats:
             loaded = np.load(opened, allow_pickle=False)
             if isinstance(loaded, NpzFile):
                 names = loaded.files
+                if not names:
+                    raise ValueError("it holds no array")
                 loaded = loaded["X" if "X" in names else names[0]]
         if loaded.dtype.kind not in "fiub":
             raise ValueError(f"its numbers are {loaded.dtype}")
@@ -151,6 +153,11 @@ def _lines(file: str, reader: Iterator[list[str]]) -> tuple[list[str], list[list
     names = [n.strip() for n in next(reader, [])]
     if not names:
         raise LoadError(f"{file} is empty")
+    if all(map(_is_number, names)) and names != [str(i) for i in range(len(names))]:
+        raise LoadError(
+            f"The first line of {file} holds numbers, where the columns' names are expected.",
+            hint="Write a header, without which a row would be taken for it.",
+        )
     for number, line in enumerate(reader, 2):
         if not line:
             continue
@@ -164,3 +171,11 @@ def _lines(file: str, reader: Iterator[list[str]]) -> tuple[list[str], list[list
                 hint = "Put commas between values."
             raise LoadError(f"{file}, line {number}: a value is no number.", hint=hint) from None
     return names, rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

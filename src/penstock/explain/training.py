@@ -16,7 +16,7 @@ from penstock.explain.base import Array, Explainer, Floats, numbers
 from penstock.explain.labels import class_name
 
 #: Squares and sums of numbers up to this are numbers yet.
-_LARGEST: Final = 1e150
+LARGEST: Final = 1e150
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class Training:
             )
         if not bool(np.all(np.isfinite(row))):
             raise InvalidInput("an instance may hold neither NaN nor infinity")
-        if bool(np.any(np.abs(row) > _LARGEST)):
-            raise InvalidInput(f"an instance may hold no number beyond {_LARGEST:g}")
+        if bool(np.any(np.abs(row) > LARGEST)):
+            raise InvalidInput(f"an instance may hold no number beyond {LARGEST:g}")
         for feature, names in self.categories.items():
             value = float(row[feature])
             known = value.is_integer() and 0 <= value < len(names)
