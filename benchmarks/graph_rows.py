@@ -37,6 +37,8 @@ class Late(penstock.Model):
 """
 _TENSOR = {"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}
 BODY = json.dumps({"inputs": [_TENSOR]}).encode()
+#: The trivial model, asked by a client that was answered just before.
+_AT_ONCE = "t0 at once"
 
 
 def graphs(_: float) -> list[Row]:
@@ -62,8 +64,9 @@ def graphs(_: float) -> list[Row]:
                     },
                 )
             )
-            took, slowest_s = _medians(s, ("t0", "chain", "w0", "ensemble"))
+            took, slowest_s = _medians(s)
     hop, chain_ms = took["t0"] * 1e3, took["chain"] * 1e3
+    warm = took[_AT_ONCE] * 1e3
     alone, five, slowest = took["w0"] * 1e3, took["ensemble"] * 1e3, slowest_s * 1e3
     added = (chain_ms - hop) / hop
     return [
@@ -73,16 +76,22 @@ def graphs(_: float) -> list[Row]:
             f"one service: {hop:.2f} ms: adds {added:.1f} hops",
             "adds 3 hops at most",
             added <= 3,
-            {"chain_ms": chain_ms, "hop_ms": hop},
+            {"chain_ms": chain_ms, "hop_ms": hop, "hop_at_once_ms": warm},
         ),
         Row(
             "an ensemble of five models that wait 10 ms, one connection, median",
             f"{five:.2f} ms",
-            f"the slowest of the five by its trace: {slowest:.2f} ms, a hop {hop:.2f} ms; one of them "
-            f"alone: {alone:.2f} ms",
+            f"the slowest of the five by its trace: {slowest:.2f} ms, a hop {hop:.2f} ms (to a client that "
+            f"was answered just before: {warm:.2f} ms); one of them alone: {alone:.2f} ms",
             "the slowest and one hop",
             five <= slowest + hop,
-            {"ensemble_ms": five, "slowest_ms": slowest, "hop_ms": hop, "alone_ms": alone},
+            {
+                "ensemble_ms": five,
+                "slowest_ms": slowest,
+                "hop_ms": hop,
+                "hop_at_once_ms": warm,
+                "alone_ms": alone,
+            },
         ),
     ]
 
@@ -109,8 +118,15 @@ def _pipeline(name: str, spec: dict[str, object]) -> str:
     )
 
 
-def _medians(s: System, names: tuple[str, ...]) -> tuple[dict[str, float], float]:
-    """Seconds by name; and those of the slowest step of the ensemble, of which each answer's trace tells."""
+def _medians(s: System) -> tuple[dict[str, float], float]:
+    """Seconds by name; and those of the slowest step of the ensemble, of which each answer's trace tells.
+
+    To a client that has waited for 10 ms a hop costs some tenths of a millisecond more than to one that was
+    answered just before: caches are cold by then, its own, the gateway's and the model's. Who asks models
+    that wait has always waited, so the trivial models are asked after as long a pause; the other figure is
+    printed beside.
+    """
+    names = (_AT_ONCE, "t0", "chain", "w0", "ensemble")
     took: dict[str, list[float]] = {name: [] for name in names}
     slowest: list[float] = []
     connection = http.client.HTTPConnection(s.url.partition("//")[2], timeout=30)
@@ -131,7 +147,9 @@ def _medians(s: System, names: tuple[str, ...]) -> tuple[dict[str, float], float
         # the same others, because caches are cold after them.
         traced = {"x-penstock-trace": "1"} if i % 2 else {}
         for name in names:
-            seconds, response = ask(name, **(traced if name == "ensemble" else {}))
+            if name in ("t0", "chain"):
+                time.sleep(WAIT_S)
+            seconds, response = ask(name.split()[0], **(traced if name == "ensemble" else {}))
             if i < 2 * WARM:
                 continue
             if traced and name == "ensemble":
