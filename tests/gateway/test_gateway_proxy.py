@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
-from gateway_stand_in import reply, route
+from gateway_stand_in import reply, route, say_ok
 
 from penstock.domain.routes import Snapshot, Target
 from penstock.gateway import replicas
@@ -210,6 +211,41 @@ async def test_a_replica_that_breaks_off_before_its_answer_is_a_502_and_not_trie
     assert answer.status_code == 502
     assert "ended the connection" in answer.json()["error"]
     assert len(a.seen) + len(b.seen) == 1
+
+
+@pytest.mark.parametrize("began", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"])
+async def test_after_a_lost_request_the_next_one_waits_for_the_process_that_comes_instead(
+    front, stand_in, began
+):
+    """It may listen already and still load: its 503 is none of the client's business."""
+    a = await stand_in("a")
+
+    async def loading(seen, writer):
+        writer.write(reply(b'{"error":"loading"}', status="503 Service Unavailable"))
+
+    async def die(seen, writer):
+        a.ready = False
+        a.answer = loading
+        writer.write(began)
+        await writer.drain()
+        writer.transport.abort()
+
+    a.answer = die
+    front.routes(route("iris", a.route))
+    if began:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await front.client.post("/v2/models/iris/infer", content=b"x")
+    else:
+        assert (await front.client.post("/v2/models/iris/infer", content=b"x")).status_code == 502
+    second = asyncio.create_task(front.client.post("/v2/models/iris/infer", content=b"x"))
+    while a.asked_ready < 3 and not second.done():
+        await asyncio.sleep(0)
+    assert not second.done()
+    assert len(a.seen) == 1
+    a.answer = say_ok
+    a.ready = True
+    assert (await second).status_code == 200
+    assert len(a.seen) == 2
 
 
 async def test_a_replica_that_breaks_off_inside_its_answer_breaks_the_clients_connection(

@@ -58,7 +58,8 @@ class Upstream:
         self.address = address
         self._tls = tls
         self._mux: MuxUpstream | None = None
-        #: Called when that connection is lost though neither side has said that it ends: the process has.
+        #: Called when a connection is lost with a request under way, or the shared one though neither side
+        #: has said that it ends: the process has ended, and who listens there next may not be ready yet.
         self.on_lost: Callable[[], None] | None = None
         #: Whether one is being made, and whether to ask for one at all.
         self._mux_asked = False

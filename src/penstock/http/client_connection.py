@@ -238,6 +238,8 @@ class UpstreamConnection(asyncio.Protocol):
         if state == _BODY and self._left < 0 and self._decoder is None and exc is None:
             sink.on_end()  # the body was to last until the connection closed
             return
+        if self._owner.on_lost is not None:
+            self._owner.on_lost()
         if state == _HEAD and self._buffer is None and not exchange.status and not self._interim:
             unread = self._unix and 0 <= exchange.size <= ONE_PIECE_BYTES and _unread(exc)
             sink.on_error(
