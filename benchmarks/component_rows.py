@@ -7,6 +7,7 @@ import random
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from benchmarks import peers
 from benchmarks.load import Load, wrk
-from benchmarks.measure import best, iris_model, not_measured
+from benchmarks.measure import best, in_turns, iris_model, middle, not_measured
 from benchmarks.report import Row
 from benchmarks.system import System, manifest, system
 
@@ -46,14 +47,17 @@ def transformers(seconds: float) -> list[Row]:
         with system(model_dir=Path(folder)) as s:
             beside = "  transformer:\n    collocated: true\n    python: {class: transformer.py}\n"
             apart = "  transformer:\n    python: {storageUri: code}\n"
+            urls = {}
             for name, more in (("alone", ""), ("beside", beside), ("apart", apart)):
                 s.apply(manifest(name, "sklearn", "iris") + more)
-                url = f"{s.url}/v1/models/{name}:predict"
-                for connections in (1, 32):
+                urls[name] = f"{s.url}/v1/models/{name}:predict"
+            for connections in (1, 32):
+                for url in urls.values():
                     wrk(url, connections=connections, seconds=1, body=BODY, headers=JSON)
-                    found[f"{name}{connections}"] = best(
-                        3, lambda u=url, c=connections: _load(u, c, seconds)
-                    )
+                loads = in_turns(
+                    3, {n: partial(_load, u, connections, seconds) for n, u in urls.items()}
+                )
+                found |= {f"{name}{connections}": middle(of) for name, of in loads.items()}
         one = {n: found[f"{n}1"].p50_s * 1e3 for n in ("alone", "beside", "apart")}
         rows = [
             Row(
