@@ -6,6 +6,7 @@ file's content only tells who holds it and where the sockets are.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -73,13 +74,11 @@ class NodeLock:
                     raise AlreadyRunning(data_dir, holder.pid) from e
                 time.sleep(0.01)
             raise AlreadyRunning(data_dir, None) from e
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, fd)
             earlier = read_holder(data_dir)
             temporary = _temporary(earlier.temporary if earlier else None)
-        except BaseException:
-            os.close(fd)
-            raise
-        try:
+            undo.callback(temporary.close)
             run = choose_run_dir(data_dir, earlier.run if earlier else None)
             layout = Layout(data_dir, run, temporary.folder)
             # Short enough to be written by one call; readers see the old text or the new one.
@@ -89,10 +88,7 @@ class NodeLock:
             os.ftruncate(fd, len(text))
             os.fsync(fd)
             layout.make()
-        except BaseException:
-            temporary.close()
-            os.close(fd)
-            raise
+            undo.pop_all()
         return cls(fd, layout, temporary)
 
     def release(self) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from penstock.backends.base import WAITING_FOR_DEVICE, WAITING_FOR_TURN, Phase, ReplicaStatus
-from penstock.backends.local import descriptors, temporary
+from penstock.backends.local import descriptors
 from penstock.backends.local.backoff import Endings
 from penstock.backends.local.clock import Clock, wait_event
 from penstock.backends.local.devices import Devices
@@ -28,6 +28,7 @@ from penstock.backends.local.pipes import Pipe, StatusLines
 from penstock.backends.local.policy import ReplicaPolicy
 from penstock.backends.local.reasons import Why, mib, one_line, why_ended
 from penstock.backends.local.spawn import Ending
+from penstock.backends.local.temporary import ReplicaTemporary
 from penstock.backends.local.turns import Rank, Turns
 from penstock.backends.local.zygotes import CannotLoad, ForkOrder, Zygote, ZygoteLost, Zygotes
 from penstock.domain.devices import DeviceRequest, DeviceShare
@@ -81,7 +82,7 @@ class Replica:
             self._socket = Address.parse(address)
         except ValueError as e:
             raise InvalidInput(f"{e}.") from e
-        self._temporary = layout.replica_temporary(replica_id)
+        self._temporary = ReplicaTemporary(layout.replica_temporary(replica_id))
         self._zygotes = zygotes
         self._devices = devices
         self._loading = loading
@@ -324,8 +325,7 @@ class Replica:
             output = Pipe(self.log.write)
             status = self._status_pipe = Pipe(self._status_bytes)
             descriptors.check(status.read_fd)
-            if self._temporary is not None:
-                temporary.make(self._temporary)
+            self._temporary.make()
             # Another one if that which was ready has ended since.
             zygote = self._zygote = self._zygotes.get(self.framework)
             pid = await zygote.fork(
@@ -362,11 +362,10 @@ class Replica:
             for pipe in (output, status):
                 if pipe is not None:
                     pipe.close()
-            if self._temporary is not None:
-                await temporary.remove(self._temporary)
             self._status_pipe = None
             if not self._stop_asked():
                 self.status = replace(self.status, pid=None)
+            await self._temporary.remove()
 
     async def _take(self, device: DeviceRequest) -> None:
         """Wait until the node has what it asks for."""
@@ -378,9 +377,8 @@ class Replica:
 
     def _hold(self, shares: tuple[DeviceShare, ...]) -> None:
         """Write into the specification what it was given, and that it sees nothing else."""
-        env = {**self.asked.env, **self._devices.environment(shares)}
-        if self._temporary is not None:
-            env.setdefault(temporary.VARIABLE, str(self._temporary))
+        given = self._devices.environment(shares)
+        env = {**self._temporary.environment, **self.asked.env, **given}
         self.spec = replace(self.spec, devices=shares, env=env)
         if self.status.phase is Phase.WAITING:
             self._set(phase=Phase.STARTING, reason="", message="")

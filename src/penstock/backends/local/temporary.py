@@ -23,7 +23,7 @@ from penstock.backends.local.paths import is_private
 
 logger = logging.getLogger(__name__)
 
-VARIABLE: Final = "TMPDIR"
+_VARIABLE: Final = "TMPDIR"
 _PREFIX: Final = "penstock-"
 
 
@@ -33,9 +33,8 @@ class NodeTemporary:
     def __init__(self, earlier: Path | None = None) -> None:
         """Make it, and remove that of a former node of the same data folder, which was killed. OSError."""
         if earlier is not None and earlier.name.startswith(_PREFIX) and is_private(earlier):
-            with contextlib.suppress(
-                OSError
-            ):  # a node that lives: the data folder is a copy of its own
+            # Held by a node that lives: this data folder is a copy of that one's.
+            with contextlib.suppress(OSError):
                 fd = _hold(earlier)
                 shutil.rmtree(earlier, ignore_errors=True)
                 os.close(fd)
@@ -59,20 +58,30 @@ def _hold(folder: Path) -> int:
     return fd
 
 
-def make(folder: Path) -> None:
-    """Make a replica's folder before its process starts. OSError."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+class ReplicaTemporary:
+    """A replica's folder, made before its process starts; with None the replica uses the machine's own."""
 
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        #: Tells the process where it is.
+        self.environment = {} if folder is None else {_VARIABLE: str(folder)}
 
-async def remove(folder: Path) -> None:
-    """Remove a replica's folder; what cannot be removed now goes with the node's."""
-    try:
-        os.rmdir(folder)  # nearly always
-    except FileNotFoundError:
-        pass
-    except OSError as e:
-        if e.errno != errno.ENOTEMPTY:
-            logger.warning("%s cannot be removed: %s", folder, e)
+    def make(self) -> None:
+        """OSError."""
+        if self._folder is not None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    async def remove(self) -> None:
+        """Remove it with all that is in it; what cannot be removed now goes with the node's."""
+        if self._folder is None:
             return
-        # There may be many files, and the node has others to look after.
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            os.rmdir(self._folder)  # nearly always
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            if e.errno != errno.ENOTEMPTY:
+                logger.warning("%s cannot be removed: %s", self._folder, e)
+                return
+            # There may be many files, and the node has others to look after.
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
