@@ -19,6 +19,13 @@ from penstock.explain.base import Floats
 Own = Callable[[Floats], Floats]
 #: Losses of regressors whose trees add up to the logarithm of what they answer.
 _LOGARITHMIC: Final = frozenset({"poisson", "gamma"})
+#: Transformers of scikit-learn that change each feature by itself, and leave none out.
+_BY_FEATURE: Final = frozenset(
+    {
+        "MaxAbsScaler", "MinMaxScaler", "PowerTransformer", "QuantileTransformer", "RobustScaler",
+        "StandardScaler",
+    }
+)  # fmt: skip
 
 
 def family(model: Any) -> str:
@@ -26,9 +33,13 @@ def family(model: Any) -> str:
     return type(model).__module__.partition(".")[0]
 
 
+def _kind(model: Any) -> str:
+    return f"{family(model)}.{type(model).__name__}"
+
+
 def columns(model: Any) -> tuple[int, tuple[str, ...]]:
     """How many features a model has, 0 where it does not say, and their names where it knows them."""
-    kind = f"{family(model)}.{type(model).__name__}"
+    kind = _kind(model)
     if kind == "xgboost.Booster":
         return int(model.num_features()), tuple(model.feature_names or ())
     if kind == "lightgbm.Booster":
@@ -46,7 +57,7 @@ def behind(model: Any) -> tuple[Own | None, Any]:
     Where each feature is changed by itself, Shapley values of the trees' features are the instance's own:
     setting one is setting the other. What makes features of several others has no such way back.
     """
-    if f"{family(model)}.{type(model).__name__}" != "sklearn.Pipeline":
+    if _kind(model) != "sklearn.Pipeline":
         return None, model
     steps = [(n, s) for n, s in model.steps[:-1] if s is not None and s != "passthrough"]
     for name, step in steps:
@@ -69,15 +80,6 @@ def behind(model: Any) -> tuple[Own | None, Any]:
     return made, model.steps[-1][1]
 
 
-#: Transformers of scikit-learn that change each feature by itself, and leave none out.
-_BY_FEATURE: Final = frozenset(
-    {
-        "MaxAbsScaler", "MinMaxScaler", "PowerTransformer", "QuantileTransformer", "RobustScaler",
-        "StandardScaler",
-    }
-)  # fmt: skip
-
-
 def _frame(rows: Any, names: Any) -> Any:
     import pandas
 
@@ -90,7 +92,7 @@ def parts(model: Any) -> list[Any]:
     scikit-learn's boosting of several classes is a sum of trees per class, which `shap` refuses to read. What
     is no tree's must be a number, as it is unless `init` is a model: then sums do not add up, which is found.
     """
-    if f"{family(model)}.{type(model).__name__}" != "sklearn.GradientBoostingClassifier":
+    if _kind(model) != "sklearn.GradientBoostingClassifier":
         return [model]
     trees: Any = model.estimators_
     if trees.shape[1] == 1:

@@ -127,17 +127,9 @@ class ExplainerRuntime(PayloadRuntime):
     def _explain(self, given: Given, question: _Question) -> list[Explanation]:
         try:
             given, explainer = called(given, self._explainer, question.declared_names)
-            count = len(given.instances)
-            if count > 1:  # an error in the last one would come after minutes
-                for index, instance in enumerate(given.instances):
-                    with numbered(index, count):
-                        self._of_one_revision(partial(explainer.check, instance), question)
-            found = []
-            for index, instance in enumerate(given.instances):
-                with numbered(index, count):
-                    explain = partial(explainer.explain, instance)
-                    found.append(self._of_one_revision(explain, question))
-            return found
+            if len(given.instances) > 1:  # an error in the last one would come after minutes
+                self._each(explainer.check, given, question)
+            return self._each(explainer.explain, given, question)
         except PenstockError:
             raise
         except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as e:
@@ -146,6 +138,17 @@ class ExplainerRuntime(PayloadRuntime):
                 f"{self._explainer.kind} failed: {type(e).__name__}.",
                 hint="Its log has the traceback.",
             ) from e
+
+    def _each(
+        self, work: Callable[[Array, _Question], T], given: Given, question: _Question
+    ) -> list[T]:
+        """Do what asks about an instance for each; an error says of which one it is."""
+        count = len(given.instances)
+        found = []
+        for index, instance in enumerate(given.instances):
+            with numbered(index, count):
+                found.append(self._of_one_revision(partial(work, instance), question))
+        return found
 
     def _of_one_revision(self, work: Callable[[_Question], T], question: _Question) -> T:
         """Do what asks about an instance; anew when the predictor's revision was replaced in the middle."""

@@ -44,8 +44,6 @@ async def with_models(files: Files, component: Component, framework: str, name: 
 
 def _read(files: Files, component: Component, framework: str, name: str) -> Files:
     path = Path(str(files.path))
-    asked = framework if framework in repositories.KINDS else None
-    kind = asked
     if framework == EXPLAINER:
         # Which explainer and whose answers is said by the manifest; of MLServer's settings the place counts.
         place = mlserver.place(path)
@@ -53,6 +51,8 @@ def _read(files: Files, component: Component, framework: str, name: str) -> File
             return files
         model = ServedModel(name, framework, str(place))
         return RepositoryFiles(files.path, files.digest, files.size_bytes, (model,))
+    asked = framework if framework in repositories.KINDS else None
+    kind = asked
     if kind is None and framework != "custom":  # a class opens its files itself, whatever they are
         kind = repositories.detect(path)
     if kind is None:
