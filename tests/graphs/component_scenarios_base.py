@@ -6,9 +6,11 @@ tests/e2e/test_e2e_component_scenarios.py. Its models and classes are made by te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from graph_scenarios import Refused, Row, System
 
 Manifest = dict[str, Any]
 KSERVE = "serving.kserve.io/v1beta1"
@@ -65,6 +67,26 @@ class Scenario:
         """The name of what is asked: that of the last manifest."""
         name: str = self.manifests[-1]["metadata"]["name"]
         return name
+
+
+def system(
+    title: str,
+    compared: str,
+    scenarios: Iterable[Scenario],
+    refused: Iterable[tuple[str, Manifest, str, str]],
+    *,
+    tests: str,
+    place: int,
+) -> System:
+    """A system's part of the page. `refused`: what it is, its manifest, the field, and what is said of it."""
+    return System(
+        title=title,
+        compared=compared,
+        rows=tuple(Row(s.name, s.status, s.note) for s in scenarios),
+        refused=tuple(Refused(what, field, said) for what, _, field, said in refused),
+        tests=tests,
+        place=place,
+    )
 
 
 def manifest(api_version: str, kind: str, name: str, spec: Manifest) -> Manifest:

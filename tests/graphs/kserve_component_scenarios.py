@@ -18,9 +18,9 @@ from component_scenarios_base import (
     in_upper_left,
     isvc,
     only,
+    system,
     tensor,
 )
-from graph_scenarios import Refused, Row, System
 
 PREDICT = "/v1/models/{}:predict"
 EXPLAIN = "/v1/models/{}:explain"
@@ -258,11 +258,11 @@ REFUSED: tuple[tuple[str, Manifest, str, str], ...] = (
         "is ready"),
 )  # fmt: skip
 
-SYSTEM = System(
-    title="KServe's and KFServing's transformers and explainers",
-    compared="KServe",
-    rows=tuple(Row(s.name, s.status, s.note) for s in SCENARIOS),
-    refused=tuple(Refused(what, field, said) for what, _, field, said in REFUSED),
+SYSTEM = system(
+    "KServe's and KFServing's transformers and explainers",
+    "KServe",
+    SCENARIOS,
+    REFUSED,
     tests=(
         "`tests/e2e/test_e2e_component_scenarios.py` on real models. A transformer, and an explainer of one's"
         " own, is an image at KServe; here it is the class in it"

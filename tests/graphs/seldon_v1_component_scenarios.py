@@ -15,9 +15,9 @@ from component_scenarios_base import (
     in_upper_left,
     manifest,
     only,
+    system,
     tensor,
 )
-from graph_scenarios import Refused, Row, System
 
 AT = "/seldon/default/{}-explainer/default"
 EXPLAIN = f"{AT}/api/v1.0/explain"
@@ -151,11 +151,11 @@ REFUSED: tuple[tuple[str, Manifest, str, str], ...] = (
     ),
 )  # fmt: skip
 
-SYSTEM = System(
-    title="Seldon Core V1's explainers",
-    compared="Seldon",
-    rows=tuple(Row(s.name, s.status, s.note) for s in SCENARIOS),
-    refused=tuple(Refused(what, field, said) for what, _, field, said in REFUSED),
+SYSTEM = system(
+    "Seldon Core V1's explainers",
+    "Seldon",
+    SCENARIOS,
+    REFUSED,
     tests=(
         "`tests/e2e/test_e2e_component_scenarios.py` on real models, IntegratedGradients by"
         " `tests/components/test_deployed_gradients.py`"

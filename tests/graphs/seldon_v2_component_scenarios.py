@@ -15,9 +15,9 @@ from component_scenarios_base import (
     in_upper_left,
     manifest,
     only,
+    system,
     tensor,
 )
-from graph_scenarios import Refused, Row, System
 
 API_VERSION = "mlops.seldon.io/v1alpha1"
 INFER = "/v2/models/{}/infer"
@@ -156,11 +156,11 @@ REFUSED: tuple[tuple[str, Manifest, str, str], ...] = (
         "is for a Model with an explainer block; it says the type and the model"),
 )  # fmt: skip
 
-SYSTEM = System(
-    title="Seldon Core V2's and MLServer's explainers",
-    compared="Seldon",
-    rows=tuple(Row(s.name, s.status, s.note) for s in SCENARIOS),
-    refused=tuple(Refused(what, field, said) for what, _, field, said in REFUSED),
+SYSTEM = system(
+    "Seldon Core V2's and MLServer's explainers",
+    "Seldon",
+    SCENARIOS,
+    REFUSED,
     tests="`tests/e2e/test_e2e_component_scenarios.py` on real models",
     place=3,
 )
